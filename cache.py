@@ -1,0 +1,245 @@
+"""The image cache: every image decoded, cropped and resized once into one uint8 file, and batches read from it.
+
+A cache is a pair of files under --cache-dir, shared by every run, fold and script with the same images and geometry:
+`{key}.npy` uint8 [N, H, W, 3], memory-mapped, and `{key}.json` with the names of images that could not be read. The key
+is a digest of all that changes the pixels: geometry, decoder version, and each file's name, size and mtime.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from errors import InputError, say
+
+DECODER = 1  # part of the key: raise it when decode() gives other pixels
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """From source image to model input: centre crop in source pixels (None: whole image), then resize to height x width.
+
+    The crop is narrowed around its centre to the target's shape, so that the ratio is kept.
+    """
+
+    height: int
+    width: int
+    crop: tuple[int, int] | None = None  # height, width
+
+    def box(self, width, height):
+        """The source rectangle (left, top, right, bottom), in float pixels, that becomes the model input."""
+        crop_height, crop_width = self.crop or (height, width)
+        if crop_height > height or crop_width > width:
+            raise InputError(f"--crop {crop_height} {crop_width} is larger than the image ({height} high, {width} wide)")
+        scale = min(crop_height / self.height, crop_width / self.width)
+        box_height, box_width = self.height * scale, self.width * scale
+        left, top = (width - box_width) / 2, (height - box_height) / 2
+        return left, top, left + box_width, top + box_height
+
+
+def to_rgb(image):
+    """8-bit RGB of any Pillow image: grey, palette, alpha, CMYK, 16-bit; turned upright by its EXIF orientation."""
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would clip, not scale
+        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def open_rgb(file):
+    """A source image as an upright 8-bit RGB Pillow image, in full size."""
+    with Image.open(file) as image:
+        return to_rgb(image)
+
+
+def decode(file, geometry):
+    """One image as uint8 [H, W, 3]. InputError names the file when it is no readable image or smaller than the crop."""
+    try:
+        with Image.open(file) as image:
+            upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
+            if image.format == "JPEG" and upright and image.mode == "RGB":
+                return _resize_jpeg(image, geometry)
+            image = to_rgb(image)
+            box = geometry.box(*image.size)
+            return np.asarray(image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, box))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        size = f"{os.path.getsize(file)} bytes" if os.path.exists(file) else "missing"
+        raise InputError(f"{file}: not a readable image ({size}; {error})") from error
+
+
+def _resize_jpeg(image, geometry):
+    """Resize letting the JPEG decoder itself halve the image while it stays at least twice as large as the target."""
+    width, height = image.size
+    left, top, right, bottom = geometry.box(width, height)
+    ratio = 2 * geometry.width / (right - left)
+    image.draft("RGB", (math.ceil(width * ratio), math.ceil(height * ratio)))
+    x, y = image.size[0] / width, image.size[1] / height
+    box = (left * x, top * y, min(right * x, image.size[0]), min(bottom * y, image.size[1]))
+    return np.asarray(image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, box))
+
+
+def cache_key(files, geometry):
+    """Hex digest of what decides the pixels. InputError names a file that is missing."""
+    digest = hashlib.sha256(repr((DECODER, PIL.__version__, geometry)).encode())
+    for file in files:
+        try:
+            stat = os.stat(file)
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror}") from error
+        digest.update(f"{os.path.abspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def _exclusive(path, waiting):
+    """Hold a lock file; the kernel frees it when its owner dies. Says `waiting` on stderr if another process holds it."""
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(waiting)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def open_cache(files, geometry, cache_dir, skip_bad=False, quiet=False):
+    """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
+
+    Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
+    or with `skip_bad` zeros in the map and a line each on stderr.
+    """
+    cache_dir = Path(cache_dir)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--cache-dir {cache_dir}: cannot be made ({error.strerror})") from error
+    key = cache_key(files, geometry)
+    pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
+    if not facts.exists():
+        try:
+            with _exclusive(cache_dir / f"{key}.lock", f"waiting for another process to build {pixels}"):
+                if not facts.exists():
+                    _build(files, geometry, pixels, facts, skip_bad, quiet)
+        except OSError as error:
+            raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+    bad = json.loads(facts.read_text())["bad"]
+    if bad and not skip_bad:
+        raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all (repair, or pass --skip-bad-images to train)")
+    for entry in bad:
+        say(f"skipped: {entry['error']}")
+    return np.load(pixels, mmap_mode="r"), [entry["index"] for entry in bad]
+
+
+def _build(files, geometry, pixels, facts, skip_bad, quiet):
+    shape = (len(files), geometry.height, geometry.width, 3)
+    temporary = pixels.with_suffix(".tmp")  # the lock is ours: a leftover of a killed process may be overwritten
+    try:
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        with open(temporary, "r+b") as file:  # a full disk must be an error here, not a crash in the memory map
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
+        bad = _decode_all(files, geometry, images, skip_bad, quiet)
+        images.flush()
+        os.replace(temporary, pixels)
+        temporary_facts = facts.with_suffix(".json.tmp")
+        temporary_facts.write_text(json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}))
+        os.replace(temporary_facts, facts)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        need = math.prod(shape) / 2**20
+        raise InputError(f"--cache-dir {pixels.parent}: disk full, the cache needs {need:.0f} MiB") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _decode_all(files, geometry, images, skip_bad, quiet):
+    """Fill `images` from `files` on all cores (Pillow decodes outside the GIL); returns the bad ones."""
+
+    def fill(index):
+        try:
+            images[index] = decode(files[index], geometry)
+        except InputError as error:
+            return {"index": index, "error": str(error)}
+
+    bad = []
+    what = f"decoding {geometry.height}x{geometry.width}"
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(files), desc=what, unit="img", disable=quiet or None) as bar,
+    ):
+        for result in pool.map(fill, range(len(files))):
+            bar.update()
+            if result and not skip_bad:
+                pool.shutdown(cancel_futures=True)
+                raise InputError(f"{result['error']}; --skip-bad-images leaves such files out of training")
+            if result:
+                bad.append(result)
+    return bad
+
+
+class ImageStore:
+    """Cached images as a source of uint8 batches [B, H, W, 3] on a device.
+
+    `place` device: the whole cache lies on the device. host: batches are gathered from the memory map by a thread, two
+    ahead, and copied. auto: device where it is a GPU with twice the cache's size free, else host.
+    """
+
+    def __init__(self, images, device, place="auto"):
+        self.images, self.device = images, torch.device(device)
+        if place == "auto":
+            room = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 2 * images.nbytes
+            place = "device" if room else "host"
+        self.place = place
+        if place == "device":
+            self.resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
+            for start in range(0, len(images), 1024):
+                self.resident[start : start + 1024] = torch.from_numpy(np.array(images[start : start + 1024])).to(self.device)
+
+    def __len__(self):
+        return len(self.images)
+
+    def _gather(self, rows):
+        batch = torch.from_numpy(self.images[rows])
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        return batch
+
+    def batches(self, row_groups):
+        """Yield the images of each group of rows (int64 arrays) in turn."""
+        if self.place == "device":
+            for rows in row_groups:
+                yield self.resident.index_select(0, torch.from_numpy(rows).to(self.device, non_blocking=True))
+            return
+        groups = iter(row_groups)
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(pool.submit(self._gather, rows) for _, rows in zip(range(2), groups))
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(pool.submit(self._gather, rows) for _, rows in zip(range(1), groups))
+                yield batch.to(self.device, non_blocking=True)
+
+
+def draw_seed(*key):
+    """A 63-bit seed that is a pure function of a name and integers, such as ("order", seed, fold, epoch)."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+
+
+def epoch_order(rows, seed, fold, epoch):
+    """The rows (int64 array) in the order in which an epoch shows them, a pure function of (seed, fold, epoch)."""
+    return np.random.Generator(np.random.PCG64(draw_seed("order", seed, fold, epoch))).permutation(rows)

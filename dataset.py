@@ -1,0 +1,294 @@
+"""The competition's files: where the data is, its people, images, labels, label fixes and folds. No pixels, no models."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import demo
+import numpy as np
+import pandas as pd
+
+from errors import InputError, did_you_mean, say
+from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
+
+DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
+DEMO_DIR = Path("data-demo")
+# The seven images of a person and the mask state each shows.
+IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def locate(data_dir=None):
+    """(data folder, is it the drawn demo set). A folder that is given must be there; without one see DATA_PLACES.
+
+    Where neither place holds train/train.csv the demo set is drawn into data-demo/, with a banner on stderr.
+    """
+    found = find(data_dir)
+    if data_dir is not None or found not in (None, DEMO_DIR):
+        return found, demo.is_demo(found)
+    say(
+        f"DEMO DATA: neither {' nor '.join(map(str, DATA_PLACES))} holds train/train.csv, so this is about drawn faces in "
+        f"{DEMO_DIR}/.\nScores on them say nothing about real ones; give your data with --data-dir DIR."
+    )
+    demo.draw_demo(DEMO_DIR)
+    return DEMO_DIR, True
+
+
+def find(data_dir=None):
+    """The folder that `locate` returns, but None where it would have to draw the demo set."""
+    if data_dir is not None:
+        if not Path(data_dir).is_dir():
+            raise InputError(f"--data-dir {data_dir}: no such folder; it must hold train/train.csv and eval/info.csv")
+        return Path(data_dir)
+    return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
+
+
+def read_csv(path, columns):
+    """A csv as strings, exactly as written, with at least `columns`; InputError names the file and what is missing."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a csv with the columns {','.join(columns)} is needed")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable csv ({error})") from error
+    for column in columns:
+        if column not in table.columns:
+            raise InputError(
+                f"{path}: column {column!r} is missing, found {','.join(map(str, table.columns))}."
+                f"{did_you_mean(column, table.columns)}"
+            )
+    if table.empty:
+        raise InputError(f"{path}: no rows under the header")
+    return table
+
+
+def read_people(data_dir):
+    """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
+
+    Raises InputError, naming the file and row, for a missing column, an unknown gender, an age that is no whole number
+    between 0 and 120, or a path that stands twice.
+    """
+    path = Path(data_dir) / "train" / "train.csv"
+    table = read_csv(path, ("id", "gender", "age", "path"))
+    for row, (gender, age) in enumerate(zip(table["gender"], table["age"]), start=2):
+        if gender not in GENDERS:
+            raise InputError(f"{path}, line {row}: gender {gender!r} is neither male nor female")
+        if not (age.isascii() and age.isdigit() and int(age) <= 120):
+            raise InputError(f"{path}, line {row}: age {age!r} is not a whole number from 0 to 120")
+    twice = table["path"].duplicated()
+    if twice.any():
+        raise InputError(f"{path}, line {int(twice.argmax()) + 2}: path {table['path'][twice].iloc[0]!r} stands twice")
+    return pd.DataFrame(
+        {
+            "path": table["path"],
+            "id": table["id"],
+            "gender": table["gender"].map(GENDERS.index).astype(np.int64),
+            "age": table["age"].astype(np.int64),
+        }
+    )
+
+
+def person_images(folder):
+    """The image files of one person: {kind: file name}. Dot-files and files that are no images are passed over.
+
+    InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
+    found = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if stem not in IMAGE_KINDS:
+            raise InputError(f"{folder}/{name}: unknown image name; {', '.join(IMAGE_KINDS)} are expected")
+        if stem in found:
+            raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
+        found[stem] = name
+    if not found:
+        raise InputError(f"{folder}: holds no images; {', '.join(IMAGE_KINDS)} are expected")
+    return found
+
+
+def list_images(data_dir, people, skip_missing=False):
+    """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label.
+
+    `label` is the official 18-class label. Rows follow `people`, then IMAGE_KINDS. A person with fewer than seven images
+    is an InputError that names the missing one, or a line on stderr with `skip_missing`.
+    """
+    root = Path(data_dir) / "train" / "images"
+    images, owners, masks = [], [], []
+    for owner, path in enumerate(people["path"]):
+        found = person_images(root / path)
+        missing = [kind for kind in IMAGE_KINDS if kind not in found]
+        if missing and not skip_missing:
+            raise InputError(f"{root / path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
+        if missing:
+            say(f"skipped: {root / path}: {', '.join(missing)} missing")
+        for kind, mask in IMAGE_KINDS.items():
+            if kind in found:
+                images.append(f"{path}/{found[kind]}")
+                owners.append(owner)
+                masks.append(mask)
+    rows = people.iloc[owners].reset_index(drop=True)
+    rows.insert(0, "image", images)
+    rows["mask"] = np.array(masks, dtype=np.int64)
+    rows["label"] = encode(rows["mask"], rows["gender"], to_age_group(rows["age"]))
+    return rows
+
+
+def image_files(data_dir, images):
+    """The files of image names, as in train rows ('{path}/mask1.jpg')."""
+    root = Path(data_dir) / "train" / "images"
+    return [root / image for image in images]
+
+
+def read_eval(data_dir):
+    """ImageIDs of eval/info.csv, in its order, and their files. InputError names the first that is missing or doubled."""
+    path = Path(data_dir) / "eval" / "info.csv"
+    names = read_csv(path, ("ImageID",))["ImageID"].tolist()
+    root = Path(data_dir) / "eval" / "images"
+    on_disk = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+    seen = set()
+    for row, name in enumerate(names, start=2):
+        if name not in on_disk:
+            raise InputError(f"{path}, line {row}: image {name!r} is not in {root}")
+        if name in seen:
+            raise InputError(f"{path}, line {row}: image {name!r} stands twice")
+        seen.add(name)
+    return names, [root / name for name in names]
+
+
+def read_answers(data_dir, names):
+    """True labels int64 [N] of eval images where eval/answers.csv holds them all (the demo set has one), else None."""
+    path = Path(data_dir) / "eval" / "answers.csv"
+    if not path.is_file():
+        return None
+    answers = read_csv(path, ("ImageID", "ans")).set_index("ImageID")["ans"]
+    if not set(names) <= set(answers.index):
+        return None  # predictions of another data set
+    return answers.loc[names].astype(np.int64).to_numpy()
+
+
+def read_label_fixes(path, people, min_confidence):
+    """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame row (of people), column, value.
+
+    `path` is a path of train.csv, or an id. `column` is gender (male, female, swap), age (whole years) or mask (swap:
+    normal and incorrect_mask change places). Rows below `min_confidence` are left out and counted. InputError names the
+    line of an unknown path, column or value.
+    """
+    table = read_csv(path, ("path", "column", "value"))
+    confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
+    by_name = {name: [row] for row, name in enumerate(people["path"])}
+    for row, name in enumerate(people["id"]):
+        if name not in people["path"].values:
+            by_name.setdefault(name, []).append(row)
+    fixes, left_out = [], 0
+    for line, (name, column, value, sure) in enumerate(
+        zip(table["path"], table["column"], table["value"], confidence), start=2
+    ):
+        where = f"{path}, line {line}"
+        if name not in by_name:
+            raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{did_you_mean(name, by_name)}")
+        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": value.isdigit()}
+        if column not in allowed:
+            raise InputError(f"{where}: column {column!r} is none of gender, age, mask")
+        if not allowed[column]:
+            raise InputError(
+                f"{where}: value {value!r} does not fit {column}; gender takes male, female or swap, age whole years, mask swap"
+            )
+        try:
+            sure = float(sure)
+        except ValueError:
+            raise InputError(f"{where}: confidence {sure!r} is not a number from 0 to 1") from None
+        if sure < min_confidence:
+            left_out += 1
+            continue
+        fixes.extend((row, column, value) for row in by_name[name])
+    return pd.DataFrame(fixes, columns=["row", "column", "value"]), left_out
+
+
+def apply_label_fixes(images, people, fixes):
+    """A copy of the image rows with `fixes` applied to mask, gender and age (the official `label` stays), and a count."""
+    fixed = images.copy()
+    for row, column, value in fixes.itertuples(index=False):
+        mine = fixed["path"] == people["path"].iloc[row]
+        if column == "mask":
+            fixed.loc[mine, "mask"] = fixed.loc[mine, "mask"].map({0: 0, 1: 2, 2: 1})
+        elif column == "gender":
+            gender = 1 - int(people["gender"].iloc[row]) if value == "swap" else GENDERS.index(value)
+            fixed.loc[mine, "gender"] = gender
+        else:
+            fixed.loc[mine, "age"] = int(value)
+    return fixed
+
+
+def head_targets(images, heads, bounds=OFFICIAL_BOUNDS):
+    """Training targets int64 [N, len(heads)] of image rows: class indices, or years for the head `age`."""
+    age_group = to_age_group(images["age"], bounds)
+    columns = {
+        "mask": images["mask"],
+        "gender": images["gender"],
+        "age_group": age_group,
+        "age": images["age"],
+        "label": encode(images["mask"], images["gender"], age_group),
+    }
+    return np.stack([np.asarray(columns[head], dtype=np.int64) for head in heads], axis=1)
+
+
+def _persons(people, seed):
+    """One row a person (an id): id, stratum (gender x official age group), in an order that depends on seed and id alone."""
+    persons = people.sort_values("path").drop_duplicates("id")
+    stratum = persons["gender"] * 3 + to_age_group(persons["age"])
+    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in persons["id"]]
+    table = pd.DataFrame({"id": persons["id"].to_numpy(), "stratum": stratum.to_numpy(), "order": order})
+    return table.sort_values(["stratum", "order"]).reset_index(drop=True)
+
+
+def _stratum_name(stratum):
+    return f"{GENDERS[stratum // 3]}, age group {stratum % 3}"
+
+
+def assign_folds(people, kfold, seed):
+    """Fold of each row of `people`, int64 [P]: person-disjoint, stratified by gender x official age group; -1 with kfold 0.
+
+    Persons of a stratum are put in the order of sha256(seed:id) and dealt out in turn; the next stratum goes on dealing
+    where the last one stopped, so fold sizes differ by one person at most, in every stratum and in all. Nothing depends on
+    the row order, the machine or a library's random generator. InputError when a stratum has fewer persons than kfold.
+    """
+    if kfold == 0:
+        return np.full(len(people), -1, dtype=np.int64)
+    persons = _persons(people, seed)
+    sizes = persons["stratum"].value_counts()
+    if sizes.min() < kfold:
+        raise InputError(
+            f"--kfold {kfold}: the smallest stratum ({_stratum_name(sizes.idxmin())}) has {sizes.min()} people; "
+            f"--kfold can be {sizes.min()} at most"
+        )
+    fold_of = dict(zip(persons["id"], np.arange(len(persons)) % kfold))
+    return people["id"].map(fold_of).to_numpy(dtype=np.int64)
+
+
+def limit_people(people, limit, kfold, seed):
+    """The rows of `limit` persons: strata in proportion, but at least kfold persons of each (all where there are fewer).
+
+    InputError when `limit` is too small for that.
+    """
+    persons = _persons(people, seed)
+    sizes = persons["stratum"].value_counts().sort_index()
+    if limit >= len(persons):
+        return people
+    floor = np.minimum(sizes, max(kfold, 1))
+    if limit < floor.sum():
+        raise InputError(f"--limit-people {limit}: with --kfold {kfold} at least {floor.sum()} people are needed")
+    share = sizes * limit / sizes.sum()
+    take = np.maximum(floor, np.floor(share)).astype(int)
+    for stratum in (share - take).sort_values(ascending=False, kind="stable").index:
+        take[stratum] += take.sum() < limit
+    while take.sum() > limit:  # the floors took more than their share: the largest stratum gives
+        take[(take - floor).idxmax()] -= 1
+    chosen = persons[persons.groupby("stratum").cumcount() < persons["stratum"].map(take)]
+    return people[people["id"].isin(chosen["id"])].reset_index(drop=True)

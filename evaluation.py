@@ -1,0 +1,160 @@
+"""Predictions of the eval images: made from the weights of runs, kept in their folders, read back.
+
+`RUN/foldI/eval.csv` (`eval_hflip.csv` with that TTA) holds one fold's probabilities, with the digest of the weights that
+made them in a json beside it; `RUN/eval.csv` is the mean over the folds that its `eval.json` names.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import cache
+import dataset
+import engine
+import errors
+import experiment
+import metrics
+import model
+import predictions
+from errors import InputError
+from labels import LABELS
+
+
+@dataclass(frozen=True)
+class EvalImages:
+    """The eval images of a data folder: names in info.csv order, and their files."""
+
+    data_dir: Path
+    names: list
+    files: list
+
+
+def read_eval_images(data_dir):
+    """EvalImages of a located data folder; InputError as in dataset.read_eval."""
+    names, files = dataset.read_eval(data_dir)
+    return EvalImages(Path(data_dir), names, files)
+
+
+def select_folds(run, choice):
+    """The fold numbers of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers.
+
+    InputError when no fold is complete or a number is not. A run with folds missing is used as it is, with a line that
+    says so.
+    """
+    done = experiment.done_folds(run)
+    kfold = experiment.read_args(run).get("kfold", 0)
+    if not done:
+        raise InputError(f"{run}: no fold is complete; python train.py --resume {run} goes on with it")
+    if choice == "best":
+        return [max(done, key=lambda number: (done[number]["val_f1"] or 0.0, -number))]
+    if choice == "all":
+        if len(done) < kfold:
+            errors.say(f"{run}: only folds {' '.join(map(str, done))} of {kfold} are complete")
+        return list(done)
+    for number in choice:
+        if number not in done:
+            raise InputError(f"--folds {number}: {run} has the complete folds {' '.join(map(str, done))}")
+    return list(choice)
+
+
+def _fold_files(run, number, tta):
+    stem = "eval" if tta == "none" else f"eval_{tta}"
+    folder = experiment.fold_dir(run, number)
+    return folder / f"{stem}.csv", folder / f"{stem}.json"
+
+
+def _is_fresh(run, number, tta, names=None):
+    """Whether a fold's eval predictions are there, made by its present weights, for these images (None: for any)."""
+    table, facts = _fold_files(run, number, tta)
+    if not (table.is_file() and facts.is_file()):
+        return False
+    made = experiment.read_json(facts)
+    return made["weights_sha256"] == _weights_digest(run, number) and (names is None or made["images"] == _digest(names))
+
+
+def _weights_digest(run, number):
+    return experiment.read_json(experiment.fold_dir(run, number) / "fold.json")["weights_sha256"]
+
+
+def _digest(names):
+    return f"{cache.draw_seed(*names):016x}"
+
+
+def predict_folds(jobs, images, args, device):
+    """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
+
+    Images are decoded once for each geometry among the runs. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
+    """
+    by_geometry = {}
+    for run, number in jobs:
+        if not _is_fresh(run, number, args.tta, images.names):
+            facts = model.read_facts(experiment.fold_dir(run, number) / "best.safetensors")
+            crop = tuple(facts["crop"]) if facts["crop"] else None
+            by_geometry.setdefault(cache.Geometry(*facts["img_size"], crop), []).append((run, number))
+    for geometry, group in by_geometry.items():
+        pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
+        store = cache.ImageStore(pixels, device, args.cache_device)
+        for run, number in group:
+            _predict_fold(run, number, images, store, args, device)
+
+
+def _predict_fold(run, number, images, store, args, device):
+    net, facts = model.load(experiment.fold_dir(run, number) / "best.safetensors")
+    net = net.to(device, memory_format=model.memory_format(net))
+    rows = np.arange(len(images.names))
+    groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
+    bar = tqdm(groups, desc=f"{Path(run).name} fold {number}", unit="batch", leave=False, disable=args.quiet or None)
+    amp_dtype = engine.AMP_DTYPES[engine.resolve_amp(args.amp, device)]
+    logits = model.predict(net, store.batches(bar), facts["mean"], facts["std"], amp_dtype, args.tta)
+    probs = engine.head_probs(facts["target"], logits)
+    table, sidecar = _fold_files(run, number, args.tta)
+    sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
+    experiment.write_csv(table, predictions.eval_table(images.names, facts["target"], probs), predictions.FORMAT)
+    experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
+
+
+def fold_mean(run, target, numbers, tta):
+    """The mean of folds' eval predictions as an eval.csv table."""
+    tables = [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    columns = predictions.columns(target)
+    probs = np.mean([table[columns].to_numpy() for table in tables], axis=0)
+    return predictions.eval_table(tables[0]["ImageID"].tolist(), target, probs)
+
+
+def write_run_eval(run, target, numbers, tta):
+    """Write RUN/eval.csv, the mean over these folds, and eval.json that names them; returns the table."""
+    table = fold_mean(run, target, numbers, tta)
+    experiment.write_csv(Path(run) / "eval.csv", table, predictions.FORMAT)
+    experiment.write_json(Path(run) / "eval.json", {"folds": list(numbers), "tta": tta})
+    return table
+
+
+def read_run_eval(run, target, choice, tta):
+    """The eval.csv table of a run for `choice` of folds ('all', 'best') and `tta`, from its saved predictions alone.
+
+    None when they are missing, or were made with other weights, folds or TTA: then predict_folds has to make them.
+    """
+    path, facts = Path(run) / "eval.csv", Path(run) / "eval.json"
+    if path.is_file() and not facts.is_file() and (choice, tta) == ("all", "none"):
+        return predictions.read(path, target, ("ImageID",))  # brought along without its folds
+    numbers = select_folds(run, choice)
+    if all(_is_fresh(run, number, tta) for number in numbers):
+        return write_run_eval(run, target, numbers, tta)
+    return None
+
+
+def used_folds(run):
+    """The folds that RUN/eval.csv is the mean of; [] where nothing tells."""
+    facts = Path(run) / "eval.json"
+    return experiment.read_json(facts)["folds"] if facts.is_file() else []
+
+
+def say_score(data_dir, names, label_probs, what):
+    """Where a data folder has eval/answers.csv (the demo set has): macro F1 and accuracy on it, on stdout."""
+    answers = dataset.read_answers(data_dir, names) if data_dir else None
+    if answers is not None:
+        pred = label_probs.argmax(1)
+        f1, accuracy = metrics.macro_f1(answers, pred, len(LABELS)), metrics.accuracy(answers, pred, len(LABELS))
+        print(f"{what} against {data_dir}/eval/answers.csv: macro F1 {f1:.4f}, accuracy {accuracy:.4f}")

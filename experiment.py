@@ -1,0 +1,325 @@
+"""The run folder: its name, its files, how they are written, read, locked and put together from those of its folds.
+
+Each fold's folder is complete by itself (best.safetensors, log.csv, oof.csv, fold.json when done); log.csv, oof.csv and
+summary.json of the run are made from the folds that are there, so folds may come from several processes or machines.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+import metrics
+import predictions
+from errors import InputError, did_you_mean
+from labels import CLASS_NAMES, HEADS, SCORED_AS
+from loss import loss_code
+
+LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
+NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?P<split>\d+fold|nofold)")
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path, write):
+    """Write a file so that its name holds the old bytes or the new ones, never a part: beside it, fsync, rename.
+
+    `write(temporary_path)` does the writing. InputError names the file when it can't be written; the old one stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """`write_atomic` of a string."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path, value):
+    """`write_atomic` of a JSON-able value, indented."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path, table, float_format=None):
+    """`write_atomic` of a DataFrame, without its index."""
+    write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+
+
+def read_json(path):
+    """The value of a JSON file; InputError when it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not readable JSON ({error})") from error
+
+
+@contextlib.contextmanager
+def locked(folder, wait=False):
+    """Hold a folder for this process alone; the kernel frees it when the process dies. InputError when it is held."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is training it; wait for it or stop it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+# ---- names and folders ---------------------------------------------------------------------------------------------
+
+
+def recipe_name(optimizer, scheduler, loss):
+    """'AdamP-StepLR-FL': what an experiment's number stands for."""
+    return f"{optimizer}-{scheduler}-{loss_code(loss)}"
+
+
+def next_name(output_dir, recipe, target, kfold):
+    """The next free name in the log's scheme, NN-Optimizer-Scheduler-LOSS-vM-target_5fold, among the folders of a directory.
+
+    NN numbers the combinations of optimizer x scheduler x loss in order of their first appearance, from 01; M counts the
+    revisions of that combination for this target, from 0.
+    """
+    split = f"{kfold}fold" if kfold else "nofold"
+    found = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
+    numbers = {match["recipe"]: int(match["number"]) for match in found}
+    number = numbers.get(recipe, max(numbers.values(), default=0) + 1)
+    revisions = [int(match["revision"]) for match in found if (match["recipe"], match["target"]) == (recipe, target)]
+    return f"{number:02d}-{recipe}-v{max(revisions, default=-1) + 1}-{target}_{split}"
+
+
+def _folders(directory):
+    directory = Path(directory)
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()) if directory.is_dir() else []
+
+
+def create_run(output_dir, name, recipe, target, kfold):
+    """Make the folder of a new run and return its path. `name` None: the next in the scheme. Never takes an existing one."""
+    output_dir = Path(output_dir)
+    check_name(name)
+    while True:
+        run = output_dir / (name or next_name(output_dir, recipe, target, kfold))
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            run.mkdir()
+            return run
+        except FileExistsError:
+            if not output_dir.is_dir():
+                raise InputError(f"--output-dir {output_dir}: is a file") from None
+            if name is not None:
+                raise InputError(f"{run}: exists and is never overwritten; choose another --name or --resume {run}") from None
+        except OSError as error:
+            raise InputError(f"--output-dir {output_dir}: can't be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def new_folder(output_dir, name, kind):
+    """A result folder that is there complete or not at all: yields (its path, the folder to write into), then renames.
+
+    `name` None: the next NN-kind. An existing folder is an InputError.
+    """
+    output_dir = Path(output_dir)
+    check_name(name)
+    numbers = [int(found[1]) for entry in _folders(output_dir) if (found := re.match(r"(\d+)-", entry))]
+    folder = output_dir / (name or f"{max(numbers, default=0) + 1:02d}-{kind}")
+    if folder.exists():
+        raise InputError(f"{folder}: exists and is never overwritten; choose another --name")
+    inside = output_dir / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        inside.mkdir(parents=True)
+        yield folder, inside
+        os.rename(inside, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+def check_name(name):
+    """InputError unless `name` (None: not given) is a plain folder name."""
+    if name is not None and (name == "" or name.startswith(".") or "/" in name or "\0" in name):
+        raise InputError(f"--name {name!r}: must be a plain folder name; the place goes into --output-dir")
+
+
+def find_run(path):
+    """The Path of an existing run folder; InputError with suggestions from beside it when it is none."""
+    run = Path(path)
+    if (run / "args.yaml").is_file():
+        return run
+    if run.is_dir():
+        raise InputError(f"{run}: not a run of train.py (it holds no args.yaml)")
+    near = did_you_mean(run.name, _folders(run.parent))
+    raise InputError(f"{run}: no such run.{near}")
+
+
+def write_args(run, args, argv):
+    """args.yaml: every option as resolved (a dict), under a comment with the exact command."""
+    command = shlex.join(["python", "train.py", *argv])
+    write_text(run / "args.yaml", f"# {command}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
+
+
+def read_args(run):
+    """The options of a run (a dict)."""
+    try:
+        args = yaml.safe_load((run / "args.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{run / 'args.yaml'}: not readable ({' '.join(str(error).split())})") from error
+    if not isinstance(args, dict) or args.get("target") not in HEADS:
+        raise InputError(f"{run / 'args.yaml'}: not the options of a run (no valid target)")
+    return args
+
+
+def write_environment(run, device):
+    """env.json: versions, git commit, device and start time."""
+
+    def git(*words):
+        try:
+            done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
+    status = git("status", "--porcelain")
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": None if status is None else bool(status),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "platform": platform.platform(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    write_json(run / "env.json", environment)
+
+
+def check_space(folder, mebibytes):
+    """InputError unless the folder's volume has that much room."""
+    free = shutil.disk_usage(folder).free / 2**20
+    if free < mebibytes:
+        raise InputError(f"{folder}: the run needs about {mebibytes:.0f} MiB, its volume has {free:.0f} MiB left")
+
+
+# ---- folds ---------------------------------------------------------------------------------------------------------
+
+
+def fold_dir(run, fold):
+    """The folder of one fold; a nofold run has fold 0 alone."""
+    return Path(run) / f"fold{fold}"
+
+
+@contextlib.contextmanager
+def fold_lock(run, fold):
+    """Make a fold's folder where there is none and hold it; what a killed process left half-written there goes."""
+    folder = fold_dir(run, fold)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be made ({error.strerror})") from error
+    with locked(folder):
+        for leftover in folder.glob(".*.tmp*"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def done_folds(run):
+    """{fold: fold.json} of the folds that are complete, in order."""
+    found = {}
+    for name in _folders(run):
+        if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
+            found[int(name[4:])] = read_json(Path(run) / name / "fold.json")
+    return dict(sorted(found.items()))
+
+
+def save_state(run, fold, state):
+    """last.pt: what --resume needs (tensors and plain values)."""
+    write_atomic(fold_dir(run, fold) / "last.pt", lambda temporary: torch.save(state, temporary))
+
+
+def load_state(run, fold):
+    """The state of `save_state`, or None; nothing in the file can run code."""
+    path = fold_dir(run, fold) / "last.pt"
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
+        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
+
+
+def write_log(run, fold, rows):
+    """Write a fold's log.csv and the run's, from all folds that have one."""
+    write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
+    with locked(run, wait=True):
+        logs = sorted(Path(run).glob("fold*/log.csv"), key=lambda path: int(path.parent.name[4:]))
+        write_csv(Path(run) / "log.csv", pd.concat([pd.read_csv(path) for path in logs]))
+
+
+def finish_fold(run, fold, facts):
+    """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes."""
+    with open(fold_dir(run, fold) / "best.safetensors", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
+    (fold_dir(run, fold) / "last.pt").unlink(missing_ok=True)
+
+
+def write_summary(run, target, kfold):
+    """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
+
+    All scores are against official labels. A nofold run has no oof.csv and its scores are None.
+    """
+    run, folds = Path(run), done_folds(run)
+    classes = len(CLASS_NAMES[SCORED_AS[target]])
+    summary = {
+        "name": run.name,
+        "target": target,
+        "kfold": kfold,
+        "folds": [{key: facts[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for facts in folds.values()],
+        "oof_f1": None,
+        "oof_acc": None,
+        "oof_f1_ci95": None,
+        "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
+        "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
+        "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
+    }
+    with locked(run, wait=True):
+        if kfold:
+            tables = [predictions.read(fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
+            table = pd.concat(tables, ignore_index=True)
+            write_csv(run / "oof.csv", table, predictions.FORMAT)
+            truth, probs = predictions.scored(table, target)
+            pred = probs.argmax(1)
+            summary["oof_f1"] = round(metrics.macro_f1(truth, pred, classes), 6)
+            summary["oof_acc"] = round(metrics.accuracy(truth, pred, classes), 6)
+            samples = metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), classes)
+            summary["oof_f1_ci95"] = [round(float(bound), 6) for bound in metrics.interval(samples)]
+        write_json(run / "summary.json", summary)
+    return summary

@@ -1,0 +1,59 @@
+"""Predict the eval images with trained runs: probabilities for each run, and a submission where it decides all 18 classes.
+
+    python inference.py --models runs/10-AdamP-StepLR-FL-v0-label_5fold
+
+Reads eval/info.csv and eval/images of the data folder and the weights of the runs (they hold model, size and
+normalisation). Writes RUN/eval.csv (ImageID and probabilities, the mean over folds) and, for the targets label and multi,
+RUN/submission.csv (ImageID,ans in the order of info.csv).
+"""
+
+import sys
+
+import dataset
+import distributed
+import engine
+import errors
+import evaluation
+import experiment
+import options
+import predictions
+from labels import SCORED_AS, scored_probs
+
+
+def parse_args(argv):
+    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders of train.py")
+    options.add_folds(parser, numbers=True)
+    options.add_tta(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options.add_data(parser)
+    options.add_compute(parser, batch_size=128)
+    args = parser.parse_args(argv)
+    args.folds = options.chosen_folds(parser, args.folds)
+    return args
+
+
+def main(argv=None):
+    engine.keep_freed_memory()
+    args = parse_args(argv)
+    runs = [experiment.find_run(run) for run in args.models]
+    folds = [evaluation.select_folds(run, args.folds) for run in runs]
+    device = distributed.pick_device(args.device)
+    images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
+    jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
+    evaluation.predict_folds(jobs, images, args, device)
+    for run, numbers in zip(runs, folds):
+        target = experiment.read_args(run)["target"]
+        table = evaluation.write_run_eval(run, target, numbers, args.tta)
+        print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
+        if SCORED_AS[target] == "label":
+            probs = scored_probs(target, table[predictions.columns(target)].to_numpy())
+            experiment.write_csv(run / "submission.csv", predictions.submission_table(images.names, probs))
+            print(f"{run / 'submission.csv'}: ImageID,ans")
+            evaluation.say_score(images.data_dir, images.names, probs, run.name)
+    print(f"next: python ensemble.py --models {' '.join(map(str, runs))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

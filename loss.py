@@ -1,0 +1,195 @@
+"""Training losses, pure functions of logits and targets.
+
+A target is either hard, class numbers int64 [B], or soft, probabilities float [B, C] (mixed images, smoothed ages); a
+one-hot soft target gives what the hard one gives. Logits may be half precision: everything is computed in float32 or
+wider. `class_weights` [C] multiplies each class's share of a loss, and a loss is always the plain mean over the batch:
+unlike torch's, it is not divided by the weights in the batch, which would undo them where a batch holds one class only.
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from errors import InputError, did_you_mean
+from labels import FIRST_AGE, LAST_AGE
+
+LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA"}
+
+
+def parse_loss(spec):
+    """Read 'focal', 'ce+f1' or '0.6*focal+0.4*f1' as [(weight, name), ...]; weights are 1 unless given.
+
+    Names are the keys of LOSS_CODES, weights positive and finite; they need not sum to 1. Anything else: InputError.
+    """
+    parts = []
+    for term in spec.split("+"):
+        weight, star, name = (piece.strip() for piece in term.rpartition("*"))
+        if name not in LOSS_CODES:
+            raise InputError(
+                f'unknown loss "{name}" in "{spec}"; allowed: {", ".join(LOSS_CODES)}, or a sum such as '
+                f"0.6*focal+0.4*f1.{did_you_mean(name, LOSS_CODES)}"
+            )
+        try:
+            value = float(weight) if star else 1.0
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise InputError(f'weight "{weight}" of {name} in "{spec}" is not a positive number, such as 0.5*{name}')
+        parts.append((value, name))
+    return parts
+
+
+def loss_code(spec):
+    """Short name of a loss for run names: 'FL', 'CE+F1'. Weights are left out."""
+    return "+".join(LOSS_CODES[name] for _, name in parse_loss(spec))
+
+
+def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=None):
+    """Make the loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar.
+
+    class_counts [C] are the training images of each class; they fix C and are the prior of logit_adjusted, where a
+    count of 0 is taken as 1. gamma >= 0 belongs to focal, 0 <= smoothing < 1 to label_smoothing; class_weights [C] to
+    every part. Counts and weights that lie on the logits' device are not copied at each step. Raises InputError for a
+    bad spec, gamma or smoothing, ValueError for shapes that do not fit.
+    """
+    parts = parse_loss(spec)
+    if not 0 <= gamma < math.inf:
+        raise InputError(f"gamma of the focal loss is {gamma:g}; allowed: 0 (cross entropy) or more, usually 1 to 5")
+    if not 0 <= smoothing < 1:
+        raise InputError(f"label smoothing is {smoothing:g}; allowed: 0 (cross entropy) up to but not 1, usually 0.025 to 0.1")
+    class_counts = torch.as_tensor(class_counts)
+    if class_counts.ndim != 1:
+        raise ValueError(f"class_counts has shape {tuple(class_counts.shape)}; it takes one count a class")
+    if class_weights is not None:
+        class_weights = torch.as_tensor(class_weights, dtype=torch.float32)
+        if class_weights.shape != class_counts.shape:
+            raise ValueError(f"{class_weights.numel()} class weights for {len(class_counts)} classes")
+    functions = {
+        "ce": cross_entropy,
+        "label_smoothing": partial(label_smoothing, smoothing=smoothing),
+        "focal": partial(focal, gamma=gamma),
+        "f1": soft_f1,
+        "logit_adjusted": partial(logit_adjusted, class_counts=class_counts),
+    }
+
+    def loss(logits, target):
+        if logits.shape[1] != len(class_counts):
+            raise ValueError(f"logits of {logits.shape[1]} classes for a loss of {len(class_counts)} classes")
+        logits = logits.float()
+        weights = None if class_weights is None else class_weights.to(logits.device, non_blocking=True)
+        return sum(weight * functions[name](logits, target, class_weights=weights) for weight, name in parts)
+
+    return loss
+
+
+def _prepare(logits, target):
+    """Logits in float32 or wider, and the target as probabilities of the same shape and dtype."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if not target.is_floating_point():
+        target = F.one_hot(target, logits.shape[1])
+    if target.shape != logits.shape:
+        raise ValueError(f"target of shape {tuple(target.shape)} for logits of shape {tuple(logits.shape)}")
+    return logits, target.to(logits.dtype)
+
+
+def cross_entropy(logits, target, class_weights=None):
+    """Cross entropy, the mean over the batch of -sum_c w_c t_c log p_c.
+
+    Easy samples: their pull fades as 1 - p_t but never ends; late in training the many easy ones outweigh the few hard.
+    Hard and mislabelled samples: pull with full strength, and are learnt by heart in the end.
+    Try it first: it is the base line, and 2nd place used it.
+    """
+    logits, target = _prepare(logits, target)
+    if class_weights is not None:
+        target = target * class_weights
+    return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def label_smoothing(logits, target, smoothing=0.025, class_weights=None):
+    """Cross entropy against (1 - smoothing) * target + smoothing / C (Szegedy et al. 2016, 1512.00567), as in torch.
+
+    Easy samples: pull until p_t is 1 - smoothing + smoothing / C, and push back beyond it, so logits stay small.
+    Hard and mislabelled samples: pull a touch less than in cross entropy; it curbs certainty, not the wrong pull.
+    Try it when validation loss rises while F1 still improves, or when probabilities of several runs are averaged.
+    """
+    logits, target = _prepare(logits, target)
+    return cross_entropy(logits, (1 - smoothing) * target + smoothing / logits.shape[1], class_weights)
+
+
+def focal(logits, target, gamma=2.0, class_weights=None):
+    """Focal loss over softmax, the mean of -sum_c w_c t_c (1 - p_c)^gamma log p_c (Lin et al. 2017, 1708.02002).
+
+    Easy samples: all but dropped; with gamma 2 one at p_t = 0.9 counts 0.01 of its cross entropy, at 0.5 still 0.25.
+    Hard and mislabelled samples: keep nearly all (0.98 at p_t = 0.01), so label errors gain weight: fix them first.
+    Try it when most samples are soon right and the rest matter; it looks at difficulty, not at how rare a class is.
+
+    The paper's is sigmoid over one logit z. With logits [z, 0] softmax gives p_0 = e^z / (e^z + 1) = sigmoid(z) and
+    p_1 = 1 - sigmoid(z), so the two agree, and the paper's alpha is class_weights [alpha, 1 - alpha].
+    """
+    logits, target = _prepare(logits, target)
+    if class_weights is not None:
+        target = target * class_weights
+    log_probs = logits.log_softmax(1)
+    # 1 - p from its logarithm keeps the digits near p = 1; the clamp because x^gamma has no slope at 0 for gamma < 1.
+    rest = (-torch.expm1(log_probs)).clamp(min=1e-12)
+    return -(target * rest**gamma * log_probs).sum(1).mean()
+
+
+def soft_f1(logits, target, class_weights=None, eps=1e-7):
+    """1 - macro F1 of the batch, counted with probabilities: tp = sum p t, fp = sum p (1 - t), fn = sum (1 - p) t.
+
+    Easy samples: pull little, the slope is p_t (1 - p_t); but what they add to another class's fp still counts.
+    Hard and mislabelled samples: dropped once surely wrong (same slope), so label errors do little, but it learns slowly.
+    Try it as a part, 'ce+f1' or '0.6*focal+0.4*f1', in batches of 64 or more; classes count alike, as in the metric.
+
+    Only classes in the batch's targets are averaged: an absent class has tp = 0, so its F1 is 0 with no slope at all,
+    and would only scale the gradient by how many of the classes the batch happened to draw. A wrong guess at an absent
+    class is still paid for, as fn of the true one. Under soft targets a class with less than one whole image counts by
+    that part. class_weights weigh the mean over classes. It is no mean over samples: splitting a batch changes it.
+    """
+    logits, target = _prepare(logits, target)
+    probs = logits.softmax(1)
+    support = target.sum(0)
+    f1 = 2 * (probs * target).sum(0) / (probs.sum(0) + support + eps)  # 2tp + fp + fn = sum p + sum t
+    present = support.clamp(max=1)
+    if class_weights is not None:
+        present = present * class_weights
+    return 1 - (f1 * present).sum() / present.sum()
+
+
+def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
+    """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314).
+
+    Easy samples: of common classes pull less; of rare ones on, until they win by a margin of log(n_common / n_rare).
+    Hard and mislabelled samples: pull as in cross entropy, most where the label is a rare class: check those labels.
+    Try it for macro F1 under imbalance, in place of a weighted sampler or class weights (with them it corrects twice).
+
+    class_counts [C] are training images a class, a 0 taken as 1; log counts stand for the log prior, as softmax ignores
+    the constant between them. Predict from the plain logits: they speak for classes that are equally likely.
+    """
+    counts = torch.as_tensor(class_counts).to(logits.device, non_blocking=True)
+    prior = counts.clamp(min=1).to(torch.promote_types(logits.dtype, torch.float32)).log()
+    return cross_entropy(logits + tau * prior, target, class_weights)
+
+
+def age_distribution(ages, sigma=2.0):
+    """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
+
+    After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731): neighbouring ages look
+    alike, so a person of 40 teaches 39 and 41 too. The paper samples the normal density at each age and rescales; here
+    each class takes the normal's mass of its year, age - 0.5 to age + 0.5, and the end classes all beyond, with nothing
+    rescaled. 18 and 60 are censored: records were clipped, and 60 means "60 or older", age unknown. Such a person is
+    certainly in the end class, so all mass goes there; a bell around 60 would call 40 % of every old person younger.
+    (59 gives the class 60 as much, twice what its own year gets, and 57 gives it 11 %: the boundary is soft from below
+    only, and near an end a sum over the age group says more than the likeliest age.) Ages outside are clipped.
+    Use with cross_entropy, whose gradient is that of the paper's KL divergence. sigma <= 0: InputError.
+    """
+    if not 0 < sigma < math.inf:
+        raise InputError(f"sigma of the age distribution is {sigma:g} years; allowed: above 0, usually 1 to 4")
+    ages = ages.double()
+    ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(ages >= LAST_AGE, math.inf)
+    edges = torch.arange(FIRST_AGE + 0.5, LAST_AGE, dtype=torch.float64, device=ages.device)
+    below = torch.special.ndtr((edges - ages[:, None]) / sigma)
+    return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1).float()

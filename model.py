@@ -1,0 +1,175 @@
+"""Backbone and heads: any timm model with one linear layer over all heads' classes, its weights in and out, `predict`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import timm
+import torch
+
+import augment
+from errors import InputError, did_you_mean
+from labels import num_outputs
+
+
+def check_name(name):
+    """InputError with suggestions unless timm has a model of this name (a pretrained tag after a dot is allowed)."""
+    if not timm.is_model(name):
+        raise InputError(f"--model {name}: timm {timm.__version__} has no such model.{did_you_mean(name, timm.list_models())}")
+
+
+def native_size(name):
+    """[height, width] that the model was made for."""
+    return list(timm.get_pretrained_cfg(name).input_size[1:])
+
+
+def create(name, target, img_size, pretrained=False, weights=None):
+    """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
+
+    `weights`: a local backbone file (timm-style state dict; its own head is dropped). `pretrained`: timm's weights, by its
+    hub or its local cache. InputError when the name is unknown, the weights can't be had or don't fit, or the model can't
+    take images of `img_size` (height, width). The head is initialised from torch's global random state.
+    """
+    check_name(name)
+    outputs = num_outputs(target)
+    config = timm.get_pretrained_cfg(name)
+    options = {"num_classes": outputs}
+    if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != tuple(img_size):
+        options["img_size"] = tuple(img_size)
+    height, width = img_size
+    try:
+        model = timm.create_model(name, pretrained=False, **options)
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, height, width))
+    except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
+        native = f" it was made for {config.input_size[1]} x {config.input_size[2]}" if config else ""
+        raise InputError(f"--img-size {height} {width}: {name} can't take images of that size ({error});{native}") from error
+    if weights is not None:
+        load_backbone(model, weights)
+    elif pretrained:
+        model = _pretrained(name, options)
+    return model.train()
+
+
+def _pretrained(name, options):
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"pretrained weights of {name} can't be had ({type(error).__name__}: {reason}); pass --weights FILE "
+            f"(a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
+        ) from error
+
+
+def read_state_dict(path):
+    """Tensors of a .safetensors file or of a .pth read with weights_only=True: nothing in the file can run code."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {reason})") from error
+    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"--weights {path}: holds no state dict (names to tensors)")
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _head_names(model):
+    """Prefixes of the parameters that belong to the classifier."""
+    heads = model.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+
+
+def load_backbone(model, path):
+    """Load a backbone file into `model`, all but the head. InputError names the first tensors that don't fit."""
+    state = read_state_dict(path)
+    heads = _head_names(model)
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if adapt is not None:  # timm's own: old names, position embeddings resampled to another image size
+        state = adapt(state, model)
+    state = {name: value for name, value in state.items() if not name.startswith(heads)}
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    for problem, names in (("lacks", missing), ("has the unknown", unexpected), ("has another shape for", sorted(shapes))):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(
+                f"--weights {path}: {problem} {names[0]}{more}, so it is not a backbone of this --model and --img-size"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def mean_std(model):
+    """((r, g, b), (r, g, b)): the mean and standard deviation, in 0..1, of the inputs the model was made for."""
+    config = timm.data.resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def memory_format(model):
+    """channels_last, which is faster, where most parameters are convolution kernels (CNNs, not ViTs), else contiguous."""
+    kernels = sum(p.numel() for p in model.parameters() if p.ndim == 4)
+    convolutional = kernels > 0.5 * sum(p.numel() for p in model.parameters())
+    return torch.channels_last if convolutional else torch.contiguous_format
+
+
+def save_weights(model, facts, path):
+    """Write a safetensors file of the model's weights whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, path, metadata={"experiment": json.dumps(facts)})
+
+
+def read_facts(path):
+    """The `facts` that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ..."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["experiment"])
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise InputError(f"{path}: not weights written by train.py ({error})") from error
+
+
+def load(path):
+    """(model in eval mode, facts) from a file of `save_weights`; nothing needs to be typed again."""
+    facts = read_facts(path)
+    model = create(facts["model"], facts["target"], facts["img_size"])
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: weights don't fit {facts['model']} ({str(error).splitlines()[0]})") from error
+    return model.eval(), facts
+
+
+TTAS = {"none": (False,), "hflip": (False, True)}  # whether each view is flipped
+
+
+@torch.inference_mode()
+def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
+    """Logits float32 [N, num_outputs] of uint8 image batches [B, H, W, 3]; the mean over the views of `tta`.
+
+    Serves validation, eval and TTA alike. The model is put in eval mode for the time and back as it was.
+    """
+    training = model.training
+    model.eval()
+    logits = []
+    for batch in batches:
+        images = augment.normalise(batch, mean, std)
+        with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
+            views = [model(images.flip(-1) if flipped else images).float() for flipped in TTAS[tta]]
+        logits.append(sum(views) / len(views))
+    model.train(training)
+    return torch.cat(logits).cpu().numpy() if logits else np.zeros((0, 0), dtype=np.float32)

@@ -1,0 +1,130 @@
+"""Command-line options that several scripts share, declared once, and the formatter of their help."""
+
+import argparse
+
+from errors import InputError, did_you_mean
+from model import TTAS
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each option's default, but none for options whose default is decided by the data or not set."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, argparse.SUPPRESS) else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are InputErrors (one line, no usage), with suggestions for misspelt options.
+
+    Abbreviated options are refused, so that a recorded command stays true when options are added.
+    """
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(message)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
+        return parsed
+
+    def given(self, args=None):
+        """Names (dest) of the options that stand in the command line itself."""
+        unset = object()
+        names = vars(self.parse_args([]))
+        parsed = vars(self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unset))))
+        return {name for name, value in parsed.items() if value is not unset}
+
+
+def add_data(parser):
+    """--data-dir, --cache-dir, --cache-device"""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
+    group.add_argument("--cache-dir", default="cache", help="where decoded images are kept for all runs")
+    group.add_argument("--cache-device", choices=("auto", "device", "host"), default="auto", help="where batches are read from")
+    return group
+
+
+def add_compute(parser, batch_size):
+    """--device, --amp, --batch-size"""
+    group = parser.add_argument_group("compute")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ...; without it a GPU if there is one")
+    group.add_argument("--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="mixed precision")
+    group.add_argument("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images a step")
+    return group
+
+
+def add_tta(parser):
+    """--tta"""
+    parser.add_argument("--tta", choices=tuple(TTAS), default="none", help="views that are averaged for each image")
+
+
+def add_folds(parser, numbers):
+    """--folds; `numbers`: whether single folds may be named"""
+    parser.add_argument(
+        "--folds",
+        nargs="+",
+        type=fold_choice if numbers else None,
+        choices=None if numbers else ("all", "best"),
+        default=["all"],
+        metavar="all|best|I" if numbers else "all|best",
+        help="folds whose predictions are averaged; best: the one with the highest validation F1",
+    )
+
+
+def chosen_folds(parser, values):
+    """'all', 'best' or a list of fold numbers, from the values of --folds."""
+    if values in (["all"], ["best"]):
+        return values[0]
+    if any(isinstance(value, str) for value in values):
+        parser.error(f"--folds {' '.join(map(str, values))}: takes all, best, or fold numbers")
+    return sorted(set(values))
+
+
+def fold_choice(text):
+    """argparse type: 'all', 'best' or a fold number."""
+    return text if text in ("all", "best") else natural_int(text)
+
+
+def positive_int(text):
+    """argparse type: an integer above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def natural_int(text):
+    """argparse type: an integer from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def positive_float(text):
+    """argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def natural_float(text):
+    """argparse type: a finite number from 0 on."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def fraction(text):
+    """argparse type: a number from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return value

@@ -1,0 +1,100 @@
+"""A tiny competition: 24 people, 48 x 64 images whose colours give the labels away, with the real set's traps."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train
+
+GENDERS = ("male", "female")
+AGES = (22, 45, 60)
+
+
+def face(gender, age, kind, rng):
+    """A noisy image: top grey by age, middle red or blue by gender, bottom by mask state."""
+    pixels = np.empty((64, 48, 3))
+    pixels[:24] = {22: 30, 45: 120, 60: 220}[age]
+    pixels[24:40] = (200, 40, 40) if gender == "female" else (40, 40, 200)
+    pixels[40:] = {"incorrect_mask": (220, 220, 60), "normal": (60, 160, 60)}.get(kind, (240, 240, 240))
+    return Image.fromarray((pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def make_data(root, people=24, eval_images=20):
+    """Write the competition's layout under `root`; every gender x age group has people / 6 people."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(people):
+        gender, age = GENDERS[number % 2], AGES[number // 2 % 3]
+        name = f"{number:06d}" if number else "000000-1"
+        path = f"{name}_{gender}_Asian_{age}"
+        rows.append((name, gender, "Asian", age, path))
+        folder = root / "train" / "images" / path
+        folder.mkdir(parents=True)
+        for index, kind in enumerate(["mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal"]):
+            face(gender, age, kind, rng).save(folder / f"{kind}.{('jpg', 'png', 'jpeg')[index % 3]}", quality=92)
+            (folder / f"._{kind}.jpg").write_bytes(b"\0\5\x16\7 not an image")
+    (root / "train" / "images" / f"._{rows[0][4]}").write_bytes(b"\0\5\x16\7")
+    with open(root / "train" / "train.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("id", "gender", "race", "age", "path"), *rows])
+    images = root / "eval" / "images"
+    images.mkdir(parents=True)
+    info, answers = [], []
+    for number in range(eval_images):
+        gender, age, mask = number % 2, number % 3, (0, 1, 2)[number % 7 % 3]
+        kind = ("mask1", "incorrect_mask", "normal")[mask]
+        name = f"{number * 7919 + 1:040x}.jpg"
+        face(GENDERS[gender], AGES[age], kind, rng).save(images / name, quality=92)
+        info.append((name, 0))
+        answers.append((name, mask * 6 + gender * 3 + age))
+    for file_name, table in (("info.csv", info), ("answers.csv", answers)):
+        with open(root / "eval" / file_name, "w", newline="") as file:
+            csv.writer(file).writerows([("ImageID", "ans"), *table])
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory):
+    """The tiny competition, for tests that only read it."""
+    return make_data(tmp_path_factory.mktemp("competition"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A tiny competition of one's own, for tests that damage it (12 people)."""
+    return make_data(tmp_path / "competition", people=12, eval_images=4)
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """A folder for caches and runs that tests share."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def fit(shared_data, workplace):
+    """Train a tiny run: fit("--target", "mask", name="m") -> its folder under workplace/runs."""
+
+    def run(*options, name, output_dir=None, data_dir=None):
+        output_dir = output_dir or workplace / "runs"
+        argv = ["--data-dir", str(data_dir or shared_data), "--cache-dir", str(workplace / "cache"), "--name", name]
+        argv += ["--output-dir", str(output_dir), "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24"]
+        argv += ["--kfold", "2", "--epochs", "2", "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]
+        assert train.main([*argv, *map(str, options)]) == 0
+        return output_dir / name
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs(fit):
+    """One finished run of each target, by target."""
+    names = ("label", "mask", "gender", "age_group", "multi", "age")
+    return {target: fit("--target", target, name=f"shared_{target}") for target in names}

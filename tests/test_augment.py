@@ -1,0 +1,260 @@
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.transforms.functional import InterpolationMode
+from torchvision.transforms.functional import affine as torchvision_affine
+
+import augment
+from errors import InputError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # a mean and std that leave images in 0..255
+
+
+def images_of(B, H, W, seed=0):
+    return torch.randint(0, 256, (B, H, W, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def params_of(B=1, **values):
+    """Rows that change nothing but what is given."""
+    params = torch.zeros(B, len(augment.PARAMS))
+    for name in ("scale", "brightness", "contrast", "saturation", "aspect"):
+        params[:, augment.PARAMS.index(name)] = 1
+    for name, value in values.items():
+        params[:, augment.PARAMS.index(name)] = torch.as_tensor(value, dtype=torch.float32)
+    return params
+
+
+def column(params, name):
+    return params[:, augment.PARAMS.index(name)]
+
+
+def draw(aug, batch_size, seed=0):
+    return augment.draw(aug, batch_size, torch.Generator().manual_seed(seed))
+
+
+def direct_normalise(images):
+    pixels = images.permute(0, 3, 1, 2).double() / 255
+    return ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).float()
+
+
+def test_normalise_by_hand():
+    """Value 51 is 0.2; (0.2 - 0.5) / 0.1 = -3, (0.2 - 0.1) / 0.2 = 0.5, (0.2 - 0) / 1 = 0.2."""
+    out = augment.normalise(torch.full((1, 2, 3, 3), 51, dtype=torch.uint8), (0.5, 0.1, 0), (0.1, 0.2, 1))
+    assert out.shape == (1, 3, 2, 3)
+    torch.testing.assert_close(out[0, :, 1, 2], torch.tensor([-3, 0.5, 0.2]))
+
+
+def test_normalise_takes_tuples_tensors_and_views():
+    images = images_of(3, 6, 5)
+    expected = direct_normalise(images)
+    torch.testing.assert_close(augment.normalise(images, MEAN, STD), expected)
+    torch.testing.assert_close(augment.normalise(images, torch.tensor(MEAN), torch.tensor(STD)), expected)
+    torch.testing.assert_close(augment.normalise(images[:, :, 1:4], MEAN, STD), expected[..., 1:4])
+
+
+@pytest.mark.parametrize("aug", augment.AUGS)
+def test_output_is_float32_channels_last_and_the_images_stay_as_they_were(aug):
+    images = images_of(20, 9, 7)  # more than one piece on a CPU
+    before = images.clone()
+    out = augment.augment(images, draw(aug, 20), aug, MEAN, STD)
+    assert out.shape == (20, 3, 9, 7) and out.dtype == torch.float32 and out.device == images.device
+    assert out.is_contiguous(memory_format=torch.channels_last) and out.isfinite().all()
+    assert torch.equal(images, before)
+
+
+def test_none_is_normalise():
+    images = images_of(4, 6, 5)
+    out = augment.augment(images, draw("none", 4), "none", MEAN, STD)
+    assert torch.equal(out, augment.normalise(images, MEAN, STD))
+
+
+@pytest.mark.parametrize("aug", augment.AUGS)
+@pytest.mark.parametrize("size", [(16, 16), (128, 96), (7, 10)])
+def test_identity_is_normalise(aug, size):
+    """The grid's coordinates round at 1e-5 of a pixel, a thousandth of a grey level."""
+    images = images_of(2, *size)
+    out = augment.augment(images, params_of(2), aug, MEAN, STD)
+    torch.testing.assert_close(out, direct_normalise(images), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("aug", ["light", "medium", "strong"])
+def test_flip_mirrors_the_samples_it_is_drawn_for(aug):
+    """Columns 10, 20, 30 become 30, 20, 10 in the first image and stay in the second."""
+    images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 1, 3, 1).repeat(2, 4, 1, 3)
+    out = augment.augment(images, params_of(2, flip=[1, 0]), aug, *RAW)
+    expected = torch.tensor([[30.0, 20, 10], [10, 20, 30]])
+    torch.testing.assert_close(out, expected[:, None, None].expand(2, 3, 4, 3), atol=1e-3, rtol=0)
+
+
+def test_shift_moves_by_whole_pixels_and_reflects_the_border():
+    """5 columns 1..5 by 2/5 of the width to the right, the border mirrored with its edge: 2 1 1 2 3. 4 rows by -1/4."""
+    images = torch.arange(1, 6, dtype=torch.uint8).view(1, 1, 5, 1).repeat(1, 4, 1, 3)
+    out = augment.augment(images, params_of(shift_x=0.4), "medium", *RAW)
+    torch.testing.assert_close(out[0, 0, 2], torch.tensor([2.0, 1, 1, 2, 3]), atol=1e-4, rtol=0)
+    out = augment.augment(images[:, :, :4].transpose(1, 2), params_of(shift_y=-0.25), "medium", *RAW)
+    torch.testing.assert_close(out[0, 0, :, 2], torch.tensor([2.0, 3, 4, 4]), atol=1e-4, rtol=0)
+
+
+def test_quarter_turn_is_clockwise():
+    """[[1, 2], [3, 4]] turned clockwise by 90 degrees is [[3, 1], [4, 2]]."""
+    images = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, :, :, None].repeat(1, 1, 1, 3)
+    out = augment.augment(images, params_of(degrees=90), "medium", *RAW)
+    torch.testing.assert_close(out[0, 0], torch.tensor([[3.0, 1], [4, 2]]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (32, 20), (15, 28)])
+@pytest.mark.parametrize(
+    ("degrees", "shift", "scale", "flip"),
+    [(90, (0, 0), 1, 0), (17, (0, 0), 1, 0), (-33, (2, -3), 1, 1), (12, (-1, 2), 1.3, 0), (-90, (3, 1), 0.8, 1)],
+)
+def test_warp_is_torchvision_s_affine(size, degrees, shift, scale, flip):
+    """In the disc that no border reaches; torchvision fills the rest with 0, and knows no flip, so it gets the mirror."""
+    H, W = size
+    pixels = images_of(1, H, W).permute(0, 3, 1, 2).float()
+    values = {"flip": flip, "shift_x": shift[0] / W, "shift_y": shift[1] / H, "scale": scale, "degrees": degrees}
+    ours = augment.warp(pixels, *params_of(**values).unbind(1)[:5])
+    mirrored = pixels.flip(3) if flip else pixels
+    theirs = torchvision_affine(
+        mirrored, angle=degrees, translate=shift, scale=scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR
+    )
+    y, x = torch.arange(H)[:, None] - (H - 1) / 2 - shift[1], torch.arange(W) - (W - 1) / 2 - shift[0]
+    inside = (x**2 + y**2).sqrt() / scale < min(H, W) / 2 - 1
+    assert inside.sum() > 80
+    torch.testing.assert_close(ours[..., inside], theirs[..., inside], atol=0.05, rtol=0)
+
+
+def direct_colours(image, brightness, contrast, saturation):
+    """Brightness, then contrast about the grey mean, then saturation, one after the other: float64 [H, W, 3]."""
+    luma = torch.tensor(augment.GREY, dtype=torch.float64)
+    image = brightness * image.double()
+    grey_mean = (image @ luma).mean()
+    image = contrast * image + (1 - contrast) * grey_mean
+    return saturation * image + (1 - saturation) * (image @ luma)[..., None]
+
+
+def test_colours_equal_one_step_after_the_other():
+    images = images_of(5, 8, 6)
+    factors = 0.65 + 0.7 * torch.rand(5, 3, generator=torch.Generator().manual_seed(1))
+    params = params_of(5, brightness=factors[:, 0], contrast=factors[:, 1], saturation=factors[:, 2])
+    changed = [direct_colours(image, *row.tolist()) for image, row in zip(images, factors)]
+    expected = ((torch.stack(changed) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).float()
+    for aug in ("medium", "strong"):
+        torch.testing.assert_close(augment.augment(images, params, aug, MEAN, STD), expected, atol=2e-4, rtol=0)
+
+
+def test_colours_by_hand():
+    """A red pixel (200, 0, 0) has the grey 0.299 * 200 = 59.8. Brightness 0.5: (100, 0, 0). Contrast 0 leaves the grey
+    mean of two such pixels everywhere; saturation 0 the grey of each."""
+    images = torch.tensor([200, 0, 0], dtype=torch.uint8).expand(1, 1, 2, 3)
+    for change, expected in [
+        ({"brightness": 0.5}, [100.0, 0, 0]),
+        ({"contrast": 0.0}, [59.8, 59.8, 59.8]),
+        ({"saturation": 0.0}, [59.8, 59.8, 59.8]),
+        ({"saturation": 0.5}, [129.9, 29.9, 29.9]),
+    ]:
+        out = augment.augment(images, params_of(**change), "medium", *RAW)
+        torch.testing.assert_close(out[0, :, 0, 0], torch.tensor(expected), atol=1e-3, rtol=1e-5)
+
+
+def test_erased_box_by_hand():
+    """Area 1/4 at aspect 1 is half of both sides: 2 of 4 rows and 3 of 6 columns; left 0 and top 1 put it bottom left.
+    It takes the mean of the image: 40 where a quarter of the pixels is 160, with brightness 0.5 then 20."""
+    images = torch.zeros(1, 4, 6, 3, dtype=torch.uint8)
+    images[:, :2, :3] = 160
+    params = params_of(area=0.25, left=0, top=1, brightness=0.5)
+    out = augment.augment(images, params, "strong", *RAW)
+    expected = torch.zeros(4, 6)
+    expected[:2, :3], expected[2:, :3] = 80, 20
+    torch.testing.assert_close(out[0], expected.expand(3, 4, 6), atol=1e-3, rtol=0)
+    untouched = augment.augment(images, params, "medium", *RAW)
+    assert untouched[0, :, 2:].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 96)])
+def test_erased_area_is_in_range_and_half_of_the_images_have_none(size):
+    params = draw("strong", 1000)
+    boxes = augment.erased_box(*(column(params, name) for name in ("area", "aspect", "left", "top")), *size)
+    assert boxes.shape == (1000, 1, *size) and ((boxes == 0) | (boxes == 1)).all()
+    area = boxes.mean((1, 2, 3))
+    erased = area > 0
+    assert 0.45 < erased.float().mean() < 0.55
+    assert area[erased].min() > 0.02 * 0.85 and area.max() < 0.10 * 1.1  # sides are rounded to pixels
+    assert 0.055 < area[erased].mean() < 0.065
+    often = boxes.mean((0, 1))  # half of 6 % in the mean, more in the middle, never nothing on an edge
+    assert often[size[0] // 2, size[1] // 2] < 0.08 and often[:, [0, -1]].any(0).all() and often[[0, -1]].any(1).all()
+
+
+def test_draws_lie_in_their_level_s_ranges():
+    for aug, (flip, shift, scale, degrees, colour, erase) in augment.LEVELS.items():
+        params = draw(aug, 4000)
+        assert params.shape == (4000, len(augment.PARAMS)) and params.dtype == torch.float32
+        assert column(params, "flip").mean() == pytest.approx(flip, abs=0.04)
+        assert (column(params, "area") > 0).float().mean() == pytest.approx(erase, abs=0.04)
+        ranges = {"shift_x": (0, shift), "shift_y": (0, shift), "scale": (1, scale), "degrees": (0, degrees)}
+        ranges |= dict.fromkeys(("brightness", "contrast", "saturation"), (1, colour))
+        for name, (centre, width) in ranges.items():
+            values = column(params, name)
+            assert (values - centre).abs().max() <= width + 1e-6
+            assert values.max() >= centre + 0.97 * width and values.min() <= centre - 0.97 * width
+        assert column(params, "aspect").min() >= 0.5 and column(params, "aspect").max() <= 2
+    assert not torch.corrcoef(draw("strong", 4000).T).sub(torch.eye(12)).abs().gt(0.06).any()  # columns are independent
+
+
+def test_levels_change_as_much_as_they_say():
+    assert augment.AUGS == ("none", "light", "medium", "strong")
+    assert augment.LEVELS["medium"] == (0.5, 0.06, 0.10, 10.0, 0.20, 0.0)
+    assert augment.LEVELS["strong"] == (0.5, 0.10, 0.15, 15.0, 0.35, 0.5)
+
+
+def test_draws_follow_the_generator_alone():
+    assert torch.equal(draw("strong", 8, seed=3), draw("strong", 8, seed=3))
+    assert not torch.equal(draw("strong", 8, seed=3), draw("strong", 8, seed=4))
+    generators = [torch.Generator().manual_seed(0) for _ in augment.AUGS]
+    for aug, generator in zip(augment.AUGS, generators):
+        augment.draw(aug, 5, generator)
+    assert len({tuple(g.get_state().tolist()) for g in generators}) == 1
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    augment.augment(images_of(2, 8, 8), draw("strong", 2), "strong", MEAN, STD)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("aug", augment.AUGS)
+def test_a_slice_of_the_batch_gives_that_slice_of_the_result(aug):
+    images, params = images_of(40, 18, 14), draw(aug, 40)
+    whole = augment.augment(images, params, aug, MEAN, STD)
+    for rows in (slice(0, 20), slice(20, 40), slice(1, None, 4), slice(7, 8)):
+        part = augment.augment(images[rows], params[rows], aug, MEAN, STD)
+        torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("aug", augment.AUGS)
+def test_autocast_changes_nothing(aug):
+    images, params = images_of(2, 16, 16), draw(aug, 2)
+    expected = augment.augment(images, params, aug, MEAN, STD)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augment.augment(images, params, aug, MEAN, STD), expected)
+
+
+@pytest.mark.parametrize("aug", augment.AUGS)
+def test_nothing_waits_for_the_accelerator(aug):
+    """Fake CUDA tensors have no values, so .item(), nonzero and boolean masks as indices raise on them."""
+    with FakeTensorMode():
+        images = torch.empty(4, 16, 12, 3, dtype=torch.uint8, device="cuda")
+        out = augment.augment(images, torch.empty(4, len(augment.PARAMS)), aug, MEAN, STD)
+        assert out.device.type == "cuda" and out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_refuses():
+    with pytest.raises(InputError, match=r'unknown augmentation "heavy"; allowed: none, light, medium, strong\.'):
+        draw("heavy", 2)
+    with pytest.raises(InputError, match=r"Did you mean strong\?"):
+        draw("stong", 2)
+    images = images_of(2, 8, 8)
+    with pytest.raises(ValueError, match=r"with params \(3, 12\); .* uint8 \[B, H, W, 3\] and \[B, 12\]"):
+        augment.augment(images, draw("light", 3), "light", MEAN, STD)
+    with pytest.raises(ValueError, match=r"images torch\.float32"):
+        augment.augment(images.float(), draw("light", 2), "light", MEAN, STD)
+    with pytest.raises(ValueError, match='"heavy" of images'):
+        augment.augment(images, draw("strong", 2), "heavy", MEAN, STD)

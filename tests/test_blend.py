@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+import blend
+from errors import InputError
+from labels import AGES, FIRST_AGE, combine, encode
+
+MASK, GENDER, AGE = np.array([[0.7, 0.2, 0.1]]), np.array([[0.4, 0.6]]), np.array([[0.5, 0.3, 0.2]])
+
+
+def test_three_targets_are_multiplied():
+    """worn x female x 30-59: 0.7 * 0.6 * 0.3 = 0.126."""
+    probs = blend.blend([("age_group", AGE), ("mask", MASK), ("gender", GENDER)])
+    assert probs[0, encode(0, 1, 1)] == pytest.approx(0.126)
+    assert probs.sum() == pytest.approx(1)
+
+
+def test_runs_of_one_target_are_averaged_before_the_product():
+    """Mask worn (0.7 + 0.1) / 2 = 0.4, times male 0.4 and under 30 0.5 = 0.08."""
+    probs = blend.blend([("mask", MASK), ("mask", MASK[:, ::-1]), ("gender", GENDER), ("age_group", AGE)])
+    assert probs[0, 0] == pytest.approx(0.08)
+
+
+def test_multi_gives_its_heads_to_the_parts():
+    multi = np.concatenate([MASK, GENDER, AGE], axis=1)
+    np.testing.assert_allclose(blend.blend([("multi", multi)]), combine(MASK, GENDER, AGE))
+    other = np.array([[0.1, 0.1, 0.8]])
+    np.testing.assert_allclose(
+        blend.blend([("multi", multi), ("age_group", other)]), combine(MASK, GENDER, (AGE + other) / 2)
+    )
+
+
+def test_label_runs_and_the_product_count_by_their_members():
+    """Two label runs and a product of one member a part: (2 * uniform + product) / 3."""
+    uniform = np.full((1, 18), 1 / 18)
+    parts = [("mask", MASK), ("gender", GENDER), ("age_group", AGE)]
+    expected = (2 * uniform + combine(MASK, GENDER, AGE)) / 3
+    np.testing.assert_allclose(blend.blend([("label", uniform), ("label", uniform), *parts]), expected)
+
+
+def test_what_nobody_else_decides_comes_from_the_label_runs():
+    label = combine(MASK, GENDER, AGE)
+    np.testing.assert_allclose(blend.blend([("label", label), ("age_group", AGE)]), label)
+
+
+def test_age_is_cut_at_the_bounds():
+    ages = np.zeros((1, len(AGES)))
+    ages[0, 59 - FIRST_AGE] = 1
+    others = [("mask", MASK), ("gender", GENDER)]
+    assert blend.blend([("age", ages), *others], bounds=(30, 60)).argmax() % 3 == 1
+    assert blend.blend([("age", ages), *others], bounds=(29, 59)).argmax() % 3 == 2
+
+
+def test_hard_counts_votes_and_breaks_ties_by_probability():
+    """Votes for worn, worn, incorrect although the mean says incorrect; and one vote each: the surer one wins."""
+    votes = [np.array([[0.5, 0.4, 0.1]]), np.array([[0.5, 0.4, 0.1]]), np.array([[0.0, 0.9, 0.1]])]
+    others = [("gender", GENDER), ("age_group", AGE)]
+    members = [("mask", probs) for probs in votes]
+    assert blend.blend([*members, *others], "hard").argmax() // 6 == 0
+    assert blend.blend([*members, *others], "soft").argmax() // 6 == 1
+    assert blend.blend([*members[1:], *others], "hard").argmax() // 6 == 1
+
+
+@pytest.mark.parametrize(("targets", "message"), [(["gender"], "mask or age_group"), (["mask", "age"], "gender"), ([], "mask")])
+def test_undecided_parts_are_named(targets, message):
+    with pytest.raises(InputError, match=f"--models: no run decides {message}"):
+        blend.check_decided(targets)

@@ -1,0 +1,190 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dataset
+from errors import InputError
+
+# People of the competition by gender x age group (competition facts): the strata that folds must share out.
+MARGINALS = {("female", 22): 732, ("female", 45): 817, ("female", 60): 109, ("male", 22): 549, ("male", 45): 410, ("male", 60): 83}
+PINNED = [4, 0, 2, 2, 4, 1, 2, 4, 2, 3, 3, 3]
+
+
+@pytest.fixture(scope="module")
+def competition():
+    """2,700 rows with the competition's marginals; the last two women under 30 are one id on two rows."""
+    rows = [(gender, age) for (gender, age), count in MARGINALS.items() for _ in range(count)]
+    ids = [f"{number:06d}" for number in range(len(rows))]
+    twice = [index for index, row in enumerate(rows) if row == ("female", 22)][-2:]
+    ids[twice[1]] = ids[twice[0]]
+    return pd.DataFrame(
+        {
+            "path": [f"{name}_{gender}_{age}_{n}" for n, (name, (gender, age)) in enumerate(zip(ids, rows))],
+            "id": ids,
+            "gender": [("male", "female").index(gender) for gender, _ in rows],
+            "age": [age for _, age in rows],
+        }
+    )
+
+
+def test_folds_share_out_every_stratum_of_the_real_marginals(competition):
+    folds = dataset.assign_folds(competition, 5, seed=42)
+    strata = competition["gender"] * 1000 + competition["age"]
+    for stratum in strata.unique():
+        sizes = np.bincount(folds[strata == stratum], minlength=5)
+        assert sizes.max() - sizes.min() <= 2  # one person, and one person may have two rows
+    assert np.ptp(np.bincount(folds)) <= 2
+    assert pd.DataFrame({"id": competition["id"], "fold": folds}).groupby("id")["fold"].nunique().max() == 1
+
+
+def test_folds_do_not_depend_on_row_order_but_on_the_seed(competition):
+    folds = pd.Series(dataset.assign_folds(competition, 5, seed=42), index=competition["path"])
+    shuffled = competition.sample(frac=1, random_state=1)
+    again = pd.Series(dataset.assign_folds(shuffled, 5, seed=42), index=shuffled["path"])
+    pd.testing.assert_series_equal(folds, again.loc[folds.index])
+    assert (folds != dataset.assign_folds(competition, 5, seed=43)).mean() > 0.5
+
+
+def test_folds_are_the_same_on_every_machine(competition):
+    """Pinned: a change here changes everybody's folds between two versions."""
+    assert dataset.assign_folds(competition, 5, seed=42)[:12].tolist() == PINNED
+
+
+def test_nofold_has_nobody_in_validation(competition):
+    assert set(dataset.assign_folds(competition, 0, seed=1)) == {-1}
+
+
+def test_more_folds_than_the_smallest_stratum_has_people(competition):
+    with pytest.raises(InputError, match=r"--kfold 84.*male, age group 2\) has 83"):
+        dataset.assign_folds(competition, 84, seed=42)
+
+
+def test_limit_people_keeps_strata_and_leaves_enough_for_the_folds(competition):
+    few = dataset.limit_people(competition, 100, 5, seed=42)
+    assert few["id"].nunique() == 100
+    counts = few.groupby(["gender", "age"]).size()
+    assert counts.min() >= 3
+    assert counts.loc[1, 45] == pytest.approx(100 * 817 / 2699, abs=3)
+    dataset.assign_folds(few, 3, seed=42)
+    with pytest.raises(InputError, match="--limit-people 29.*at least 30"):
+        dataset.limit_people(competition, 29, 5, seed=42)
+
+
+def test_people_and_images_are_read_past_the_dot_files(shared_data):
+    people = dataset.read_people(shared_data)
+    images = dataset.list_images(shared_data, people)
+    assert len(people) == 24
+    assert people["id"][0] == "000000-1"
+    assert len(images) == 24 * 7
+    assert not images["image"].str.contains(r"\._").any()
+    assert images.groupby("mask").size().tolist() == [120, 24, 24]
+    row = images[images["path"] == "000003_female_Asian_45"].iloc[6]
+    assert (row["image"], row["label"]) == ("000003_female_Asian_45/normal.jpg", 2 * 6 + 1 * 3 + 1)
+
+
+def test_training_labels_follow_bounds_and_official_ones_do_not(shared_data):
+    images = dataset.list_images(shared_data, dataset.read_people(shared_data))
+    assert dataset.head_targets(images, ("age_group",), (20, 22))[0, 0] == 2
+    assert dataset.head_targets(images, ("age_group",))[0, 0] == 0
+    assert dataset.head_targets(images, ("age",))[0, 0] == 22
+    np.testing.assert_array_equal(dataset.head_targets(images, ("label",))[:, 0], images["label"])
+
+
+def rewrite(data, old, new):
+    path = data / "train" / "train.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("id,gender,race,age,path", "id,sex,race,age,path", r"train.csv: column 'gender' is missing.*id,sex"),
+    ("Asian,45,", "Asian,4x,", r"line 4: age '4x' is not a whole number"),
+    ("Asian,45,", "Asian,,", r"line 4: age '' is not"),
+    ("000002,male,", "000002,mal,", r"line 4: gender 'mal' is neither"),
+    ("Asian,45,000002_male_Asian_45", "Asian,45,000001_female_Asian_22", r"line 4: path .* stands twice"),
+])  # fmt: skip
+def test_bad_train_csv_is_named_with_its_line(data, old, new, message):
+    rewrite(data, old, new)
+    with pytest.raises(InputError, match=message):
+        dataset.read_people(data)
+
+
+def test_no_csv(data):
+    (data / "train" / "train.csv").unlink()
+    with pytest.raises(InputError, match=r"train.csv: no such file"):
+        dataset.read_people(data)
+
+
+def test_data_dir_that_is_given_is_never_replaced_by_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"--data-dir nowhere: no such folder"):
+        dataset.locate("nowhere")
+
+
+def test_folder_missing_on_disk_empty_or_incomplete(data):
+    people = dataset.read_people(data)
+    folder = data / "train" / "images" / people["path"][1]
+    (folder / "mask2.png").unlink()
+    with pytest.raises(InputError, match=r"000001.*mask2 missing"):
+        dataset.list_images(data, people)
+    assert len(dataset.list_images(data, people, skip_missing=True)) == 12 * 7 - 1
+    (folder / "mask1.png").write_bytes((folder / "mask1.jpg").read_bytes())
+    with pytest.raises(InputError, match=r"mask1.jpg and mask1.png are both there"):
+        dataset.list_images(data, people, skip_missing=True)
+    for file in folder.iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"000001.*holds no images"):
+        dataset.list_images(data, people)
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match=r"000001.*train.csv names this folder"):
+        dataset.list_images(data, people)
+
+
+def test_eval_image_that_is_missing_is_named_with_its_line(data):
+    names, files = dataset.read_eval(data)
+    assert [file.name for file in files] == names
+    files[2].unlink()
+    with pytest.raises(InputError, match=rf"info.csv, line 4: image '{names[2]}' is not in"):
+        dataset.read_eval(data)
+
+
+def test_label_fixes_change_training_labels_and_leave_the_official_ones(data, tmp_path):
+    people = dataset.read_people(data)
+    images = dataset.list_images(data, people)
+    path = tmp_path / "fixes.csv"
+    path.write_text(
+        "path,column,value,confidence\n000001,gender,male,1\n000002_male_Asian_45,mask,swap,0.95\n"
+        "000003,age,60,\n000004,gender,swap,0.5\n"
+    )
+    fixes, left_out = dataset.read_label_fixes(path, people, 0.9)
+    fixed = dataset.apply_label_fixes(images, people, fixes)
+    assert (len(fixes), left_out) == (3, 1)
+    assert fixed[fixed["id"] == "000001"]["gender"].tolist() == [0] * 7
+    assert fixed[fixed["id"] == "000002"]["mask"].tolist() == [0] * 5 + [2, 1]
+    assert fixed[fixed["id"] == "000003"]["age"].tolist() == [60] * 7
+    pd.testing.assert_frame_equal(fixed[fixed["id"] == "000004"], images[images["id"] == "000004"])
+    pd.testing.assert_series_equal(fixed["label"], images["label"])
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ("999999,gender,male", r"line 2: '999999' is neither a path nor an id"),
+    ("000001,race,Asian", r"line 2: column 'race' is none of"),
+    ("000001,gender,man", r"line 2: value 'man' does not fit gender"),
+    ("000001,age,old", r"line 2: value 'old' does not fit age"),
+    ("000001,mask,normal", r"line 2: value 'normal' does not fit mask"),
+])  # fmt: skip
+def test_bad_label_fix_is_named_with_its_line(data, tmp_path, row, message):
+    path = tmp_path / "fixes.csv"
+    path.write_text(f"path,column,value\n{row}\n")
+    with pytest.raises(InputError, match=message):
+        dataset.read_label_fixes(path, dataset.read_people(data), 0.9)
+
+
+def test_shipped_label_fixes_hold_what_teams_agree_on():
+    table = dataset.read_csv("label_fixes.csv", ("path", "column", "value", "confidence"))
+    certain = table[table["confidence"] == "1.0"]
+    assert certain.groupby(["column", "value"]).size().to_dict() == {("gender", "female"): 2, ("gender", "male"): 6, ("mask", "swap"): 3}
+    assert len(table) == 11 + 17 + 6

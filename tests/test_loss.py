@@ -1,0 +1,306 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.ops import sigmoid_focal_loss
+
+import loss
+from errors import InputError
+from labels import AGES
+
+COUNTS = torch.tensor([500, 60, 7, 0, 1])
+FUNCTIONS = {
+    "ce": loss.cross_entropy,
+    "label_smoothing": loss.label_smoothing,
+    "focal": loss.focal,
+    "f1": loss.soft_f1,
+    "logit_adjusted": lambda logits, target, **kwargs: loss.logit_adjusted(logits, target, COUNTS, **kwargs),
+}
+SPECS = [*loss.LOSS_CODES, "ce+f1", "0.6*focal+0.4*f1", "+".join(loss.LOSS_CODES)]
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(12, 5, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(5, (12,), generator=generator)
+
+
+@pytest.fixture
+def soft(batch):
+    return torch.rand(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(1)
+
+
+def test_parse_loss_reads_names_sums_and_weights():
+    assert loss.parse_loss("focal") == [(1.0, "focal")]
+    assert loss.parse_loss("ce+f1") == [(1.0, "ce"), (1.0, "f1")]
+    assert loss.parse_loss(" 0.6*focal + 4e-1 * f1") == [(0.6, "focal"), (0.4, "f1")]
+
+
+def test_loss_code_leaves_weights_out():
+    assert loss.loss_code("focal") == "FL"
+    assert loss.loss_code("0.6*ce+0.4*f1") == "CE+F1"
+    assert [loss.loss_code(name) for name in loss.LOSS_CODES] == ["CE", "LS", "FL", "F1", "LA"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("focl", r'unknown loss "focl" in "focl"; allowed: ce, label_smoothing, .*Did you mean focal\?'),
+        ("ce+F-1", r'unknown loss "F-1" in "ce\+F-1".*Did you mean f1\?'),
+        ("", 'unknown loss ""'),
+        ("ce+", 'unknown loss ""'),
+        ("focal*0.5", 'unknown loss "0.5".* such as 0.6'),
+        ("0*ce", 'weight "0" of ce'),
+        ("ce+-1*f1", r'weight "-1" of f1 in "ce\+-1\*f1" is not a positive number, such as 0.5\*f1'),
+        ("nan*ce", 'weight "nan"'),
+        ("inf*ce", 'weight "inf"'),
+        ("*ce", 'weight ""'),
+        ("half*ce", 'weight "half"'),
+        ("2*3*ce", r'weight "2\*3"'),
+    ],
+)
+def test_parse_loss_refuses(spec, message):
+    with pytest.raises(InputError, match=message) as error:
+        loss.build_loss(spec, COUNTS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": -1}, "gamma of the focal loss is -1; allowed: 0"),
+        ({"gamma": math.nan}, "gamma of the focal loss is nan"),
+        ({"smoothing": 1}, "label smoothing is 1; allowed"),
+        ({"smoothing": -0.1}, "label smoothing is -0.1"),
+    ],
+)
+def test_build_loss_refuses_options(options, message):
+    with pytest.raises(InputError, match=message):
+        loss.build_loss("ce", COUNTS, **options)
+
+
+def test_build_loss_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="4 class weights for 5 classes"):
+        loss.build_loss("ce", COUNTS, class_weights=torch.ones(4))
+    with pytest.raises(ValueError, match=r"class_counts has shape \(1, 5\)"):
+        loss.build_loss("ce", COUNTS[None])
+    with pytest.raises(ValueError, match="logits of 4 classes for a loss of 5"):
+        loss.build_loss("ce", COUNTS)(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"target of shape \(1, 5\) for logits of shape \(2, 5\)"):
+        loss.build_loss("ce", COUNTS)(torch.zeros(2, 5), torch.zeros(1, 5))
+
+
+def test_cross_entropy_is_torch_s(batch, soft):
+    logits, target = batch
+    torch.testing.assert_close(loss.cross_entropy(logits, target), F.cross_entropy(logits, target))
+    torch.testing.assert_close(loss.cross_entropy(logits, soft), F.cross_entropy(logits, soft))
+
+
+def test_class_weights_multiply_and_are_not_divided_out(batch, soft):
+    """Torch's mean over soft targets divides by B as well; over hard ones it divides by the weights of the batch."""
+    logits, target = batch
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
+    expected = F.cross_entropy(logits, target, weights, reduction="sum") / len(target)
+    torch.testing.assert_close(loss.cross_entropy(logits, target, weights), expected)
+    torch.testing.assert_close(loss.cross_entropy(logits, soft, weights), F.cross_entropy(logits, soft, weights))
+    smoothed = F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=0.1) / len(target)
+    torch.testing.assert_close(loss.label_smoothing(logits, target, 0.1, weights), smoothed)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.025, 0.3])
+def test_label_smoothing_is_torch_s(batch, soft, smoothing):
+    logits, target = batch
+    for wanted in (target, soft):
+        expected = F.cross_entropy(logits, wanted, label_smoothing=smoothing)
+        torch.testing.assert_close(loss.label_smoothing(logits, wanted, smoothing), expected)
+
+
+def test_focal_by_hand():
+    """Logits (log 9, 0) give p = (0.9, 0.1). gamma 2, class 0: 0.1^2 * -log 0.9 = 0.01 * 0.105361 = 0.00105361;
+    class 1: 0.9^2 * -log 0.1 = 0.81 * 2.302585 = 1.865094. Mean of the two: 0.933074. Half and half of both classes in
+    one sample: 0.5 * 0.00105361 + 0.5 * 1.865094, the same."""
+    logits = torch.tensor([[math.log(9), 0.0]])
+    torch.testing.assert_close(loss.focal(logits, torch.tensor([0])).item(), 0.00105361, rtol=1e-5, atol=0)
+    both = loss.focal(logits.repeat(2, 1), torch.tensor([0, 1]))
+    torch.testing.assert_close(both.item(), 0.933074, rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss.focal(logits, torch.tensor([[0.5, 0.5]])), both)
+
+
+def test_focal_without_gamma_is_cross_entropy(batch, soft):
+    logits, target = batch
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
+    for wanted in (target, soft):
+        expected = loss.cross_entropy(logits, wanted, weights)
+        torch.testing.assert_close(loss.focal(logits, wanted, 0.0, weights), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+def test_focal_of_two_classes_is_the_paper_s(gamma):
+    """Softmax of [z, 0] is sigmoid(z) for class 0; alpha 0.25 is weight 0.25 on class 0 and 0.75 on class 1."""
+    z = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    for is_class_0 in (0.0, 1.0):
+        expected = sigmoid_focal_loss(z, torch.full_like(z, is_class_0), alpha=0.25, gamma=gamma, reduction="mean")
+        target = torch.full((33,), int(1 - is_class_0))
+        weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
+        ours = loss.focal(torch.stack([z, torch.zeros_like(z)], 1), target, gamma, weights)
+        torch.testing.assert_close(ours, expected)
+
+
+def test_soft_f1_by_hand():
+    """Three classes, class 2 absent. Rows p = (.5, .25, .25), (.25, .5, .25), (.5, .25, .25), truth 0, 1, 1.
+    Class 0: tp .5, sum p 1.25, sum t 1, F1 = 2 * .5 / 2.25 = 4/9. Class 1: tp .5 + .25 = .75, sum p 1, sum t 2,
+    F1 = 1.5 / 3 = 1/2. Class 2 isn't averaged. Loss 1 - (4/9 + 1/2) / 2 = 19/36."""
+    logits = torch.tensor([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [2.0, 1.0, 1.0]]).log()
+    target = torch.tensor([0, 1, 1])
+    assert loss.soft_f1(logits, target).item() == pytest.approx(19 / 36, rel=1e-6)
+    weighted = loss.soft_f1(logits, target, torch.tensor([3.0, 1.0, 9.0]))
+    assert weighted.item() == pytest.approx(1 - (3 * 4 / 9 + 1 / 2) / 4, rel=1e-6)
+
+
+def test_soft_f1_of_a_sure_and_right_batch_is_zero_whatever_classes_it_has():
+    """At logits of 1e4 the absent classes have no probability left at all, 0 / 0 but for eps."""
+    target = torch.tensor([0, 3, 3, 0])
+    logits = (1e4 * F.one_hot(target, 5)).requires_grad_()
+    value = loss.soft_f1(logits, target)
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.grad(value, logits)[0].isfinite().all()
+
+
+def test_soft_f1_counts_a_trace_of_a_class_as_a_trace():
+    """A target mass of 1e-6 on class 2, which the logits don't see, may not cost a whole class of three."""
+    logits, target = torch.tensor([[40.0, 0, 0], [0, 40.0, 0]]), torch.tensor([[1 - 1e-6, 0, 1e-6], [0, 1, 0]])
+    assert loss.soft_f1(logits, target).item() < 1e-4
+
+
+def test_soft_f1_teaches_every_sample_of_a_batch_with_few_images_a_class():
+    """Every true logit is pulled up, and steps along the gradient take 64 images of 18 classes from chance to right;
+    a few surely wrong ones stay behind, as the docstring says."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(18, (64,), generator=generator)
+    logits = torch.randn(64, 18, generator=generator).requires_grad_()
+    (first,) = torch.autograd.grad(loss.soft_f1(logits, target), logits)
+    assert (first.gather(1, target[:, None]) < 0).all()
+    optimizer = torch.optim.SGD([logits], lr=300.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss.soft_f1(logits, target).backward()
+        optimizer.step()
+    assert (logits.argmax(1) == target).float().mean() > 0.9
+
+
+def test_logit_adjusted_of_a_uniform_prior_is_cross_entropy(batch, soft):
+    logits, target = batch
+    for wanted in (target, soft):
+        adjusted = loss.logit_adjusted(logits, wanted, torch.full((5,), 40))
+        torch.testing.assert_close(adjusted, loss.cross_entropy(logits, wanted))
+
+
+def test_logit_adjusted_by_hand():
+    """Equal logits, 30 and 10 images, truth the rare one: softmax of (log 30, log 10) is (3/4, 1/4), loss log 4.
+    At tau 2 it is 900 to 100, loss log 10; at tau 0 cross entropy, log 2. A count of 0 is 1: 3 to 1, log 4."""
+    logits, target = torch.zeros(1, 2), torch.tensor([1])
+    values = [loss.logit_adjusted(logits, target, torch.tensor([30, 10]), tau).item() for tau in (1, 2, 0)]
+    assert values == pytest.approx([math.log(4), math.log(10), math.log(2)])
+    assert loss.logit_adjusted(logits, target, [3, 0]).item() == pytest.approx(math.log(4))
+    assert loss.build_loss("logit_adjusted", [3, 0])(logits, target).item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_hot_target_is_the_hard_target(name, batch):
+    logits, target = batch
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
+    for class_weights in (None, weights):
+        hard = FUNCTIONS[name](logits, target, class_weights=class_weights)
+        for dtype in (torch.float64, torch.float32, torch.float16):
+            one_hot = F.one_hot(target, 5).to(dtype)
+            torch.testing.assert_close(FUNCTIONS[name](logits, one_hot, class_weights=class_weights), hard)
+
+
+@pytest.mark.parametrize(("spec", "gamma"), [*((spec, 2.0) for spec in SPECS), ("focal", 0.0), ("focal", 0.5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite_at_extreme_logits(spec, dtype, gamma):
+    target = torch.arange(5)
+    criterion = loss.build_loss(spec, COUNTS, gamma=gamma, class_weights=torch.arange(1, 6))
+    right = 2e4 * F.one_hot(target, 5) - 1e4
+    for logits in (right, -right, right.roll(1, 0), torch.zeros(5, 5), torch.full((5, 5), 1e4)):
+        logits = logits.to(dtype).requires_grad_()
+        values = [criterion(logits, wanted) for wanted in (target, torch.full((5, 5), 0.2))]
+        assert all(value.dtype == torch.float32 and value.ndim == 0 and value.isfinite() for value in values)
+        (gradient,) = torch.autograd.grad(sum(values), logits)
+        assert gradient.dtype == dtype and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_half_precision_logits_are_computed_in_float32(spec, batch):
+    logits, target = batch
+    criterion = loss.build_loss(spec, COUNTS)
+    half = logits.bfloat16()
+    for function in FUNCTIONS.values():
+        assert torch.equal(function(half, target), function(half.float(), target))
+    assert torch.equal(criterion(half, target), criterion(half.float(), target))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(criterion(half, target), criterion(half.float(), target))
+    assert criterion(logits, target).dtype == torch.float32
+
+
+def test_sums_add_with_their_weights(batch):
+    logits, target = batch
+    weights = [1, 2, 0.5, 3, 1.5]
+    criterion = loss.build_loss("0.6*focal+4*f1+ce+label_smoothing", COUNTS.numpy(), 3.0, 0.2, weights)
+    logits, weights = logits.float(), torch.tensor(weights)
+    expected = 0.6 * loss.focal(logits, target, 3.0, weights) + 4 * loss.soft_f1(logits, target, weights)
+    expected += loss.cross_entropy(logits, target, weights) + loss.label_smoothing(logits, target, 0.2, weights)
+    torch.testing.assert_close(criterion(logits, target), expected)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients(name, batch, soft):
+    logits = batch[0][:6].requires_grad_()
+    for target in (batch[1][:6], soft[:6]):
+        assert torch.autograd.gradcheck(lambda x, target=target: FUNCTIONS[name](x, target), logits, fast_mode=True)
+
+
+def test_age_distribution_is_a_bell_around_the_age():
+    ages = torch.arange(18, 61)
+    probs = loss.age_distribution(ages)
+    assert probs.shape == (43, len(AGES)) and probs.dtype == torch.float32 and (probs >= 0).all()
+    torch.testing.assert_close(probs.sum(1), torch.ones(43))
+    assert torch.equal(probs[3:-3].argmax(1), ages[3:-3] - 18)
+    middle = slice(10, 33)  # five sigma from both ends
+    torch.testing.assert_close((probs[middle] * ages).sum(1), ages[middle].float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(loss.age_distribution(torch.tensor([40.0, 28.5]))[0], probs[22])
+
+
+def test_age_distribution_by_hand():
+    """sigma 2, age 57: the class 60 is age > 59.5, 1.25 sigma up, 1 - Phi(1.25) = 0.105650; its own year is
+    Phi(0.25) - Phi(-0.25) = 0.197413. 59: 60 takes 1 - Phi(0.25) = 0.401294. 19: 18 takes Phi(-0.25), as much.
+    sigma 2.5, age 57: 59.5 is 1 sigma up, 1 - Phi(1) = 0.158655."""
+    at_57, at_59, at_19 = loss.age_distribution(torch.tensor([57, 59, 19]))
+    assert [at_57[-1].item(), at_57[57 - 18].item()] == pytest.approx([0.105650, 0.197413], abs=1e-6)
+    assert [at_59[-1].item(), at_19[0].item()] == pytest.approx([0.401294, 0.401294], abs=1e-6)
+    assert loss.age_distribution(torch.tensor([57]), sigma=2.5)[0, -1].item() == pytest.approx(0.158655, abs=1e-6)
+
+
+def test_age_distribution_puts_the_censored_ends_on_the_end_classes():
+    probs = loss.age_distribution(torch.tensor([18, 7, 60, 93]), sigma=3.0)
+    assert torch.equal(probs[:, 0], torch.tensor([1.0, 1, 0, 0]))
+    assert torch.equal(probs[:, -1], torch.tensor([0.0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("sigma", [0, -1, math.nan])
+def test_age_distribution_refuses_sigma(sigma):
+    with pytest.raises(InputError, match=r"sigma of the age distribution is .* years; allowed: above 0"):
+        loss.age_distribution(torch.tensor([30]), sigma)
+
+
+def test_nothing_waits_for_the_accelerator():
+    """Fake CUDA tensors have no values, so .item() and its kin raise on them."""
+    with FakeTensorMode():
+        logits = torch.empty(4, 5, device="cuda")
+        target = torch.empty(4, dtype=torch.int64, device="cuda")
+        criterion = loss.build_loss("+".join(loss.LOSS_CODES), torch.ones(5), class_weights=torch.ones(5))
+        value = criterion(logits, target)
+        assert value.device.type == loss.age_distribution(target).device.type == "cuda"

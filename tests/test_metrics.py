@@ -1,0 +1,159 @@
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, f1_score
+
+import metrics
+
+
+def random_case(rng):
+    """Truth and predictions of few images and some absent classes, and the number of classes."""
+    num_classes, n = rng.integers(1, 19), rng.integers(1, 60)
+    truth = rng.choice(rng.integers(num_classes, size=3), n)
+    pred = np.where(rng.random(n) < 0.6, truth, rng.choice(rng.integers(num_classes, size=3), n))
+    return truth, pred, int(num_classes)
+
+
+def test_f1_by_hand():
+    """Truth 0 0 0 1 1 2, predicted 0 0 1 1 3 1, five classes, class 4 absent.
+    Class 0: tp 2, predicted 2, true 3, F1 = 4/5. Class 1: tp 1, predicted 3, true 2, F1 = 2/5. Class 2: never hit, 0.
+    Class 3: predicted once, never true, 0. Macro over the four that occur: (4/5 + 2/5) / 4 = 0.3. Accuracy 3/6."""
+    truth, pred = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 3, 1]
+    assert metrics.f1_per_class(truth, pred, 5) == pytest.approx([0.8, 0.4, 0, 0, 0])
+    assert metrics.macro_f1(truth, pred, 5) == pytest.approx(0.3)
+    assert metrics.accuracy(truth, pred, 5) == 0.5
+    counts = metrics.confusion(truth, pred, 5)
+    assert counts.dtype == np.int64 and counts.shape == (5, 5) and counts.sum() == 6
+    assert counts[0, 1] == 1 and counts[1, 0] == 0 and counts[1, 3] == 1 and counts[2, 1] == 1
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+def test_equal_to_scikit_learn():
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        truth, pred, C = random_case(rng)
+        labels = range(C)
+        assert metrics.macro_f1(truth, pred, C) == pytest.approx(
+            f1_score(truth, pred, average="macro", zero_division=0), abs=1e-12
+        )
+        per_class = f1_score(truth, pred, labels=labels, average=None, zero_division=0)
+        assert metrics.f1_per_class(truth, pred, C) == pytest.approx(per_class, abs=1e-12)
+        assert np.array_equal(metrics.confusion(truth, pred, C), confusion_matrix(truth, pred, labels=labels))
+
+
+@pytest.mark.parametrize("chunk_of", [3, 1500])
+def test_bootstrap_equals_repeating_each_drawn_person_s_images(chunk_of):
+    """With 1,500 persons a chunk is 666 draws, so 700 cross into the second."""
+    rng = np.random.default_rng(chunk_of)
+    resamples = 5 if chunk_of == 3 else 700
+    persons = np.concatenate([np.arange(chunk_of), rng.integers(chunk_of, size=2 * chunk_of)])
+    truth = rng.integers(4, size=len(persons))
+    pred = np.where(rng.random(len(persons)) < 0.6, truth, rng.integers(4, size=len(persons)))
+    scores = metrics.bootstrap_f1(truth, pred, persons, 4, resamples=resamples, seed=7)
+    assert scores.shape == (resamples,) and scores.dtype == np.float64
+    weights_rng = np.random.default_rng(7)
+    for index, score in enumerate(scores):
+        times = np.bincount(weights_rng.integers(chunk_of, size=chunk_of), minlength=chunk_of)[persons]
+        if index % 50 < 5 or index > 660:
+            direct = metrics.macro_f1(np.repeat(truth, times), np.repeat(pred, times), 4)
+            assert score == pytest.approx(direct, abs=1e-12)
+
+
+def test_bootstrap_takes_any_names_and_only_who_is_who_matters():
+    rng = np.random.default_rng(0)
+    truth, pred, person = rng.integers(3, size=40), rng.integers(3, size=40), np.sort(rng.integers(9, size=40))
+    expected = metrics.bootstrap_f1(truth, pred, person, 3, resamples=20)
+    for name in (str, lambda p: (p, "x"), lambda p: p if p % 2 else str(p)):
+        assert np.array_equal(metrics.bootstrap_f1(truth, pred, [name(p) for p in person], 3, resamples=20), expected)
+    as_array = np.array([f"{p:06}" for p in person])
+    assert np.array_equal(metrics.bootstrap_f1(truth, pred, as_array, 3, resamples=20), expected)
+    assert not np.array_equal(metrics.bootstrap_f1(truth, pred, person, 3, resamples=20, seed=1), expected)
+
+
+def test_interval_by_hand():
+    """0, 1, ..., 100: the middle 95 % lies between the percentiles 2.5 and 97.5, which are those values."""
+    assert metrics.interval(np.arange(101)) == pytest.approx((2.5, 97.5))
+    assert metrics.interval(np.arange(101)[::-1], level=0.5) == pytest.approx((25, 75))
+
+
+def people(rng, P, agree):
+    """7 images each of P people; with `agree` a person's images are all right or all wrong."""
+    persons = np.repeat(np.arange(P), 7)
+    truth = rng.integers(6, size=P)[persons]
+    right = (rng.random(P) < 0.8)[persons] if agree else rng.random(7 * P) < 0.8
+    return truth, np.where(right, truth, (truth + 1) % 6), persons
+
+
+def test_interval_holds_the_score_and_mostly_the_truth():
+    """Every class is hit 8 times in 10 and takes the misses of its neighbour, so F1 is 0.8 for all.
+    A 95 % interval misses it in 5 of 100 samples; 40 samples see 2 misses, and 8 or more with a chance of 0.001."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(40):
+        truth, pred, persons = people(rng, 120, agree=True)
+        lo, hi = metrics.interval(metrics.bootstrap_f1(truth, pred, persons, 6, resamples=300))
+        assert lo < metrics.macro_f1(truth, pred, 6) < hi
+        held += lo < 0.8 < hi
+    assert held >= 33
+
+
+def test_person_level_interval_is_wider_where_images_of_a_person_agree():
+    """7 images that agree are worth one, so the interval is about sqrt(7) = 2.6 times that of single images."""
+    rng = np.random.default_rng(0)
+
+    def width(truth, pred, persons):
+        lo, hi = metrics.interval(metrics.bootstrap_f1(truth, pred, persons, 6, resamples=600))
+        return hi - lo
+
+    truth, pred, persons = people(rng, 200, agree=True)
+    assert 2.1 < width(truth, pred, persons) / width(truth, pred, np.arange(len(truth))) < 3.2
+    truth, pred, persons = people(rng, 200, agree=False)
+    assert 0.75 < width(truth, pred, persons) / width(truth, pred, np.arange(len(truth))) < 1.3
+
+
+def test_bootstrap_of_the_whole_competition_is_quick():
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(2700), 7)
+    truth, pred = rng.integers(18, size=(2, len(persons)))
+    start = time.perf_counter()
+    metrics.bootstrap_f1(truth, pred, persons, 18)
+    assert time.perf_counter() - start < 3
+
+
+def test_softmax():
+    logits = np.log([[1.0, 2.0, 5.0], [3.0, 3.0, 2.0]])
+    probs = metrics.softmax(logits)
+    assert probs.dtype == np.float32
+    assert probs == pytest.approx(np.array([[0.125, 0.25, 0.625], [0.375, 0.375, 0.25]]))
+    assert metrics.softmax(np.float16([[6e4, -6e4, 0]])).tolist() == [[1, 0, 0]]
+    assert metrics.softmax(np.float64([[[1e300, 1e300]]])).tolist() == [[[0.5, 0.5]]]
+    assert metrics.softmax(np.float16([[1, 0]]))[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-7)
+
+
+@pytest.mark.parametrize("score", [metrics.confusion, metrics.accuracy, metrics.f1_per_class, metrics.macro_f1])
+@pytest.mark.parametrize(
+    ("truth", "pred", "message"),
+    [
+        ([0, 1], [0], r"truth has shape \(2,\) and pred \(1,\)"),
+        ([[0]], [[0]], r"truth has shape \(1, 1\)"),
+        ([], [], "no images"),
+        ([0, 1], [0, 3], r"pred holds 0\.\.3; allowed: 0\.\.2"),
+        ([-1, 1], [0, 1], r"truth holds -1\.\.1"),
+        ([0, 1], [0.0, 1.0], "pred is float64; it takes integers"),
+    ],
+)
+def test_refuses_what_is_no_pair_of_classes(score, truth, pred, message):
+    with pytest.raises(ValueError, match=message):
+        score(truth, pred, 3)
+
+
+def test_bootstrap_and_interval_refuse():
+    with pytest.raises(ValueError, match="1 persons for 2 images"):
+        metrics.bootstrap_f1([0, 1], [0, 1], ["a"], 3)
+    with pytest.raises(ValueError, match="pred holds"):
+        metrics.bootstrap_f1([0, 1], [0, 3], ["a", "b"], 3)
+    with pytest.raises(ValueError, match="0 resamples"):
+        metrics.bootstrap_f1([0, 1], [0, 1], ["a", "b"], 3, resamples=0)
+    for level in (0, 1, 95):
+        with pytest.raises(ValueError, match=f"level is {level}; allowed: between 0 and 1"):
+            metrics.interval([1, 2], level)

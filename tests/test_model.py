@@ -1,0 +1,139 @@
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import model
+from errors import InputError
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Payload:
+    """Pickles into a call that would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A timm-style state dict with a head of 1,000 classes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def test_outputs_are_the_sum_of_the_heads():
+    net = model.create("test_resnet", "multi", (32, 24))
+    assert net(torch.zeros(2, 3, 32, 24)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(("name", "size"), [
+    ("test_vit", (64, 48)), ("pit_ti_224", (96, 96)), ("swin_tiny_patch4_window7_224", (64, 64)), ("test_efficientnet", (40, 30)),
+])  # fmt: skip
+def test_image_size_of_convolutional_and_of_fixed_size_models(name, size):
+    net = model.create(name, "mask", size)
+    with torch.inference_mode():
+        assert net.eval()(torch.zeros(1, 3, *size)).shape == (1, 3)
+
+
+def test_image_size_that_a_model_can_not_take():
+    with pytest.raises(InputError, match=r"--img-size 50 30: .*can't take images of that size.*160 x 160"):
+        model.create("test_vit", "mask", (50, 30))
+
+
+def test_unknown_model_gets_suggestions():
+    with pytest.raises(InputError, match=r"--model resnet81: .*Did you mean resnet"):
+        model.create("resnet81", "mask", (32, 32))
+
+
+def test_pretrained_that_can_not_be_had_says_what_to_do(monkeypatch):
+    real = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no route to the hub\nmore")
+        return real(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError, match=r"test_resnet can't be had \(OSError: no route to the hub\); pass --weights FILE .*--no-pretrained"):
+        model.create("test_resnet", "mask", (32, 32), pretrained=True)
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}, lambda state: {"model": {f"module.{k}": v for k, v in state.items()}}])
+def test_backbone_file_gives_all_but_the_head(backbone, tmp_path, wrap):
+    state = safetensors.torch.load_file(backbone)
+    torch.save(wrap(state), tmp_path / "backbone.pth")
+    for path in (backbone, tmp_path / "backbone.pth"):
+        net = model.create("test_resnet", "label", (32, 32), weights=path)
+        for name, value in net.state_dict().items():
+            assert name.startswith("fc.") or torch.equal(value, state[name]), name
+        assert net.fc.out_features == 18
+
+
+def test_backbone_file_of_another_model_is_refused(backbone, tmp_path):
+    state = safetensors.torch.load_file(backbone)
+    first = next(name for name in state if name.endswith("conv1.weight"))
+    cases = {
+        f"lacks {first}": {name: value for name, value in state.items() if name != first},
+        "has the unknown extra": {**state, "extra": torch.zeros(1)},
+        f"has another shape for {first}": {**state, first: torch.zeros(1)},
+    }
+    for message, broken in cases.items():
+        safetensors.torch.save_file(broken, tmp_path / "x.safetensors")
+        with pytest.raises(InputError, match=f"x.safetensors: {message}, so it is not a backbone"):
+            model.create("test_resnet", "label", (32, 32), weights=tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"has the unknown .*and \d+ more|lacks .*and \d+ more"):
+        model.create("test_efficientnet", "label", (32, 32), weights=backbone)
+
+
+def test_hostile_or_damaged_weights_run_nothing(tmp_path):
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload(tmp_path / "owned")))
+    (tmp_path / "cut.safetensors").write_bytes(b"\xff" * 20)
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in (("evil.pth", "not a readable"), ("cut.safetensors", "not a readable"), ("list.pth", "no state dict")):
+        with pytest.raises(InputError, match=rf"--weights .*{name}: .*{message}"):
+            model.read_state_dict(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
+    torch.manual_seed(1)
+    net = model.create("test_efficientnet", "multi", (40, 30)).eval()
+    facts = {"model": "test_efficientnet", "target": "multi", "img_size": [40, 30], "mean": MEAN, "std": STD}
+    model.save_weights(net, facts, tmp_path / "best.safetensors")
+    again, read = model.load(tmp_path / "best.safetensors")
+    assert read == {**facts, "mean": list(MEAN), "std": list(STD)}
+    images = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8)
+    np.testing.assert_array_equal(model.predict(net, [images], MEAN, STD), model.predict(again, [images], MEAN, STD))
+
+
+def test_weights_of_others_are_not_taken_for_ours(backbone, tmp_path):
+    with pytest.raises(InputError, match="not weights written by train.py"):
+        model.load(backbone)
+    with pytest.raises(InputError, match="no such file"):
+        model.load(tmp_path / "none.safetensors")
+
+
+def test_predict_joins_batches_and_averages_the_views_of_tta():
+    torch.manual_seed(2)
+    net = model.create("test_resnet", "mask", (32, 32))
+    images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    plain = model.predict(net, [images[:2], images[2:]], MEAN, STD)
+    np.testing.assert_allclose(plain, model.predict(net, [images], MEAN, STD), atol=1e-5)
+    flipped = model.predict(net, [images.flip(2)], MEAN, STD)
+    np.testing.assert_allclose(model.predict(net, [images], MEAN, STD, tta="hflip"), (plain + flipped) / 2, atol=1e-5)
+    assert net.training and np.abs(plain - flipped).max() > 1e-4
+
+
+def test_memory_format_is_channels_last_for_cnns_alone():
+    assert model.memory_format(timm.create_model("test_resnet")) == torch.channels_last
+    assert model.memory_format(timm.create_model("test_vit")) == torch.contiguous_format

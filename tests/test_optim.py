@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+
+import optim
+from errors import InputError
+
+STEPS = 10
+
+
+def ours(epochs, **options):
+    """Our lr at the first step of each epoch."""
+    settings = {"scheduler": "StepLR", "lr": 0.1, "epochs": epochs, **options}
+    return [optim.lr_at(epoch, 0, STEPS, **settings) for epoch in range(1, epochs + 1)]
+
+
+def torchs(scheduler_class, epochs, **options):
+    """torch's lr in each epoch."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler = scheduler_class(optimizer, **options)
+    values = []
+    for _ in range(epochs):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_step_lr_equals_torch():
+    expected = torchs(torch.optim.lr_scheduler.StepLR, 9, step_size=2, gamma=0.5)
+    assert ours(9, lr_step=2, lr_gamma=0.5) == pytest.approx(expected)
+
+
+def test_cosine_equals_torch():
+    expected = torchs(torch.optim.lr_scheduler.CosineAnnealingLR, 9, T_max=9)
+    assert ours(9, scheduler="Cosine") == pytest.approx(expected)
+
+
+def test_cawr_equals_torch():
+    expected = torchs(torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, 9, T_0=3)
+    assert ours(9, scheduler="CAWR", lr_step=3) == pytest.approx(expected)
+
+
+def test_plateau_equals_torch():
+    history = [0.1, 0.2, 0.15, 0.2, 0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2, threshold=0)
+    for done in range(len(history) + 1):
+        lr = optim.lr_at(done + 1, 0, STEPS, scheduler="Plateau", lr=0.1, epochs=20, lr_step=2, history=history[:done])
+        assert lr == pytest.approx(optimizer.param_groups[0]["lr"])
+        if done < len(history):
+            scheduler.step(history[done])
+
+
+def test_warmup_climbs_step_by_step_and_the_schedule_follows():
+    """20 warm-up steps to 0.1: the first is 0.1 / 20, the last 0.1; then StepLR counts from epoch 3."""
+    options = {"scheduler": "StepLR", "lr": 0.1, "epochs": 6, "lr_step": 2, "warmup_epochs": 2}
+    assert optim.lr_at(1, 0, STEPS, **options) == pytest.approx(0.005)
+    assert optim.lr_at(2, 9, STEPS, **options) == pytest.approx(0.1)
+    assert [optim.lr_at(epoch, 0, STEPS, **options) for epoch in (3, 4, 5, 6)] == pytest.approx([0.1, 0.1, 0.05, 0.05])
+
+
+def test_none_is_constant_and_cosine_ends_near_zero():
+    assert set(ours(5, scheduler="none")) == {0.1}
+    assert optim.lr_at(5, STEPS - 1, STEPS, scheduler="Cosine", lr=0.1, epochs=5) == pytest.approx(
+        0.05 * (1 + math.cos(math.pi * 49 / 50))
+    )
+
+
+@pytest.mark.parametrize(("given", "name"), [("adamp", "AdamP"), ("ADAMW", "AdamW"), ("SGD", "SGD"), ("nesterov", "nesterov"),
+                                             ("lookahead_adamw", "lookahead_AdamW")])  # fmt: skip
+def test_optimizer_name_has_one_spelling(given, name):
+    assert optim.optimizer_name(given) == name
+
+
+@pytest.mark.parametrize("name", ["AdamP", "AdamW", "SGD", "lookahead_AdamW", "Lion", "RMSprop"])
+def test_named_optimizer_is_made_and_takes_a_step(name):
+    model = torch.nn.Linear(3, 2)
+    before = model.weight.clone()
+    optimizer = optim.build_optimizer(model, optim.optimizer_name(name), 0.1, 0.01)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert (model.weight != before).any()
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
+
+
+def test_unknown_names_get_suggestions():
+    with pytest.raises(InputError, match=r"--optimizer AdamPP: .*Did you mean AdamP"):
+        optim.optimizer_name("AdamPP")
+    with pytest.raises(InputError, match=r"--scheduler StepLRR: .*Did you mean StepLR"):
+        optim.scheduler_name("StepLRR")
+    assert optim.scheduler_name("cawr") == "CAWR"

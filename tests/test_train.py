@@ -1,0 +1,290 @@
+"""train.py as a user runs it: the run folder, names, resume after a kill, and every error in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import yaml
+from PIL import Image
+
+import errors
+import model
+import train
+from errors import InputError
+from labels import TARGETS
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]  # fmt: skip
+
+
+def command(data, tmp_path, *options):
+    """argv of a tiny run whose output goes under tmp_path."""
+    places = ["--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs")]
+    return [*places, *SETTINGS, *map(str, options)]
+
+
+def log_without_times(run):
+    return pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
+
+
+def assert_same_run(one, other):
+    """Two runs are equal in all but their names, times and memory."""
+    pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
+    assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()
+    for weights in sorted(one.glob("fold*/best.safetensors")):
+        again = model.load(other / weights.parent.name / weights.name)[0].state_dict()
+        for name, value in model.load(weights)[0].state_dict().items():
+            assert (value == again[name]).all(), name
+
+
+def test_run_folder_is_complete(runs):
+    run = runs["label"]
+    names = {path.name for path in run.iterdir() if not path.name.startswith("events.")}
+    assert names == {"args.yaml", "env.json", "folds.csv", "log.csv", "oof.csv", "summary.json", "curves.png", "confusion.png",
+                     "mistakes.png", "fold0", "fold1"}  # fmt: skip
+    assert list(run.glob("events.out.tfevents.*"))
+    assert {path.name for path in (run / "fold0").iterdir()} == {"best.safetensors", "fold.json", "log.csv", "oof.csv"}
+    assert (run / "args.yaml").read_text().startswith("# python train.py --data-dir ")
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    assert (args["img_size"], args["optimizer"], args["amp"], args["name"]) == ([32, 24], "AdamW", "off", "shared_label")
+    env = json.loads((run / "env.json").read_text())
+    assert {"python", "packages", "git_commit", "git_dirty", "device", "started"} <= env.keys()
+    log = pd.read_csv(run / "log.csv")
+    assert log.columns.tolist() == "fold,epoch,lr,train_loss,val_loss,val_f1,val_acc,seconds,images_per_second".split(",")
+    assert log[["fold", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    for name in ("curves.png", "confusion.png", "mistakes.png"):
+        assert min(Image.open(run / name).size) > 300
+
+
+def test_summary_is_what_oof_says(runs):
+    run = runs["label"]
+    oof, summary = pd.read_csv(run / "oof.csv"), json.loads((run / "summary.json").read_text())
+    pred = oof[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
+    assert len(oof) == oof["image"].nunique() == 24 * 7
+    f1 = sklearn.metrics.f1_score(oof["target"], pred, average="macro", zero_division=0)
+    assert summary["oof_f1"] == pytest.approx(f1, abs=1e-6)
+    assert summary["oof_acc"] == pytest.approx((pred == oof["target"]).mean(), abs=1e-6)
+    low, high = summary["oof_f1_ci95"]
+    assert low <= summary["oof_f1"] <= high
+    for facts, (_, rows) in zip(summary["folds"], oof.groupby("fold")):
+        p = rows[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
+        assert facts["val_f1"] == pytest.approx(sklearn.metrics.f1_score(rows["target"], p, average="macro", zero_division=0))
+
+
+def test_folds_hold_no_person_twice_and_oof_follows_them(runs):
+    folds = pd.read_csv(runs["label"] / "folds.csv", dtype={"path": str}).set_index("path")["fold"]
+    oof = pd.read_csv(runs["label"] / "oof.csv")
+    assert (oof["path"].map(folds) == oof["fold"]).all()
+    assert folds.value_counts().tolist() == [12, 12]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_writes_its_columns(runs, target):
+    columns = pd.read_csv(runs[target] / "oof.csv", nrows=1).columns.tolist()
+    expected = {
+        "multi": ["mask", "gender", "age_group", "mask_p0", "mask_p1", "mask_p2", "gender_p0", "gender_p1", "age_group_p0",
+                  "age_group_p1", "age_group_p2"],
+        "age": ["target", *(f"age_p{age}" for age in range(18, 61))],
+    }.get(target, ["target", *(f"p{index}" for index in range({"label": 18, "gender": 2}.get(target, 3)))])  # fmt: skip
+    assert columns == ["image", "path", "fold", *expected]
+
+
+def test_easy_targets_are_learnt(fit):
+    """Colours give gender away: more than chance by far, or the labels are mixed up."""
+    run = fit("--target", "gender", "--epochs", "6", name="learns")
+    assert json.loads((run / "summary.json").read_text())["oof_f1"] > 0.9
+
+
+def test_scores_are_official_whatever_the_training_labels(fit, runs):
+    run = fit("--target", "age_group", "--age-bounds", "20", "45", name="other_bounds")
+    mine, official = pd.read_csv(run / "oof.csv"), pd.read_csv(runs["age_group"] / "oof.csv")
+    pd.testing.assert_series_equal(mine["target"], official["target"])
+    assert not np.allclose(mine["p2"], official["p2"])
+
+
+def test_dropped_ages_leave_training_but_not_validation(fit, capsys):
+    run = fit("--target", "mask", "--drop-ages", "22", "45", "--fold", "0", name="dropped")
+    ages = pd.read_csv(run / "oof.csv")["path"].str[-2:]
+    assert set(ages) == {"22", "45", "60"}
+    with pytest.raises(InputError, match="--drop-ages: leaves nobody to train"):
+        fit("--drop-ages", "22", "45", "60", name="all_dropped")
+
+
+def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
+    run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", name="fixed")
+    assert "label fixes: 1 applied" in capsys.readouterr().err
+    oof = pd.read_csv(run / "oof.csv")
+    assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
+
+
+def test_nofold_trains_everyone_and_keeps_the_last_epoch(fit):
+    run = fit("--kfold", "0", name="nofold")
+    assert not (run / "oof.csv").exists()
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["oof_f1"], summary["folds"][0]["best_epoch"], summary["folds"][0]["val_f1"]) == (None, 2, None)
+    assert set(pd.read_csv(run / "folds.csv")["fold"]) == {-1}
+    assert model.read_facts(run / "fold0" / "best.safetensors")["epoch"] == 2
+    assert all((run / f"{name}.png").exists() for name in ("curves", "confusion", "mistakes"))
+
+
+def test_one_fold_alone_equals_that_fold_within_the_whole(fit, runs):
+    run = fit("--target", "label", "--fold", "1", name="alone")
+    whole = pd.read_csv(runs["label"] / "oof.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(run / "oof.csv"), whole[whole["fold"] == 1].reset_index(drop=True))
+    assert train.main(["--resume", str(run), "--fold", "0", "--quiet"]) == 0
+    assert_same_run(run, runs["label"])
+
+
+def test_names_follow_the_log(shared_data, tmp_path):
+    for options in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
+                    ["--target", "mask", "--kfold", "0"]):  # fmt: skip
+        train.main(command(shared_data, tmp_path, "--epochs", "1", *options))
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "01-AdamW-StepLR-CE-v0-label_2fold",
+        "01-AdamW-StepLR-CE-v0-mask_nofold",
+        "01-AdamW-StepLR-CE-v1-label_2fold",
+        "02-AdamP-StepLR-FL-v0-label_2fold",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_resumes_to_the_same_bits(shared_data, tmp_path, number):
+    """A run with EMA and augmentation is stopped as a process in mid-training; resumed, it equals one that never was."""
+    options = ["--aug", "strong", "--ema", "0.9", "--loss", "focal+f1", "--epochs", "4"]
+    assert train.main(command(shared_data, tmp_path, *options, "--name", "whole")) == 0
+    argv = command(shared_data, tmp_path, *options, "--name", "stopped", "--save-minutes", "0.0001")
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *argv], stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs" / "stopped"
+    deadline = time.monotonic() + 100
+    while not (run / "fold0" / "log.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(number)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number], stderr
+    if number != signal.SIGKILL:
+        assert f"python train.py --resume {run}" in stderr
+    assert not (run / "summary.json").exists()
+    assert train.main(["--resume", str(run), "--quiet"]) == 0
+    assert_same_run(tmp_path / "runs" / "whole", run)
+    assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))
+
+
+def test_two_processes_train_one_model(shared_data, tmp_path):
+    """torchrun with 2 processes: the same files as one process, every validation image once."""
+    argv = command(shared_data, tmp_path, "--name", "two", "--target", "mask")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+                "--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d", str(ROOT / "train.py")]  # fmt: skip
+    done = subprocess.run([*launcher, *argv], capture_output=True, text=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    oof = pd.read_csv(tmp_path / "runs" / "two" / "oof.csv")
+    assert len(oof) == oof["image"].nunique() == 24 * 7
+
+
+def damage(what):
+    """A change of a data folder that makes it unusable."""
+
+    def first(data, pattern):
+        return sorted((data / "train" / "images").glob(pattern))[1]
+
+    def csv_line(old, new):
+        return lambda data: (data / "train" / "train.csv").write_text((data / "train" / "train.csv").read_text().replace(old, new))
+
+    return {
+        "no csv": lambda data: (data / "train" / "train.csv").unlink(),
+        "no column": csv_line("id,gender", "id,sex"),
+        "bad age": csv_line("Asian,60,", "Asian,sixty,"),
+        "empty image": lambda data: first(data, "*/mask2.png").write_bytes(b""),
+        "text as image": lambda data: first(data, "*/mask1.jpg").write_text("hello"),
+        "cut image": lambda data: first(data, "*/mask1.jpg").write_bytes(first(data, "*/mask1.jpg").read_bytes()[:300]),
+        "no folder": lambda data: first(data, "000002*").rename(data / "elsewhere"),
+    }[what]
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("no csv", "train.csv: no such file"), ("no column", "column 'gender' is missing"), ("bad age", "age 'sixty'"),
+    ("empty image", "mask2.png: not a readable image (0 bytes"), ("text as image", "mask1.jpg: not a readable image (5 bytes"),
+    ("cut image", "mask1.jpg: not a readable image (300 bytes"), ("no folder", "but it is not there"),
+])  # fmt: skip
+def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, what, message):
+    damage(what)(data)
+    code = errors.run(lambda: train.main(command(data, tmp_path)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "\r" not in line and line]
+    assert code == 2
+    assert lines[-1].startswith("error: ") and message in lines[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
+    damage("empty image")(data)
+    assert train.main(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
+    assert "skipped: " in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "runs" / "skips" / "oof.csv")) == 12 * 7 - 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--kfold", "5"], "--kfold 5: the smallest stratum (male, age group 0) has 4 people"),
+    (["--kfold", "1"], "--kfold 1: a single fold"),
+    (["--model", "resnet81"], "--model resnet81: timm"),
+    (["--loss", "focl"], 'unknown loss "focl"'),
+    (["--optimizer", "AdamPP"], "--optimizer AdamPP: timm has no such optimizer. Did you mean AdamP"),
+    (["--scheduler", "StepL"], "--scheduler StepL: none of"),
+    (["--fold", "7"], "--fold 7: --kfold 2 has the folds 0 to 1"),
+    (["--target", "age_group", "--age-bounds", "60", "30"], "--age-bounds 60 30: must be LO HI"),
+    (["--target", "age", "--age-bounds", "29", "59"], "--age-bounds: --target age learns single years"),
+    (["--target", "nose"], "argument --target: invalid choice: 'nose'"),
+    (["--img-size", "1", "2", "3"], "--img-size 1 2 3: takes one number"),
+    (["--crop", "500"], "--crop 500 500 is larger than the image"),
+    (["--name", "a/b"], "--name 'a/b': must be a plain folder name"),
+    (["--weights", "none.pth"], "--weights none.pth: no such file"),
+    (["--kfold", "0", "--scheduler", "Plateau"], "--scheduler Plateau: follows the validation F1"),
+    (["--limit-people", "3"], "--limit-people 3: with --kfold 2 at least 12"),
+    (["--lr", "-1"], "argument --lr: -1 is not a number above 0"),
+    (["--optimiser", "SGD"], "--optimiser: no such option. Did you mean --optimizer"),
+    (["--device", "cuda:77"], "--device cuda:77: can't be used here"),
+    (["--label-fixes", "none.csv"], "none.csv: no such file"),
+    (["--resume", "runs/none"], "runs/none: no such run"),
+])  # fmt: skip
+def test_misuse_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, options, message):
+    code = errors.run(lambda: train.main(command(shared_data, tmp_path, *options)))
+    err = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert err[-1].startswith("error: ") and message in err[-1]
+    assert not any("Traceback" in line for line in err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_existing_run_is_never_overwritten(runs, fit):
+    before = (runs["mask"] / "summary.json").read_bytes()
+    with pytest.raises(InputError, match=r"shared_mask: exists and is never overwritten; choose another --name or --resume"):
+        fit("--target", "mask", name="shared_mask")
+    assert (runs["mask"] / "summary.json").read_bytes() == before
+
+
+def test_output_folder_that_can_not_be_written(shared_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--output-dir .*file.*: (can't be written|is a file)"):
+        train.main([*command(shared_data, tmp_path), "--output-dir", str(tmp_path / "file")])
+
+
+def test_resume_refuses_other_options_and_other_people(runs, data):
+    with pytest.raises(InputError, match=r"--lr: can't be given with --resume"):
+        train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
+    with pytest.raises(InputError, match=r"folds.csv: other people than in"):
+        train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
+
+
+def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path):
+    monkeypatch.setattr(train.dataset, "locate", lambda data_dir: (tmp_path, True))
+    args = train.parse_args(["--epochs", "3"])
+    assert (args.epochs, args.model, args.pretrained) == (3, train.DEMO_DEFAULTS["model"], False)
+    assert args.img_size == train.DEMO_DEFAULTS["img_size"]

@@ -1,0 +1,271 @@
+"""Train one experiment: K folds (or everyone), one run folder.
+
+    python train.py --loss focal --optimizer AdamP --kfold 5
+
+Reads the competition's folder (see --data-dir; the drawn demo set when there is none). Writes runs/NAME/: args.yaml,
+env.json, folds.csv, log.csv, oof.csv, summary.json, the weights of each fold, curves.png, confusion.png, mistakes.png and
+TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes on as if nothing had happened.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+import augment
+import cache
+import dataset
+import distributed
+import engine
+import errors
+import experiment
+import fold
+import loss
+import model
+import optim
+import options
+import predictions
+import report
+from errors import InputError
+from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
+
+# What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
+DEMO_DEFAULTS = {"model": "resnet10t", "img_size": [64, 48], "pretrained": False, "epochs": 12, "lr": 2e-3, "patience": 0}
+# What may be given beside --resume: where things are, never what is trained.
+RESUME_MAY_CHANGE = {"resume", "fold", "data_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet"}
+
+
+def make_parser():
+    parser = options.Parser(__doc__.split("\n\n")[0])
+    options.add_data(parser)
+    group = parser.add_argument_group("experiment")
+    group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
+    group.add_argument("--kfold", type=options.natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
+    group.add_argument("--fold", type=int, nargs="+", metavar="I", help="train only these folds; others later, by --resume")
+    group.add_argument("--seed", type=options.natural_int, default=42, help="of folds, order, augmentation and initial weights")
+    group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
+    group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
+    group.add_argument("--resume", metavar="RUN", help="continue a stopped run with its own options")
+    group.add_argument("--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="between saved states")
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    group = parser.add_argument_group("people and labels")
+    group.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+                       help="age groups of the training labels; scores always use the official ones")  # fmt: skip
+    group.add_argument("--drop-ages", type=options.natural_int, nargs="+", default=[], metavar="A",
+                       help="people of these ages leave training, never validation")  # fmt: skip
+    group.add_argument("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
+    group.add_argument("--fix-confidence", type=float, default=0.9, metavar="P", help="fixes below this are left out")
+    group.add_argument("--limit-people", type=options.positive_int, metavar="N", help="quick look: only N people, stratified")
+    group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
+
+    group = parser.add_argument_group("model and images")
+    group.add_argument("--model", default="pit_b_224", help="any timm model")
+    group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
+                       help="N, or height and width; without it the model's own")  # fmt: skip
+    group.add_argument("--crop", type=options.positive_int, nargs="+", metavar="N",
+                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
+    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
+    group.add_argument("--aug", choices=augment.AUGS, default="light", help="random changes of the training images")
+
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
+    group.add_argument("--smoothing", type=options.fraction, default=0.025, help="of label_smoothing")
+    group.add_argument("--gamma", type=options.natural_float, default=2.0, help="of focal")
+    group.add_argument("--class-weights", choices=("none", "balanced"), default="none", help="of the loss, by class frequency")
+    group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
+                       help="width of the label distribution of --target age")  # fmt: skip
+
+    group = parser.add_argument_group("optimizer and schedule")
+    group.add_argument("--optimizer", default="AdamW", help="any timm optimizer, in any case")
+    group.add_argument("--lr", type=options.positive_float, default=1e-4, help="learning rate")
+    group.add_argument("--weight-decay", type=options.natural_float, default=0.01)
+    group.add_argument("--scheduler", default="StepLR", help=", ".join(optim.SCHEDULERS))
+    group.add_argument("--lr-step", type=options.positive_int, default=2, metavar="EPOCHS",
+                       help="between drops of StepLR, of a CAWR cycle, waited for by Plateau")  # fmt: skip
+    group.add_argument("--lr-gamma", type=options.positive_float, default=0.5, help="factor of a StepLR or Plateau drop")
+    group.add_argument("--warmup-epochs", type=options.natural_int, default=0, metavar="N", help="linear warm-up")
+    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N")
+    group.add_argument("--patience", type=options.natural_int, default=3, metavar="N",
+                       help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
+    group.add_argument("--accum", type=options.positive_int, default=1, metavar="N", help="batches an optimizer step")
+    group.add_argument("--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="0: no clipping")
+    group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
+    options.add_compute(parser, batch_size=64)
+    return parser
+
+
+def parse_args(argv):
+    """Options, resolved and checked as far as no data is needed; with --resume those of the run."""
+    parser = make_parser()
+    given = parser.given(argv)
+    args = parser.parse_args(argv)
+    if args.resume:
+        return resumed_args(parser, args, given)
+    args.data_dir, demo = dataset.locate(args.data_dir)
+    args.data_dir = str(args.data_dir)
+    if demo:
+        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
+        vars(args).update(chosen)
+        said = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in chosen.items())
+        errors.say(f"demo set: {said} (options of yours win)")
+    args.loss = args.loss.replace(" ", "")
+    loss.parse_loss(args.loss)
+    model.check_name(args.model)
+    args.optimizer = optim.optimizer_name(args.optimizer)
+    args.scheduler = optim.scheduler_name(args.scheduler)
+    args.pretrained = args.pretrained and args.weights is None
+    args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
+    args.crop = pair(parser, "--crop", args.crop) if args.crop else None
+    low, high = args.age_bounds
+    if not 18 < low < high <= 60:
+        parser.error(f"--age-bounds {low} {high}: must be LO HI with 18 < LO < HI <= 60")
+    if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
+        parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
+    if args.kfold == 1:
+        parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
+    if args.kfold == 0 and args.scheduler == "Plateau":
+        parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
+    check_folds(parser, args)
+    return args
+
+
+def pair(parser, option, values):
+    """[height, width] of one or two numbers."""
+    if len(values) > 2:
+        parser.error(f"{option} {' '.join(map(str, values))}: takes one number, or height and width")
+    return [values[0], values[-1]]
+
+
+def check_folds(parser, args):
+    last = max(args.kfold, 1) - 1
+    for number in args.fold or ():
+        if not 0 <= number <= last:
+            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
+
+
+def resumed_args(parser, args, given):
+    """The options of the run that --resume names, with the few that may change taken from the command line."""
+    run = experiment.find_run(args.resume)
+    fixed = given - RESUME_MAY_CHANGE
+    if fixed:
+        option = f"--{sorted(fixed)[0].replace('_', '-')}"
+        parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
+    recorded = experiment.read_args(run)
+    unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
+    if unknown:
+        raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
+    changed = {name: getattr(args, name) for name in given}
+    args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
+    args.data_dir = str(dataset.locate(args.data_dir)[0])
+    check_folds(parser, args)
+    return args
+
+
+def load_data(args, device):
+    """Read, check and decode everything a run needs; nothing is written but the image cache."""
+    people = dataset.read_people(args.data_dir)
+    if args.limit_people:
+        people = dataset.limit_people(people, args.limit_people, args.kfold, args.seed)
+    folds = dataset.assign_folds(people, args.kfold, args.seed)
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    labelled = images
+    if args.label_fixes:
+        fixes, left_out = dataset.read_label_fixes(args.label_fixes, people, args.fix_confidence)
+        labelled = dataset.apply_label_fixes(images, people, fixes)
+        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    geometry = cache.Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    files = dataset.image_files(args.data_dir, images["image"])
+    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    return fold.Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
+
+
+def open_run(args, argv, data, ranks):
+    """The run folder: a new one with args.yaml, env.json and folds.csv, or that of --resume, whose people must be the same."""
+    folds = pd.DataFrame({"path": data.people["path"], "fold": data.folds})
+    if args.resume:
+        run = experiment.find_run(args.resume)
+        recorded = dataset.read_csv(run / "folds.csv", ("path", "fold"))
+        if not recorded["path"].equals(folds["path"].astype(recorded["path"].dtype)) or (
+            recorded["fold"].astype(int).tolist() != folds["fold"].tolist()
+        ):
+            raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
+        return run
+    recipe = experiment.recipe_name(args.optimizer, args.scheduler, args.loss)
+    run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
+    args.name = run.name
+    recorded = {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
+    experiment.write_args(run, recorded, argv)
+    experiment.write_environment(run, ranks.device)
+    experiment.write_csv(run / "folds.csv", folds)
+    return run
+
+
+def draw_pictures(args, run):
+    """curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
+    scored_as = SCORED_AS[args.target]
+    shown = run / "oof.csv" if args.kfold else experiment.fold_dir(run, 0) / "insample.csv"
+    table = predictions.read(shown, args.target, ("image", "path"))
+    truth, probs = predictions.scored(table, args.target)
+    kind = "out-of-fold" if args.kfold else "in-sample: its own training images"
+    report.curves(pd.read_csv(run / "log.csv"), run / "curves.png", run.name)
+    report.confusion(truth, probs.argmax(1), scored_as, run / "confusion.png", f"{run.name} ({kind})")
+    rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
+    root = Path(args.data_dir) / "train" / "images"
+    report.mistakes(rows, lambda image: cache.open_rgb(root / image), scored_as, run / "mistakes.png", f"{run.name} ({kind})")
+
+
+def closing(args, run, summary, started):
+    """The closing summary: folds, score with its interval, where the run is, what to paste next."""
+    print(f"\n{'fold':>6}{'best epoch':>12}{'macro F1':>10}{'accuracy':>10}")
+    for row in summary["folds"]:
+        scores = "".join("         -" if row[key] is None else f"{row[key]:10.4f}" for key in ("val_f1", "val_acc"))
+        print(f"{row['fold']:>6}{row['best_epoch']:>12}{scores}")
+    if summary["oof_f1"] is not None:
+        low, high = summary["oof_f1_ci95"]
+        what = {"multi": "label, from three heads", "age": "age_group"}.get(args.target, args.target)
+        print(f"\nout-of-fold macro F1 of {what}: {summary['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
+              f"accuracy {summary['oof_acc']:.4f}")  # fmt: skip
+    else:
+        print("\nnofold: everyone trained, so there is no validation score")
+    left = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
+    if left:
+        print(f"folds not trained yet: {' '.join(map(str, left))} (python train.py --resume {run} --fold {left[0]})")
+    print(f"run: {run}/  ({time.monotonic() - started:.0f} s, {summary['images_per_second']:.0f} images/s, "
+          f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
+    print(f"next: python inference.py --models {run}")
+
+
+def main(argv=None):
+    started = time.monotonic()
+    argv = sys.argv[1:] if argv is None else argv
+    stop = errors.StopSignals()
+    engine.keep_freed_memory()
+    args = parse_args(argv)
+    ranks = distributed.start(args.device)
+    args.amp = engine.resolve_amp(args.amp, ranks.device)
+    data = load_data(args, ranks.device)
+    if not args.resume:
+        fold.build_model(args, 0, ranks.device)  # what can't be built is known before the run folder is made
+    run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
+    if ranks.first:
+        errors.say(f"run {run}: {args.target}, {args.model} at {args.img_size[0]} x {args.img_size[1]}, "
+                   f"{len(data.people)} people, {len(data.images)} images, {ranks.device.type}, amp {args.amp}")  # fmt: skip
+    for number in args.fold or range(max(args.kfold, 1)):
+        if number not in experiment.done_folds(run):
+            with experiment.fold_lock(run, number) if ranks.first else contextlib.nullcontext(), stop.deferred():
+                fold.train_fold(args, run, data, number, ranks, stop)
+    if ranks.first:
+        summary = experiment.write_summary(run, args.target, args.kfold)
+        draw_pictures(args, run)
+        closing(args, run, summary, started)
+    distributed.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
