@@ -4,10 +4,10 @@ import hashlib
 import os
 from pathlib import Path
 
-import demo
 import numpy as np
 import pandas as pd
 
+import demo
 from errors import InputError, did_you_mean, say
 from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
 

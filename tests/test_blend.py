@@ -25,9 +25,7 @@ def test_multi_gives_its_heads_to_the_parts():
     multi = np.concatenate([MASK, GENDER, AGE], axis=1)
     np.testing.assert_allclose(blend.blend([("multi", multi)]), combine(MASK, GENDER, AGE))
     other = np.array([[0.1, 0.1, 0.8]])
-    np.testing.assert_allclose(
-        blend.blend([("multi", multi), ("age_group", other)]), combine(MASK, GENDER, (AGE + other) / 2)
-    )
+    np.testing.assert_allclose(blend.blend([("multi", multi), ("age_group", other)]), combine(MASK, GENDER, (AGE + other) / 2))
 
 
 def test_label_runs_and_the_product_count_by_their_members():

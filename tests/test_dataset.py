@@ -8,7 +8,14 @@ import dataset
 from errors import InputError
 
 # People of the competition by gender x age group (competition facts): the strata that folds must share out.
-MARGINALS = {("female", 22): 732, ("female", 45): 817, ("female", 60): 109, ("male", 22): 549, ("male", 45): 410, ("male", 60): 83}
+MARGINALS = {
+    ("female", 22): 732,
+    ("female", 45): 817,
+    ("female", 60): 109,
+    ("male", 22): 549,
+    ("male", 45): 410,
+    ("male", 60): 83,
+}
 PINNED = [4, 0, 2, 2, 4, 1, 2, 4, 2, 3, 3, 3]
 
 
@@ -68,7 +75,7 @@ def test_limit_people_keeps_strata_and_leaves_enough_for_the_folds(competition):
     assert counts.min() >= 3
     assert counts.loc[1, 45] == pytest.approx(100 * 817 / 2699, abs=3)
     dataset.assign_folds(few, 3, seed=42)
-    with pytest.raises(InputError, match="--limit-people 29.*at least 30"):
+    with pytest.raises(InputError, match=r"--limit-people 29.*at least 30"):
         dataset.limit_people(competition, 29, 5, seed=42)
 
 
@@ -186,5 +193,9 @@ def test_bad_label_fix_is_named_with_its_line(data, tmp_path, row, message):
 def test_shipped_label_fixes_hold_what_teams_agree_on():
     table = dataset.read_csv("label_fixes.csv", ("path", "column", "value", "confidence"))
     certain = table[table["confidence"] == "1.0"]
-    assert certain.groupby(["column", "value"]).size().to_dict() == {("gender", "female"): 2, ("gender", "male"): 6, ("mask", "swap"): 3}
+    assert certain.groupby(["column", "value"]).size().to_dict() == {
+        ("gender", "female"): 2,
+        ("gender", "male"): 6,
+        ("mask", "swap"): 3,
+    }
     assert len(table) == 11 + 17 + 6

@@ -29,7 +29,9 @@ def make_fit(people=40, fold=0, **changes):
     truth = rng.integers(0, 3, people)
     rows = np.arange(people)
     mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-    data = engine.FoldData(fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std)
+    data = engine.FoldData(
+        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std
+    )
     torch.manual_seed(0)
     return engine.Fit(model.create("test_resnet", recipe.target, (24, 24)), recipe, data, ALONE)
 

@@ -64,11 +64,20 @@ def test_pretrained_that_can_not_be_had_says_what_to_do(monkeypatch):
         return real(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match=r"test_resnet can't be had \(OSError: no route to the hub\); pass --weights FILE .*--no-pretrained"):
+    with pytest.raises(
+        InputError, match=r"test_resnet can't be had \(OSError: no route to the hub\); pass --weights FILE .*--no-pretrained"
+    ):
         model.create("test_resnet", "mask", (32, 32), pretrained=True)
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state}, lambda state: {"model": {f"module.{k}": v for k, v in state.items()}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state},
+        lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+    ],
+)
 def test_backbone_file_gives_all_but_the_head(backbone, tmp_path, wrap):
     state = safetensors.torch.load_file(backbone)
     torch.save(wrap(state), tmp_path / "backbone.pth")
@@ -117,7 +126,7 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
 
 
 def test_weights_of_others_are_not_taken_for_ours(backbone, tmp_path):
-    with pytest.raises(InputError, match="not weights written by train.py"):
+    with pytest.raises(InputError, match=r"not weights written by train.py"):
         model.load(backbone)
     with pytest.raises(InputError, match="no such file"):
         model.load(tmp_path / "none.safetensors")

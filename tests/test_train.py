@@ -59,7 +59,17 @@ def test_run_folder_is_complete(runs):
     env = json.loads((run / "env.json").read_text())
     assert {"python", "packages", "git_commit", "git_dirty", "device", "started"} <= env.keys()
     log = pd.read_csv(run / "log.csv")
-    assert log.columns.tolist() == "fold,epoch,lr,train_loss,val_loss,val_f1,val_acc,seconds,images_per_second".split(",")
+    assert log.columns.tolist() == [
+        "fold",
+        "epoch",
+        "lr",
+        "train_loss",
+        "val_loss",
+        "val_f1",
+        "val_acc",
+        "seconds",
+        "images_per_second",
+    ]
     assert log[["fold", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     for name in ("curves.png", "confusion.png", "mistakes.png"):
         assert min(Image.open(run / name).size) > 300
@@ -184,7 +194,9 @@ def test_two_processes_train_one_model(shared_data, tmp_path):
     argv = command(shared_data, tmp_path, "--name", "two", "--target", "mask")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
                 "--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d", str(ROOT / "train.py")]  # fmt: skip
-    done = subprocess.run([*launcher, *argv], capture_output=True, text=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [*launcher, *argv], capture_output=True, text=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     oof = pd.read_csv(tmp_path / "runs" / "two" / "oof.csv")
     assert len(oof) == oof["image"].nunique() == 24 * 7
@@ -194,10 +206,12 @@ def damage(what):
     """A change of a data folder that makes it unusable."""
 
     def first(data, pattern):
-        return sorted((data / "train" / "images").glob(pattern))[1]
+        return sorted((data / "train" / "images").glob(pattern))[0]
 
     def csv_line(old, new):
-        return lambda data: (data / "train" / "train.csv").write_text((data / "train" / "train.csv").read_text().replace(old, new))
+        return lambda data: (data / "train" / "train.csv").write_text(
+            (data / "train" / "train.csv").read_text().replace(old, new)
+        )
 
     return {
         "no csv": lambda data: (data / "train" / "train.csv").unlink(),

@@ -1,0 +1,73 @@
+import os
+import signal
+
+import pytest
+
+import errors
+import options
+
+
+def test_input_error_is_one_line_and_exit_code_2(capsys):
+    def main():
+        raise errors.InputError("data.csv:\n  is   odd")
+
+    assert errors.run(main) == 2
+    assert capsys.readouterr().err == "error: data.csv: is odd\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        errors.run(lambda: 1 // 0)
+
+
+def test_did_you_mean():
+    assert errors.did_you_mean("adampp", ["AdamP", "SGD"]) == " Did you mean AdamP?"
+    assert errors.did_you_mean("zzz", ["AdamP", "SGD"]) == ""
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_signals_stop_at_once_or_are_deferred(handlers, capsys, number, code):
+    stop = errors.StopSignals()
+    with stop.deferred():
+        os.kill(os.getpid(), number)
+        assert stop.requested == code
+    stop.requested = 0
+    assert errors.run(lambda: os.kill(os.getpid(), number)) == code
+    assert f"stopped by {number.name}" in capsys.readouterr().err
+
+
+def test_options_are_never_abbreviated_and_given_ones_are_known():
+    parser = options.Parser("x")
+    parser.add_argument("--number", type=options.natural_int, default=3)
+    parser.add_argument("--other", default="a")
+    assert parser.given(["--number", "3"]) == {"number"}
+    with pytest.raises(errors.InputError, match=r"--numb: no such option\. Did you mean --number"):
+        parser.parse_args(["--numb", "3"])
+
+
+@pytest.mark.parametrize(("kind", "good", "bad"), [
+    (options.positive_int, "1", "0"), (options.natural_int, "0", "-1"), (options.positive_float, "0.1", "0"),
+    (options.natural_float, "0", "-0.1"), (options.fraction, "0", "1"), (options.positive_float, "1", "nan"),
+])  # fmt: skip
+def test_number_types_refuse_what_is_out_of_range(kind, good, bad):
+    parser = options.Parser("x")
+    parser.add_argument("--value", type=kind)
+    assert parser.parse_args(["--value", good]).value == float(good)
+    with pytest.raises(errors.InputError, match=f"argument --value: {bad} "):
+        parser.parse_args([f"--value={bad}"])
+
+
+def test_defaults_are_shown_and_none_is_not():
+    parser = options.Parser("x")
+    parser.add_argument("--shown", default=7, help="with default")
+    parser.add_argument("--silent", help="without default")
+    text = parser.format_help()
+    assert "with default (default: 7)" in text and "None" not in text

@@ -1,0 +1,129 @@
+"""inference.py and evaluation.py: eval.csv, submissions, folds, TTA, and what is made anew."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import cache
+import errors
+import evaluation
+import experiment
+import inference
+import model
+import predictions
+from errors import InputError
+
+
+@pytest.fixture
+def places(shared_data, workplace):
+    return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture
+def own_run(runs, tmp_path):
+    """A copy of the label run that a test may change."""
+    return Path(shutil.copytree(runs["label"], tmp_path / "own"))
+
+
+def by_hand(run, numbers, data, tta="none"):
+    """Probabilities of the eval images from the weights, image by image."""
+    names, files = (pd.read_csv(data / "eval" / "info.csv")["ImageID"], data / "eval" / "images")
+    folds = []
+    for number in numbers:
+        net, facts = model.load(run / f"fold{number}" / "best.safetensors")
+        geometry = cache.Geometry(*facts["img_size"])
+        images = np.stack([cache.decode(files / name, geometry) for name in names])
+        logits = model.predict(net, [torch.from_numpy(images)], facts["mean"], facts["std"], tta=tta)
+        exp = np.exp(logits - logits.max(1, keepdims=True))
+        folds.append(exp / exp.sum(1, keepdims=True))
+    return np.mean(folds, axis=0)
+
+
+def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, shared_data, capsys):
+    assert inference.main(["--models", str(own_run), *places]) == 0
+    info = pd.read_csv(shared_data / "eval" / "info.csv")
+    table = pd.read_csv(own_run / "eval.csv")
+    assert table.columns.tolist() == ["ImageID", *(f"p{index}" for index in range(18))]
+    assert table["ImageID"].tolist() == info["ImageID"].tolist()
+    expected = by_hand(own_run, [0, 1], shared_data)
+    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=1e-4, atol=1e-6)
+    submission = pd.read_csv(own_run / "submission.csv")
+    assert submission.columns.tolist() == ["ImageID", "ans"]
+    np.testing.assert_array_equal(submission["ans"], expected.argmax(1))
+    assert "macro F1" in capsys.readouterr().out  # the tiny set has answers
+
+
+def test_single_folds_best_and_tta(own_run, places, shared_data):
+    inference.main(["--models", str(own_run), "--folds", "1", "--tta", "hflip", *places])
+    expected = by_hand(own_run, [1], shared_data, "hflip")
+    np.testing.assert_allclose(pd.read_csv(own_run / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
+    folds = experiment.read_json(own_run / "summary.json")["folds"]
+    best = max(folds, key=lambda facts: facts["val_f1"])["fold"]
+    inference.main(["--models", str(own_run), "--folds", "best", *places])
+    np.testing.assert_allclose(
+        pd.read_csv(own_run / "eval.csv").iloc[:, 1:], by_hand(own_run, [best], shared_data), rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(InputError, match=r"--folds 5: .* has the complete folds 0 1"):
+        inference.main(["--models", str(own_run), "--folds", "5", *places])
+    with pytest.raises(InputError, match=r"--folds all 1: takes all, best, or fold numbers"):
+        inference.main(["--models", str(own_run), "--folds", "all", "1", *places])
+
+
+@pytest.mark.parametrize("target", ["multi", "age", "mask"])
+def test_every_target_has_the_columns_of_its_oof(runs, places, target):
+    inference.main(["--models", str(runs[target]), *places])
+    assert pd.read_csv(runs[target] / "eval.csv").columns.tolist() == ["ImageID", *predictions.columns(target)]
+    assert (runs[target] / "submission.csv").exists() == (target == "multi")
+
+
+def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):
+    inference.main(["--models", str(own_run), *places])
+    made = []
+    real = evaluation._predict_fold
+    monkeypatch.setattr(evaluation, "_predict_fold", lambda *args: (made.append(args[1]), real(*args)))
+    inference.main(["--models", str(own_run), *places])
+    assert made == []
+    facts = experiment.read_json(own_run / "fold1" / "fold.json")
+    experiment.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    inference.main(["--models", str(own_run), *places])
+    assert made == [1]
+
+
+def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_path):
+    opened = []
+    real = cache.open_cache
+    monkeypatch.setattr(cache, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
+    copies = [shutil.copytree(runs[target], tmp_path / target) for target in ("gender", "age_group")]
+    inference.main(["--models", *map(str, copies), *places])
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("no run", "runs/none: no such run"), ("no fold", "no fold is complete"), ("no image", "info.csv, line 2: image"),
+    ("bad image", "not a readable image"), ("bad weights", "not weights written by train.py"), ("no args", "not a run of train.py"),
+])  # fmt: skip
+def test_what_can_not_be_predicted_is_one_line(own_run, data, tmp_path, capsys, what, message):
+    image = data / "eval" / "images" / pd.read_csv(data / "eval" / "info.csv")["ImageID"][0]
+    models = str(own_run)
+    if what == "no run":
+        models = "runs/none"
+    elif what == "no fold":
+        for number in (0, 1):
+            (own_run / f"fold{number}" / "fold.json").unlink()
+    elif what == "no image":
+        image.unlink()
+    elif what == "bad image":
+        image.write_bytes(b"")
+    elif what == "bad weights":
+        (own_run / "fold0" / "best.safetensors").write_bytes(b"\xff" * 99)
+    else:
+        (own_run / "args.yaml").unlink()
+    argv = ["--models", models, "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
+    assert errors.run(lambda: inference.main(argv)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and message in lines[-1]
+    assert not (own_run / "eval.csv").exists()
