@@ -118,11 +118,11 @@ def _exclusive(path, waiting):
         yield
 
 
-def open_cache(files, geometry, cache_dir, skip_bad=False, quiet=False):
+def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
-    or with `skip_bad` zeros in the map and a line each on stderr.
+    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
     """
     cache_dir = Path(cache_dir)
     try:
@@ -140,10 +140,14 @@ def open_cache(files, geometry, cache_dir, skip_bad=False, quiet=False):
             raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
     bad = json.loads(facts.read_text())["bad"]
     if bad and not skip_bad:
-        raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all (repair, or pass --skip-bad-images to train)")
+        raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all{_advice(skip_bad)}")
     for entry in bad:
         say(f"skipped: {entry['error']}")
     return np.load(pixels, mmap_mode="r"), [entry["index"] for entry in bad]
+
+
+def _advice(skip_bad):
+    return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
 def _build(files, geometry, pixels, facts, skip_bad, quiet):
@@ -187,7 +191,7 @@ def _decode_all(files, geometry, images, skip_bad, quiet):
             bar.update()
             if result and not skip_bad:
                 pool.shutdown(cancel_futures=True)
-                raise InputError(f"{result['error']}; --skip-bad-images leaves such files out of training")
+                raise InputError(f"{result['error']}{_advice(skip_bad)}")
             if result:
                 bad.append(result)
     return bad

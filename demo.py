@@ -57,7 +57,7 @@ def pick_age(group, rng):
     )
 
 
-def draw_demo(out, people=260, eval_people=80, seed=0, progress=True):
+def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     """Draw the demo set into the folder `out`, in the competition's layout plus eval/answers.csv; at once if it is there.
 
     It is built beside `out` and renamed, so a kill leaves nothing under the final name and two processes don't disturb
@@ -164,7 +164,7 @@ def draw_sheet(path, columns=8, seed=0):
 def main(argv=None):
     parser = options.Parser(__doc__.split("\n\n")[0])
     parser.add_argument("--out", default="data-demo", metavar="DIR", help="folder to make")
-    parser.add_argument("--people", type=options.positive_int, default=260, metavar="N", help="people to train on")
+    parser.add_argument("--people", type=options.positive_int, default=300, metavar="N", help="people to train on")
     parser.add_argument("--eval-people", type=options.positive_int, default=80, metavar="N", help="people to be judged on")
     parser.add_argument("--seed", type=options.natural_int, default=0)
     parser.add_argument("--sheet", metavar="FILE.png", help="draw only a contact sheet")

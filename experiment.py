@@ -221,13 +221,6 @@ def write_environment(run, device):
     write_json(run / "env.json", environment)
 
 
-def check_space(folder, mebibytes):
-    """InputError unless the folder's volume has that much room."""
-    free = shutil.disk_usage(folder).free / 2**20
-    if free < mebibytes:
-        raise InputError(f"{folder}: the run needs about {mebibytes:.0f} MiB, its volume has {free:.0f} MiB left")
-
-
 # ---- folds ---------------------------------------------------------------------------------------------------------
 
 

@@ -66,10 +66,10 @@ def mix(one, other, share):
 
 def draw_traits(gender, age, rng):
     """The traits of a person: each cue follows gender or apparent age with noise, none gives them away alone."""
-    looks = age + rng.normal(0, 2.5) + (rng.exponential(7) + 3 if age >= 60 else 0)  # 60 in the csv is 60 and over
+    looks = age + rng.normal(0, 1.8) + (rng.exponential(7) + 3 if age >= 60 else 0)  # 60 in the csv is 60 and over
     woman = rng.random() < (0.96 if gender else 0.04)  # a few look like the other gender in every cue
     skin = mix(SKIN[rng.choice(6, p=(0.26, 0.3, 0.24, 0.12, 0.05, 0.03))], (214, 178, 150), max(0, looks - 45) / 90)
-    dyed = rng.random() < (0.25 if woman else 0.1)
+    dyed = rng.random() < (0.18 if woman else 0.08)
     grey = 0.0 if dyed and looks < 66 else float(np.clip((looks - 47 + rng.normal(0, 4)) / 18, 0, 1))
     base = HAIR[rng.choice(5, p=(0.42, 0.26, 0.16, 0.1, 0.06))]
     return Traits(

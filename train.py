@@ -33,7 +33,15 @@ from errors import InputError
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
-DEMO_DEFAULTS = {"model": "resnet10t", "img_size": [64, 48], "pretrained": False, "epochs": 12, "lr": 2e-3, "patience": 0}
+DEMO_DEFAULTS = {
+    "model": "test_resnet",
+    "img_size": [64, 48],
+    "pretrained": False,
+    "lr": 3e-3,
+    "lr_step": 3,
+    "epochs": 12,
+    "patience": 0,
+}
 # What may be given beside --resume: where things are, never what is trained.
 RESUME_MAY_CHANGE = {"resume", "fold", "data_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet"}
 
@@ -248,9 +256,9 @@ def main(argv=None):
     args = parse_args(argv)
     ranks = distributed.start(args.device)
     args.amp = engine.resolve_amp(args.amp, ranks.device)
+    if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
+        optim.build_optimizer(fold.build_model(args, 0, ranks.device), args.optimizer, args.lr, args.weight_decay)
     data = load_data(args, ranks.device)
-    if not args.resume:
-        fold.build_model(args, 0, ranks.device)  # what can't be built is known before the run folder is made
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
         errors.say(f"run {run}: {args.target}, {args.model} at {args.img_size[0]} x {args.img_size[1]}, "

@@ -105,7 +105,7 @@ def test_bad_image_is_named(bad_files, index, message):
 def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, capsys):
     place = tmp_path / "cache"
     with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
-        cache.open_cache(bad_files, Geometry(16, 16), place)
+        cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
     assert not list(place.glob("*.npy")) and not list(place.glob("*.tmp"))
     images, bad = cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
     assert (len(images), bad) == (4, [1, 2, 3])

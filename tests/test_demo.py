@@ -54,7 +54,7 @@ def test_traps_are_there(drawn):
     assert list((drawn / "train" / "images").glob("*/._*"))
     ids = dataset.read_people(drawn)["id"]
     assert ids.str.endswith("-1").any() and ids.str.startswith("000").any()
-    plan = demo.plan_people(260, 0)
+    plan = demo.plan_people(300, 0)
     rows = demo._name_people(plan)
     twice = [row for row in rows if Counter(row[0] for row in rows)[row[0]] == 2]
     assert len(twice) == 2 and len({row[4] for row in twice}) == 2 and {row[1] for row in twice} == {"female"}
