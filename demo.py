@@ -1,4 +1,4 @@
-"""The embedded demo set: drawn faces (faces.py) in the competition's layout, so that everything runs where no data is.
+"""The embedded demo set: drawn faces (photos.py) in the competition's layout, so that everything runs where no data is.
 
     python demo.py --out DIR
 
@@ -10,7 +10,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +23,27 @@ from tqdm import tqdm
 import errors
 import options
 from errors import InputError
-from faces import person_images
 from labels import GENDERS, encode, to_age_group
+from photos import KINDS, person_images
 
-VERSION = 1
+VERSION = 2
 RACE = "Asian"
-# People of the competition by gender (male, female) and age group, and how the ages of a group are spread.
+# People of the competition by gender (male, female) and age group, and how the ages of a group are spread there: 27 to 32
+# sparse, 56 to 59 crowded, the old all 60. {(first, last): people}, even between first and last.
 COUNTS = ((549, 410, 83), (732, 817, 109))
+AGE_SPREAD = (
+    {(18, 26): 1243, (27, 29): 38},
+    {(30, 32): 45, (33, 55): 709, (56, 56): 123, (57, 57): 106, (58, 58): 159, (59, 59): 85},
+    {(60, 60): 192},
+)
+JUNK = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(64)  # what tar leaves on a Mac beside each file, as ._name
 
 
-def plan_people(people, seed):
-    """gender and age of each of `people` persons: groups in the competition's proportions, at least 8 of each from 60 on."""
+def plan_people(people, seed, part=0):
+    """[(gender, age, key)] of `people` persons, shuffled; groups as in the competition, but 8 of each at least from 60 on.
+
+    A person is a function of seed and key = (part, gender, group, number in the group), however many people there are.
+    """
     share = np.array(COUNTS).ravel() * people / np.sum(COUNTS)
     take = np.floor(share).astype(int)
     for group in np.argsort(take - share, kind="stable")[: people - take.sum()]:
@@ -40,21 +52,18 @@ def plan_people(people, seed):
     while (take < floor).any() and take.max() > floor:
         take[take.argmax()] -= 1
         take[take.argmin()] += 1
-    rng = np.random.default_rng((seed, 0xA6E))
-    rows = [(gender, pick_age(group, rng)) for gender in (0, 1) for group in range(3) for _ in range(take[gender * 3 + group])]
-    return [rows[index] for index in rng.permutation(len(rows))]
+    keys = [(part, index // 3, index % 3, number) for index in range(6) for number in range(take[index])]
+    order = np.random.default_rng((seed, part, people)).permutation(people)
+    return [(keys[index][1], pick_age(seed, keys[index]), keys[index]) for index in order]
 
 
-def pick_age(group, rng):
-    """An age of a group as the competition spreads them: 27 to 32 sparse, 56 to 59 crowded, the old all 60."""
-    if group == 2:
-        return 60
-    if group == 0:
-        return int(rng.integers(18, 27)) if rng.random() < 0.94 else int(rng.integers(27, 30))
-    kind = rng.random()
-    return (
-        int(rng.integers(56, 60)) if kind < 0.385 else int(rng.integers(30, 33)) if kind < 0.42 else int(rng.integers(33, 56))
-    )
+def pick_age(seed, key):
+    """The age of a person, spread as in their group."""
+    rng = np.random.default_rng((seed, *key, 1))
+    spans = AGE_SPREAD[key[2]]
+    weights = np.array(list(spans.values()))
+    first, last = list(spans)[rng.choice(len(spans), p=weights / weights.sum())]
+    return int(rng.integers(first, last + 1))
 
 
 def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
@@ -71,16 +80,20 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
         if json.loads((out / "demo.json").read_text()) == facts:
             return
         raise InputError(f"{out}: holds another demo set; delete it to draw {facts}")
-    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    building = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        building.chmod(0o755)
         _draw_all(building, people, eval_people, seed, progress)
         (building / "demo.json").write_text(json.dumps(facts))
-        os.rename(building, out)
+        os.replace(building, out)
     except OSError as error:
         if not is_demo(out):  # unless another process was faster
             raise InputError(f"{out}: can't be written ({error.strerror})") from error
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def is_demo(folder):
@@ -93,54 +106,61 @@ def _draw_all(out, people, eval_people, seed, progress):
     (out / "eval" / "images").mkdir(parents=True)
     plan = plan_people(people, seed)
     rows = _name_people(plan)
-    junk = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(64)
-    (out / "train" / "images" / f"._{rows[0][4]}").write_bytes(junk)
-    jobs = [(out / "train" / "images" / row[4], *person, seed, index) for index, (row, person) in enumerate(zip(rows, plan))]
-    hidden = plan_people(eval_people, seed + 1)
-    jobs += [(out / "eval" / "images", *person, seed, 1_000_000 + index) for index, person in enumerate(hidden)]
-    context = multiprocessing.get_context("fork")
+    (out / "train" / "images" / f"._{rows[0][4]}").write_bytes(JUNK)
+    jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, plan)]
+    hidden = plan_people(eval_people, seed, part=1)
+    jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
+    # Forked workers start at once; spawned ones would import the calling script, and torch with it, each.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    workers = min(len(jobs), 16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     answers = []
-    with context.Pool(os.cpu_count()) as pool, tqdm(total=7 * len(jobs), desc="drawing the demo set", unit="img",
-                                                    disable=None if progress else True) as bar:  # fmt: skip
+    with context.Pool(workers, _leave_signals) as pool, tqdm(total=len(KINDS) * len(jobs), desc="drawing the demo set",
+                                                            unit="img", disable=not progress) as bar:  # fmt: skip
         for named in pool.imap(_write_person, jobs, chunksize=4):
             answers.extend(named)
-            bar.update(7)
+            bar.update(len(KINDS))
     pd.DataFrame(rows, columns=["id", "gender", "race", "age", "path"]).to_csv(out / "train" / "train.csv", index=False)
     answers = pd.DataFrame(answers, columns=["ImageID", "ans"]).sort_values("ImageID")
     answers.assign(ans=0).to_csv(out / "eval" / "info.csv", index=False)
     answers.to_csv(out / "eval" / "answers.csv", index=False)
 
 
+def _leave_signals():
+    """Workers end with the pool and leave signals to the parent, whose handlers they may have inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _name_people(plan):
-    """Rows of train.csv. As in the competition one id holds a suffix, and one stands on two rows."""
+    """Rows of train.csv. As in the competition one id holds a suffix, and one stands on two rows (female 20, female 19)."""
     rows = []
-    for index, (gender, age) in enumerate(plan):
+    for index, (gender, age, _) in enumerate(plan):
         name = f"{index * 7 + 1:06d}" + ("-1" if index == 3 else "")
         rows.append([name, GENDERS[gender], RACE, age])
-    young = [index for index, (gender, age) in enumerate(plan) if gender == 1 and age < 30][:2]
-    if len(young) == 2:
-        rows[young[1]][0] = rows[young[0]][0]
-        rows[young[1]][3] = rows[young[0]][3] - 1 if rows[young[0]][3] > 18 else 19
-        plan[young[1]] = (1, rows[young[1]][3])
-    return [(*row, f"{row[0]}_{row[1]}_{row[2]}_{row[3]}") for row in rows]
+    twins = [index for index, (gender, age, _) in enumerate(plan) if gender == 1 and age < 30][:2]
+    if len(twins) == 2:
+        for index, age in zip(twins, (20, 19)):
+            rows[index][0], rows[index][3] = rows[twins[0]][0], age
+            plan[index] = (1, age, plan[index][2])
+    return [(*row, "_".join(map(str, row))) for row in rows]
 
 
 def _write_person(job):
     """Draw one person into a folder; for eval, under hidden names, returned with their labels."""
-    folder, gender, age, seed, index = job
-    rng = np.random.default_rng((seed, index, 1))
+    folder, gender, age, seed, key = job
+    rng = np.random.default_rng((seed, *key, 2))
     named = []
-    for number, (kind, image) in enumerate(person_images(gender, age, seed, index).items()):
-        if folder.name == "images":
+    hide = folder.name == "images"
+    folder.mkdir(exist_ok=True)
+    for kind, image in person_images(gender, age, seed, *key).items():
+        if hide:
             name = f"{rng.bytes(20).hex()}.jpg"
             mask = {"incorrect_mask": 1, "normal": 2}.get(kind, 0)
             named.append((name, int(encode(mask, gender, to_age_group(age)))))
         else:
-            folder.mkdir(exist_ok=True)
-            suffix = ".jpg" if rng.random() > 0.045 else (".png" if rng.random() < 0.6 else ".jpeg")
-            name = f"{kind}{suffix}"
-            if index % 50 == 0 and number == 0:
-                (folder / f"._{name}").write_bytes(b"\0\5\x16\7" + bytes(64))
+            name = kind + str(rng.choice([".jpg", ".png", ".jpeg"], p=(0.954, 0.027, 0.019)))
+            if kind == "mask1" and key[3] % 20 == 0:
+                (folder / f"._{name}").write_bytes(JUNK)
         image.save(folder / name, **({"compress_level": 1} if name.endswith("png") else {"quality": 88}))
     return named
 
@@ -158,7 +178,11 @@ def draw_sheet(path, columns=8, seed=0):
             sheet.paste(images[kind].resize((width, height), Image.Resampling.LANCZOS), (left, 8 + row * (height + 8)))
         text = f"{GENDERS[gender]}, {age}" + ("+" if age == 60 else "")
         ImageDraw.Draw(sheet).text((left + width / 2, 3 * (height + 8) + 18), text, (50, 54, 60), font, anchor="mm")
-    sheet.save(path, optimize=True)
+    try:
+        palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
+        sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--sheet {path}: can't be written ({error})") from error
 
 
 def main(argv=None):

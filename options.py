@@ -64,16 +64,12 @@ def add_tta(parser):
 
 
 def add_folds(parser, numbers):
-    """--folds; `numbers`: whether single folds may be named"""
-    parser.add_argument(
-        "--folds",
-        nargs="+",
-        type=fold_choice if numbers else None,
-        choices=None if numbers else ("all", "best"),
-        default=["all"],
-        metavar="all|best|I" if numbers else "all|best",
-        help="folds whose predictions are averaged; best: the one with the highest validation F1",
-    )
+    """--folds; `numbers`: whether single folds may be named too (then see chosen_folds)"""
+    meaning = "folds whose predictions are averaged; best: the one with the highest validation F1"
+    if numbers:
+        parser.add_argument("--folds", nargs="+", type=fold_choice, default=["all"], metavar="all|best|I", help=meaning)
+    else:
+        parser.add_argument("--folds", choices=("all", "best"), default="all", help=meaning)
 
 
 def chosen_folds(parser, values):

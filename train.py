@@ -91,13 +91,13 @@ def make_parser():
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument("--optimizer", default="AdamW", help="any timm optimizer, in any case")
     group.add_argument("--lr", type=options.positive_float, default=1e-4, help="learning rate")
-    group.add_argument("--weight-decay", type=options.natural_float, default=0.01)
+    group.add_argument("--weight-decay", type=options.natural_float, default=0.01, help="but not of biases and norms")
     group.add_argument("--scheduler", default="StepLR", help=", ".join(optim.SCHEDULERS))
     group.add_argument("--lr-step", type=options.positive_int, default=2, metavar="EPOCHS",
                        help="between drops of StepLR, of a CAWR cycle, waited for by Plateau")  # fmt: skip
     group.add_argument("--lr-gamma", type=options.positive_float, default=0.5, help="factor of a StepLR or Plateau drop")
     group.add_argument("--warmup-epochs", type=options.natural_int, default=0, metavar="N", help="linear warm-up")
-    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N")
+    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N", help="at most")
     group.add_argument("--patience", type=options.natural_int, default=3, metavar="N",
                        help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
     group.add_argument("--accum", type=options.positive_int, default=1, metavar="N", help="batches an optimizer step")
