@@ -27,8 +27,8 @@ def locate(data_dir=None):
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, demo.is_demo(found)
     say(
-        f"DEMO DATA: neither {' nor '.join(map(str, DATA_PLACES))} holds train/train.csv, so this is about drawn faces in "
-        f"{DEMO_DIR}/.\nScores on them say nothing about real ones; give your data with --data-dir DIR."
+        f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
+        "Scores on them say nothing about real ones; give your data with --data-dir DIR."
     )
     demo.draw_demo(DEMO_DIR)
     return DEMO_DIR, True

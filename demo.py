@@ -179,8 +179,7 @@ def draw_sheet(path, columns=8, seed=0):
         text = f"{GENDERS[gender]}, {age}" + ("+" if age == 60 else "")
         ImageDraw.Draw(sheet).text((left + width / 2, 3 * (height + 8) + 18), text, (50, 54, 60), font, anchor="mm")
     try:
-        palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
-        sheet.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        sheet.save(path, optimize=True)
     except (OSError, ValueError) as error:
         raise InputError(f"--sheet {path}: can't be written ({error})") from error
 

@@ -84,6 +84,13 @@ def keep_freed_memory():
     return all(mallopt(*option) for option in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 512 << 20)))
 
 
+def use_threads(count):
+    """Let torch use `count` CPU threads (None: as many as it has chosen); returns the number, on which rounding depends."""
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
 def resolve_amp(mode, device):
     """'off', 'bf16' or 'fp16' of `--amp`; auto is bf16 on GPUs that have it, fp16 on older ones, off on a CPU."""
     if mode != "auto":

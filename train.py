@@ -103,7 +103,10 @@ def make_parser():
     group.add_argument("--accum", type=options.positive_int, default=1, metavar="N", help="batches an optimizer step")
     group.add_argument("--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="0: no clipping")
     group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
-    options.add_compute(parser, batch_size=64)
+    group = options.add_compute(parser, batch_size=64)
+    group.add_argument(
+        "--threads", type=options.positive_int, metavar="N", help="on a CPU; recorded, as other numbers round otherwise"
+    )
     return parser
 
 
@@ -120,7 +123,7 @@ def parse_args(argv):
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
         said = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in chosen.items())
-        errors.say(f"demo set: {said} (options of yours win)")
+        errors.say(f"For it (your own options win): {said}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
@@ -256,13 +259,15 @@ def main(argv=None):
     args = parse_args(argv)
     ranks = distributed.start(args.device)
     args.amp = engine.resolve_amp(args.amp, ranks.device)
+    args.threads = engine.use_threads(args.threads)
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         optim.build_optimizer(fold.build_model(args, 0, ranks.device), args.optimizer, args.lr, args.weight_decay)
     data = load_data(args, ranks.device)
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
-        errors.say(f"run {run}: {args.target}, {args.model} at {args.img_size[0]} x {args.img_size[1]}, "
-                   f"{len(data.people)} people, {len(data.images)} images, {ranks.device.type}, amp {args.amp}")  # fmt: skip
+        size = f"{args.img_size[0]} x {args.img_size[1]}"
+        errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
+                   f"{ranks.device.type}, amp {args.amp}")  # fmt: skip
     for number in args.fold or range(max(args.kfold, 1)):
         if number not in experiment.done_folds(run):
             with experiment.fold_lock(run, number) if ranks.first else contextlib.nullcontext(), stop.deferred():
