@@ -122,8 +122,7 @@ def parse_args(argv):
     if demo:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
-        said = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in chosen.items())
-        errors.say(f"For it (your own options win): {said}")
+        errors.say(f"Defaults fit for them (your own options win):\n  {as_options(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
@@ -143,6 +142,18 @@ def parse_args(argv):
         parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
     check_folds(parser, args)
     return args
+
+
+def as_options(values):
+    """Options as one would type them: --model NAME --img-size 64 48 --no-pretrained."""
+    words = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(words)
 
 
 def pair(parser, option, values):

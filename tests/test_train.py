@@ -299,8 +299,9 @@ def test_resume_refuses_other_options_and_other_people(runs, data):
         train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
 
 
-def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path):
+def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train.dataset, "locate", lambda data_dir: (tmp_path, True))
     args = train.parse_args(["--epochs", "3"])
     assert (args.epochs, args.model, args.pretrained) == (3, train.DEMO_DEFAULTS["model"], False)
     assert args.img_size == train.DEMO_DEFAULTS["img_size"]
+    assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
