@@ -282,7 +282,7 @@ def train_step(fit, groups, batches, micro):
             with torch.autocast(ranks.device.type, fit.amp_dtype, enabled=fit.amp_dtype is not None):
                 logits = fit.forward(images)
             loss = fit.criterion(logits, fit.targets[rows]) / recipe.accum
-            fit.scaler.scale(loss).backward()
+            fit.scaler.scale(loss).backward(create_graph=getattr(fit.optimizer, "is_second_order", False))
         fit.loss_sum += loss.detach()
     if recipe.clip_grad:
         fit.scaler.unscale_(fit.optimizer)

@@ -93,6 +93,12 @@ def test_a_resumed_fit_equals_one_that_was_not_stopped(changes, stop_after, tmp_
     assert_equal(whole, facts(train(resumed)))
 
 
+def test_second_order_optimizer_gets_its_graph():
+    fit = make_fit(optimizer="Adahessian", epochs=1)
+    before = fit.model.fc.weight.detach().clone()
+    assert not torch.equal(train(fit).model.fc.weight, before)
+
+
 def test_folds_differ_and_seeds_differ():
     states = [facts(train(make_fit(**changes)))["model"]["fc.weight"] for changes in ({}, {"fold": 1}, {"seed": 8})]
     assert not torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
