@@ -122,7 +122,7 @@ def parse_args(argv):
     if demo:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
-        errors.say(f"Defaults fit for them (your own options win):\n  {as_options(chosen)}")
+        errors.say(f"Defaults for the demo set (your own options win):\n  {as_options(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
