@@ -273,7 +273,7 @@ def write_log(run, fold, rows):
     write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
     with locked(run, wait=True):
         logs = sorted(Path(run).glob("fold*/log.csv"), key=lambda path: int(path.parent.name[4:]))
-        write_csv(Path(run) / "log.csv", pd.concat([pd.read_csv(path, float_precision="round_trip") for path in logs]))
+        write_csv(Path(run) / "log.csv", pd.concat([pd.read_csv(path) for path in logs]))
 
 
 def finish_fold(run, fold, facts):
