@@ -215,9 +215,6 @@ class ImageStore:
             for start in range(0, len(images), 1024):
                 self.resident[start : start + 1024] = torch.from_numpy(np.array(images[start : start + 1024])).to(self.device)
 
-    def __len__(self):
-        return len(self.images)
-
     def _gather(self, rows):
         batch = torch.from_numpy(self.images[rows])
         if self.device.type == "cuda":

@@ -43,9 +43,7 @@ def parse_args(argv):
     options.add_data(parser)
     options.add_compute(parser, batch_size=128)
     args = parser.parse_args(argv)
-    low, high = args.age_bounds
-    if not 18 < low < high <= 60:
-        parser.error(f"--age-bounds {low} {high}: must be LO HI with 18 < LO < HI <= 60")
+    options.check_bounds(parser, args.age_bounds)
     return args
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from errors import InputError, did_you_mean
+from labels import FIRST_AGE, LAST_AGE
 from model import TTAS
 
 
@@ -79,6 +80,13 @@ def chosen_folds(parser, values):
     if any(isinstance(value, str) for value in values):
         parser.error(f"--folds {' '.join(map(str, values))}: takes all, best, or fold numbers")
     return sorted(set(values))
+
+
+def check_bounds(parser, bounds):
+    """Refuse --age-bounds that do not cut the single ages of the age head into three groups."""
+    low, high = bounds
+    if not FIRST_AGE < low < high <= LAST_AGE:
+        parser.error(f"--age-bounds {low} {high}: must be LO HI with {FIRST_AGE} < LO < HI <= {LAST_AGE}")
 
 
 def fold_choice(text):

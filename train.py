@@ -131,9 +131,7 @@ def parse_args(argv):
     args.pretrained = args.pretrained and args.weights is None
     args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = pair(parser, "--crop", args.crop) if args.crop else None
-    low, high = args.age_bounds
-    if not 18 < low < high <= 60:
-        parser.error(f"--age-bounds {low} {high}: must be LO HI with 18 < LO < HI <= 60")
+    options.check_bounds(parser, args.age_bounds)
     if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
         parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
     if args.kfold == 1:
