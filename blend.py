@@ -1,4 +1,4 @@
-"""How the probabilities of several runs become one: averages and votes of each target, and their product. Pure numpy."""
+"""How the probabilities of several members become one: averages and votes of each part, and their product. Pure numpy."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from labels import OFFICIAL_BOUNDS, age_group_probs, combine, head_slices, margi
 
 PARTS = ("mask", "gender", "age_group")
 METHODS = ("soft", "hard")
-# The parts of the label that a run of each target decides.
+# The parts of the label that a member of each target decides.
 DECIDES = {"label": PARTS, "multi": PARTS, "mask": PARTS[:1], "gender": PARTS[1:2], "age_group": PARTS[2:], "age": PARTS[2:]}
 
 
@@ -25,31 +25,41 @@ def check_decided(targets):
         raise InputError(f"--models: no run decides {' or '.join(lacking)}; add such runs, or one of target label or multi")
 
 
-def blend(members, method="soft", bounds=OFFICIAL_BOUNDS):
+def member_parts(target, probs, bounds=OFFICIAL_BOUNDS):
+    """What a member says: {"label": [N, 18]} or {part: [N, C]}; `multi` gives all three parts, `age` is cut at `bounds`."""
+    if target == "label":
+        return {"label": probs}
+    if target == "age":
+        return {"age_group": age_group_probs(probs, bounds)}
+    return {head: probs[:, columns] for head, columns in head_slices(target).items()}
+
+
+def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
     """Probabilities of the 18 classes [N, 18] from `members`, a list of (target, probabilities [N, num_outputs(target)]).
 
-    Members of one part (mask, gender, age_group; `multi` gives all three, `age` is cut at `bounds`) are averaged (soft) or
-    voted (hard); the parts' product counts as many times as its scarcest part has members, and each `label` member once.
-    With `label` members a part that nobody else decides is their marginal. InputError when parts are left undecided.
+    Members of one part (mask, gender, age_group) are averaged (soft) or voted (hard), the parts are multiplied, and the
+    product is averaged with the members of target label. Each part of a member counts one third in that average, so a
+    `multi` member weighs as much as a `label` member, and so do a mask, a gender and an age_group member together. Parts
+    that only label members decide are their marginals. `weights`: for each member a number >= 0, or {part: number} for
+    the parts it gives; all 1 without it. InputError when parts are left undecided.
     """
-    check_decided([target for target, _ in members])
     cast = votes if method == "hard" else np.asarray
-    parts, labels = {part: [] for part in PARTS}, []
-    for target, probs in members:
-        if target == "label":
-            labels.append(cast(probs))
-        elif target == "age":
-            parts["age_group"].append(cast(age_group_probs(probs, bounds)))
-        else:
-            for head, columns in head_slices(target).items():
-                parts[head].append(cast(probs[:, columns]))
-    decided = [part for part in PARTS if parts[part]]
-    lacking = [part for part in PARTS if not parts[part]]
-    if not decided:
-        return np.mean(labels, axis=0)
-    mean = {part: np.mean(parts[part], axis=0) for part in decided}
-    if lacking:
-        mean |= {part: probs for part, probs in marginals(np.mean(labels, axis=0)).items() if part in lacking}
-    product = combine(*(mean[part] for part in PARTS))
-    count = min(len(parts[part]) for part in decided)
-    return (count * product + sum(labels)) / (count + len(labels))
+    sums, totals = {}, {}
+    for index, (target, probs) in enumerate(members):
+        for part, part_probs in member_parts(target, probs, bounds).items():
+            weight = 1.0 if weights is None else weights[index]
+            weight = weight.get(part, 0.0) if isinstance(weight, dict) else weight
+            if weight > 0:
+                sums[part] = sums.get(part, 0.0) + weight * cast(part_probs)
+                totals[part] = totals.get(part, 0.0) + weight
+    check_decided(totals)
+    mean = {part: sums[part] / totals[part] for part in sums}
+    label, label_weight = mean.pop("label", None), totals.pop("label", 0.0)
+    if not mean:
+        return label
+    if label is not None:
+        mean = {**marginals(label), **mean}
+    product, product_weight = combine(*(mean[part] for part in PARTS)), sum(totals.values()) / len(PARTS)
+    if label is None:
+        return product
+    return (product_weight * product + label_weight * label) / (product_weight + label_weight)

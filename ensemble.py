@@ -6,13 +6,8 @@ Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes s
 (18 probabilities), recipe.yaml, score.json, and oof.csv when every member has one.
 """
 
-import glob
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import yaml
 
 import blend
@@ -22,11 +17,12 @@ import engine
 import errors
 import evaluation
 import experiment
+import members
 import metrics
 import options
 import predictions
 from errors import InputError
-from labels import LABELS, OFFICIAL_BOUNDS, decode, encode
+from labels import LABELS, OFFICIAL_BOUNDS
 
 
 def parse_args(argv):
@@ -47,81 +43,19 @@ def parse_args(argv):
     return args
 
 
-@dataclass
-class Member:
-    """A run in the ensemble: its eval.csv table, and its oof.csv table where it has one."""
-
-    run: Path
-    target: str
-    folds: list
-    eval: pd.DataFrame
-    oof: pd.DataFrame | None
-
-    def probs(self, table, keys, column):
-        """This member's probabilities in the order of `keys`; `table` is one of its two, keyed by `column`."""
-        return table.set_index(column)[predictions.columns(self.target)].loc[keys].to_numpy()
-
-
-def find_runs(patterns):
-    """Run folders of paths and glob patterns, each once, in order. InputError for what matches nothing."""
-    runs = []
-    for pattern in patterns:
-        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) and not Path(pattern).is_dir() else [pattern]
-        if not matches:
-            raise InputError(f"--models {pattern}: matches no folder")
-        runs.extend(experiment.find_run(match) for match in matches)
-    return list(dict.fromkeys(runs))
-
-
-def read_members(args, runs):
-    """The members with their tables; eval predictions that are missing are made first. InputError when images differ."""
-    targets = [experiment.read_args(run)["target"] for run in runs]
-    blend.check_decided(targets)
-    if "age" not in targets and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
+def read_members(args):
+    """The members that --models names; eval predictions that are missing are made first."""
+    sources = members.find_sources(args.models, args.folds)
+    blend.check_decided([source.target for source in sources])
+    if "age" not in {source.target for source in sources} and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
         low, high = args.age_bounds
         raise InputError(f"--age-bounds {low} {high}: only runs of target age can be cut anew, and none is given")
-    tables = {run: evaluation.read_run_eval(run, target, args.folds, args.tta) for run, target in zip(runs, targets)}
-    missing = [run for run in runs if tables[run] is None]
-    if missing:
+
+    def predict(jobs):
         images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
-        jobs = [(run, number) for run in missing for number in evaluation.select_folds(run, args.folds)]
         evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
-    members = []
-    for run, target in zip(runs, targets):
-        if run in missing:
-            tables[run] = evaluation.write_run_eval(run, target, evaluation.select_folds(run, args.folds), args.tta)
-        path = run / "oof.csv"
-        oof = predictions.read(path, target, ("image", "path")) if path.is_file() else None
-        members.append(Member(run, target, evaluation.used_folds(run), tables[run], oof))
-    check_same_images(members)
-    return members
 
-
-def check_same_images(members):
-    """InputError that names the two runs whose eval or oof tables hold different images, or one that holds one twice."""
-    for kind, key in (("eval", "ImageID"), ("oof", "image")):
-        tables = [(member.run, getattr(member, kind)) for member in members if getattr(member, kind) is not None]
-        for run, table in tables:
-            if table[key].duplicated().any():
-                raise InputError(f"{run / kind}.csv: {table[key][table[key].duplicated()].iloc[0]} stands twice")
-            first_run, first = tables[0]
-            apart = set(table[key]) ^ set(first[key])
-            if apart:
-                raise InputError(
-                    f"{run} and {first_run}: their {kind}.csv hold different images ({len(apart)} in one alone, such as "
-                    f"{min(apart)}); combine runs of the same data and folds"
-                )
-
-
-def oof_truth(members):
-    """(rows of the first oof.csv: image, path, fold; official labels int64 [N]) of members that together decide the label."""
-    first = members[0].oof
-    parts = {}
-    for member in members:
-        table = member.oof.set_index("image").loc[first["image"]]
-        truth = table[predictions.truth_columns(member.target)].to_numpy(dtype=np.int64).T
-        parts |= zip(blend.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
-    return first[["image", "path", "fold"]], encode(*(parts[part] for part in blend.PARTS))
+    return members.read(sources, args.tta, predict)
 
 
 def score(table, truth, probs):
@@ -138,34 +72,32 @@ def score(table, truth, probs):
 def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
-    members = read_members(args, find_runs(args.models))
-    names = members[0].eval["ImageID"].tolist()
+    found = read_members(args)
+    names = found[0].eval["ImageID"].tolist()
     bounds = tuple(args.age_bounds)
-    eval_probs = blend.blend([(m.target, m.probs(m.eval, names, "ImageID")) for m in members], args.method, bounds)
+    eval_probs = blend.blend([(member.target, member.eval_probs(names)) for member in found], args.method, bounds)
     scores = {"oof_f1": None, "oof_acc": None, "oof_f1_ci95": None}
     oof = None
-    if all(member.oof is not None for member in members):
-        table, truth = oof_truth(members)
-        oof_probs = blend.blend([(m.target, m.probs(m.oof, table["image"], "image")) for m in members], args.method, bounds)
+    if all(member.oof is not None for member in found):
+        table, truth = members.oof_truth(found)
+        oof_probs = blend.blend([(m.target, m.oof_probs(table["image"])) for m in found], args.method, bounds)
         oof = predictions.oof_table(table, table["fold"].to_numpy(), "label", truth[:, None], oof_probs)
         scores = score(table, truth, oof_probs)
-    folder = write_result(args, members, names, eval_probs, oof, scores)
-    closing(args, members, names, folder, eval_probs, scores)
+    folder = write_result(args, found, names, eval_probs, oof, scores)
+    closing(args, found, names, folder, eval_probs, scores)
     return 0
 
 
-def write_result(args, members, names, eval_probs, oof, scores):
+def write_result(args, found, names, eval_probs, oof, scores):
     """Write the result folder, complete or not at all, and return it."""
     recipe = {
         "method": args.method,
         "decode": "argmax",
         "age_bounds": list(args.age_bounds),
         "tta": args.tta,
-        "members": [
-            {"run": str(member.run), "target": member.target, "folds": member.folds, "weight": 1} for member in members
-        ],
+        "members": [{"run": member.name, "target": member.target, "folds": member.folds, "weight": 1} for member in found],
     }
-    with experiment.new_folder(args.output_dir, args.name, f"{args.method}-{len(members)}runs") as (folder, inside):
+    with experiment.new_folder(args.output_dir, args.name, f"{args.method}-{len(found)}runs") as (folder, inside):
         experiment.write_csv(inside / "submission.csv", predictions.submission_table(names, eval_probs))
         experiment.write_csv(inside / "eval.csv", predictions.eval_table(names, "label", eval_probs), predictions.FORMAT)
         if oof is not None:
@@ -175,12 +107,12 @@ def write_result(args, members, names, eval_probs, oof, scores):
     return folder
 
 
-def closing(args, members, names, folder, eval_probs, scores):
+def closing(args, found, names, folder, eval_probs, scores):
     """Members, score and place of the result, for the user."""
-    for member in members:
-        print(f"{member.run}  {member.target}, folds {' '.join(map(str, member.folds)) or '?'}")
+    for member in found:
+        print(f"{member.name}  {member.target}, folds {' '.join(map(str, member.folds)) or '?'}")
     if scores["oof_f1"] is None:
-        lacking = [str(member.run) for member in members if member.oof is None]
+        lacking = [member.name for member in found if member.oof is None]
         print(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
     else:
         low, high = scores["oof_f1_ci95"]

@@ -65,7 +65,7 @@ def _fold_files(run, number, tta):
     return folder / f"{stem}.csv", folder / f"{stem}.json"
 
 
-def _is_fresh(run, number, tta, names=None):
+def is_fresh(run, number, tta, names=None):
     """Whether a fold's eval predictions are there, made by its present weights, for these images (None: for any)."""
     table, facts = _fold_files(run, number, tta)
     if not (table.is_file() and facts.is_file()):
@@ -89,7 +89,7 @@ def predict_folds(jobs, images, args, device):
     """
     by_geometry = {}
     for run, number in jobs:
-        if not _is_fresh(run, number, args.tta, images.names):
+        if not is_fresh(run, number, args.tta, images.names):
             facts = model.read_facts(experiment.fold_dir(run, number) / "best.safetensors")
             crop = tuple(facts["crop"]) if facts["crop"] else None
             by_geometry.setdefault(cache.Geometry(*facts["img_size"], crop), []).append((run, number))
@@ -140,7 +140,7 @@ def read_run_eval(run, target, choice, tta):
     if path.is_file() and not facts.is_file() and (choice, tta) == ("all", "none"):
         return predictions.read(path, target, ("ImageID",))  # brought along without its folds
     numbers = select_folds(run, choice)
-    if all(_is_fresh(run, number, tta) for number in numbers):
+    if all(is_fresh(run, number, tta) for number in numbers):
         return write_run_eval(run, target, numbers, tta)
     return None
 

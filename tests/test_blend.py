@@ -36,6 +36,35 @@ def test_label_runs_and_the_product_count_by_their_members():
     np.testing.assert_allclose(blend.blend([("label", uniform), ("label", uniform), *parts]), expected)
 
 
+def test_every_part_counts_a_third():
+    """One label run, one mask, one gender and four age_group runs: the product counts (1 + 1 + 4) / 3 = 2 against 1."""
+    uniform = np.full((1, 18), 1 / 18)
+    parts = [("mask", MASK), ("gender", GENDER), *[("age_group", AGE)] * 4]
+    expected = (uniform + 2 * combine(MASK, GENDER, AGE)) / 3
+    np.testing.assert_allclose(blend.blend([("label", uniform), *parts]), expected)
+
+
+def test_weights_are_counts():
+    """Weights 2, 1, 3 give what repeating the members 2, 1 and 3 times gives, votes included."""
+    rng = np.random.default_rng(0)
+    label, multi = rng.dirichlet(np.ones(18), 5), np.hstack([rng.dirichlet(np.ones(size), 5) for size in (3, 2, 3)])
+    age = rng.dirichlet(np.ones(3), 5)
+    members = [("label", label), ("multi", multi), ("age_group", age)]
+    repeated = [*[members[0]] * 2, members[1], *[members[2]] * 3]
+    for method in blend.METHODS:
+        np.testing.assert_allclose(blend.blend(members, method, weights=[2, 1, 3]), blend.blend(repeated, method))
+
+
+def test_weights_of_parts():
+    """A multi member whose gender and age count 0 beside three others leaves only its mask, and weight 0 nothing at all."""
+    multi = np.concatenate([MASK[:, ::-1], GENDER[:, ::-1], AGE[:, ::-1]], axis=1)
+    members = [("multi", multi), ("gender", GENDER), ("age_group", AGE), ("mask", MASK)]
+    probs = blend.blend(members, weights=[{"mask": 1.0}, 1, 1, 0])
+    np.testing.assert_allclose(probs, combine(MASK[:, ::-1], GENDER, AGE))
+    with pytest.raises(InputError, match="no run decides mask"):
+        blend.blend(members, weights=[0, 1, 1, 0])
+
+
 def test_what_nobody_else_decides_comes_from_the_label_runs():
     label = combine(MASK, GENDER, AGE)
     np.testing.assert_allclose(blend.blend([("label", label), ("age_group", AGE)]), label)

@@ -123,7 +123,7 @@ def test_runs_that_do_not_fit_are_named(runs, three, places, tmp_path, capsys, c
     (["--models", "{gender}"], "--models: no run decides mask or age_group"),
     (["--models", "{label}", "--age-bounds", "29", "59"], "--age-bounds 29 59: only runs of target age"),
     (["--models", "{label}", "--age-bounds", "60", "30"], "--age-bounds 60 30: must be LO HI"),
-    (["--models", "nothing*"], "--models nothing*: matches no folder"),
+    (["--models", "nothing*"], "--models nothing*: matches no run"),
     (["--models", "{label}x"], "no such run. Did you mean shared_label"),
     (["--models", "{label}", "--method", "mean"], "argument --method: invalid choice: 'mean'"),
     (["--models", "{label}", "--folds", "7"], "argument --folds: invalid choice: '7'"),

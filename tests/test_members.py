@@ -1,0 +1,69 @@
+"""members.py: what --models may name, and the tables behind it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ensemble
+import members
+import predictions
+from errors import InputError
+
+
+@pytest.fixture(scope="module")
+def predicted(runs, shared_data, workplace):
+    """An ensemble of the label run, whose eval predictions of all folds are thereby there."""
+    places = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet"]
+    output_dir = workplace / "submissions_of_members"
+    assert ensemble.main(["--models", str(runs["label"]), "--name", "e", "--output-dir", str(output_dir), *places]) == 0
+    return output_dir / "e"
+
+
+def unasked(jobs):
+    raise AssertionError(f"{jobs} are there already")
+
+
+def test_an_ensemble_is_a_member_like_a_run(predicted, runs):
+    sources = members.find_sources([str(predicted), str(runs["label"])])
+    assert [(source.target, source.is_run) for source in sources] == [("label", False), ("label", True)]
+    one, other = members.read(sources, "none", unasked)
+    names = one.eval["ImageID"].tolist()
+    np.testing.assert_allclose(one.eval_probs(names), other.eval_probs(names), rtol=1e-4, atol=1e-6)
+    assert one.oof["image"].tolist() == other.oof["image"].tolist()
+
+
+def test_a_single_fold_predicts_alone_and_is_stood_in_for_out_of_fold(predicted, runs):
+    run = runs["label"]
+    sources = members.find_sources([f"{run}:fold1", f"{run}:fold0", str(run)])
+    assert [source.choice for source in sources] == [[1], [0], "all"]
+    second, first, whole = members.read(sources, "none", unasked)
+    names = whole.eval["ImageID"].tolist()
+    saved = pd.read_csv(run / "fold1" / "eval.csv")[predictions.columns("label")].to_numpy()
+    np.testing.assert_allclose(second.eval_probs(names), saved)
+    np.testing.assert_allclose((first.eval_probs(names) + second.eval_probs(names)) / 2, whole.eval_probs(names), atol=1e-6)
+    pd.testing.assert_frame_equal(second.oof, whole.oof)
+    assert second.folds == [1] and second.name.endswith(":fold1")
+
+
+def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace, capsys):
+    (workplace / "runs" / "shared_notes").mkdir()
+    sources = members.find_sources([str(workplace / "runs" / "shared_*:fold0")])
+    assert len(sources) == len(runs) and all(source.choice == [0] for source in sources)
+    assert "shared_notes is neither a run nor an ensemble" in capsys.readouterr().err
+    (workplace / "runs" / "shared_notes").rmdir()
+
+
+def test_images_in_another_order_are_joined_by_name(predicted, runs):
+    (member,) = members.read(members.find_sources([str(runs["label"])]), "none", unasked)
+    names = member.eval["ImageID"].tolist()
+    np.testing.assert_array_equal(member.eval_probs(names[::-1])[::-1], member.eval_probs(names))
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("{ensemble}:fold1", "is an ensemble; only runs of train.py have folds"),
+    ("{label}:fold7", "has the complete folds 0 1"),
+    ("{label}x:best", "no such run. Did you mean shared_label"),
+])  # fmt: skip
+def test_unknown_names(predicted, runs, name, message):
+    with pytest.raises(InputError, match=message):
+        members.read(members.find_sources([name.format(ensemble=predicted, **runs)]), "none", unasked)
