@@ -238,9 +238,20 @@ def fold_lock(run, fold):
     except OSError as error:
         raise InputError(f"{folder}: can't be made ({error.strerror})") from error
     with locked(folder):
-        for leftover in folder.glob(".*.tmp*"):
-            leftover.unlink(missing_ok=True)
+        _sweep(folder)
         yield
+
+
+def _sweep(folder):
+    """Remove what killed processes left half-written; only for the holder of the folder's lock."""
+    for leftover in Path(folder).glob(".*.tmp*"):
+        leftover.unlink(missing_ok=True)
+
+
+def sweep_run(run):
+    """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
+    with locked(run, wait=True):
+        _sweep(run)
 
 
 def done_folds(run):

@@ -214,6 +214,7 @@ def open_run(args, argv, data, ranks):
             recorded["fold"].astype(int).tolist() != folds["fold"].tolist()
         ):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
+        experiment.sweep_run(run)
         return run
     recipe = experiment.recipe_name(args.optimizer, args.scheduler, args.loss)
     run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
@@ -283,7 +284,8 @@ def main(argv=None):
                 fold.train_fold(args, run, data, number, ranks, stop)
     if ranks.first:
         summary = experiment.write_summary(run, args.target, args.kfold)
-        draw_pictures(args, run)
+        with experiment.locked(run, wait=True):
+            draw_pictures(args, run)
         closing(args, run, summary, started)
     distributed.finish()
     return 0

@@ -157,6 +157,16 @@ def test_one_fold_alone_equals_that_fold_within_the_whole(fit, runs):
     assert_same_run(run, runs["label"])
 
 
+def test_what_a_kill_left_half_written_goes_on_resume(fit):
+    run = fit("--target", "mask", "--fold", "0", name="killed")
+    leftovers = [run / ".log.csv.12345.tmp.csv", run / "fold1" / ".best.safetensors.12345.tmp.safetensors"]
+    (run / "fold1").mkdir()
+    for leftover in leftovers:
+        leftover.write_text("half")
+    assert train.main(["--resume", str(run), "--quiet"]) == 0
+    assert not list(run.rglob(".*.tmp*"))
+
+
 def test_names_follow_the_log(shared_data, tmp_path):
     for options in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
                     ["--target", "mask", "--kfold", "0"]):  # fmt: skip
