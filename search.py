@@ -134,21 +134,22 @@ def _joined_f1(state, kind, columns, truth):
 
     rows = np.flatnonzero(count > 1)
     rows = rows[np.argsort(-count[rows], kind="stable")]
-    classes = np.nonzero(contends[rows])[1]  # all contenders of the first row, then of the second, ...
+    classes = np.nonzero(contends[rows])[1].astype(np.uint8)  # all contenders of the first row, then of the second, ...
     first = np.cumsum(count[rows]) - count[rows]
     value_of = _contender_values(state, after, kind, rows)
     best = value_of(classes[first])[:, columns]
-    winner = np.zeros(best.shape, dtype=np.uint8)  # among the contenders of a row
+    pred = np.repeat(classes[first][:, None], len(columns), axis=1)
     for place in range(1, count[rows].max(initial=1)):
         n = int((count[rows] > place).sum())
-        values = value_of(classes[first[:n] + place])[:, columns]
-        winner[:n][values > best[:n]] = place
+        rivals = classes[first[:n] + place]
+        values = value_of(rivals)[:, columns]
+        np.copyto(pred[:n], rivals[:, None], where=values > best[:n])
         np.maximum(best[:n], values, out=best[:n])
-    pred = classes[first[:, None] + winner] + CLASSES * np.arange(len(columns))
-    size = (len(columns), CLASSES)
-    taken = taken + np.bincount(pred.ravel(), minlength=size[0] * size[1]).reshape(size)
-    hit = pred % CLASSES == truth[rows, None]
-    right = right + np.bincount(pred[hit], minlength=size[0] * size[1]).reshape(size)
+    hit = pred == truth[rows, None].astype(np.uint8)
+    cell = pred + CLASSES * np.arange(len(columns))  # of a table of members and classes
+    shape = (len(columns), CLASSES)
+    taken = taken + np.bincount(cell.ravel(), minlength=cell.shape[1] * CLASSES).reshape(shape)
+    right = right + np.bincount(cell[hit], minlength=cell.shape[1] * CLASSES).reshape(shape)
     return metrics._mean_f1(2 * right, taken + np.bincount(truth, minlength=CLASSES))
 
 

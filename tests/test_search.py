@@ -247,14 +247,14 @@ def test_groups_hold_as_many_of_each_gender_and_age_group():
 
 def honest_and_in_sample(members, truth, persons, fit, apply):
     """Macro F1 of what is fitted, cross-fitted and on the people it was fitted on."""
-    honest = search.crossfit(fit, apply, members, truth, persons)
+    honest = search.crossfit(fit, apply, members, truth, persons, parts=3)
     return [metrics.macro_f1(truth, probs.argmax(1), 18) for probs in (honest, apply(fit(members, truth), members))]
 
 
 FITTED = {
     "greedy": (lambda m, t: search.greedy(m, t, bags=0).weights, lambda w, m: blend.blend(m, weights=w)),
     "weights": (lambda m, t: search.tune_weights(m, t, rounds=2), lambda w, m: blend.blend(m, weights=w)),
-    "biases": (lambda m, t: metrics.fit_biases(m[0][1], t, 18), lambda b, m: metrics.apply_biases(m[0][1], b)),
+    "biases": (lambda m, t: metrics.fit_biases(m[0][1], t, 18, rounds=3), lambda b, m: metrics.apply_biases(m[0][1], b)),
 }
 
 
@@ -262,13 +262,14 @@ FITTED = {
 def test_noise_gains_in_sample_and_not_when_cross_fitted(name):
     """30 members with the same logits and noise of their own; biases are fitted to one, whose classes are balanced."""
     rng = np.random.default_rng(0)
-    truth = np.repeat(rng.integers(6, size=100), 6) + 6 * rng.integers(3, size=600)
-    logits = 1.8 * np.eye(18)[truth] + rng.normal(size=(600, 18))
-    members = [("label", metrics.softmax(logits + 0.4 * rng.normal(size=(600, 18)))) for _ in range(30)]
+    truth = np.repeat(rng.integers(6, size=80), 6) + 6 * rng.integers(3, size=480)
+    logits = 1.8 * np.eye(18)[truth] + rng.normal(size=(480, 18))
+    members = [("label", metrics.softmax(logits + 0.4 * rng.normal(size=(480, 18)))) for _ in range(30)]
     equal = metrics.macro_f1(truth, (members[0][1] if name == "biases" else blend.blend(members)).argmax(1), 18)
     honest, in_sample = honest_and_in_sample(members, truth, people(truth), *FITTED[name])
-    assert in_sample > equal + 0.015
-    assert honest < equal + 0.005
+    assert in_sample > equal
+    assert honest < equal + 0.01  # 480 images, chance alone moves it by 0.005
+    assert honest < in_sample - 0.015
 
 
 @pytest.mark.parametrize("name", ["greedy", "weights"])
