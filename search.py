@@ -21,7 +21,7 @@ from labels import AGE_GROUPS, GENDERS, LABELS, OFFICIAL_BOUNDS, combine, decode
 
 CLASSES = len(LABELS)
 PART_CLASSES = dict(zip(PARTS, decode(np.arange(CLASSES))))  # of each label: its mask, its gender, its age group
-STACK_C = 1e-3
+STACK_C = 0.1  # simulated, 400 people, 3 members: 0.1 scores 0.628 on other people, 0.01 0.571, 0.001 0.325
 LOG_FLOOR = 1e-6  # below it the logarithm of a probability says more about rounding than about the image
 
 
