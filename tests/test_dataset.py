@@ -167,7 +167,7 @@ def test_label_fixes_change_training_labels_and_leave_the_official_ones(data, tm
         "000003,age,60,\n000004,gender,swap,0.5\n"
     )
     fixes, left_out = dataset.read_label_fixes(path, people, 0.9)
-    fixed = dataset.apply_label_fixes(images, people, fixes)
+    fixed = dataset.apply_label_fixes(images, fixes)
     assert (len(fixes), left_out) == (3, 1)
     assert fixed[fixed["id"] == "000001"]["gender"].tolist() == [0] * 7
     assert fixed[fixed["id"] == "000002"]["mask"].tolist() == [0] * 5 + [2, 1]
