@@ -152,9 +152,7 @@ def step_size(recipe, train_images, world):
     whole = min(recipe.batch_size * recipe.accum, train_images)
     size = whole - whole % (world * recipe.accum)
     if size == 0:
-        raise InputError(
-            f"--accum {recipe.accum}: too many parts for {train_images} training images; at most {train_images // world}"
-        )
+        raise InputError(f"--accum {recipe.accum}: {train_images} training images make {train_images // world} parts at most")
     return size
 
 

@@ -130,7 +130,7 @@ def parse_args(argv):
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
-    if args.resume:
+    if args.resume is not None:
         return resumed_args(parser, args, given)
     args.data_dir, demo = dataset.locate(args.data_dir)
     args.data_dir = str(args.data_dir)
