@@ -155,8 +155,9 @@ def _build(files, geometry, pixels, facts, skip_bad, quiet):
     temporary = pixels.with_suffix(".tmp")  # the lock is ours: a leftover of a killed process may be overwritten
     try:
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        with open(temporary, "r+b") as file:  # a full disk must be an error here, not a crash in the memory map
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
+        if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a crash in the memory map (macOS has none)
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
         bad = _decode_all(files, geometry, images, skip_bad, quiet)
         images.flush()
         os.replace(temporary, pixels)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,11 @@ def find(data_dir=None):
     return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
 
 
+def as_option(data_dir):
+    """' --data-dir DIR' for a command to paste, or '' where the scripts find that folder by themselves."""
+    return "" if find() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
+
+
 def read_csv(path, columns):
     """A csv as strings, exactly as written, with at least `columns`; InputError names the file and what is missing."""
     path = Path(path)
@@ -60,6 +66,8 @@ def read_csv(path, columns):
             )
     if table.empty:
         raise InputError(f"{path}: no rows under the header")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field of each row as its name
+        raise InputError(f"{path}: rows have more fields than the header's {len(table.columns)}; a comma too many?")
     return table
 
 
@@ -74,7 +82,7 @@ def read_people(data_dir):
     for row, (gender, age) in enumerate(zip(table["gender"], table["age"]), start=2):
         if gender not in GENDERS:
             raise InputError(f"{path}, line {row}: gender {gender!r} is neither male nor female")
-        if not (age.isascii() and age.isdigit() and int(age) <= 120):
+        if not is_age(age):
             raise InputError(f"{path}, line {row}: age {age!r} is not a whole number from 0 to 120")
     twice = table["path"].duplicated()
     if twice.any():
@@ -89,6 +97,11 @@ def read_people(data_dir):
     )
 
 
+def is_age(text):
+    """Whether a text is an age: a whole number from 0 to 120."""
+    return text.isascii() and text.isdigit() and int(text) <= 120
+
+
 def person_images(folder):
     """The image files of one person: {kind: file name}. Dot-files and files that are no images are passed over.
 
@@ -98,6 +111,8 @@ def person_images(folder):
         names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read ({error.strerror})") from error
     found = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
@@ -109,7 +124,7 @@ def person_images(folder):
             raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
         found[stem] = name
     if not found:
-        raise InputError(f"{folder}: holds no images; {', '.join(IMAGE_KINDS)} are expected")
+        raise InputError(f"{folder}: holds no images; complete it or take its row out of train.csv")
     return found
 
 
@@ -174,7 +189,7 @@ def read_answers(data_dir, names):
 
 
 def read_label_fixes(path, people, min_confidence):
-    """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame row (of people), column, value.
+    """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame path (of people), column, value.
 
     `path` is a path of train.csv, or an id. `column` is gender (male, female, swap), age (whole years) or mask (swap:
     normal and incorrect_mask change places). Rows below `min_confidence` are left out and counted. InputError names the
@@ -182,10 +197,9 @@ def read_label_fixes(path, people, min_confidence):
     """
     table = read_csv(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
-    by_name = {name: [row] for row, name in enumerate(people["path"])}
-    for row, name in enumerate(people["id"]):
-        if name not in people["path"].values:
-            by_name.setdefault(name, []).append(row)
+    by_name = {path: [path] for path in people["path"]}
+    for name, paths in people.groupby("id")["path"]:
+        by_name.setdefault(name, paths.tolist())
     fixes, left_out = [], 0
     for line, (name, column, value, sure) in enumerate(
         zip(table["path"], table["column"], table["value"], confidence), start=2
@@ -193,34 +207,40 @@ def read_label_fixes(path, people, min_confidence):
         where = f"{path}, line {line}"
         if name not in by_name:
             raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{did_you_mean(name, by_name)}")
-        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": value.isdigit()}
+        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": is_age(value)}
         if column not in allowed:
             raise InputError(f"{where}: column {column!r} is none of gender, age, mask")
         if not allowed[column]:
             raise InputError(
-                f"{where}: value {value!r} does not fit {column}; gender takes male, female or swap, age whole years, mask swap"
+                f"{where}: value {value!r} does not fit {column}; gender takes male, female or swap, age 0 to 120, mask swap"
             )
-        try:
-            sure = float(sure)
-        except ValueError:
-            raise InputError(f"{where}: confidence {sure!r} is not a number from 0 to 1") from None
-        if sure < min_confidence:
+        if to_confidence(sure, where) < min_confidence:
             left_out += 1
             continue
-        fixes.extend((row, column, value) for row in by_name[name])
-    return pd.DataFrame(fixes, columns=["row", "column", "value"]), left_out
+        fixes.extend((path, column, value) for path in by_name[name])
+    return pd.DataFrame(fixes, columns=["path", "column", "value"]), left_out
 
 
-def apply_label_fixes(images, people, fixes):
-    """A copy of the image rows with `fixes` applied to mask, gender and age (the official `label` stays), and a count."""
+def to_confidence(text, where):
+    """A number from 0 to 1; InputError that says `where` for any other text."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"{where}: confidence {text!r} is not a number from 0 to 1")
+    return value
+
+
+def apply_label_fixes(images, fixes):
+    """A copy of the image rows with `fixes` applied to mask, gender and age; the official `label` stays."""
     fixed = images.copy()
-    for row, column, value in fixes.itertuples(index=False):
-        mine = fixed["path"] == people["path"].iloc[row]
+    for path, column, value in fixes.itertuples(index=False):
+        mine = fixed["path"] == path
         if column == "mask":
             fixed.loc[mine, "mask"] = fixed.loc[mine, "mask"].map({0: 0, 1: 2, 2: 1})
         elif column == "gender":
-            gender = 1 - int(people["gender"].iloc[row]) if value == "swap" else GENDERS.index(value)
-            fixed.loc[mine, "gender"] = gender
+            fixed.loc[mine, "gender"] = 1 - fixed.loc[mine, "gender"] if value == "swap" else GENDERS.index(value)
         else:
             fixed.loc[mine, "age"] = int(value)
     return fixed

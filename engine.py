@@ -142,6 +142,20 @@ def balanced_weights(counts):
     return torch.tensor(weights, dtype=torch.float32)
 
 
+def step_size(recipe, train_images, world):
+    """Images of one optimizer step over all processes: batch size x accumulation, or all images where there are fewer.
+
+    InputError when the processes or the parts of a step can't have equally many, at least one each.
+    """
+    if recipe.batch_size % world:
+        raise InputError(f"--batch-size {recipe.batch_size}: must be a multiple of the {world} processes")
+    whole = min(recipe.batch_size * recipe.accum, train_images)
+    size = whole - whole % (world * recipe.accum)
+    if size == 0:
+        raise InputError(f"--accum {recipe.accum}: {train_images} training images make {train_images // world} parts at most")
+    return size
+
+
 @dataclass
 class Fit:
     """A fold in training: the model and all that changes with it. `state_dict` and `load_state_dict` are exact.
@@ -160,8 +174,6 @@ class Fit:
 
     def __post_init__(self):
         recipe, device = self.recipe, self.ranks.device
-        if recipe.batch_size % self.ranks.world:
-            raise InputError(f"--batch-size {recipe.batch_size}: must be a multiple of the {self.ranks.world} processes")
         self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
@@ -176,9 +188,8 @@ class Fit:
 
     @property
     def step_size(self):
-        """Images of one optimizer step over all processes: batch size x accumulation, or all images where there are fewer."""
-        whole = min(self.recipe.batch_size * self.recipe.accum, len(self.data.train_rows))
-        return whole - whole % (self.ranks.world * self.recipe.accum)
+        """Images of one optimizer step over all processes."""
+        return step_size(self.recipe, len(self.data.train_rows), self.ranks.world)
 
     @property
     def steps(self):

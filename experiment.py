@@ -121,10 +121,18 @@ def _folders(directory):
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()) if directory.is_dir() else []
 
 
+def check_free(output_dir, name):
+    """InputError when the name that was given to a new run (None: none) is no folder name, or is taken."""
+    check_name(name)
+    run = Path(output_dir) / (name or "")
+    if name is not None and run.exists():
+        raise InputError(f"{run}: exists and is never overwritten; choose another --name or --resume {run}")
+
+
 def create_run(output_dir, name, recipe, target, kfold):
     """Make the folder of a new run and return its path. `name` None: the next in the scheme. Never takes an existing one."""
     output_dir = Path(output_dir)
-    check_name(name)
+    check_free(output_dir, name)
     while True:
         run = output_dir / (name or next_name(output_dir, recipe, target, kfold))
         try:
@@ -134,8 +142,7 @@ def create_run(output_dir, name, recipe, target, kfold):
         except FileExistsError:
             if not output_dir.is_dir():
                 raise InputError(f"--output-dir {output_dir}: is a file") from None
-            if name is not None:
-                raise InputError(f"{run}: exists and is never overwritten; choose another --name or --resume {run}") from None
+            check_free(output_dir, name)  # made by another process since
         except OSError as error:
             raise InputError(f"--output-dir {output_dir}: can't be written ({error.strerror})") from error
 
@@ -165,7 +172,7 @@ def new_folder(output_dir, name, kind):
 
 def check_name(name):
     """InputError unless `name` (None: not given) is a plain folder name."""
-    if name is not None and (name == "" or name.startswith(".") or "/" in name or "\0" in name):
+    if name is not None and (name == "" or name.startswith(".") or "/" in name or not name.isprintable()):
         raise InputError(f"--name {name!r}: must be a plain folder name; the place goes into --output-dir")
 
 
@@ -265,7 +272,14 @@ def done_folds(run):
 
 def save_state(run, fold, state):
     """last.pt: what --resume needs (tensors and plain values)."""
-    write_atomic(fold_dir(run, fold) / "last.pt", lambda temporary: torch.save(state, temporary))
+
+    def write(temporary):
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
+
+    write_atomic(fold_dir(run, fold) / "last.pt", write)
 
 
 def load_state(run, fold):

@@ -36,11 +36,11 @@ class Data:
 
 
 def fold_data(args, data, fold, mean, std):
-    """The rows of one fold: all others train, less --drop-ages and bad images."""
+    """The rows of one fold: all others train, less bad images and people whose age, once fixed, is in --drop-ages."""
     fold_of_image = data.images["path"].map(dict(zip(data.people["path"], data.folds))).to_numpy()
     good = np.ones(len(data.images), dtype=bool)
     good[data.bad] = False
-    training = good & ~data.images["age"].isin(args.drop_ages).to_numpy()
+    training = good & ~data.labelled["age"].isin(args.drop_ages).to_numpy()
     if args.kfold:
         training &= fold_of_image != fold
     validation = good & (fold_of_image == fold) if args.kfold else np.zeros_like(good)
@@ -58,6 +58,29 @@ def build_model(args, fold, device):
     return net.to(device, memory_format=model.memory_format(net))
 
 
+def recipe(args):
+    """The options that the loop uses."""
+    return engine.Recipe(**{field.name: getattr(args, field.name) for field in fields(engine.Recipe)})
+
+
+def check(args, data, net, ranks):
+    """InputError for what would only fail in training: nobody left to train, or too few images a step.
+
+    `net` is a model of the run; what it has learned of running statistics may change.
+    """
+    mean, std = model.mean_std(net)
+    for fold in range(max(args.kfold, 1)):
+        rows = fold_data(args, data, fold, mean, std).train_rows
+        size = engine.step_size(recipe(args), len(rows), ranks.world) // (args.accum * ranks.world)
+        if size == 1:
+            try:
+                net(torch.zeros(1, 3, *args.img_size, device=ranks.device))
+            except ValueError as error:
+                raise InputError(
+                    f"--batch-size {args.batch_size}: {args.model} has batch norm, which can't train on one image at a time"
+                ) from error
+
+
 def train_fold(args, run, data, fold, ranks, stop):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
@@ -65,8 +88,7 @@ def train_fold(args, run, data, fold, ranks, stop):
     """
     net = build_model(args, fold, ranks.device)
     mean, std = model.mean_std(net)
-    recipe = engine.Recipe(**{field.name: getattr(args, field.name) for field in fields(engine.Recipe)})
-    fit = engine.Fit(net, recipe, fold_data(args, data, fold, mean, std), ranks)
+    fit = engine.Fit(net, recipe(args), fold_data(args, data, fold, mean, std), ranks)
     state = experiment.load_state(run, fold)
     if state is not None:
         fit.load_state_dict(state)
@@ -113,8 +135,7 @@ def train_epoch(args, run, fit, stop):
             experiment.save_state(run, fit.data.fold, fit.state_dict())
         raise Interrupted(
             stop.requested or 143,
-            f"stopped in fold {fit.data.fold}, epoch {fit.epoch}, after step {fit.step} of {fit.steps}; state saved. "
-            f"Go on with: python train.py --resume {run}",
+            f"stopped in fold {fit.data.fold}, epoch {fit.epoch}, after step {fit.step} of {fit.steps}; state saved",
         )
 
 

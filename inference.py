@@ -7,8 +7,10 @@ normalisation). Writes RUN/eval.csv (ImageID and probabilities, the mean over fo
 RUN/submission.csv (ImageID,ans in the order of info.csv).
 """
 
+import shlex
 import sys
 
+import blend
 import dataset
 import distributed
 import engine
@@ -36,14 +38,14 @@ def parse_args(argv):
 def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
-    runs = [experiment.find_run(run) for run in args.models]
+    runs = [experiment.find_run(run) for run in dict.fromkeys(args.models)]
     folds = [evaluation.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
     images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     evaluation.predict_folds(jobs, images, args, device)
-    for run, numbers in zip(runs, folds):
-        target = experiment.read_args(run)["target"]
+    targets = [experiment.read_args(run)["target"] for run in runs]
+    for run, target, numbers in zip(runs, targets, folds):
         table = evaluation.write_run_eval(run, target, numbers, args.tta)
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if SCORED_AS[target] == "label":
@@ -51,8 +53,18 @@ def main(argv=None):
             experiment.write_csv(run / "submission.csv", predictions.submission_table(images.names, probs))
             print(f"{run / 'submission.csv'}: ImageID,ans")
             evaluation.say_score(images.data_dir, images.names, probs, run.name)
-    print(f"next: python ensemble.py --models {' '.join(map(str, runs))}")
+    say_next(images.data_dir, runs, targets)
     return 0
+
+
+def say_next(data_dir, runs, targets):
+    """The command that makes a submission of these runs, or what is missing for one."""
+    decided = {part for target in targets for part in blend.DECIDES[target]}
+    lacking = [part for part in blend.PARTS if part not in decided]
+    if lacking:
+        print(f"next: these runs leave {' and '.join(lacking)} open; train them too, then python ensemble.py --models RUN ...")
+    else:
+        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{dataset.as_option(data_dir)}")
 
 
 if __name__ == "__main__":

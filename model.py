@@ -20,6 +20,10 @@ def check_name(name):
     """InputError with suggestions unless timm has a model of this name (a pretrained tag after a dot is allowed)."""
     if not timm.is_model(name):
         raise InputError(f"--model {name}: timm {timm.__version__} has no such model.{did_you_mean(name, timm.list_models())}")
+    base, _, tag = name.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_models(f"{base}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise InputError(f"--model {name}: {base} has no weights {tag!r}, but {', '.join(tags) or 'none at all'}")
 
 
 def native_size(name):
@@ -129,7 +133,10 @@ def memory_format(model):
 def save_weights(model, facts, path):
     """Write a safetensors file of the model's weights whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    safetensors.torch.save_file(state, path, metadata={"experiment": json.dumps(facts)})
+    try:
+        safetensors.torch.save_file(state, path, metadata={"experiment": json.dumps(facts)})
+    except safetensors.SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def read_facts(path):

@@ -8,10 +8,14 @@ from model import TTAS
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each option's default, but none for options whose default is decided by the data or not set."""
+    """Shows each option's default as one would type it, but none where the data decide it or nothing is set."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, argparse.SUPPRESS) else super()._get_help_string(action)
+        if action.default is None or action.default is False or action.default in (argparse.SUPPRESS, []):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,8 +48,10 @@ class Parser(argparse.ArgumentParser):
 def add_data(parser):
     """--data-dir, --cache-dir, --cache-device"""
     group = parser.add_argument_group("data")
-    group.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
-    group.add_argument("--cache-dir", default="cache", help="where decoded images are kept for all runs")
+    group.add_argument(
+        "--data-dir", metavar="DIR", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set"
+    )
+    group.add_argument("--cache-dir", default="cache", metavar="DIR", help="where decoded images are kept for all runs")
     group.add_argument("--cache-device", choices=("auto", "device", "host"), default="auto", help="where batches are read from")
     return group
 
@@ -55,7 +61,7 @@ def add_compute(parser, batch_size):
     group = parser.add_argument_group("compute")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...; without it a GPU if there is one")
     group.add_argument("--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="mixed precision")
-    group.add_argument("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images a step")
+    group.add_argument("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
     return group
 
 
@@ -94,9 +100,23 @@ def fold_choice(text):
     return text if text in ("all", "best") else natural_int(text)
 
 
+def _number(text, kind):
+    """`text` as an int or float; what argparse would say of a ValueError names our function, not the fault."""
+    try:
+        return kind(text)
+    except ValueError:
+        what = "whole number" if kind is int else "number"
+        raise argparse.ArgumentTypeError(f"{text} is not a {what}") from None
+
+
+def whole_int(text):
+    """argparse type: an integer."""
+    return _number(text, int)
+
+
 def positive_int(text):
     """argparse type: an integer above 0."""
-    value = int(text)
+    value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
@@ -104,7 +124,7 @@ def positive_int(text):
 
 def natural_int(text):
     """argparse type: an integer from 0 on."""
-    value = int(text)
+    value = _number(text, int)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
@@ -112,7 +132,7 @@ def natural_int(text):
 
 def positive_float(text):
     """argparse type: a finite number above 0."""
-    value = float(text)
+    value = _number(text, float)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
@@ -120,7 +140,7 @@ def positive_float(text):
 
 def natural_float(text):
     """argparse type: a finite number from 0 on."""
-    value = float(text)
+    value = _number(text, float)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
     return value
@@ -128,7 +148,15 @@ def natural_float(text):
 
 def fraction(text):
     """argparse type: a number from 0 to below 1."""
-    value = float(text)
+    value = _number(text, float)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return value
+
+
+def confidence(text):
+    """argparse type: a number from 0 to 1."""
+    value = _number(text, float)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
     return value

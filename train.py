@@ -9,6 +9,7 @@ TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes 
 
 import argparse
 import contextlib
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ import optim
 import options
 import predictions
 import report
-from errors import InputError
+from errors import InputError, Interrupted
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
@@ -52,26 +53,32 @@ def make_parser():
     group = parser.add_argument_group("experiment")
     group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
     group.add_argument("--kfold", type=options.natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
-    group.add_argument("--fold", type=int, nargs="+", metavar="I", help="train only these folds; others later, by --resume")
+    group.add_argument(
+        "--fold", type=options.whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume"
+    )
     group.add_argument("--seed", type=options.natural_int, default=42, help="of folds, order, augmentation and initial weights")
     group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
     group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
     group.add_argument("--resume", metavar="RUN", help="continue a stopped run with its own options")
-    group.add_argument("--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="between saved states")
+    group.add_argument(
+        "--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="minutes between saved states"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bars")
 
     group = parser.add_argument_group("people and labels")
-    group.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+    group.add_argument("--age-bounds", type=options.whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
                        help="age groups of the training labels; scores always use the official ones")  # fmt: skip
     group.add_argument("--drop-ages", type=options.natural_int, nargs="+", default=[], metavar="A",
                        help="people of these ages leave training, never validation")  # fmt: skip
     group.add_argument("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
-    group.add_argument("--fix-confidence", type=float, default=0.9, metavar="P", help="fixes below this are left out")
+    group.add_argument(
+        "--fix-confidence", type=options.confidence, default=0.9, metavar="P", help="fixes below this are left out"
+    )
     group.add_argument("--limit-people", type=options.positive_int, metavar="N", help="quick look: only N people, stratified")
     group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
 
     group = parser.add_argument_group("model and images")
-    group.add_argument("--model", default="pit_b_224", help="any timm model")
+    group.add_argument("--model", default="pit_b_224", metavar="NAME", help="any timm model")
     group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
                        help="N, or height and width; without it the model's own")  # fmt: skip
     group.add_argument("--crop", type=options.positive_int, nargs="+", metavar="N",
@@ -82,30 +89,38 @@ def make_parser():
 
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
-    group.add_argument("--smoothing", type=options.fraction, default=0.025, help="of label_smoothing")
-    group.add_argument("--gamma", type=options.natural_float, default=2.0, help="of focal")
+    group.add_argument("--smoothing", type=options.fraction, default=0.025, metavar="S", help="of label_smoothing")
+    group.add_argument("--gamma", type=options.natural_float, default=2.0, metavar="G", help="of focal")
     group.add_argument("--class-weights", choices=("none", "balanced"), default="none", help="of the loss, by class frequency")
     group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
                        help="width of the label distribution of --target age")  # fmt: skip
 
     group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument("--optimizer", default="AdamW", help="any timm optimizer, in any case")
-    group.add_argument("--lr", type=options.positive_float, default=1e-4, help="learning rate")
-    group.add_argument("--weight-decay", type=options.natural_float, default=0.01, help="but not of biases and norms")
-    group.add_argument("--scheduler", default="StepLR", help=", ".join(optim.SCHEDULERS))
+    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    group.add_argument("--lr", type=options.positive_float, default=1e-4, metavar="LR", help="learning rate")
+    group.add_argument(
+        "--weight-decay", type=options.natural_float, default=0.01, metavar="W", help="of all but biases and norms"
+    )
+    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
     group.add_argument("--lr-step", type=options.positive_int, default=2, metavar="EPOCHS",
-                       help="between drops of StepLR, of a CAWR cycle, waited for by Plateau")  # fmt: skip
-    group.add_argument("--lr-gamma", type=options.positive_float, default=0.5, help="factor of a StepLR or Plateau drop")
+                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: waited for a better F1")  # fmt: skip
+    group.add_argument(
+        "--lr-gamma", type=options.positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop"
+    )
     group.add_argument("--warmup-epochs", type=options.natural_int, default=0, metavar="N", help="linear warm-up")
-    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N", help="at most")
+    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N", help="epochs of a fold, at most")
     group.add_argument("--patience", type=options.natural_int, default=3, metavar="N",
                        help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
-    group.add_argument("--accum", type=options.positive_int, default=1, metavar="N", help="batches an optimizer step")
-    group.add_argument("--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="0: no clipping")
+    group.add_argument(
+        "--accum", type=options.positive_int, default=1, metavar="N", help="batches that make one optimizer step"
+    )
+    group.add_argument(
+        "--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped"
+    )
     group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
     group = options.add_compute(parser, batch_size=64)
     group.add_argument(
-        "--threads", type=options.positive_int, metavar="N", help="on a CPU; recorded, as other numbers round otherwise"
+        "--threads", type=options.positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
     )
     return parser
 
@@ -115,7 +130,7 @@ def parse_args(argv):
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
-    if args.resume:
+    if args.resume is not None:
         return resumed_args(parser, args, given)
     args.data_dir, demo = dataset.locate(args.data_dir)
     args.data_dir = str(args.data_dir)
@@ -188,19 +203,25 @@ def resumed_args(parser, args, given):
 
 def load_data(args, device):
     """Read, check and decode everything a run needs; nothing is written but the image cache."""
-    people = dataset.read_people(args.data_dir)
+    everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
-        people = dataset.limit_people(people, args.limit_people, args.kfold, args.seed)
+        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.seed)
     folds = dataset.assign_folds(people, args.kfold, args.seed)
     images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     labelled = images
     if args.label_fixes:
-        fixes, left_out = dataset.read_label_fixes(args.label_fixes, people, args.fix_confidence)
-        labelled = dataset.apply_label_fixes(images, people, fixes)
+        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
+        fixes = fixes[fixes["path"].isin(people["path"])]
+        labelled = dataset.apply_label_fixes(images, fixes)
         errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    if args.drop_ages:
+        errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
     geometry = cache.Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
     files = dataset.image_files(args.data_dir, images["image"])
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
+    if bad or lacking:
+        errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
     return fold.Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
 
 
@@ -255,10 +276,11 @@ def closing(args, run, summary, started):
         print("\nnofold: everyone trained, so there is no validation score")
     left = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if left:
-        print(f"folds not trained yet: {' '.join(map(str, left))} (python train.py --resume {run} --fold {left[0]})")
+        resume = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, left)])
+        print(f"folds not trained yet: {' '.join(map(str, left))} ({resume})")
     print(f"run: {run}/  ({time.monotonic() - started:.0f} s, {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
-    print(f"next: python inference.py --models {run}")
+    print(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.as_option(args.data_dir)}")
 
 
 def main(argv=None):
@@ -271,24 +293,40 @@ def main(argv=None):
     args.amp = engine.resolve_amp(args.amp, ranks.device)
     args.threads = engine.use_threads(args.threads)
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
-        optim.build_optimizer(fold.build_model(args, 0, ranks.device), args.optimizer, args.lr, args.weight_decay)
+        if ranks.first:
+            experiment.check_free(args.output_dir, args.name)
+        net = fold.build_model(args, 0, ranks.device)
+        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay)
     data = load_data(args, ranks.device)
+    if not args.resume:
+        fold.check(args, data, net, ranks)
+        del net
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
         size = f"{args.img_size[0]} x {args.img_size[1]}"
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}")  # fmt: skip
-    for number in args.fold or range(max(args.kfold, 1)):
-        if number not in experiment.done_folds(run):
-            with experiment.fold_lock(run, number) if ranks.first else contextlib.nullcontext(), stop.deferred():
-                fold.train_fold(args, run, data, number, ranks, stop)
+    try:
+        for number in args.fold or range(max(args.kfold, 1)):
+            if number not in experiment.done_folds(run):
+                with experiment.fold_lock(run, number) if ranks.first else contextlib.nullcontext(), stop.deferred():
+                    fold.train_fold(args, run, data, number, ranks, stop)
+        if ranks.first:
+            summary = experiment.write_summary(run, args.target, args.kfold)
+            with experiment.locked(run, wait=True):
+                draw_pictures(args, run)
+    except Interrupted as stopped:
+        raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
     if ranks.first:
-        summary = experiment.write_summary(run, args.target, args.kfold)
-        with experiment.locked(run, wait=True):
-            draw_pictures(args, run)
         closing(args, run, summary, started)
     distributed.finish()
     return 0
+
+
+def resume_command(args, argv, run):
+    """What to paste to go on with a run that was stopped."""
+    folds = ["--fold", *map(str, args.fold)] if args.fold else []
+    return shlex.join(["python", "train.py", *(argv if args.resume else ["--resume", str(run), *folds])])
 
 
 if __name__ == "__main__":

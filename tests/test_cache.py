@@ -129,6 +129,12 @@ def test_cache_is_built_once_and_equals_decode(files, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again, images)
 
 
+def test_a_system_without_fallocate_builds_too(files, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    np.testing.assert_array_equal(images[2], cache.decode(files[2], Geometry(8, 8)))
+
+
 def test_key_follows_all_that_changes_pixels(files):
     key = cache.cache_key(files, Geometry(8, 8))
     assert key == cache.cache_key(files, Geometry(8, 8))

@@ -110,6 +110,8 @@ def rewrite(data, old, new):
     ("id,gender,race,age,path", "id,sex,race,age,path", r"train.csv: column 'gender' is missing.*id,sex"),
     ("Asian,45,", "Asian,4x,", r"line 4: age '4x' is not a whole number"),
     ("Asian,45,", "Asian,,", r"line 4: age '' is not"),
+    ("Asian,45,", "Asian,²,", r"line 4: age '²' is not"),
+    ("Asian,45,", "Asian,121,", r"line 4: age '121' is not"),
     ("000002,male,", "000002,mal,", r"line 4: gender 'mal' is neither"),
     ("Asian,45,000002_male_Asian_45", "Asian,45,000001_female_Asian_22", r"line 4: path .* stands twice"),
 ])  # fmt: skip
@@ -117,6 +119,29 @@ def test_bad_train_csv_is_named_with_its_line(data, old, new, message):
     rewrite(data, old, new)
     with pytest.raises(InputError, match=message):
         dataset.read_people(data)
+
+
+def test_rows_longer_than_the_header_are_not_shifted(data):
+    """A comma at the end of each row: pandas would take the ids for row names and the genders for ids."""
+    path = data / "train" / "train.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(f"{row}," for row in rows)]))
+    with pytest.raises(InputError, match=r"train.csv: rows have more fields than the header's 5"):
+        dataset.read_people(data)
+
+
+def test_byte_order_mark_and_windows_line_ends(data):
+    path = data / "train" / "train.csv"
+    before = dataset.read_people(data)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    pd.testing.assert_frame_equal(dataset.read_people(data), before)
+
+
+def test_folder_to_paste_is_named_where_it_would_not_be_found(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dataset.as_option("a b") == " --data-dir 'a b'"
+    data.rename(tmp_path / "data")
+    assert dataset.as_option("data") == ""
 
 
 def test_no_csv(data):
@@ -167,7 +192,7 @@ def test_label_fixes_change_training_labels_and_leave_the_official_ones(data, tm
         "000003,age,60,\n000004,gender,swap,0.5\n"
     )
     fixes, left_out = dataset.read_label_fixes(path, people, 0.9)
-    fixed = dataset.apply_label_fixes(images, people, fixes)
+    fixed = dataset.apply_label_fixes(images, fixes)
     assert (len(fixes), left_out) == (3, 1)
     assert fixed[fixed["id"] == "000001"]["gender"].tolist() == [0] * 7
     assert fixed[fixed["id"] == "000002"]["mask"].tolist() == [0] * 5 + [2, 1]
@@ -181,6 +206,7 @@ def test_label_fixes_change_training_labels_and_leave_the_official_ones(data, tm
     ("000001,race,Asian", r"line 2: column 'race' is none of"),
     ("000001,gender,man", r"line 2: value 'man' does not fit gender"),
     ("000001,age,old", r"line 2: value 'old' does not fit age"),
+    ("000001,age,²", r"line 2: value '²' does not fit age"),
     ("000001,mask,normal", r"line 2: value 'normal' does not fit mask"),
 ])  # fmt: skip
 def test_bad_label_fix_is_named_with_its_line(data, tmp_path, row, message):
@@ -188,6 +214,21 @@ def test_bad_label_fix_is_named_with_its_line(data, tmp_path, row, message):
     path.write_text(f"path,column,value\n{row}\n")
     with pytest.raises(InputError, match=message):
         dataset.read_label_fixes(path, dataset.read_people(data), 0.9)
+
+
+@pytest.mark.parametrize("confidence", ["nan", "7", "-1", "sure"])
+def test_confidence_that_is_none_is_named(data, tmp_path, confidence):
+    path = tmp_path / "fixes.csv"
+    path.write_text(f"path,column,value,confidence\n000001,gender,male,{confidence}\n")
+    with pytest.raises(InputError, match=rf"line 2: confidence '{confidence}' is not a number from 0 to 1"):
+        dataset.read_label_fixes(path, dataset.read_people(data), 0.9)
+
+
+def test_a_label_fix_by_id_reaches_all_rows_of_the_id(tmp_path):
+    people = pd.DataFrame({"path": ["7_a", "7_b", "8_a"], "id": ["7", "7", "8"]})
+    (tmp_path / "fixes.csv").write_text("path,column,value\n7,age,60\n7_b,gender,male\n")
+    fixes, _ = dataset.read_label_fixes(tmp_path / "fixes.csv", people, 0.9)
+    assert fixes.values.tolist() == [["7_a", "age", "60"], ["7_b", "age", "60"], ["7_b", "gender", "male"]]
 
 
 def test_shipped_label_fixes_hold_what_teams_agree_on():

@@ -122,6 +122,16 @@ def test_every_epoch_takes_each_row_once_in_full_steps():
     assert (make_fit(batch_size=64).step_size, make_fit(batch_size=64).steps) == (30, 1)
 
 
+def test_step_shares_out_among_processes_and_parts():
+    """8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18; 5 images can't make 6 parts."""
+    recipe = replace(RECIPE, accum=3)
+    assert (engine.step_size(recipe, 30, 1), engine.step_size(recipe, 22, 2)) == (24, 18)
+    with pytest.raises(InputError, match=r"--accum 3: 5 training images make 2 parts at most"):
+        engine.step_size(recipe, 5, 2)
+    with pytest.raises(InputError, match=r"--batch-size 8: must be a multiple of the 3 processes"):
+        engine.step_size(recipe, 30, 3)
+
+
 def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():
     fit = make_fit(patience=2, epochs=10)
     for epoch, value in enumerate([0.3, 0.5, 0.5, 0.4], start=1):

@@ -56,6 +56,7 @@ def test_options_are_never_abbreviated_and_given_ones_are_known():
 @pytest.mark.parametrize(("kind", "good", "bad"), [
     (options.positive_int, "1", "0"), (options.natural_int, "0", "-1"), (options.positive_float, "0.1", "0"),
     (options.natural_float, "0", "-0.1"), (options.fraction, "0", "1"), (options.positive_float, "1", "nan"),
+    (options.confidence, "1", "1.1"), (options.confidence, "0", "nan"), (options.whole_int, "-1", "1.5"),
 ])  # fmt: skip
 def test_number_types_refuse_what_is_out_of_range(kind, good, bad):
     parser = options.Parser("x")
@@ -63,11 +64,17 @@ def test_number_types_refuse_what_is_out_of_range(kind, good, bad):
     assert parser.parse_args(["--value", good]).value == float(good)
     with pytest.raises(errors.InputError, match=f"argument --value: {bad} "):
         parser.parse_args([f"--value={bad}"])
+    with pytest.raises(errors.InputError, match=r"argument --value: many is not a (whole )?number"):
+        parser.parse_args(["--value=many"])
 
 
 def test_defaults_are_shown_and_none_is_not():
     parser = options.Parser("x")
+    parser.add_argument("--pair", default=[30, 60], help="two")
+    parser.add_argument("--empty", default=[], help="none given")
+    parser.add_argument("--zero", default=0, help="a number")
     parser.add_argument("--shown", default=7, help="with default")
     parser.add_argument("--silent", help="without default")
     text = parser.format_help()
     assert "with default (default: 7)" in text and "None" not in text
+    assert "two (default: 30 60)" in text and "none given\n" in text and "a number (default: 0)" in text

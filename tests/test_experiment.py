@@ -80,6 +80,21 @@ def test_damaged_state_is_named(tmp_path):
         experiment.load_state(tmp_path, 0)
 
 
+def test_a_disk_that_fills_up_under_a_state_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "fold0").mkdir()
+    experiment.save_state(tmp_path, 0, {"step": 3})
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534\nframes")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"last.pt: can't be written \(is the disk full\? .*pos 576 vs 534\)"):
+        experiment.save_state(tmp_path, 0, {"step": 4})
+    assert experiment.load_state(tmp_path, 0) == {"step": 3}
+    assert [path.name for path in (tmp_path / "fold0").iterdir()] == ["last.pt"]
+
+
 def test_find_run_suggests(tmp_path):
     (tmp_path / "01-AdamW-StepLR-CE-v0-label_5fold").mkdir()
     with pytest.raises(InputError, match=r"no such run. Did you mean 01-AdamW-StepLR-CE-v0-label_5fold"):

@@ -76,10 +76,16 @@ def test_single_folds_best_and_tta(own_run, places, shared_data):
 
 
 @pytest.mark.parametrize("target", ["multi", "age", "mask"])
-def test_every_target_has_the_columns_of_its_oof(runs, places, target):
+def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
     inference.main(["--models", str(runs[target]), *places])
     assert pd.read_csv(runs[target] / "eval.csv").columns.tolist() == ["ImageID", *predictions.columns(target)]
     assert (runs[target] / "submission.csv").exists() == (target == "multi")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith({
+        "multi": f"next: python ensemble.py --models {runs[target]} --data-dir ",
+        "age": "next: these runs leave mask and gender open",
+        "mask": "next: these runs leave gender and age_group open",
+    }[target])  # fmt: skip
 
 
 def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):

@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -48,6 +49,31 @@ def test_image_size_of_convolutional_and_of_fixed_size_models(name, size):
 def test_image_size_that_a_model_can_not_take():
     with pytest.raises(InputError, match=r"--img-size 50 30: .*can't take images of that size.*160 x 160"):
         model.create("test_vit", "mask", (50, 30))
+
+
+def test_weights_tag_that_is_unknown_lists_the_known_ones():
+    model.check_name("resnet18.a1_in1k")
+    with pytest.raises(InputError, match=r"--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"):
+        model.check_name("resnet18.foo")
+
+
+def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "vit.safetensors")
+    net = model.create("test_vit", "mask", (64, 48), weights=tmp_path / "vit.safetensors")
+    own = net.state_dict()
+    assert own["pos_embed"].shape != state["pos_embed"].shape
+    assert torch.equal(own["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+
+
+def test_full_disk_is_an_os_error(tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_weights(timm.create_model("test_resnet"), {}, tmp_path / "x.safetensors")
 
 
 def test_unknown_model_gets_suggestions():

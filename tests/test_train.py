@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+import torch
 import yaml
 from PIL import Image
 
+import dataset
 import errors
+import fold
 import model
 import train
 from errors import InputError
@@ -127,8 +130,6 @@ def test_dropped_ages_leave_training_but_not_validation(fit, capsys):
     run = fit("--target", "mask", "--drop-ages", "22", "45", "--fold", "0", name="dropped")
     ages = pd.read_csv(run / "oof.csv")["path"].str[-2:]
     assert set(ages) == {"22", "45", "60"}
-    with pytest.raises(InputError, match="--drop-ages: leaves nobody to train"):
-        fit("--drop-ages", "22", "45", "60", name="all_dropped")
 
 
 def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
@@ -137,6 +138,43 @@ def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
     assert "label fixes: 1 applied" in capsys.readouterr().err
     oof = pd.read_csv(run / "oof.csv")
     assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
+
+
+def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data, tmp_path, capsys):
+    """Every person of 22 becomes 23, fixed or not among the 12 chosen of 24; then nobody of 22 is left to drop."""
+    people = dataset.read_people(shared_data)
+    rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
+    (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
+    args = train.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
+                                    "--drop-ages", "22"))  # fmt: skip
+    data = train.load_data(args, torch.device("cpu"))
+    assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
+    assert "drop ages: 0 people leave training" in err
+    assert sorted(data.labelled["age"].unique()) == [23, 45, 60]
+    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    assert len(rows.train_rows) == 6 * 7
+    args.drop_ages = [23, 60]
+    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
+
+
+@pytest.mark.parametrize("where", ["training", "pictures"])
+def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path, monkeypatch, capsys, where):
+    def stopped(*_args):
+        raise errors.Interrupted(143, "stopped by SIGTERM")
+
+    if where == "training":
+        monkeypatch.setattr(fold, "train_fold", stopped)
+    else:
+        monkeypatch.setattr(fold, "train_fold", lambda *_args: None)
+        monkeypatch.setattr(train.experiment, "write_summary", stopped)
+    argv = command(shared_data, tmp_path, "--name", "a run", "--fold", "1")
+    assert errors.run(lambda: train.main(argv)) == 143
+    line = f"Go on with: python train.py --resume '{tmp_path / 'runs' / 'a run'}' --fold 1"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped by SIGTERM. {line}"
+    again = ["--resume", str(tmp_path / "runs" / "a run"), "--fold", "0", "--quiet"]
+    assert errors.run(lambda: train.main(again)) == 143
+    assert "--resume" in (last := capsys.readouterr().err.splitlines()[-1]) and last.endswith("--fold 0 --quiet")
 
 
 def test_nofold_trains_everyone_and_keeps_the_last_epoch(fit):
@@ -253,13 +291,21 @@ def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, what, m
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     damage("empty image")(data)
     assert train.main(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
-    assert "skipped: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "skipped: " in err and "bad images: 1 unreadable and 0 missing are left out" in err
     assert len(pd.read_csv(tmp_path / "runs" / "skips" / "oof.csv")) == 12 * 7 - 1
 
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--kfold", "5"], "--kfold 5: the smallest stratum (male, age group 0) has 4 people"),
     (["--kfold", "1"], "--kfold 1: a single fold"),
+    (["--kfold", "five"], "argument --kfold: five is not a whole number"),
+    (["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
+    (["--accum", "100"], "--accum 100: 84 training images make 84 parts at most"),
+    (["--batch-size", "1"], "--batch-size 1: test_resnet has batch norm"),
+    (["--model", "resnet18.foo"], "resnet18 has no weights 'foo'"),
+    (["--fix-confidence", "nan"], "argument --fix-confidence: nan is not a number from 0 to 1"),
+    (["--name", "a\nb"], "--name 'a\\nb': must be a plain folder name"),
     (["--model", "resnet81"], "--model resnet81: timm"),
     (["--loss", "focl"], 'unknown loss "focl"'),
     (["--optimizer", "AdamPP"], "--optimizer AdamPP: timm has no such optimizer. Did you mean AdamP"),
@@ -279,6 +325,7 @@ def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     (["--device", "cuda:77"], "--device cuda:77: can't be used here"),
     (["--label-fixes", "none.csv"], "none.csv: no such file"),
     (["--resume", "runs/none"], "runs/none: no such run"),
+    (["--resume", ""], "not a run of train.py"),
 ])  # fmt: skip
 def test_misuse_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, options, message):
     code = errors.run(lambda: train.main(command(shared_data, tmp_path, *options)))
