@@ -30,7 +30,7 @@ import members
 import metrics
 import options
 import predictions
-from differences import Comparison
+from differences import Comparison, signed
 from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, LABELS, SCORED_AS, scored_probs
 
@@ -98,10 +98,17 @@ def read_side(name):
     table, _folds = members.read_eval(source)
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
     if table is not None:
+        check_once(table["ImageID"], f"{source.name}: eval.csv")
         probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
         side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
         side.answers = side.probs.argmax(1)
     return side
+
+
+def check_once(images, what):
+    """InputError when an image stands twice in a column of a table."""
+    if images.duplicated().any():
+        raise InputError(f"{what} holds {images[images.duplicated()].iloc[0]} twice; make it anew")
 
 
 def inference_command(source):
@@ -136,6 +143,7 @@ def read_oof(side, part):
     table = members.read_oof(side.source) if side.source else None
     if table is None:
         return None
+    check_once(table["image"], f"{side.name}: oof.csv")
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
     return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
@@ -149,7 +157,7 @@ def oof_lines(a, b, part):
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
         return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
-    both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"), validate="one_to_one")
+    both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"))
     if both.empty:
         return ["no out-of-fold verdict: their oof.csv have no image in common"]
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
@@ -197,7 +205,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
     people, difference = len(set(persons[near])), result.difference
     return [
         f"boundary people (ages {differences.NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
-        f"{share * difference:+.4f} of the {difference:+.4f} ({share:.0%})"
+        f"{signed(share * difference)} of the {signed(difference)} ({share:.0%})"
     ]
 
 
@@ -267,11 +275,11 @@ def print_counts(comparison):
     effect = (b - a) / len(a)
     times_a, times_b = comparison.class_counts
     rows = [
-        (comparison.names[c], f"{times_a[c]:,}", f"{times_b[c]:,}", f"{a[c]:.4f}", f"{b[c]:.4f}", f"{effect[c]:+.4f}")
+        (comparison.names[c], f"{times_a[c]:,}", f"{times_b[c]:,}", f"{a[c]:.4f}", f"{b[c]:.4f}", f"{signed(effect[c])}")
         for c in np.argsort(-np.abs(effect), kind="stable")
     ]
     total = f"{len(comparison.images):,}"
-    whole = ("all", total, total, f"{a.mean():.4f}", f"{b.mean():.4f}", f"{effect.sum():+.4f}")
+    whole = ("all", total, total, f"{a.mean():.4f}", f"{b.mean():.4f}", f"{signed(effect.sum())}")
     print_table([("class", "A", "B", "F1 of A", "F1 of B", "effect"), *rows, whole], left=(0,))
 
 
@@ -314,8 +322,8 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
     pictures, why = compare_page.thumbnails(data_dir, [comparison.images[row] for row in rows])
     text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
     experiment.write_text(out, text)
-    note = f"{len(pictures):,} thumbnails" if pictures else f"no thumbnails: {why}"
-    print(f"\n{out}: {len(comparison.rows):,} images that differ, {note}")
+    note = f" ({why})" if why else ""
+    print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
 
 
 def main(argv=None):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import pages
-from differences import changed_words
+from differences import changed_words, signed
 from pages import escape
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -45,7 +45,7 @@ dialog { width: min(34rem, calc(100vw - 1.5rem)); max-height: calc(100vh - 1.5re
   border: 1px solid var(--line); border-radius: 6px; background: var(--ground); color: var(--ink); }
 dialog::backdrop { background: rgb(0 0 0 / 60%); }
 dialog #content { display: flex; flex-direction: column; }
-dialog img { height: min(55vh, 30rem); max-width: 100%; object-fit: contain; margin: 0 auto 0.75rem; }
+dialog img { width: 100%; max-height: min(55vh, 30rem); object-fit: contain; margin: 0 auto 0.75rem; }
 dialog .name { white-space: normal; margin-top: 0.25rem; }
 .more { display: grid; grid-template-columns: 1fr auto auto; gap: 0 1rem; margin-top: 0.5rem; padding-top: 0.5rem;
   border-top: 1px solid var(--line); }
@@ -160,8 +160,6 @@ def thumbnails(data_dir, names):
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
     found = {name: pages.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
-    if not names:
-        return found, "none asked for"
     lacking = [name for name in names if name not in found]
     return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
 
@@ -214,10 +212,12 @@ def _classes(comparison):
     tables = [pages.table(["part", "class", "A", "B", "B − A", "prior"], counts)]
     if comparison.expected_f1 is not None:
         effects = [
-            (name, times_a, times_b, a, b, (f"{(b - a) / len(comparison.names):+.4f}", b - a))
+            (name, times_a, times_b, a, b, (f"{signed((b - a) / len(comparison.names))}", b - a))
             for name, times_a, times_b, a, b in zip(comparison.names, *comparison.class_counts, *comparison.expected_f1)
         ]
-        tables.append(pages.table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], effects))
+        a, b = (f1.mean() for f1 in comparison.expected_f1)
+        total = f"<p>Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B.</p>"
+        tables.append(total + pages.table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], effects))
     return '<div class="side-by-side">' + "".join(f"<div>{table}</div>" for table in tables) + "</div>"
 
 

@@ -193,6 +193,12 @@ def paired(truth, a, b, persons, num_classes, resamples=2000):
     return Paired(*scores, *metrics.interval(samples), len(set(persons)))
 
 
+def signed(number, digits=4):
+    """'+0.0012'; what rounds to nothing has no sign."""
+    text = f"{number:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
 def two_digits(number):
     """'4,300' of 4,271: a number from 1 on, rounded to two digits, with commas."""
     return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"

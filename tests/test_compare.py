@@ -110,7 +110,7 @@ def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, cap
     assert max(map(len, out.splitlines()[:-1])) <= 100
     text = (here / "comparisons" / "good--poor.html").read_text()
     assert text.count('<button class="card">') == differ == text.count("data:image/jpeg;base64,")
-    assert out.splitlines()[-1] == f"comparisons/good--poor.html: {differ} images that differ, {differ} thumbnails"
+    assert out.splitlines()[-1] == f"comparisons/good--poor.html: {differ} images that differ, thumbnails of {differ}"
     assert all(line in text for line in out.splitlines() if line.startswith(("A - B", "boundary people")))
 
 
@@ -130,7 +130,7 @@ def test_csv_against_csv_by_hand(images, here, shared_data, capsys):
     )
     assert "no expected effect on macro F1: neither has probabilities" in out
     assert "no out-of-fold verdict: " in out and "have no oof.csv" in out
-    assert "most certain" not in out and "2 images that differ, 1 thumbnails" in out
+    assert "most certain" not in out and "2 images that differ, thumbnails of 1" in out
     assert "1 of 2 images are here" in (here / "x.html").read_text() and not (here / "comparisons").exists()
 
 
@@ -150,7 +150,7 @@ def test_targets_meet_on_what_both_answer(make_run, here, capsys, targets, part)
     assert compare.main([str(a), str(b)]) == 0
     out = capsys.readouterr().out
     assert f"compared on {part}\n" in out and f"out-of-fold macro F1 of {part}: A " in out
-    assert ("prior" in out) == (part in ("mask", "label")) and "no thumbnails: no data folder here" in out
+    assert ("prior" in out) == (part in ("mask", "label")) and "thumbnails of 0 (no data folder here" in out
     expected = []
     for run, target in zip((a, b), targets):
         table = pd.read_csv(run / "eval.csv")[predictions.columns(target)].to_numpy()
@@ -232,6 +232,8 @@ def test_runs_of_some_folds_are_compared_where_both_have_predictions(make_run, h
     table.assign(image=table["image"] + "x").to_csv(b / "oof.csv", index=False)
     assert compare.main([str(a), str(b)]) == 0
     assert "no out-of-fold verdict: their oof.csv have no image in common" in capsys.readouterr().out
+    pd.concat([table, table.iloc[:1]]).to_csv(b / "oof.csv", index=False)
+    assert f"{b}: oof.csv holds {table['image'].iloc[0]} twice" in refused(capsys, a, b)
     table.assign(target="5").to_csv(b / "oof.csv", index=False)
     assert "official labels differ, such as that of" in refused(capsys, a, b)
 

@@ -124,6 +124,15 @@ def test_how_many_people_it_takes():
     assert [differences.two_digits(number) for number in (3948.4, 1.24, 99.6, 12345678)] == ["3,900", "1", "100", "12,000,000"]
 
 
+def test_signed_numbers():
+    assert [differences.signed(number) for number in (0.00123, -0.00123, -0.00001, 0.0)] == [
+        "+0.0012",
+        "-0.0012",
+        "0.0000",
+        "0.0000",
+    ]
+
+
 def test_paired_scores_and_interval():
     """A is right everywhere; B errs for 3 of 10 persons of class 0: the interval holds the difference and leaves out 0."""
     truth = np.repeat([0, 1], 70)
