@@ -3,6 +3,7 @@
 Pure numpy, but for the quantiles of Student's t.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,9 @@ class Effect:
     level: str
     runs: int
     raw: float
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
     apart: tuple = ()
 
 
@@ -36,9 +37,7 @@ def merge_aliases(factors):
         split = tuple(levels.index(level) for level in levels)
         if any(split):
             groups.setdefault(split, []).append(name)
-    return {
-        " & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in groups.values()
-    }
+    return {" & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in groups.values()}
 
 
 def _design(factors, R):
@@ -51,22 +50,31 @@ def _design(factors, R):
     return np.stack(X, axis=1), columns
 
 
-def _contrast(columns, factors, name, level):
+def _contrast(columns, levels, name, level):
     """Weights [P] of a level's coefficient minus the mean coefficient of the runs of other levels."""
-    levels = factors[name]
+    counts = Counter(levels)
     weights = np.zeros(len(columns) + 1)
+    for other, count in counts.items():
+        weights[columns[name, other]] = -count / (len(levels) - counts[level])
     weights[columns[name, level]] = 1.0
-    for other in levels:
-        if other != level:
-            weights[columns[name, other]] -= 1 / (len(levels) - levels.count(level))
     return weights
 
 
-def _is_estimable(factors, R, name, level):
-    """Whether the runs determine a contrast: whether it lies in the row space of the design."""
-    X, columns = _design(factors, R)
-    contrast = _contrast(columns, factors, name, level)
-    return np.allclose(contrast @ np.linalg.pinv(X) @ X, contrast, atol=1e-8)
+def _is_estimable(contrast, X, inverse):
+    """Whether the runs determine a contrast of coefficients: whether it lies in the row space of the design."""
+    return np.allclose(contrast @ inverse @ X, contrast, atol=1e-8)
+
+
+def _confounded_with(factors, R, name, level):
+    """The factors without any one of which a contrast would be determined; where there is no such one, all others."""
+    guilty = []
+    for other in factors:
+        if other != name:
+            rest = {key: levels for key, levels in factors.items() if key != other}
+            X, columns = _design(rest, R)
+            if _is_estimable(_contrast(columns, rest[name], name, level), X, np.linalg.pinv(X)):
+                guilty.append(other)
+    return tuple(guilty or (other for other in factors if other != name))
 
 
 def main_effects(scores, factors, draws=None):
@@ -87,25 +95,19 @@ def main_effects(scores, factors, draws=None):
     found = []
     for name, level in columns:
         here = np.array([one == level for one in factors[name]])
-        raw = float(scores[here].mean() - scores[~here].mean())
-        if not _is_estimable(factors, R, name, level):
-            others = [other for other in factors if other != name]
-            guilty = [
-                other
-                for other in others
-                if _is_estimable({key: value for key, value in factors.items() if key != other}, R, name, level)
-            ]
-            found.append(Effect(name, level, int(here.sum()), raw, None, None, None, tuple(guilty or others)))
+        raw, runs = float(scores[here].mean() - scores[~here].mean()), int(here.sum())
+        contrast = _contrast(columns, factors[name], name, level)
+        if not _is_estimable(contrast, X, inverse):
+            found.append(Effect(name, level, runs, raw, apart=_confounded_with(factors, R, name, level)))
             continue
-        of_runs = _contrast(columns, factors, name, level) @ inverse
-        value = float(of_runs @ scores)
-        half = noise * np.linalg.norm(of_runs)
+        of_runs = contrast @ inverse
+        value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
         if draws is not None:
             half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
         known = freedom > 0 or draws is not None
-        low, high = (value - float(half), value + float(half)) if known else (None, None)
-        found.append(Effect(name, level, int(here.sum()), raw, value, low, high))
-    return found, freedom
+        found.append(Effect(name, level, runs, raw, value, *((value - float(half), value + float(half)) if known else ())))
+    order = list(factors)
+    return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def read_record(folder):
         lb = attempt(lambda: read_lb(folder))
         return Record(str(folder), "ensemble", "label", options=recipe, **facts, **lb), problems
     args = _read_mapping(folder / "args.yaml")
-    if args.get("target") not in HEADS:
+    if args.get("target") not in list(HEADS):  # whatever stands there, a list too
         raise InputError(f"{folder / 'args.yaml'}: not the options of a run (no valid target)")
     kfold = args.get("kfold", 0)
     if isinstance(kfold, bool) or not isinstance(kfold, int) or kfold < 0 or kfold == 1:
@@ -207,15 +207,15 @@ def record_lb(folder, value):
 # ---- all folders ---------------------------------------------------------------------------------------------------
 
 
-def find(name, directories):
+def find(name, directories, option):
     """The folder that a path or the bare name of a run or ensemble stands for; InputError with suggestions."""
     places = [Path(name), *(Path(directory) / name for directory in directories)]
     found = {os.path.realpath(place): place for place in reversed(places) if kind_of(place)}
     if len(found) > 1:
-        raise InputError(f"{name}: stands for {' and '.join(sorted(map(str, found.values())))}; give the folder")
+        raise InputError(f"{option} {name}: stands for {' and '.join(sorted(map(str, found.values())))}; give the folder")
     if not found:
         known = [path.name for directory in directories for path in _folders(directory) if kind_of(path)]
-        raise InputError(f"{name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
+        raise InputError(f"{option} {name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
     return next(iter(found.values()))
 
 
@@ -231,26 +231,26 @@ def read_all(directory):
     """(records, lines about damaged files, names of other folders) of a directory, from its cache where that is fresh."""
     cached, entries, problems, others = _read_cache(directory), {}, [], []
     for folder in _folders(directory):
-        signature = _signature(folder)
-        if not any(name in MARKS for name, *_ in signature):
-            others.append(folder.name)
-            continue
-        entry = cached.get(folder.name)
-        if entry is None or entry[0] != signature:
-            try:
-                record, damaged = read_record(folder)
-            except InputError as error:
-                problems.append(str(error))
+        try:
+            signature = _signature(folder)
+            if not any(name in MARKS for name, *_ in signature):
+                others.append(folder.name)
                 continue
-            entry = [signature, {key: value for key, value in asdict(record).items() if key != "folder"}]
-            if damaged:  # not kept, so that the next listing tells it again
-                problems.extend(damaged)
-                signature.append(["damaged"])
-        entries[folder.name] = entry
-    records = [Record(str(Path(directory) / name), **facts) for name, (_signature_, facts) in entries.items()]
+            entry = cached.get(folder.name)
+            if entry is None or entry[0] != signature:
+                record, damaged = read_record(folder)
+                entry = [signature, {key: value for key, value in asdict(record).items() if key != "folder"}]
+                if damaged:  # marked, so that the next listing reads and tells it again
+                    problems += damaged
+                    signature.append(["damaged"])
+            entries[folder.name] = entry
+        except InputError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder}: not readable ({error.strerror})")
     if entries != cached:
         _write_cache(directory, entries)
-    return records, problems, others
+    return [Record(str(Path(directory) / name), **facts) for name, (_, facts) in entries.items()], problems, others
 
 
 def _signature(folder):
