@@ -157,15 +157,21 @@ class Study:
         return f"{source}{varied}"
 
     def rows(self):
-        """[factor, level, runs, raw, effect, interval] as text."""
+        """[factor, level, runs, raw, effect, interval]; numbers as (text, number)."""
         rows = []
         for effect in self.found:
             interval = "-" if effect.low is None else f"{effect.low:+.4f} .. {effect.high:+.4f}"
             if effect.apart:
                 interval = f"not told apart from {', '.join(effect.apart)}"
-            value = "-" if effect.value is None else f"{effect.value:+.4f}"
-            rows.append([effect.factor, effect.level, str(effect.runs), f"{effect.raw:+.4f}", value, interval])
+            numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw)]
+            numbers.append(("-" if effect.value is None else f"{effect.value:+.4f}", effect.value))
+            rows.append([effect.factor, effect.level, *numbers, interval])
         return rows
+
+    def lines(self):
+        """The effects as lines of a table in text."""
+        texts = [[cell[0] if isinstance(cell, tuple) else cell for cell in row] for row in self.rows()]
+        return scoreboard.aligned(EFFECT_HEAD, texts, left=(0, 1, 5))
 
 
 def level_text(value):
@@ -291,8 +297,7 @@ def listing(args, directories, found, done):
     width = shutil.get_terminal_size((100, 24)).columns
     parts = [scoreboard.text_table(found, args.sort, width)]
     for study in done:
-        table = scoreboard.aligned(EFFECT_HEAD, study.rows(), left=(0, 1, 5))
-        parts.append("\n".join([study.title, *table, textwrap.fill(study.note, width)]))
+        parts.append("\n".join([study.title, *study.lines(), textwrap.fill(study.note, width)]))
     if done:
         parts.append(textwrap.fill(EFFECTS_ARE, width))
     parts.append(textwrap.fill(agreement_text(found), width))

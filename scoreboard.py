@@ -198,13 +198,13 @@ def markdown(found, sort):
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 STYLE = """
-.scatter { width: 100%; max-width: 40rem; height: auto; font-size: 12px; }
+.scatter { width: 100%; max-width: 34rem; height: auto; font-size: 12px;
+  overflow: visible; }
 .scatter text { fill: var(--grey); }
 .scatter line { stroke: var(--line); }
 .scatter .same { stroke: var(--grey); stroke-dasharray: 4 4; }
 .scatter circle { fill: var(--accent); fill-opacity: 0.75; stroke: var(--ground); }
-.scatter .point .name { display: none; fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--ground);
-  stroke-width: 4px; }
+.scatter .point .name { display: none; fill: var(--ink); font-weight: 600; }
 .scatter .point:hover .name, .scatter .point:focus .name { display: block; }
 .scatter .point:focus { outline: none; }
 .scatter .point:focus circle, .scatter .point:hover circle { fill-opacity: 1; stroke: var(--ink); stroke-width: 2; }
@@ -219,7 +219,7 @@ def page(found, sort, file, effect_tables, agreement):
     body = ["<h1>Leaderboard</h1>", f'<p class="grey">{pages.escape(count_text(found) or "nothing here yet")}. '
             "F1: macro F1, out of fold, at the official bounds; its interval is over people.</p>"]  # fmt: skip
     for part, group in sections(found, sort).items():
-        body += [f"<h2>{pages.escape(section_title(part, group))}</h2>", _html_table(group, Path(file).parent)]
+        body += [f"<h2>{pages.escape(section_title(part, group))}</h2>", _html_table(part, group, Path(file).parent)]
     for title, head, rows, note in effect_tables:
         body += [f"<h2>{pages.escape(title)}</h2>", pages.table(head, rows), f'<p class="grey">{pages.escape(note)}</p>']
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
@@ -227,15 +227,16 @@ def page(found, sort, file, effect_tables, agreement):
     return pages.page("Leaderboard", "\n".join(body), style=STYLE)
 
 
-def _html_table(group, place):
+def _html_table(part, group, place):
     """A section as an HTML table; the cells of its last column hold links to the pictures that a run has."""
+    columns = [column for key, column in COLUMNS.items() if key != "lb" or part == "label"]
     rows, links = [], []
     for record in group:
-        cells = ((column.text(record), column.key(record)) for column in COLUMNS.values())
+        cells = ((column.text(record), column.key(record)) for column in columns)
         rows.append([text if isinstance(key, str) else (text, key) for text, key in cells] + [""])
         files = [Path(record.folder) / f"{picture}.png" for picture in PICTURES]
         links.append(" ".join(_link(file, place) for file in files if file.is_file()))
-    html = pages.table([*(column.title for column in COLUMNS.values()), "pictures"], rows)
+    html = pages.table([*(column.title for column in columns), "pictures"], rows)
     ends = html.split("</td></tr>")
     return "</td></tr>".join([*(end + link for end, link in zip(ends, links)), ends[-1]])
 
@@ -248,34 +249,35 @@ def _link(file, place):
 def scatter(points):
     """Records with both scores as an inline SVG: OOF F1 across, LB upwards, the dashed line where both are equal.
 
-    Names appear on hover and focus.
+    Names appear above it on hover and focus.
     """
     values = [(record.oof_f1, record.lb) for record in points]
     low, high = min(map(min, values)), max(map(max, values))
     step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if high - low <= 6 * step)
     low, high = step * int(low / step), step * (int(high / step) + 1)
-    size, edge = 400, 50
+    size, left, top = 400, 66, 28
 
-    def at(value):
-        return (value - low) / (high - low) * size
+    def across(value):
+        return left + (value - low) / (high - low) * size
 
-    lines = [f'<line class="same" x1="{edge}" y1="{size + 10}" x2="{edge + size}" y2="10"/>']
+    def upwards(value):
+        return top + (high - value) / (high - low) * size
+
+    lines = [f'<line class="same" x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"/>']
     for tick in range(round((high - low) / step) + 1):
         value = low + tick * step
-        x, y = edge + at(value), size + 10 - at(value)
-        lines += [f'<line x1="{x:.1f}" y1="10" x2="{x:.1f}" y2="{size + 10}"/>',
-                  f'<line x1="{edge}" y1="{y:.1f}" x2="{edge + size}" y2="{y:.1f}"/>',
-                  f'<text x="{x:.1f}" y="{size + 28}" text-anchor="middle">{value:.3f}</text>',
-                  f'<text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3f}</text>']  # fmt: skip
+        x, y = across(value), upwards(value)
+        lines += [f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + size}"/>',
+                  f'<line x1="{left}" y1="{y:.1f}" x2="{left + size}" y2="{y:.1f}"/>',
+                  f'<text x="{x:.1f}" y="{top + size + 18}" text-anchor="middle">{value:.3f}</text>',
+                  f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3f}</text>']  # fmt: skip
+    middle = top + size / 2
+    lines += [f'<text x="{left + size / 2}" y="{top + size + 38}" text-anchor="middle">out-of-fold macro F1</text>',
+              f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">LB</text>']  # fmt: skip
     for record in points:
-        x, y = edge + at(record.oof_f1), size + 10 - at(record.lb)
         name = pages.escape(f"{shown(record.name)}: OOF {record.oof_f1:.4f}, LB {record.lb:.4f}")
-        anchor = ("start", 9) if x < edge + size / 2 else ("end", -9)
         lines.append(
-            f'<g class="point" tabindex="0" role="img" aria-label="{name}"><circle cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
-            f'<text class="name" x="{x + anchor[1]:.1f}" y="{y - 9:.1f}" text-anchor="{anchor[0]}">{name}</text></g>'
+            f'<g class="point" tabindex="0" role="img" aria-label="{name}"><circle cx="{across(record.oof_f1):.1f}" '
+            f'cy="{upwards(record.lb):.1f}" r="5.5"/><text class="name" x="{left}" y="{top - 12}">{name}</text></g>'
         )
-    across, up = edge + size / 2, size / 2 + 10
-    lines += [f'<text x="{across}" y="{size + 48}" text-anchor="middle">out-of-fold macro F1</text>',
-              f'<text x="12" y="{up}" text-anchor="middle" transform="rotate(-90 12 {up})">LB</text>']  # fmt: skip
-    return f'<svg class="scatter" viewBox="0 0 {edge + size + 30} {size + 60}">\n' + "\n".join(lines) + "\n</svg>"
+    return f'<svg class="scatter" viewBox="0 0 {left + size + 24} {top + size + 48}">\n' + "\n".join(lines) + "\n</svg>"
