@@ -258,8 +258,8 @@ def diff_text(names, directories):
     pair = [records.read_record(records.find(name, directories, "--diff"))[0] for name in names]
     if pair[0].kind != pair[1].kind:
         raise InputError(
-            f"--diff {' '.join(names)}: {pair[0].name} is a {pair[0].kind} and {pair[1].name} a {pair[1].kind}; give two of a "
-            "kind, or see python compare.py"
+            f"--diff {' '.join(names)}: {pair[0].name} is of kind {pair[0].kind} and {pair[1].name} of kind {pair[1].kind}; "
+            "give two of a kind, or see python compare.py"
         )
     sides = [
         {key: level_text(value) for key, value in one.options.items()} if one.is_run else recipe_values(one) for one in pair

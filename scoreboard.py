@@ -17,7 +17,7 @@ from labels import CLASS_NAMES
 
 SECTIONS = ("label", "age_group", "gender", "mask")
 PICTURES = ("curves", "confusion", "mistakes")
-NARROWEST_NAME = 16
+NARROWEST_NAME = 14
 
 
 @dataclass(frozen=True)
