@@ -33,6 +33,8 @@ FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "cro
            "class_weights", "aug", "epochs", "kfold")  # fmt: skip
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold"}
+# What stands in recipe.yaml beside the choices: the members, told one by one, and how a search came to them.
+FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
 EFFECTS_ARE = (
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "
@@ -175,10 +177,12 @@ class Study:
 
 
 def level_text(value):
-    """An option's value as text: '29 59' of a list, 'none' of nothing."""
+    """An option's value as text: '29 59' of a list, 'mask 0.5, gender 1' of a mapping, 'none' of nothing."""
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
+        return " ".join(map(level_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {level_text(one)}" for key, one in value.items()) or "none"
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def studies(found, resamples):
@@ -245,10 +249,9 @@ def agreement_text(found):
 
 def recipe_values(record):
     """What an ensemble was made of as flat {name: text}: its members with their weights and folds, and the other choices."""
-    values = {key: level_text(value) for key, value in record.options.items() if key != "members"}
+    values = {key: level_text(value) for key, value in record.options.items() if key not in FOUND_BY_SEARCH}
     for member in record.members:
-        weight = member.get("weight", 1)
-        weight = ", ".join(f"{part} {one}" for part, one in weight.items()) if isinstance(weight, dict) else weight
+        weight = level_text(member.get("weight", 1))
         values[f"member {member.get('run')}"] = f"weight {weight}, folds {level_text(member.get('folds'))}"
     return values
 
@@ -272,6 +275,7 @@ def diff_text(names, directories):
     columns = [scoreboard.COLUMNS[key] for key in ("folds", "oof_f1", "interval", "accuracy", "time", "lb")]
     rows = [[key, *(scoreboard.shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
     rows += [["", "", ""], *([column.title, *(column.text(one) for one in pair)] for column in columns)]
+    rows = scoreboard.wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
     return "\n".join([*lines, "", *scoreboard.aligned(["", "A", "B"], rows, left=(0, 1, 2))])
 
 

@@ -66,6 +66,16 @@ class Record:
         """The members of an ensemble as recipe.yaml lists them."""
         return self.options.get("members", [])
 
+    @property
+    def used_members(self):
+        """The members that have a weight; a search leaves others at 0."""
+        weights = [member.get("weight", 1) for member in self.members]
+        return [
+            member
+            for member, weight in zip(self.members, weights)
+            if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight)
+        ]
+
 
 # ---- one folder ----------------------------------------------------------------------------------------------------
 

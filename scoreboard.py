@@ -3,8 +3,10 @@
 F1 scores of different things don't compare, so records stand in sections by what they are scored on.
 """
 
+import itertools
 import os
 import re
+import textwrap
 import unicodedata
 import urllib.parse
 from collections.abc import Callable
@@ -48,9 +50,9 @@ def time_text(seconds):
 
 
 def folds_text(record):
-    """'2/5' for the folds of a run that are complete, 'nofold', or how many members an ensemble has."""
+    """'2/5' for the folds of a run that are complete, 'nofold', or how many members an ensemble is made of."""
     if not record.is_run:
-        return f"of {len(record.members)}"
+        return f"of {len(record.used_members)}"
     return f"{len(record.folds)}/{record.kfold}" if record.kfold else ("nofold" if record.folds else "0/1")
 
 
@@ -62,7 +64,7 @@ def shown(text):
 COLUMNS = {
     "name": Column("name", lambda record: record.name, lambda record: shown(record.name)),
     "target": Column("target", lambda record: kind_text(record), lambda record: kind_text(record)),
-    "folds": Column("folds", lambda record: len(record.folds) or len(record.members), folds_text, True),
+    "folds": Column("folds", lambda record: len(record.folds) or len(record.used_members), folds_text, True),
     "oof_f1": Column("OOF F1", lambda record: record.oof_f1, lambda record: four(record.oof_f1), True),
     "interval": Column("95 % interval", lambda record: (record.oof_f1_ci95 or [None])[0], bounds_text, True),
     "accuracy": Column("acc.", lambda record: record.oof_acc, lambda record: four(record.oof_acc), True),
@@ -148,6 +150,16 @@ def aligned(head, rows, left=(0,)):
             gap = " " * (width - display_width(text))
             cells.append(text + gap if index in left else gap + text)
         lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def wrapped(rows, width):
+    """Rows of a name and two values for a table of `width` columns; long values go on in rows of their own without a name."""
+    room = max(20, (width - 4 - max((display_width(row[0]) for row in rows), default=0)) // 2)
+    lines = []
+    for name, *values in rows:
+        parts = [textwrap.wrap(value, room) or [""] for value in values]
+        lines += [[label, *cells] for label, *cells in itertools.zip_longest([name], *parts, fillvalue="")]
     return lines
 
 

@@ -228,9 +228,21 @@ def test_diff_of_ensembles_shows_members_and_weights(place, capsys):
     make_ensemble(place / "submissions", "02", weights, decode="f1")
     _, out = listed(capsys, "--diff", "01-soft-2runs", "02")
     rows = {tuple(" ".join(cell.split()) for cell in line.split("  ") if cell.strip()) for line in out.splitlines()}
-    assert ("member runs/02-ce", "weight 1, folds 0 1", "weight gender 1.0, mask 0.5, folds 0 1") in rows
+    assert ("member runs/02-ce", "weight 1, folds 0 1", "weight gender 1, mask 0.5, folds 0 1") in rows
     assert ("member runs/09", "-", "weight 1, folds 0 1") in rows and ("decode", "-", "f1") in rows
     assert not [row for row in rows if row and "01-focal" in row[0]]
+
+
+def test_diff_of_searched_ensembles_fits_the_terminal(place, capsys):
+    """The way of a search is left out and 18 biases go on in further lines."""
+    for name, bias in (("02", 1.0), ("03", 1.123456789)):
+        make_ensemble(
+            place / "submissions", name, {"runs/01-focal": 1}, biases=[bias] * 18, path=[{"run": "x", "in_sample_f1": bias}]
+        )
+    lines = listed(capsys, "--diff", "02", "03")[1].splitlines()
+    assert max(map(len, lines)) <= 100 and not any("path" in line for line in lines)
+    first = next(index for index, line in enumerate(lines) if line.startswith("biases"))
+    assert " ".join(lines[first : first + 4]).split().count("1.12346") == 18
 
 
 # ---- pages, pipes, real runs

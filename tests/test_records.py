@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -206,9 +207,22 @@ def test_two_processes_at_once_keep_both(tmp_path):
     assert sorted(row["lb"] for row in history) == [number / 100 for number in range(40)]
 
 
-def _record_many(run, start):
-    for number in range(start, start + 20):
-        records.record_lb(run, number / 100)
+def _record_many(run, start, count=20):
+    for number in range(start, start + count):
+        records.record_lb(run, number % 100 / 100)
+
+
+def test_a_kill_leaves_the_scores_readable_and_the_folder_free(tmp_path):
+    run = make_run(tmp_path, "run")
+    worker = multiprocessing.get_context("fork").Process(target=_record_many, args=(run, 0, 10_000))
+    worker.start()
+    while not (run / "lb.json").exists() and worker.is_alive():
+        time.sleep(0.001)
+    worker.kill()
+    worker.join()
+    history = json.loads((run / "lb.json").read_text())["history"]
+    assert records.record_lb(run, 0.7) == history[-1]["lb"]
+    assert len(json.loads((run / "lb.json").read_text())["history"]) == len(history) + 1
 
 
 def test_a_damaged_history_is_never_written_over(tmp_path):

@@ -59,8 +59,13 @@ def test_times(seconds, text):
 
 def test_folds():
     found = [run("a", folds=[0, 3]), run("b", kfold=0, folds=[0]), run("c", kfold=0, folds=[]), run("d", kfold=2, folds=[])]
-    found.append(Record("e", "ensemble", "label", options={"members": [{}, {}, {}]}))
-    assert [scoreboard.folds_text(record) for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 3"]
+    found.append(
+        Record("e", "ensemble", "label", options={"members": [{}, {"weight": 2}, {"weight": None}, {"weight": {"mask": 0.5}}]})
+    )
+    found.append(
+        Record("f", "ensemble", "label", options={"members": [{"weight": 0}, {"weight": {"mask": 0.0}}, {"weight": 1}]})
+    )
+    assert [scoreboard.folds_text(record) for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 4", "of 1"]
 
 
 def test_long_names_are_cut_in_the_middle():
