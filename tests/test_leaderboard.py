@@ -166,7 +166,7 @@ def test_effects_have_intervals_once_runs_are_repeated(place, capsys):
     assert "+0.0400  -0.0030 .. +0.0830" in out
     text = " ".join(out.split())
     assert "Student's t with 2 degrees of freedom" in text and "few runs, so they are wide and rough" in text
-    assert "vary too and are held equal by nothing: lr" in text
+    assert "vary too and are held equal by nothing: lr raw: mean" in text
 
 
 def test_bootstrap_adds_the_draw_of_people(place, capsys):

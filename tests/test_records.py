@@ -67,6 +67,10 @@ def test_folds_come_from_the_summary_where_their_folders_are_gone(tmp_path):
     assert records.read_record(run)[0].folds == [0, 1]
 
 
+def test_a_fold_that_the_run_does_not_have_is_not_counted(tmp_path):
+    assert records.read_record(make_run(tmp_path, "run", folds=[1, 7]))[0].folds == [1]
+
+
 def test_an_ensemble_is_read_from_its_recipe(tmp_path):
     record, _ = records.read_record(make_ensemble(tmp_path, "a", {"runs/x": 1, "runs/y": {"mask": 0.5}}))
     assert (record.kind, record.target, record.oof_f1, len(record.members)) == ("ensemble", "label", 0.52, 2)
@@ -154,6 +158,10 @@ def test_the_cache_tells_the_same_and_sees_every_change(tmp_path, monkeypatch):
     (run / "fold1" / "fold.json").unlink()
     (run / "summary.json").unlink()
     assert records.read_all(tmp_path)[0][2].folds == [0]
+    (tmp_path / "other" / "summary.json").write_text(json.dumps({**SCORES, "oof_f1": 0.61}))
+    assert records.read_all(tmp_path)[0][1].oof_f1 == 0.61
+    (tmp_path / "other" / "summary.json").write_text(json.dumps({**SCORES, "oof_f1": 0.62}))  # as long as before
+    assert records.read_all(tmp_path)[0][1].oof_f1 == 0.62
     os.rename(run, tmp_path.parent / "gone")
     assert [record.name for record in records.read_all(tmp_path)[0]] == ["ensemble", "other"]
 
