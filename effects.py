@@ -1,0 +1,145 @@
+"""What many runs tell together: main effects of their options by least squares, and how well one score foretells another.
+
+Pure numpy, but for the quantiles of Student's t.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How the runs of one level of a factor differ from the other runs.
+
+    `raw` is the difference of their mean scores as it is, `value` that with the other factors held equal; None where these
+    runs can't tell it from the factors in `apart`. `low`, `high`: 95 % interval of `value`, None where nothing gives one.
+    """
+
+    factor: str
+    level: str
+    runs: int
+    raw: float
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    apart: tuple = ()
+
+
+def merge_aliases(factors):
+    """Factors {name: levels [R]} without those of one level; factors that split the runs in the same way become one."""
+    groups = {}
+    for name, levels in factors.items():
+        split = tuple(levels.index(level) for level in levels)
+        if any(split):
+            groups.setdefault(split, []).append(name)
+    return {" & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in groups.values()}
+
+
+def _design(factors, R):
+    """(X [R, P], columns {(factor, level): index}): an intercept and an indicator of each level of each factor."""
+    columns, X = {}, [np.ones(R)]
+    for name, levels in factors.items():
+        for level in dict.fromkeys(levels):
+            columns[name, level] = len(X)
+            X.append(np.array([one == level for one in levels], dtype=np.float64))
+    return np.stack(X, axis=1), columns
+
+
+def _contrast(columns, levels, name, level):
+    """Weights [P] of a level's coefficient minus the mean coefficient of the runs of other levels."""
+    counts = Counter(levels)
+    weights = np.zeros(len(columns) + 1)
+    for other, count in counts.items():
+        weights[columns[name, other]] = -count / (len(levels) - counts[level])
+    weights[columns[name, level]] = 1.0
+    return weights
+
+
+def _is_estimable(contrast, X, inverse):
+    """Whether the runs determine a contrast of coefficients: whether it lies in the row space of the design."""
+    return np.allclose(contrast @ inverse @ X, contrast, atol=1e-8)
+
+
+def _confounded_with(factors, R, name, level):
+    """The factors without any one of which a contrast would be determined; where there is no such one, all others."""
+    guilty = []
+    for other in factors:
+        if other != name:
+            rest = {key: levels for key, levels in factors.items() if key != other}
+            X, columns = _design(rest, R)
+            if _is_estimable(_contrast(columns, rest[name], name, level), X, np.linalg.pinv(X)):
+                guilty.append(other)
+    return tuple(guilty or (other for other in factors if other != name))
+
+
+def main_effects(scores, factors, draws=None):
+    """(list of Effect, degrees of freedom left) of a main-effects model, fitted by least squares.
+
+    scores [R]; factors {name: levels [R] as text}. Intervals are Student's t on the residuals: what the model leaves open
+    (other seeds, options that are no factor, interactions). `draws` [R, B]: the scores of the same runs on B resamples of
+    people, the same people for every run; then the spread of the effect over people is added to the interval, and with no
+    degree of freedom left it stands alone.
+    """
+    scores, R = np.asarray(scores, dtype=np.float64), len(scores)
+    factors = merge_aliases(factors)
+    X, columns = _design(factors, R)
+    inverse = np.linalg.pinv(X)
+    freedom = R - int(np.linalg.matrix_rank(X))
+    residuals = scores - X @ (inverse @ scores)
+    noise = np.sqrt((residuals**2).sum() / freedom) * stdtrit(freedom, 0.975) if freedom else 0.0
+    found = []
+    for name, level in columns:
+        here = np.array([one == level for one in factors[name]])
+        raw, runs = float(scores[here].mean() - scores[~here].mean()), int(here.sum())
+        contrast = _contrast(columns, factors[name], name, level)
+        if not _is_estimable(contrast, X, inverse):
+            found.append(Effect(name, level, runs, raw, apart=_confounded_with(factors, R, name, level)))
+            continue
+        of_runs = contrast @ inverse
+        value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
+        if draws is not None:
+            half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
+        known = freedom > 0 or draws is not None
+        found.append(Effect(name, level, runs, raw, value, *((value - float(half), value + float(half)) if known else ())))
+    order = list(factors)
+    return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation coefficient in -1..1 (None: not defined) with its 95 % interval (None below 4 pairs and at -1 and 1)."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def _correlation(x, y, spread):
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(None)
+    value = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+    if len(x) < 4 or abs(value) > 1 - 1e-9:
+        return Correlation(value)
+    half = NORMAL_95 * np.sqrt(spread(value) / (len(x) - 3))
+    return Correlation(value, float(np.tanh(np.arctanh(value) - half)), float(np.tanh(np.arctanh(value) + half)))
+
+
+def pearson(x, y):
+    """Correlation of x and y [N]; interval by Fisher's z."""
+    return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), lambda _value: 1.0)
+
+
+def spearman(x, y):
+    """Correlation of the ranks of x and y [N]; interval by Fisher's z with the variance of Bonett & Wright (2000)."""
+    return _correlation(ranks(x), ranks(y), lambda value: 1 + value**2 / 2)
+
+
+def ranks(values):
+    """Ranks 1..N, equal values sharing their mean rank: float64 [N]."""
+    _, where, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[where]

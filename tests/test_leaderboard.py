@@ -1,0 +1,285 @@
+import json
+import os
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_records import SCORES, make_ensemble, make_run
+
+import errors
+import leaderboard
+import records
+from errors import InputError
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with two label runs, a mask run and an ensemble."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    make_run(tmp_path / "runs", "01-focal", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a")
+    make_run(
+        tmp_path / "runs", "02-ce", loss="ce", lr=0.001, age_bounds=[29, 59], cache_dir="b", scores={**SCORES, "oof_f1": 0.49}
+    )
+    make_run(tmp_path / "runs", "03-mask", target="mask", loss="ce")
+    make_ensemble(
+        tmp_path / "submissions", "01-soft-2runs", {"runs/01-focal": 1, "runs/02-ce": 1}, scores={**SCORES, "oof_f1": 0.53}
+    )
+    return tmp_path
+
+
+def listed(capsys, *argv):
+    code = leaderboard.main([*map(str, argv)])
+    return code, capsys.readouterr().out
+
+
+def test_the_table_holds_all_runs_and_ensembles(place, capsys):
+    code, out = listed(capsys)
+    lines = out.splitlines()
+    assert code == 0 and max(map(len, lines)) <= 100
+    assert lines[0].split() == ["name", "target", "folds", "OOF", "F1", "95", "%", "interval", "acc.", "time", "LB"]
+    assert lines[2] == "label: macro F1 of 18 classes, 2 runs, 1 ensemble"
+    assert [line.split()[0] for line in lines[3:6]] == ["01-soft-2runs", "01-focal", "02-ce"]
+    assert lines[4].split() == ["01-focal", "label", "2/2", "0.5200", "0.480", "..", "0.550", "0.5800", "2", "min", "-"]
+    assert lines[8].startswith("03-mask")
+
+
+def test_nothing_at_all_and_empty_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert listed(capsys) == (0, "no runs or ensembles in runs/ and submissions/; python train.py makes a run\n")
+    (tmp_path / "runs").mkdir()
+    assert listed(capsys, "--html", "page.html") == (0, "no runs or ensembles in runs/; python train.py makes a run\n")
+    assert "nothing here yet" in (tmp_path / "page.html").read_text()
+    assert listed(capsys, "--markdown") == (0, "\n")
+
+
+def test_a_damaged_file_is_told_and_the_rest_shown(place, capsys):
+    (place / "runs" / "02-ce" / "summary.json").write_text("{")
+    (place / "runs" / "03-mask" / "args.yaml").write_text("target: [")
+    (place / "runs" / "notes").mkdir()
+    assert leaderboard.main([]) == 2
+    captured = capsys.readouterr()
+    assert next(line for line in captured.out.splitlines() if line.startswith("02-ce")).split()[1:4] == ["label", "2/2", "-"]
+    assert "01-focal" in captured.out and "03-mask" not in captured.out
+    wrong = captured.err.splitlines()
+    assert wrong[0] == "passed over in runs, neither run nor ensemble: 'notes'"
+    assert [line.partition(": not readable")[0] for line in wrong[1:]] == [
+        "error: runs/03-mask/args.yaml", "error: runs/02-ce/summary.json"][::-1]  # fmt: skip
+
+
+def test_names_select_nothing(place, capsys):
+    """A folder's name says age_group and 5 folds; args.yaml says mask and 2."""
+    make_run(place / "runs", "10-AdamP-StepLR-FL-v0-age_group_5fold", target="mask")
+    row = next(line for line in listed(capsys)[1].splitlines() if line.startswith("10-AdamP"))
+    assert row.split()[1:3] == ["mask", "2/2"]
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["nowhere"], "runs nowhere: no such folder"),
+    (["--submissions", "x"], "--submissions x: no such folder"),
+    (["runs/01-focal"], "runs runs/01-focal: is a run itself; give the folder that holds it"),
+    (["--sort", "naem"], "--sort naem: no such column. Did you mean name?"),
+    (["--diff", "01-focal", "02-cee"], "--diff 02-cee: no such run or ensemble. Did you mean 02-ce?"),
+    (["--diff", "01-focal", "01-soft-2runs"], "01-focal is of kind run and 01-soft-2runs of kind ensemble; give two of a kind"),
+    (["--diff", "01-focal", "02-ce", "--markdown"], "not allowed with argument"),
+    (["--html", "nowhere/page.html"], "nowhere/page.html: can't be written"),
+    (["--lb", "0.7478"], "0.7478 takes NAME=SCORE"),
+    (["--lb", "=0.7478"], "=0.7478 takes NAME=SCORE"),
+    (["--lb", "01-focal=74.78"], "'74.78' is no score from 0 to 1; did you mean 0.7478?"),
+    (["--lb", "01-focal=7478"], "'7478' is no score from 0 to 1; did you mean 0.7478?"),
+    (["--lb", "01-focal=0,7478"], "'0,7478' is no score from 0 to 1; did you mean 0.7478?"),
+    (["--lb", "01-focal=high"], "'high' is no score from 0 to 1"),
+    (["--lb", "01-focal=nan"], "'nan' is no score from 0 to 1"),
+    (["--lb", "01-focal=inf"], "'inf' is no score from 0 to 1"),
+    (["--lb", "01-focal=-0.1"], "'-0.1' is no score from 0 to 1"),
+    (["--lb", "01-focal="], "'' is no score from 0 to 1"),
+    (["--lb", "01-focla=0.7"], "--lb 01-focla: no such run or ensemble. Did you mean 01-focal?"),
+    (["--lb", "03-mask=0.7"], "--lb 03-mask: a run of target mask has no leaderboard score"),
+    (["--lb", "02-ce=0.7", "--lb", "runs/02-ce=0.8"], "--lb runs/02-ce: given twice, with 0.7 and 0.8"),
+    (["--lb", "02-ce=0.7", "--lb", "no=0.8"], "--lb no: no such run"),
+])  # fmt: skip
+def test_misuse_is_one_line_and_changes_nothing(place, capsys, argv, message):
+    assert errors.run(lambda: leaderboard.main(argv)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert not list(place.rglob("lb.json"))
+
+
+# ---- leaderboard scores
+
+
+def test_scores_are_recorded_by_name_and_by_folder(place, capsys):
+    argv = ["--lb", "01-soft-2runs=0.7478", "--lb", "runs/01-focal=0.7444"]
+    code, out = listed(capsys, *argv)
+    assert code == 0
+    assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["0.7478", "0.7444", "-"]
+    assert leaderboard.main(["--lb", "01-focal=0.7719"]) == 0
+    assert "runs/01-focal/lb.json: LB 0.7719 (before: 0.7444)" in capsys.readouterr().err
+    written = json.loads((place / "runs" / "01-focal" / "lb.json").read_text())
+    assert written["lb"] == 0.7719 and [row["lb"] for row in written["history"]] == [0.7444, 0.7719]
+
+
+def test_one_name_in_both_folders_is_named(place):
+    make_ensemble(place / "submissions", "01-focal", {})
+    with pytest.raises(InputError, match=r"--lb 01-focal: stands for runs/01-focal and submissions/01-focal; give the folder"):
+        leaderboard.main(["--lb", "01-focal=0.7"])
+    assert leaderboard.main(["--lb", "submissions/01-focal=0.7"]) == 0
+
+
+def test_agreement_with_the_leaderboard(place, capsys):
+    """OOF 0.53, 0.52, 0.49 beside LB 0.50, 0.51, 0.48: gaps 0.03, 0.01, 0.01, mean 0.0167; Spearman 0.5 of ranks 3 2 1, 2 3 1.
+    With 0.40, 0.40 added r = 0.00875 / sqrt(0.0105 * 0.007475) = 0.98766: tanh(2.541 - 1.960) = 0.52."""
+    _, out = listed(capsys, "--lb", "01-soft-2runs=0.5", "--lb", "01-focal=0.51")
+    assert "OOF against LB: 2 with both scores; a correlation takes 3" in out
+    _, out = listed(capsys, "--lb", "02-ce=0.48")
+    text = " ".join(out.split())
+    assert "OOF against LB: n = 3, Pearson 0.84, Spearman 0.50; an interval takes 4" in text
+    assert "OOF - LB +0.0167 on average (+0.0100 .. +0.0300)" in text
+    make_run(place / "runs", "04", scores={**SCORES, "oof_f1": 0.4})
+    text = " ".join(listed(capsys, "--lb", "04=0.4")[1].split())
+    assert "n = 4, Pearson 0.99 (95 % interval 0.52 .. 1.00), Spearman 0.80 (95 % interval" in text
+
+
+# ---- main effects
+
+
+def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
+    """focal 0.52 against ce 0.49; the unfinished run, the one of other people and the mask run stay out."""
+    make_run(place / "runs", "unfinished", folds=[0], loss="f1")
+    make_run(place / "runs", "others", loss="f1", people=5)
+    _, out = listed(capsys)
+    assert "main effects on the OOF F1 of label: 2 complete runs of the same 4 people" in out
+    effects = [line.split() for line in out.splitlines() if line.startswith("loss")]
+    assert effects == [["loss", "&", "age_bounds", "focal,", "30", "60", "1", "+0.0300", "+0.0300", "-"],
+                       ["loss", "&", "age_bounds", "ce,", "29", "59", "1", "-0.0300", "-0.0300", "-"]]  # fmt: skip
+    assert "no degree of freedom is left; repeat a run with another --seed" in out
+    assert "proves a cause" in out and "different sets of people" in out
+
+
+def test_effects_have_intervals_once_runs_are_repeated(place, capsys):
+    """Seeds make 0.52, 0.54 against 0.49, 0.49: +0.04, s^2 = 0.0002 / 2, t(2) = 4.3027: 0.04 -+ 0.0430."""
+    make_run(place / "runs", "04", loss="focal", age_bounds=[30, 60], lr=0.01, seed=1, scores={**SCORES, "oof_f1": 0.54})
+    make_run(place / "runs", "05", loss="ce", age_bounds=[29, 59], lr=0.01, seed=1, scores={**SCORES, "oof_f1": 0.49})
+    _, out = listed(capsys)
+    assert "+0.0400  -0.0030 .. +0.0830" in out
+    text = " ".join(out.split())
+    assert "Student's t with 2 degrees of freedom" in text and "few runs, so they are wide and rough" in text
+    assert "vary too and are held equal by nothing: lr raw: mean" in text
+
+
+def test_bootstrap_adds_the_draw_of_people(place, capsys):
+    """Run A is right on all 6 images of 3 people, B wrong on one person: the interval needs no degree of freedom."""
+    truth = np.array([0, 1, 0, 1, 2, 2])
+    for name, wrong in (("01-focal", ()), ("02-ce", (4, 5))):
+        pred = truth.copy()
+        pred[list(wrong)] = 0
+        table = pd.DataFrame({"image": list("abcdef"), "path": list("xxyyzz"), "fold": 0, "target": truth})
+        table[[f"p{index}" for index in range(18)]] = np.eye(18)[pred]
+        table.sample(frac=1, random_state=len(wrong)).to_csv(place / "runs" / name / "oof.csv", index=False)
+    code, out = listed(capsys, "--bootstrap", 200)
+    assert code == 0 and "the draw of people alone, no noise of seeds" in " ".join(out.split())
+    effect = next(line for line in out.splitlines() if line.startswith("loss"))
+    assert " .. " in effect
+    (place / "runs" / "02-ce" / "oof.csv").unlink()
+    assert leaderboard.main(["--bootstrap", "200"]) == 2
+    captured = capsys.readouterr()
+    assert "error: --bootstrap 200: runs/02-ce/oof.csv: no such file" in captured.err and "main effects" in captured.out
+
+
+def test_draws_are_of_the_same_people_whatever_the_order(tmp_path):
+    """Two runs with the same predictions in another order of rows have equal draws."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"image": [f"{n:02d}" for n in range(30)], "path": [f"p{n // 3}" for n in range(30)], "fold": 0})
+    table["target"] = rng.integers(0, 3, 30)
+    table[["p0", "p1", "p2"]] = rng.dirichlet(np.ones(3), 30)
+    found = []
+    for seed in (1, 2):
+        run = make_run(tmp_path, str(seed), target="mask")
+        table.sample(frac=1, random_state=seed).to_csv(run / "oof.csv", index=False)
+        found.append(records.read_record(run)[0])
+    draws = leaderboard.people_draws(found, 50)
+    assert draws.shape == (2, 50) and draws.std() > 0
+    np.testing.assert_array_equal(draws[0], draws[1])
+
+
+# ---- what differs
+
+
+def test_diff_of_runs_shows_only_what_differs_beside_the_scores(place, capsys):
+    _, out = listed(capsys, "--diff", "01-focal", "runs/02-ce")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[:2] == [["A:", "runs/01-focal"], ["B:", "runs/02-ce"]]
+    assert ["loss", "focal", "ce"] in rows and ["age_bounds", "30", "60", "29", "59"] in rows
+    assert ["OOF", "F1", "0.5200", "0.4900"] in rows
+    assert not {"name", "cache_dir", "lr", "kfold"} & {row[0] for row in rows if row}
+
+
+def test_diff_names_places_only_where_nothing_else_differs(place, capsys):
+    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="elsewhere")
+    _, out = listed(capsys, "--diff", "01-focal", "04")
+    assert "nothing differs that changes what is learned" in out
+    assert ["cache_dir", "a", "elsewhere"] in [line.split() for line in out.splitlines()]
+
+
+def test_diff_of_ensembles_shows_members_and_weights(place, capsys):
+    weights = {"runs/01-focal": 1, "runs/02-ce": {"mask": 0.5, "gender": 1.0}, "runs/09": 1}
+    make_ensemble(place / "submissions", "02", weights, decode="f1")
+    _, out = listed(capsys, "--diff", "01-soft-2runs", "02")
+    rows = {tuple(" ".join(cell.split()) for cell in line.split("  ") if cell.strip()) for line in out.splitlines()}
+    assert ("member runs/02-ce", "weight 1, folds 0 1", "weight gender 1, mask 0.5, folds 0 1") in rows
+    assert ("member runs/09", "-", "weight 1, folds 0 1") in rows and ("decode", "-", "f1") in rows
+    assert not [row for row in rows if row and "01-focal" in row[0]]
+
+
+def test_diff_of_searched_ensembles_fits_the_terminal(place, capsys):
+    """The way of a search is left out and 18 biases go on in further lines."""
+    for name, bias in (("02", 1.0), ("03", 1.123456789)):
+        make_ensemble(
+            place / "submissions", name, {"runs/01-focal": 1}, biases=[bias] * 18, path=[{"run": "x", "in_sample_f1": bias}]
+        )
+    lines = listed(capsys, "--diff", "02", "03")[1].splitlines()
+    assert max(map(len, lines)) <= 100 and not any("path" in line for line in lines)
+    first = next(index for index, line in enumerate(lines) if line.startswith("biases"))
+    assert " ".join(lines[first : first + 4]).split().count("1.12346") == 18
+
+
+# ---- pages, pipes, real runs
+
+
+def test_page_and_markdown(place, capsys):
+    code, out = listed(capsys, "--html", "page.html", "--markdown", "--lb", "02-ce=0.5")
+    assert code == 0 and out.startswith("**label: macro F1 of 18 classes, 2 runs, 1 ensemble**")
+    text = (place / "page.html").read_text()
+    for part in ("01-soft-2runs", "main effects on the OOF F1 of label", '<svg class="scatter"', "proves a cause"):
+        assert part in text
+
+
+def test_a_reader_that_leaves_early_is_no_error(place, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert leaderboard.main([]) == 0
+        monkeypatch.undo()
+
+
+def test_a_thousand_runs_are_read_once(tmp_path, capsys, monkeypatch):
+    """40 here; that the second listing opens no run again is what makes 1,000 quick."""
+    for number in range(40):
+        make_run(tmp_path / "runs", f"{number:03d}", people=1, folds=[0], kfold=2)
+    first = listed(capsys, tmp_path / "runs")
+    monkeypatch.setattr(records, "read_record", None)
+    assert listed(capsys, tmp_path / "runs") == first
+
+
+def test_real_runs_of_train(runs, workplace, capsys):
+    """What train.py writes is listed with its folds and scores."""
+    code, out = listed(capsys, workplace / "runs")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("shared_")}
+    assert code == 0 and set(rows) >= {f"shared_{target}" for target in runs}
+    summary = json.loads((runs["age"] / "summary.json").read_text())
+    assert rows["shared_age"][1:4] == ["age", "2/2", f"{summary['oof_f1']:.4f}"]
+    args = yaml.safe_load((runs["age"] / "args.yaml").read_text())
+    assert json.loads(json.dumps(args, default=str)) == records.read_record(runs["age"])[0].options
