@@ -16,7 +16,7 @@ class People:
     def __init__(self, count, seed):
         self.rng = np.random.default_rng(seed)
         ages = np.where(np.arange(count) % 4 == 3, 60, self.rng.integers(18, 60, count))
-        self.age, self.gender = np.repeat(ages, 7), np.repeat(np.arange(count) % 2, 7)
+        self.age, self.gender = np.repeat(ages, 7), np.repeat(np.arange(count) // 4 % 2, 7)
         self.mask = np.tile([0, 0, 0, 0, 0, 1, 2], count)
         self.path = np.repeat([f"{number:06d}_x_Asian_{age}" for number, age in enumerate(ages)], 7)
         self.guess = self.age - 2 + np.repeat(self.rng.normal(0, 2, count), 7)
