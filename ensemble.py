@@ -1,16 +1,26 @@
 """Combine runs into one submission: any mix of targets that together decide mask, gender and age group.
 
     python ensemble.py --models runs/*age* runs/*gender* runs/*mask*
+    python ensemble.py --models "runs/*" --search greedy --decode f1
 
 Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes submissions/NAME/: submission.csv, eval.csv
-(18 probabilities), recipe.yaml, score.json, and oof.csv when every member has one.
+(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, and bounds.png with --tune-bounds. What is
+fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those probabilities.
 """
 
+import shlex
 import sys
+import textwrap
+from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import yaml
 
+import advice
 import blend
+import bounds
+import contributions
 import dataset
 import distributed
 import engine
@@ -18,21 +28,34 @@ import errors
 import evaluation
 import experiment
 import members
-import metrics
 import options
+import pipeline
 import predictions
 from errors import InputError
-from labels import LABELS, OFFICIAL_BOUNDS
+from labels import AGE_GROUPS, GENDERS, LABELS, MASKS, OFFICIAL_BOUNDS, decode
+
+MASK_PRIOR = np.array([5, 1, 1]) / 7  # of the eval images, by construction of the competition
+PRIOR_TOLERANCE = 0.01
+YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": contributions.COLUMNS}
 
 
 def parse_args(argv):
     parser = options.Parser(__doc__.split("\n\n")[0])
-    parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders, or patterns in quotes")
-    parser.add_argument("--method", choices=blend.METHODS, default="soft", help="average probabilities, or vote")
-    parser.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
-                        help="where the distributions of target age runs are cut")  # fmt: skip
+    parser.add_argument("--models", nargs="+", required=True, metavar="RUN",
+                        help="run or ensemble folders, RUN:foldN, RUN:best, or patterns in quotes")  # fmt: skip
+    parser.add_argument("--method", choices=pipeline.METHODS, default="soft",
+                        help="average probabilities, vote, or learn from them (multinomial logistic regression)")  # fmt: skip
+    parser.add_argument("--search", choices=pipeline.SEARCHES, default="none",
+                        help="greedy: choose members, with replacement; weights: weigh each member and part")  # fmt: skip
+    parser.add_argument("--decode", choices=pipeline.DECODES, default="argmax",
+                        help="f1: a factor for each class before the highest probability is taken, for macro F1")  # fmt: skip
+    cut = parser.add_mutually_exclusive_group()
+    cut.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+                     help="where the distributions of target age runs are cut")  # fmt: skip
+    cut.add_argument("--tune-bounds", action="store_true", help="find that cut on out-of-fold predictions, and draw bounds.png")
     options.add_folds(parser, numbers=False)
     options.add_tta(parser)
+    parser.add_argument("--seed", type=options.natural_int, default=0, help="of the search and of the parts that are scored")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -40,16 +63,87 @@ def parse_args(argv):
     options.add_compute(parser, batch_size=128)
     args = parser.parse_args(argv)
     options.check_bounds(parser, args.age_bounds)
+    if args.search != "none" and args.method != "soft":
+        parser.error(f"--search {args.search}: finds weights for --method soft; with --method {args.method} leave it out")
+    if args.method == "stack" and (args.tune_bounds or tuple(args.age_bounds) != OFFICIAL_BOUNDS):
+        parser.error(f"{bounds_option(args)}: --method stack learns from single ages where to cut; leave one of the two out")
     return args
 
 
-def read_members(args):
+def bounds_option(args):
+    """The option that says where ages are cut, as it stands in the command line."""
+    return "--tune-bounds" if args.tune_bounds else "--age-bounds {} {}".format(*args.age_bounds)
+
+
+@dataclass(frozen=True)
+class OofImages:
+    """The train images that every member predicts out of fold: rows of oof.csv (image, path, fold), official labels [N],
+    and the members' (target, probabilities)."""
+
+    table: pd.DataFrame
+    truth: np.ndarray
+    members: list
+
+    @property
+    def persons(self):
+        return self.table["path"].to_numpy()
+
+
+@dataclass(frozen=True)
+class Result:
+    """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv."""
+
+    plan: pipeline.Plan
+    members: list
+    names: list
+    images: OofImages | None
+    fitted: pipeline.Fitted
+    scored: pipeline.OutOfFold | None
+    eval_probs: np.ndarray
+
+    @property
+    def weights(self):
+        """A weight for each member, or None for each where a stacker takes their place."""
+        if self.plan.method == "stack":
+            return [None] * len(self.members)
+        return self.fitted.weights or [1] * len(self.members)
+
+
+def main(argv=None):
+    engine.keep_freed_memory()
+    args = parse_args(argv)
+    plan, data_dir = make_plan(args), dataset.find(args.data_dir)
+    found = read_members(args, plan)
+    result = combine(plan, found, args.quiet)
+    folder = write_result(args, result)
+    say_members(result)
+    say_fit(result)
+    say_scores(result)
+    evaluation.say_score(data_dir, result.names, result.eval_probs, folder.name)
+    print(f"{folder / 'submission.csv'}: {len(result.names)} images")
+    say(predicted_shares(result.eval_probs), indent="  ")
+    warn_of_prior(result.eval_probs)
+    say_next(args, result, folder)
+    return 0
+
+
+def make_plan(args):
+    """The pipeline.Plan of the options."""
+    return pipeline.Plan(args.method, args.search, args.decode, None if args.tune_bounds else tuple(args.age_bounds), args.seed)
+
+
+def read_members(args, plan):
     """The members that --models names; eval predictions that are missing are made first."""
     sources = members.find_sources(args.models, args.folds)
     blend.check_decided([source.target for source in sources])
-    if "age" not in {source.target for source in sources} and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
-        low, high = args.age_bounds
-        raise InputError(f"--age-bounds {low} {high}: only runs of target age can be cut anew, and none is given")
+    if "age" not in {source.target for source in sources} and plan.bounds != OFFICIAL_BOUNDS:
+        raise InputError(f"{bounds_option(args)}: only runs of target age can be cut anew, and none is given")
+    for source in sources if plan.fitted_options else ():
+        if not (source.folder / "oof.csv").is_file():
+            raise InputError(
+                f"{plan.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv; leave out that "
+                "member or the option"
+            )
 
     def predict(jobs):
         images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
@@ -58,70 +152,180 @@ def read_members(args):
     return members.read(sources, args.tta, predict)
 
 
-def score(table, truth, probs):
-    """score.json of out-of-fold label probabilities: macro F1 with its interval over people, accuracy."""
-    pred = probs.argmax(1)
-    samples = metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), len(LABELS))
-    return {
-        "oof_f1": round(float(metrics.macro_f1(truth, pred, len(LABELS))), 6),
-        "oof_acc": round(float(metrics.accuracy(truth, pred, len(LABELS))), 6),
-        "oof_f1_ci95": [round(float(bound), 6) for bound in metrics.interval(samples)],
-    }
+def read_oof_images(found):
+    """The OofImages of members, or None where one of them has no oof.csv."""
+    if any(member.oof is None for member in found):
+        return None
+    table, truth = members.oof_truth(found)
+    return OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in found])
 
 
-def main(argv=None):
-    engine.keep_freed_memory()
-    args = parse_args(argv)
-    found = read_members(args)
-    names = found[0].eval["ImageID"].tolist()
-    bounds = tuple(args.age_bounds)
-    eval_probs = blend.blend([(member.target, member.eval_probs(names)) for member in found], args.method, bounds)
-    scores = {"oof_f1": None, "oof_acc": None, "oof_f1_ci95": None}
-    oof = None
-    if all(member.oof is not None for member in found):
-        table, truth = members.oof_truth(found)
-        oof_probs = blend.blend([(m.target, m.oof_probs(table["image"])) for m in found], args.method, bounds)
-        oof = predictions.oof_table(table, table["fold"].to_numpy(), "label", truth[:, None], oof_probs)
-        scores = score(table, truth, oof_probs)
-    folder = write_result(args, found, names, eval_probs, oof, scores)
-    closing(args, found, names, folder, eval_probs, scores)
-    return 0
+def combine(plan, found, quiet):
+    """The Result of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
+    names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
+    fitted, scored = pipeline.Fitted(plan.bounds), None
+    if images:
+        fitted = pipeline.fit(plan, images.members, images.truth)
+        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, quiet)
+    eval_probs = pipeline.apply(plan, fitted, [(member.target, member.eval_probs(names)) for member in found])
+    return Result(plan, found, names, images, fitted, scored, eval_probs)
 
 
-def write_result(args, found, names, eval_probs, oof, scores):
-    """Write the result folder, complete or not at all, and return it."""
+def make_recipe(args, result):
+    """recipe.yaml (a dict): with the members' eval.csv (and stack.csv) all that eval.csv and submission.csv are made of."""
+    plan, fitted = result.plan, result.fitted
     recipe = {
-        "method": args.method,
-        "decode": "argmax",
-        "age_bounds": list(args.age_bounds),
+        "method": plan.method,
+        "search": plan.search,
+        "decode": plan.decode,
+        "age_bounds": list(fitted.bounds),
+        "tune_bounds": args.tune_bounds,
         "tta": args.tta,
-        "members": [{"run": member.name, "target": member.target, "folds": member.folds, "weight": 1} for member in found],
+        "seed": plan.seed,
+        "members": [
+            {"run": member.name, "target": member.target, "folds": member.folds, "weight": weight}
+            for member, weight in zip(result.members, result.weights)
+        ],
     }
-    with experiment.new_folder(args.output_dir, args.name, f"{args.method}-{len(found)}runs") as (folder, inside):
-        experiment.write_csv(inside / "submission.csv", predictions.submission_table(names, eval_probs))
-        experiment.write_csv(inside / "eval.csv", predictions.eval_table(names, "label", eval_probs), predictions.FORMAT)
-        if oof is not None:
+    if fitted.path:
+        scores = [(index, None if np.isnan(f1) else round(float(f1), 6)) for index, f1 in fitted.path]
+        recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
+    if fitted.biases is not None:
+        recipe["biases"] = fitted.biases.tolist()
+    if args.tune_bounds:
+        recipe["crossfit_bounds"] = [list(part.bounds) for part in result.scored.parts]
+    return recipe
+
+
+def write_result(args, result):
+    """Write the result folder, complete or not at all, and return it."""
+    images, scored, plan, fitted = result.images, result.scored, result.plan, result.fitted
+    kind = f"{plan.method}-{len(result.members)}runs"
+    with experiment.new_folder(args.output_dir, args.name, kind) as (folder, inside):
+        eval_table = predictions.eval_table(result.names, "label", result.eval_probs)
+        experiment.write_csv(inside / "submission.csv", predictions.submission_table(result.names, result.eval_probs))
+        experiment.write_csv(inside / "eval.csv", eval_table, predictions.FORMAT)
+        if scored:
+            fold = images.table["fold"].to_numpy()
+            oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             experiment.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
-        experiment.write_text(inside / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-        experiment.write_json(inside / "score.json", scores)
+        experiment.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
+        experiment.write_json(inside / "score.json", scored.scores if scored else pipeline.UNSCORED)
+        if plan.method == "stack":
+            table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
+            experiment.write_csv(inside / "stack.csv", table)
+        if args.tune_bounds:
+            study = bounds.study(images.members, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
+            bounds.draw(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {folder.name}")
     return folder
 
 
-def closing(args, found, names, folder, eval_probs, scores):
-    """Members, score and place of the result, for the user."""
-    for member in found:
-        print(f"{member.name}  {member.target}, folds {' '.join(map(str, member.folds)) or '?'}")
-    if scores["oof_f1"] is None:
-        lacking = [member.name for member in found if member.oof is None]
-        print(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
-    else:
-        low, high = scores["oof_f1_ci95"]
-        print(
-            f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
-            f"accuracy {scores['oof_acc']:.4f}"
+# ---- what the user is told -----------------------------------------------------------------------------------------
+
+
+def say(text, indent="", hang="  ", out=print):
+    """Print text in lines of the console's width, the first after `indent`, the others after `hang`."""
+    for line in textwrap.wrap(
+        text, contributions.COLUMNS, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False
+    ):
+        out(line)
+
+
+def say_members(result):
+    """The table of members: own scores, weights, what each adds; and why others are left out."""
+    plan, fitted, images = result.plan, result.fitted, result.images
+    adds = [np.nan] * len(result.members)
+    if images:
+        adds = contributions.added(plan, fitted, images.members, images.truth)
+    for line in contributions.table(result.members, result.weights, adds):
+        print(line)
+    unused = sum(contributions.total_weight(weight) == 0 for weight in fitted.weights or [])
+    if unused:
+        left = contributions.left_out(plan, fitted, images.members, images.truth)
+        for out in left:
+            say(f"{out.index + 1} is left out: {contributions.reason(out)}")
+        if unused > len(left):
+            print(f"{unused - len(left)} more are left out")
+
+
+def say_fit(result):
+    """What was found: the path of the search, the bounds and the biases."""
+    fitted = result.fitted
+    if fitted.path:
+        steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
+        rest = f" and {len(steps) - contributions.SHOWN} more" if len(steps) > contributions.SHOWN else ""
+        say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[: contributions.SHOWN])}{rest}")
+    if result.plan.bounds is None:
+        parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.parts)
+        say(
+            f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of {pipeline.PARTS} parts of the people: {parts})"
         )
-    evaluation.say_score(dataset.find(args.data_dir), names, eval_probs, folder.name)
-    print(f"{folder / 'submission.csv'}: {len(names)} images")
+    if fitted.biases is not None:
+        strongest = np.argsort(-np.abs(np.log(fitted.biases)))[:3]
+        told = "; ".join(f"{fitted.biases[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest)
+        say(f"strongest factors: {told}")
+
+
+def say_scores(result):
+    """The out-of-fold score with its interval, and for what was fitted the in-sample score and whether it paid."""
+    if result.scored is None:
+        lacking = [member.name for member in result.members if member.oof is None]
+        print(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
+        return
+    scores, plan = result.scored.scores, result.plan
+    low, high = scores["oof_f1_ci95"]
+    print(
+        f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
+        f"accuracy {scores['oof_acc']:.4f}"
+    )
+    if plan.fitted_options:
+        parts = scores["crossfit_parts"]
+        print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
+        print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
+    if plan != pipeline.Plan(seed=plan.seed):
+        low, high = scores["gain_ci95"]
+        verdict = "better" if low > 0 else "worse" if high < 0 else "noise"
+        print(
+            f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
+            f"95 % CI {low:+.4f} .. {high:+.4f}: {verdict}"
+        )
+
+
+def predicted_shares(eval_probs):
+    """Shares of the predicted classes of each part, in a line."""
+    said = []
+    for classes, names in zip(decode(eval_probs.argmax(1)), (MASKS, GENDERS, AGE_GROUPS)):
+        shares = [f"{name} {np.mean(classes == index):.1%}" for index, name in enumerate(names)]
+        said.append(", ".join(shares if len(shares) > 2 else shares[1:]))
+    return "; ".join(said)
+
+
+def warn_of_prior(eval_probs):
+    """A warning on stderr where a predicted mask share departs from 5:1:1 by more than a percentage point."""
+    mask = decode(eval_probs.argmax(1))[0]
+    counts, expected = np.bincount(mask, minlength=len(MASKS)), MASK_PRIOR * len(mask)
+    if np.abs(counts - expected).max() > PRIOR_TOLERANCE * len(mask):
+        told = ", ".join(
+            f"{name} {count:,} ({count / len(mask):.1%}) for {round(prior):,} ({prior / len(mask):.1%})"
+            for name, count, prior in zip(MASKS, counts, expected)
+        )
+        say(f"warning: eval images are 5:1:1 by mask, but the predictions are {told}", out=errors.say)
+
+
+def say_next(args, result, folder):
+    """What to hand in, where there is a choice, and the next command."""
+    images, advised = result.images, None
+    if images:
+        advised = advice.advise(folder, images.table.assign(target=images.truth), result.names)
+    for line in advice.lines(advised) if advised else ():
+        print(line)
+    if advised and advised.second:
+        told = ["compare.py", str(advised.first.folder), str(advised.second.folder)]
+    elif images and not result.plan.fitted_options and len(result.members) > 1:
+        told = ["ensemble.py", "--models", *args.models, "--search", "greedy"]
+    else:
+        told = ["leaderboard.py"]
+    print(f"next: {shlex.join(['python', *told])}")
 
 
 if __name__ == "__main__":

@@ -1,111 +1,25 @@
 """The figures of a run: how it learned (curves), what it confuses (confusion) and where it is surely wrong (mistakes).
 
-Figures are matplotlib objects on their own Agg canvas: no pyplot, no window, nothing global. They are laid out in inches
-from the top left corner. `*_figure` builds a Figure, the function of the same name without it writes the PNG.
+`*_figure` builds a Figure (laid out by layout.py), the function of the same name without it writes the PNG.
 """
-
-import functools
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
+import layout
 import metrics
 from experiment import write_atomic
 from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, decode
+from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 
 TRUTH_PREDICTED = "truth ↓  predicted →"
-DPI = 140
-MARGIN = 0.3  # inches
-INK, GREY, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#f5f6f7"
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
 FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
 PART_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
-
-
-def shorten(text, length):
-    """`text` in at most `length` characters, its middle left out; the part after the last "/" stays whole if it can."""
-    if len(text) <= length:
-        return text
-    folder, slash, name = text.rpartition("/")
-    if slash and len(name) + 3 <= length:
-        return f"{folder[: length - len(name) - 2]}…/{name}"
-    tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
-
-
-@functools.cache
-def _glyphs():
-    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
-
-
-def drawable(text):
-    """`text` on one line, with □ for every character that the font lacks."""
-    return "".join(letter if ord(letter) in _glyphs() else "□" for letter in " ".join(str(text).split()))
-
-
-def _text(owner, x, y, text, size=8.5, color=INK, **style):
-    """Text that is never read as mathematics: `$` is a dollar. `owner` is a Figure (x, y in 0..1) or Axes (data)."""
-    return owner.text(x, y, text, fontsize=size, color=color, parse_math=False, **style)
-
-
-def _width(artist):
-    """Width of a text as drawn, in inches."""
-    return artist.get_window_extent().width / DPI
-
-
-def _note(figure, left, top, text, size=8.5, color=INK, room=None, **style):
-    """Text whose line begins at (left, top) inches; its middle is left out where it is wider than `room`."""
-    width, height = figure.get_size_inches()
-    text = drawable(text)
-    artist = _text(figure, left / width, 1 - (top + 0.0127 * size) / height, text, size, color, **style)
-    length = len(text)
-    while room and length > 1 and (drawn := _width(artist)) > room:
-        length = min(length - 1, round(length * room / drawn))
-        artist.set_text(shorten(text, length))
-    return artist
-
-
-def _words(figure, left, top, words, size=8.5, room=np.inf):
-    """Words of (text, colour[, weight]) side by side from (left, top) inches, smaller if that fits `room`; returns the end."""
-    notes = [_note(figure, left, top, text, size, color, weight=(*weight, "normal")[0]) for text, color, *weight in words]
-    widths = np.array([_width(note) + 0.005 * size for note in notes])
-    scale = min(1, room / widths.sum())
-    starts = left + scale * np.cumsum([0, *widths])
-    for note, start in zip(notes, starts):
-        note.set(x=start / figure.get_figwidth(), fontsize=size * scale)
-    return starts[-1]
-
-
-def _page(width, height, title, subtitle):
-    """A white Figure of that many inches with its two lines of title."""
-    figure = Figure((width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    _note(figure, MARGIN, 0.22, title, 13, weight="bold", room=width - 2 * MARGIN)
-    _note(figure, MARGIN, 0.5, subtitle, 9, GREY, room=width - 2 * MARGIN)
-    return figure
-
-
-def _axes(figure, left, top, width, height):
-    """Axes at inches from the top left corner, with quiet spines and ticks."""
-    W, H = figure.get_size_inches()
-    axes = figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H), facecolor="white")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(color=FAINT, labelcolor=GREY, labelsize=8)
-    return axes
-
-
-def _message_page(title, subtitle, message):
-    figure = _page(9.8, 2.4, title, subtitle)
-    _text(figure, 0.5, 0.32, message, 18, GREY, ha="center", va="center")
-    return figure
 
 
 def best_epochs(log):
@@ -150,10 +64,10 @@ def curves_figure(log, title):
     log = log.replace([np.inf, -np.inf], np.nan)
     best, folds, columns = best_epochs(log), sorted(log["fold"].unique()), 4
     height = 4.9 + 0.22 * -(-len(folds) // columns)
-    figure = _page(9.8, height, title, curves_subtitle(best))
+    figure = layout.new_page(9.8, height, title, curves_subtitle(best))
     line = {"lw": 1.6, "marker": ".", "ms": 4.5}
 
-    loss = _axes(figure, 0.75, 1.15, 4.0, 2.2)
+    loss = layout.new_axes(figure, 0.75, 1.15, 4.0, 2.2)
     _draw_folds(loss, log, "train_loss", ls="--", **line | {"lw": 1.2})
     _draw_folds(loss, log, "val_loss", best, **line)
     _epoch_axes(loss, log, "loss", ticks=False)
@@ -162,7 +76,7 @@ def curves_figure(log, title):
     handles = [Line2D([], [], color=GREY, lw=1.4, label=name, **kinds[name]) for name in names]
     loss.legend(handles=handles, fontsize=8, labelcolor=GREY, frameon=False, handlelength=2.4)
 
-    lr = _axes(figure, 0.75, 3.72, 4.0, 0.42)
+    lr = layout.new_axes(figure, 0.75, 3.72, 4.0, 0.42)
     _draw_folds(lr, log, "lr", **line | {"lw": 1.2, "ms": 3})
     _epoch_axes(lr, log, "")
     lr.set_title("learning rate", loc="left", fontsize=8.5, color=GREY, pad=4)
@@ -171,7 +85,7 @@ def curves_figure(log, title):
         lr.set_yticks([0, highest], ["0", f"{highest:.3g}"])
         lr.set_ylim(-0.1 * highest, 1.15 * highest)
 
-    f1 = _axes(figure, 5.45, 1.15, 4.0, 2.99)
+    f1 = layout.new_axes(figure, 5.45, 1.15, 4.0, 2.99)
     if best:
         _draw_folds(f1, log, "val_f1", best, **line)
         _epoch_axes(f1, log, "validation macro F1")
@@ -180,12 +94,14 @@ def curves_figure(log, title):
     else:
         f1.set_axis_off()
         f1.add_patch(Rectangle((0, 0), 1, 1, transform=f1.transAxes, fc=EMPTY, ec="none"))
-        _text(f1, 0.5, 0.5, "no validation", 14, GREY, ha="center", va="center", transform=f1.transAxes)
+        layout.draw_text(f1, 0.5, 0.5, "no validation", 14, GREY, ha="center", va="center", transform=f1.transAxes)
 
     for index, fold in enumerate(folds):
         left, top = 0.75 + index % columns * 2.3, 4.78 + index // columns * 0.22
         note = f"fold {fold}:  {best[fold][1]:.4f} at epoch {best[fold][0]}" if fold in best else f"fold {fold}"
-        _words(figure, left, top, [("●", FOLD_COLORS[int(fold) % len(FOLD_COLORS)]), (note if best else "everyone", INK)])
+        layout.draw_words(
+            figure, left, top, [("●", FOLD_COLORS[int(fold) % len(FOLD_COLORS)]), (note if best else "everyone", INK)]
+        )
     return figure
 
 
@@ -228,7 +144,7 @@ def _draw_matrix(figure, left, top, cell, counts, size, percent=True):
     """The cells of a confusion matrix, cell = (width, height) inches; returns the Axes, one unit a cell."""
     C, shares = len(counts), row_shares(counts)
     colors = cell_colors(shares)
-    axes = _axes(figure, left, top, cell[0] * C, cell[1] * C)
+    axes = layout.new_axes(figure, left, top, cell[0] * C, cell[1] * C)
     axes.imshow(colors, aspect="auto", interpolation="nearest")
     for draw_lines in (axes.hlines, axes.vlines):
         draw_lines(np.arange(1, C) - 0.5, -0.5, C - 0.5, color="white", lw=1)
@@ -236,14 +152,14 @@ def _draw_matrix(figure, left, top, cell, counts, size, percent=True):
     for row, column in zip(*np.nonzero(counts)):
         note = cell_note(counts[row, column], shares[row, column], percent)
         color = text_color(colors[row, column])
-        _text(axes, column, row, note, size, color, ha="center", va="center_baseline", linespacing=1.25)
+        layout.draw_text(axes, column, row, note, size, color, ha="center", va="center_baseline", linespacing=1.25)
     return axes
 
 
 def _draw_f1(figure, left, top, bar, cell_height, counts, size, images=True):
     """F1 of each class as a bar (`bar` inches at 1.0) and a number, and its number of images, beside a matrix."""
     C, em, f1, thick = len(counts), size / 72 / bar, class_f1(counts), min(0.34, 0.15 / cell_height)
-    axes = _axes(figure, left, top, bar, cell_height * C)
+    axes = layout.new_axes(figure, left, top, bar, cell_height * C)
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(C - 0.5, -0.5))
     axes.barh(range(C), 1, height=thick, color="#e6e9ec")
@@ -254,17 +170,17 @@ def _draw_f1(figure, left, top, bar, cell_height, counts, size, images=True):
     if images:
         columns.append((1 + 8.6 * em, "images", [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
     for x, name, texts, shades in columns:
-        _text(axes, x, -0.5 - 0.08 / cell_height, name, size, GREY, ha="right", va="baseline")
+        layout.draw_text(axes, x, -0.5 - 0.08 / cell_height, name, size, GREY, ha="right", va="baseline")
         for row, (text, color) in enumerate(zip(texts, shades)):
-            _text(axes, x, row, text, size, color, ha="right", va="center_baseline")
+            layout.draw_text(axes, x, row, text, size, color, ha="right", va="center_baseline")
 
 
 def _draw_small(figure, left, top, cell, counts, names, size):
     """One part's matrix with class names, percents and F1; `left` and `top` are those of its cells."""
     axes = _draw_matrix(figure, left, top, cell, counts, size)
     for index, name in enumerate(names):
-        _text(axes, -0.5 - 0.08 / cell[0], index, name, size, ha="right", va="center_baseline")
-        _text(axes, index, -0.5 - 0.08 / cell[1], name, size, ha="center", va="baseline")
+        layout.draw_text(axes, -0.5 - 0.08 / cell[0], index, name, size, ha="right", va="center_baseline")
+        layout.draw_text(axes, index, -0.5 - 0.08 / cell[1], name, size, ha="center", va="baseline")
     _draw_f1(figure, left + cell[0] * len(counts) + 0.1, top, 0.04 * size, cell[1], counts, size, images=size > 8)
 
 
@@ -272,19 +188,19 @@ def _name_labels(axes):
     """Write the 18 classes along a matrix in three levels: age group, gender, mask, with lines between the masks."""
     for index in range(18):
         mask, gender, age = decode(index)
-        _text(axes, -0.65, index, AGE_GROUPS[age], 7, GREY, ha="right", va="center_baseline")
-        _text(axes, index, -0.7, AGE_GROUPS[age], 6.5, GREY, ha="center", va="baseline")
+        layout.draw_text(axes, -0.65, index, AGE_GROUPS[age], 7, GREY, ha="right", va="center_baseline")
+        layout.draw_text(axes, index, -0.7, AGE_GROUPS[age], 6.5, GREY, ha="center", va="baseline")
         if age == 1:
-            _text(axes, -2.35, index, GENDERS[gender], 8, ha="center", va="center", rotation=90)
-            _text(axes, index, -1.5, GENDERS[gender], 8, ha="center", va="baseline")
+            layout.draw_text(axes, -2.35, index, GENDERS[gender], 8, ha="center", va="center", rotation=90)
+            layout.draw_text(axes, index, -1.5, GENDERS[gender], 8, ha="center", va="baseline")
         if index % 6 == 0:
-            _text(axes, -3.25, index + 2.5, MASKS[mask], 9, weight="bold", ha="center", va="center", rotation=90)
-            _text(axes, index + 2.5, -2.35, MASKS[mask], 9, weight="bold", ha="center", va="baseline")
+            layout.draw_text(axes, -3.25, index + 2.5, MASKS[mask], 9, weight="bold", ha="center", va="center", rotation=90)
+            layout.draw_text(axes, index + 2.5, -2.35, MASKS[mask], 9, weight="bold", ha="center", va="baseline")
     for edge in range(3, 18, 3):
         color, reach = (GREY, -3.6) if edge % 6 == 0 else (FAINT, -2.6)
         axes.plot([reach, 17.5], [edge - 0.5] * 2, color=color, lw=0.9, clip_on=False)
         axes.plot([edge - 0.5] * 2, [reach + 0.6, 17.5], color=color, lw=0.9, clip_on=False)
-    _text(axes, -0.65, -0.7, TRUTH_PREDICTED, 6.5, GREY, ha="right", va="baseline")
+    layout.draw_text(axes, -0.65, -0.7, TRUTH_PREDICTED, 6.5, GREY, ha="right", va="baseline")
     axes.set(xlim=(-0.5, 17.5), ylim=(17.5, -0.5))
 
 
@@ -292,28 +208,28 @@ def confusion_figure(truth, pred, scored_as, title):
     """The confusion matrix of class indices [N] of `scored_as`, with F1 per class: Figure. See `confusion`."""
     names = CLASS_NAMES[scored_as]
     if not len(truth):
-        return _message_page(title, f"confusion of {scored_as}", "no validation images")
+        return layout.message_page(title, f"confusion of {scored_as}", "no validation images")
     counts = metrics.confusion(truth, pred, len(names))
     scores = f"macro F1 {metrics.macro_f1(truth, pred, len(names)):.4f}, accuracy {np.mean(truth == pred):.4f}"
     subtitle = f"{scored_as}: {scores}, {len(truth):,} images"
     legend = "colour: share of the row, blue where right, orange where wrong"
     if scored_as != "label":
         left, top, cell = 1.65, 1.3, (1.25, 1.05)
-        figure = _page(4.1 + cell[0] * len(names), 1.85 + cell[1] * len(names), title, subtitle)
+        figure = layout.new_page(4.1 + cell[0] * len(names), 1.85 + cell[1] * len(names), title, subtitle)
         _draw_small(figure, left, top, cell, counts, names, 11)
-        _note(figure, left - 0.08, top - 0.18, TRUTH_PREDICTED, 8, GREY, ha="right")
-        _note(figure, left, top + cell[1] * len(names) + 0.15, legend, 8, GREY, room=4.5)
+        layout.draw_note(figure, left - 0.08, top - 0.18, TRUTH_PREDICTED, 8, GREY, ha="right")
+        layout.draw_note(figure, left, top + cell[1] * len(names) + 0.15, legend, 8, GREY, room=4.5)
         return figure
 
-    figure = _page(12.4, 8.4, title, subtitle)
+    figure = layout.new_page(12.4, 8.4, title, subtitle)
     top, cell = 1.75, 0.345
-    _note(figure, 1.6, top + 18 * cell + 0.12, legend, 8, GREY)
+    layout.draw_note(figure, 1.6, top + 18 * cell + 0.12, legend, 8, GREY)
     axes = _draw_matrix(figure, 1.6, top, (cell, cell), counts, 7, percent=False)
     _name_labels(axes)
     _draw_f1(figure, 1.6 + 18 * cell + 0.1, top, 0.3, cell, counts, 7)
     for part, true_part, pred_part in zip(HEADS["multi"], decode(truth), decode(pred)):
         names = CLASS_NAMES[part]
-        _note(figure, 9.8, top - 0.5, part, 9, weight="bold")
+        layout.draw_note(figure, 9.8, top - 0.5, part, 9, weight="bold")
         _draw_small(figure, 9.8, top, (0.57, 0.45), metrics.confusion(true_part, pred_part, len(names)), names, 7)
         top += 0.45 * len(names) + 0.85
     return figure
@@ -361,10 +277,10 @@ def _draw_mistake(figure, left, top, size, image, row, scored_as):
         corner = (left + index * bar) / W, 1 - (top + size[1] + 0.06) / H
         figure.add_artist(Rectangle(corner, bar / W, 0.06 / H, color=PART_COLORS[part], lw=0))
     text, room = top + size[1] + 0.12, size[0] + 0.08
-    _words(figure, left, text, _marked(truth, wrong), 7, room)
+    layout.draw_words(figure, left, text, _marked(truth, wrong), 7, room)
     predicted = [("→", GREY), *_marked(wrong, wrong), (f"({row.confidence:.2f})", GREY)]
-    _words(figure, left, text + 0.15, predicted, 7, room)
-    _note(figure, left, text + 0.3, row.image, 6, GREY, room=size[0])
+    layout.draw_words(figure, left, text + 0.15, predicted, 7, room)
+    layout.draw_note(figure, left, text + 0.3, row.image, 6, GREY, room=size[0])
 
 
 def mistakes_figure(rows, load_image, scored_as, title, limit=24):
@@ -372,17 +288,19 @@ def mistakes_figure(rows, load_image, scored_as, title, limit=24):
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
-        return _message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
+        return layout.message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
     shown = pick_mistakes(rows, limit)
     columns, size = 6, (205 / DPI, 273 / DPI)  # whole pixels, so that the bars fit the thumbnails
     step = size[0] + 22 / DPI, size[1] + 105 / DPI
     share = f"{len(wrong):,} of {len(rows):,} images wrong ({len(wrong) / len(rows):.1%})"
     subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
-    figure = _page(2 * MARGIN + columns * step[0] - 22 / DPI, 1.15 + step[1] * -(-len(shown) // columns), title, subtitle)
+    figure = layout.new_page(
+        2 * MARGIN + columns * step[0] - 22 / DPI, 1.15 + step[1] * -(-len(shown) // columns), title, subtitle
+    )
     left, pred_parts = MARGIN, class_parts(wrong["pred"], scored_as)
     for part, classes in class_parts(wrong["truth"], scored_as).items():
         note, color = f"{part} wrong in {(classes != pred_parts[part]).sum():,}", PART_COLORS[part]
-        left = 0.3 + _words(figure, left, 0.77, [("●", color), (note, color)])
+        left = 0.3 + layout.draw_words(figure, left, 0.77, [("●", color), (note, color)])
     for index, row in enumerate(shown.itertuples(index=False)):
         corner = MARGIN + index % columns * step[0], 1.1 + index // columns * step[1]
         _draw_mistake(figure, *corner, size, load_image(row.image), row, scored_as)

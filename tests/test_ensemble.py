@@ -9,11 +9,14 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import yaml
+from simulated import People, write_run
 
 import blend
 import ensemble
 import errors
 import predictions
+import search
+from labels import HEADS, age_group_probs, combine, marginals
 
 
 @pytest.fixture
@@ -142,3 +145,164 @@ def test_an_existing_result_is_never_overwritten(runs, places, capsys):
     assert ensemble.main(argv) == 0
     assert errors.run(lambda: ensemble.main(argv)) == 2
     assert "exists and is never overwritten" in capsys.readouterr().err
+
+
+# ---- fitted on out-of-fold predictions, on simulated runs ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """{target: run folder} of simulated runs; `again` is a copy of the label run, `weak` a label run of noise."""
+    root, train, held = tmp_path_factory.mktemp("simulated") / "runs", People(60, seed=5), People(40, seed=6)
+    targets = {target: target for target in HEADS} | {"weak": "label"}
+    noise = dict.fromkeys(targets, 1.5) | {"weak": 40}
+    folders = {name: write_run(root / name, target, train, held, noise[name]) for name, target in targets.items()}
+    return folders | {"again": Path(shutil.copytree(folders["label"], root / "again"))}
+
+
+@pytest.fixture
+def blend_of(simulated, tmp_path, monkeypatch):
+    """blend_of("label", "mask", options=[...]) -> (result folder, recipe, score) of these simulated runs."""
+
+    monkeypatch.chdir(tmp_path)  # no data folder is there, and none is needed
+
+    def run(*names, options=(), name="result"):
+        argv = ["--models", *(str(simulated[each]) for each in names), "--output-dir", str(tmp_path / "submissions")]
+        assert ensemble.main([*argv, "--name", name, "--quiet", *options]) == 0
+        folder = tmp_path / "submissions" / name
+        return folder, yaml.safe_load((folder / "recipe.yaml").read_text()), json.loads((folder / "score.json").read_text())
+
+    return run
+
+
+def by_recipe(recipe, table):
+    """Probabilities [N, 18] by a recipe of soft blending alone, without blend.py: sums over the parts, then the product."""
+    sums = {}
+    for member in recipe["members"]:
+        values = probs(Path(member["run"]) / table, member["target"])
+        if member["target"] == "age":
+            given = {"age_group": age_group_probs(values, recipe["age_bounds"])}
+        elif member["target"] == "multi":
+            given = {"mask": values[:, :3], "gender": values[:, 3:5], "age_group": values[:, 5:]}
+        else:
+            given = {member["target"]: values}
+        for part, part_probs in given.items():
+            weight = member["weight"][part] if isinstance(member["weight"], dict) else member["weight"]
+            total, weights = sums.get(part, (0, 0))
+            sums[part] = total + weight * part_probs, weights + weight
+    label, label_weight = sums.pop("label", (np.zeros(18), 0))
+    weight = sum(weights for _total, weights in sums.values()) / 3
+    mean = {part: total / weights for part, (total, weights) in sums.items() if weights}
+    if weight and label_weight:
+        mean = marginals(label / label_weight) | mean
+    blended = label + (weight * combine(*(mean[part] for part in blend.PARTS)) if weight else 0)
+    biased = blended * recipe.get("biases", np.ones(18))
+    return biased / biased.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("options", [
+    ["--search", "weights", "--tune-bounds", "--decode", "f1"],
+    ["--search", "greedy", "--decode", "f1"],
+    ["--tune-bounds"],
+], ids=" ".join)  # fmt: skip
+def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys):
+    folder, recipe, score = blend_of("age", "mask", "gender", "label", "multi", options=options)
+    expected = by_recipe(recipe, "eval.csv")
+    np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], expected.argmax(1))
+    np.testing.assert_allclose(probs(folder / "eval.csv", "label"), expected, rtol=1e-4, atol=1e-6)
+    oof = pd.read_csv(folder / "oof.csv")
+
+    def f1(label_probs):
+        value = sklearn.metrics.f1_score(oof["target"], label_probs.argmax(1), average="macro", zero_division=0)
+        return pytest.approx(value, abs=1e-6)
+
+    assert score["oof_f1"] == f1(oof[predictions.columns("label")].to_numpy())
+    assert score["in_sample_f1"] == f1(by_recipe(recipe, "oof.csv"))
+    plain = [{**member, "weight": 1} for member in recipe["members"]]
+    assert score["plain_f1"] == f1(by_recipe({"members": plain, "age_bounds": [30, 60]}, "oof.csv"))
+    assert (folder / "bounds.png").exists() == recipe["tune_bounds"] == ("--tune-bounds" in options)
+    assert len(recipe.get("crossfit_bounds", [])) == 5 * recipe["tune_bounds"]
+    assert ("path" in recipe) == ("greedy" in options)
+    out = capsys.readouterr().out
+    assert "cross-fitted: each of 5 parts" in out and f"in-sample {score['in_sample_f1']:.4f}" in out
+    low, high = score["gain_ci95"]
+    verdict = "better" if low > 0 else "worse" if high < 0 else "noise"
+    assert f"gain {score['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}" in out
+    assert max(len(line) for line in out.splitlines() if not line.startswith(("next:", str(folder)))) <= 100
+
+
+def test_a_stack_is_written_down(blend_of, simulated):
+    folder, recipe, _score = blend_of("age", "label", options=["--method", "stack"])
+    assert [member["weight"] for member in recipe["members"]] == [None, None]
+    table = pd.read_csv(folder / "stack.csv")
+    columns = [probs(simulated[target] / "eval.csv", target) for target in ("age", "label")]
+    logs = np.log(np.maximum(np.hstack(columns), search.LOG_FLOOR))
+    logits = logs @ table.iloc[:-1, 2:].to_numpy() + table.iloc[-1, 2:].to_numpy(dtype=float)
+    answers = table.columns[2:].astype(int).to_numpy()[logits.argmax(1)]
+    np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], answers)
+
+
+def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
+    path = [(1, np.nan), (0, 0.5), (1, 0.6)]
+    monkeypatch.setattr(search, "greedy", lambda *_args, **_options: search.Selection([1 / 3, 2 / 3, 0.0], path))
+    _folder, recipe, _score = blend_of("label", "multi", "weak", options=["--search", "greedy"])
+    assert [member["weight"] for member in recipe["members"]] == [0.333333, 0.666667, 0]
+    runs = [Path(step["run"]).name for step in recipe["path"]]
+    assert (runs, [step["in_sample_f1"] for step in recipe["path"]]) == (["multi", "label", "multi"], [None, 0.5, 0.6])
+    out = capsys.readouterr().out
+    assert "3 is left out: " in out and "greedy path (member, in-sample macro F1): 2 > 1 0.5000 > 2 0.6000" in out
+
+
+def test_an_ensemble_is_a_member_with_its_cross_fitted_predictions(blend_of, simulated, tmp_path):
+    inner, _recipe, inner_score = blend_of("label", "multi", options=["--search", "weights"], name="inner")
+    argv = ["--models", str(tmp_path / "submissions" / "in*"), "--output-dir", str(tmp_path / "outer")]
+    assert ensemble.main([*argv, "--name", "e"]) == 0
+    score = json.loads((tmp_path / "outer" / "e" / "score.json").read_text())
+    assert (score["oof_f1"], score["in_sample_f1"]) == (inner_score["oof_f1"], None)
+    np.testing.assert_array_equal(
+        pd.read_csv(tmp_path / "outer" / "e" / "submission.csv"), pd.read_csv(inner / "submission.csv")
+    )
+
+
+def test_the_end_says_what_to_hand_in(blend_of, capsys):
+    blend_of("label", "again", name="one")
+    assert "hand in" not in capsys.readouterr().out
+    blend_of("label", name="two")
+    out = capsys.readouterr().out
+    assert "the two to hand in at the end:" in out and "next: python compare.py " in out
+
+
+def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
+    """70 images: 50, 10, 10 are expected; one image is 1.4 percentage points."""
+    right = np.eye(18)[[0] * 50 + [6] * 10 + [12] * 10]
+    ensemble.warn_of_prior(right)
+    assert capsys.readouterr().err == ""
+    ensemble.warn_of_prior(np.eye(18)[[0] * 51 + [6] * 9 + [12] * 10])
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.startswith("warning: eval images are 5:1:1 by mask")
+    assert "worn 51 (72.9%) for 50 (71.4%), incorrect 9 (12.9%) for 10 (14.3%), not worn 10 (14.3%) for 10 (14.3%)" in err
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--search", "greedy", "--method", "hard"], "--search greedy: finds weights for --method soft; with --method hard"),
+    (["--search", "weights", "--method", "stack"], "--search weights: finds weights for --method soft; with --method stack"),
+    (["--tune-bounds"], "--tune-bounds: only runs of target age can be cut anew, and none is given"),
+    (["--tune-bounds", "--age-bounds", "29", "59"], "--age-bounds: not allowed with argument --tune-bounds"),
+    (["--tune-bounds", "--method", "stack"], "--tune-bounds: --method stack learns from single ages"),
+    (["--age-bounds", "29", "59", "--method", "stack"], "--age-bounds 29 59: --method stack learns from single ages"),
+])  # fmt: skip
+def test_options_that_exclude_each_other(simulated, tmp_path, capsys, options, message):
+    argv = ["--models", str(simulated["label"]), "--output-dir", str(tmp_path / "submissions"), *options]
+    assert errors.run(lambda: ensemble.main(argv)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not (tmp_path / "submissions").exists()
+
+
+@pytest.mark.parametrize("option", ["--search greedy", "--search weights", "--decode f1", "--method stack", "--tune-bounds"])
+def test_nothing_is_fitted_without_out_of_fold_predictions(simulated, tmp_path, capsys, option):
+    nofold = Path(shutil.copytree(simulated["multi"], tmp_path / "nofold"))
+    (nofold / "oof.csv").unlink()
+    argv = ["--models", str(nofold), str(simulated["age"]), "--output-dir", str(tmp_path / "submissions"), *option.split()]
+    assert errors.run(lambda: ensemble.main(argv)) == 2
+    assert f"error: {option}: needs out-of-fold predictions, and {nofold} has no oof.csv" in capsys.readouterr().err

@@ -279,21 +279,6 @@ def test_nothing_wrong_and_nothing_validated():
 # ---- words and files -----------------------------------------------------------------------------------------------
 
 
-def test_shorten():
-    assert report.shorten("short", 5) == "short"
-    assert report.shorten("abcdefghij", 5) == "ab…ij"
-    assert report.shorten("abcdefghij", 6) == "abc…ij"
-    assert report.shorten("abcdefghij", 1) == "…"
-    assert report.shorten("000003_female_Asian_40/mask1.jpg", 18) == "000003_…/mask1.jpg"
-    assert report.shorten("a/mask1_with_a_long_name.jpg", 9) == "a/ma….jpg"
-    assert all(len(report.shorten("abc/" + "d" * 30, length)) == length for length in range(1, 34))
-
-
-def test_drawable_keeps_to_one_line_and_the_font():
-    assert report.drawable("a\n b\t$x$ …") == "a b $x$ …"
-    assert report.drawable("한a") == "□a"
-
-
 @pytest.mark.filterwarnings("error")
 def test_any_title_is_drawn_as_it_is():
     truth, pred = make_classes(20)

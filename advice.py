@@ -1,0 +1,114 @@
+"""Which two submissions to hand in at the end: the best by score, and one as good that fails on other images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import experiment
+import metrics
+import predictions
+from errors import InputError
+from labels import LABELS
+
+READ = 20  # results whose predictions are read, the highest scores first
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scored result folder over some images: macro F1, predicted classes of the train images and of the eval images."""
+
+    folder: Path
+    f1: float
+    pred: np.ndarray
+    answers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The two to hand in, `second` None where no other result is within noise of the first, and the reason for it.
+
+    `gap` and `gap_ci95`: macro F1 of the first minus that of the second, with its paired interval over people; `phi`:
+    correlation of being wrong on an image; `apart`: share of the eval images that the two answer differently.
+    """
+
+    first: Result
+    second: Result | None = None
+    gap: float = np.nan
+    gap_ci95: tuple = (np.nan, np.nan)
+    phi: float = np.nan
+    apart: float = np.nan
+
+
+def phi(one, other):
+    """Phi coefficient of two bool arrays: their Pearson correlation, in -1..1; 0 where one of them is constant."""
+    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    if one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def scored_folders(output_dir):
+    """[(oof_f1, half the width of its interval, folder)] of a directory's results from score.json, highest score first."""
+    found = []
+    for path in Path(output_dir).glob("*/score.json"):
+        try:
+            scores = experiment.read_json(path)
+            low, high = scores["oof_f1_ci95"]
+            found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
+        except (InputError, KeyError, TypeError, ValueError):
+            continue  # no score, or none that a result of ours has
+    return sorted(found, key=lambda row: (-row[0], str(row[2])))
+
+
+def _read(folder, f1, images, names):
+    """The Result of a folder, or None where it is not over these train images and these eval images."""
+    try:
+        oof = predictions.read(folder / "oof.csv", "label", ("image",)).set_index("image")
+        submission = pd.read_csv(folder / "submission.csv", dtype={"ImageID": str}).set_index("ImageID")
+    except (InputError, OSError, ValueError, KeyError):
+        return None
+    if len(oof) != len(images) or len(submission) != len(names) or {*oof.index} != {*images} or {*submission.index} != {*names}:
+        return None
+    pred = oof.loc[images, predictions.columns("label")].to_numpy().argmax(1)
+    return Result(folder, f1, pred, submission.loc[names, "ans"].to_numpy())
+
+
+def advise(folder, oof, names):
+    """The Advice of a result folder and those beside it, over the train images of its `oof` (the oof.csv table) and the eval
+    images `names`; None where fewer than two are there."""
+    images, truth, persons = oof["image"].tolist(), oof["target"].to_numpy(), oof["path"].to_numpy()
+    folders = scored_folders(folder.parent)[:READ]
+    if len(folders) < 2:
+        return None
+    halves = {folder: half for _f1, half, folder in folders}
+    results = [result for f1, _half, folder in folders if (result := _read(folder, f1, images, names))]
+    if len(results) < 2:
+        return None
+    first, *others = results
+    wrong = first.pred != truth
+    near = [other for other in others if first.f1 - other.f1 <= halves[first.folder] + halves[other.folder]]
+    alike = {other.folder: phi(wrong, other.pred != truth) for other in near}
+    for other in sorted(near, key=lambda other: alike[other.folder]):
+        low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
+        if low <= 0 <= high:
+            apart = float((first.answers != other.answers).mean())
+            return Advice(first, other, first.f1 - other.f1, (low, high), alike[other.folder], apart)
+    return Advice(first)
+
+
+def lines(advice):
+    """An Advice in words, for the console."""
+    first, second = advice.first, advice.second
+    told = ["the two to hand in at the end:", f"  1  {first.folder}: macro F1 {first.f1:.4f}, the highest"]
+    if second is None:
+        return [*told, "  2  none: every other result is worse by more than noise; combine other members for a second one"]
+    low, high = advice.gap_ci95
+    noise = f"lower by {advice.gap:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
+    apart = f"correlation {advice.phi:.2f}, {advice.apart:.1%} of answers differ"
+    return [
+        *told,
+        f"  2  {second.folder}: macro F1 {second.f1:.4f}, {noise};",
+        f"     of such results its errors are least like those of 1: {apart}",
+    ]

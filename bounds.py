@@ -1,0 +1,154 @@
+"""Where the distributions of target `age` members are cut into age groups: tried on out-of-fold predictions, and drawn.
+
+The official truth never changes: only the cut of what was predicted moves, and no training is needed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+import blend
+import layout
+import metrics
+from experiment import write_atomic
+from labels import LABELS, OFFICIAL_BOUNDS
+
+LOWS, HIGHS = range(20, 41), range(50, 61)
+NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
+CHOSEN, BAND, PART = "#0072b2", "#cfe3f0", "#c04f00"
+
+
+def merge(members, weights):
+    """Members as at most one of each part, `label` and `age` beside them: (members, weights) whose soft blend is equal."""
+    sums, totals = {}, {}
+    for (target, probs), weight in zip(members, weights):
+        parts = {"age": probs} if target == "age" else blend.member_parts(target, probs)
+        for part, part_probs in parts.items():
+            share = weight["age_group" if part == "age" else part] if isinstance(weight, dict) else weight
+            if share > 0:
+                sums[part] = sums.get(part, 0.0) + share * part_probs
+                totals[part] = totals.get(part, 0.0) + share
+    return [(part, total / totals[part]) for part, total in sums.items()], list(totals.values())
+
+
+def predictor(members, method="soft", weights=None):
+    """A function of bounds (LO, HI): the classes [N] that the blend of `members` predicts with that cut."""
+    if method == "soft":
+        members, weights = merge(members, weights or [1] * len(members))
+    return lambda cut: blend.blend(members, method, cut, weights).argmax(1)
+
+
+def lines(best):
+    """The bounds along the two lines through `best`: (each LO at its HI, each HI at its LO)."""
+    return [(low, best[1]) for low in LOWS], [(best[0], high) for high in HIGHS]
+
+
+def tune(members, truth, method="soft", weights=None):
+    """The bounds (LO, HI) of highest macro F1 of the blend of `members` (weights: as blend.blend's) on truth [N].
+
+    LO over 20..40 and HI over 50..60 in turn, from the official bounds on until neither moves; of equal scores the
+    bounds nearest to the official ones.
+    """
+    predict, scores = predictor(members, method, weights), {}
+
+    def rank(bounds):
+        if bounds not in scores:
+            scores[bounds] = metrics.macro_f1(truth, predict(bounds), len(LABELS))
+        return scores[bounds], -sum(abs(bound - official) for bound, official in zip(bounds, OFFICIAL_BOUNDS))
+
+    best, before = OFFICIAL_BOUNDS, None
+    while best != before:
+        before = best
+        for axis in range(2):
+            best = max(lines(best)[axis], key=rank)
+    return best
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Macro F1 along one bound: `bounds` (LO, HI) and `f1` at each; `low` and `high` [len] are the 95 % interval over people
+    of each difference to the official bounds."""
+
+    bounds: list
+    f1: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Study:
+    """Macro F1 at the chosen bounds `best`, at the official ones, and the Curves over LO and over HI through `best`."""
+
+    best: tuple
+    best_f1: float
+    official_f1: float
+    curves: list
+
+
+def study(members, truth, persons, best, method="soft", weights=None, resamples=500):
+    """The Study of a blend of `members` around the bounds `best`; persons [N] as in metrics.bootstrap_difference."""
+    predict = predictor(members, method, weights)
+    official = predict(OFFICIAL_BOUNDS)
+    curves = []
+    for along in lines(best):
+        preds = [predict(cut) for cut in along]
+        f1 = np.array([metrics.macro_f1(truth, pred, len(LABELS)) for pred in preds])
+        gains = [metrics.bootstrap_difference(truth, pred, official, persons, len(LABELS), resamples) for pred in preds]
+        low, high = np.transpose([metrics.interval(samples) for samples in gains])
+        curves.append(Curve(along, f1, low, high))
+    best_f1 = curves[0].f1[LOWS.index(best[0])]
+    return Study(best, best_f1, metrics.macro_f1(truth, official, len(LABELS)), curves)
+
+
+def _draw_curve(axes, study, axis, parts):
+    """The Curve of bound `axis` with its band, the official bound, the chosen one, and those of the parts below."""
+    curve, best, official_f1 = study.curves[axis], study.best, study.official_f1
+    x = np.array(curve.bounds)[:, axis]
+    edges = [official_f1 + edge for each in study.curves for edge in (each.low, each.high)]
+    low, high = min(map(np.min, edges)), max(map(np.max, edges))
+    room = max(high - low, 0.01)
+    bottom, top = low - 0.2 * room, high + 0.08 * room
+    axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
+    axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
+    axes.grid(axis="y", color=layout.FAINT, lw=0.6, alpha=0.7)
+    axes.axhline(official_f1, color=layout.GREY, lw=1, ls=":", zorder=2)
+    axes.axvline(OFFICIAL_BOUNDS[axis], color=layout.GREY, lw=1, ls="--", zorder=2)
+    axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
+    axes.plot(best[axis], study.best_f1, "o", ms=9, mfc="white", mec=CHOSEN, mew=2.2, zorder=4)
+    for value, count in zip(*np.unique(parts, return_counts=True)):
+        heights = bottom + (0.03 + 0.035 * np.arange(count)) * (top - bottom)
+        axes.plot([value] * count, heights, "s", ms=3.8, color=PART, mec="none", zorder=3)
+    title = f"{NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}"
+    axes.set_title(title, loc="left", fontsize=10, color=layout.INK, pad=8)
+
+
+def _legend():
+    """What the marks mean, for matplotlib's legend."""
+    return [
+        Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec=CHOSEN, mew=2, label="chosen on everyone"),
+        Line2D([], [], ls="", marker="s", ms=4.5, mfc=PART, mec="none", label="chosen without one part of the people"),
+        Line2D([], [], color=layout.GREY, lw=1, ls="--", label="official bound"),
+        Line2D([], [], color=layout.GREY, lw=1, ls=":", label="score at the official bounds"),
+    ]
+
+
+def bounds_figure(study, parts, title):
+    """Macro F1 against LO and against HI through the chosen bounds: Figure. See `draw`."""
+    (low, high), best_f1, official_f1 = study.best, study.best_f1, study.official_f1
+    subtitle = f"macro F1 of label: {best_f1:.4f} at {low}, {high} (in-sample) and {official_f1:.4f} at the official 30, 60"
+    figure = layout.new_page(9.8, 4.95, title, f"{subtitle}; the truth never moves")
+    for axis in range(2):
+        axes = layout.new_axes(figure, 0.75 + 4.8 * axis, 1.2, 3.95, 2.7)
+        _draw_curve(axes, study, axis, [part[axis] for part in parts])
+    words = "band: 95 % interval over people of the difference to the official bounds; noise where it holds the dotted line"
+    layout.draw_words(figure, 0.75, 4.58, [("■", BAND), (words, layout.INK)], 8.5, room=8.8)
+    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.22 / 4.95), "borderpad": 0, "borderaxespad": 0}
+    style = {"fontsize": 8.5, "labelcolor": layout.INK, "frameon": False, "handletextpad": 0.5, "columnspacing": 2}
+    figure.legend(handles=_legend(), ncols=4, **place, **style)
+    return figure
+
+
+def draw(study, parts, path, title):
+    """Write bounds.png of a Study; `parts` are the bounds that cross-fitting chose, one pair a part."""
+    write_atomic(path, bounds_figure(study, parts, title).savefig)

@@ -1,0 +1,172 @@
+"""What turns members into the 18 probabilities: what is fixed, what is fitted on out-of-fold predictions, and its score.
+
+`fit` and `apply` are one pipeline of bounds, weights or a stacker, and biases, in this order, so that cross-fitting scores
+all of it at once. Members are lists of (target, probabilities [N, num_outputs(target)]), as blend.blend takes them.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import blend
+import bounds
+import metrics
+import predictions
+import search
+from labels import LABELS, OFFICIAL_BOUNDS
+
+METHODS = (*blend.METHODS, "stack")
+SEARCHES = ("none", "greedy", "weights")
+DECODES = ("argmax", "f1")
+PARTS = 5  # of the people, for cross-fitting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for. `bounds` None: tune them."""
+
+    method: str = "soft"
+    search: str = "none"
+    decode: str = "argmax"
+    bounds: tuple | None = OFFICIAL_BOUNDS
+    seed: int = 0
+
+    @property
+    def fitted_options(self):
+        """The options that fit something on out-of-fold predictions, as they stand in a command line."""
+        asked = {
+            "--method stack": self.method == "stack",
+            f"--search {self.search}": self.search != "none",
+            f"--decode {self.decode}": self.decode != "argmax",
+            "--tune-bounds": self.bounds is None,
+        }
+        return [option for option, fits in asked.items() if fits]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a Plan amounts to on some images: `weights` as blend.blend takes them (None: equal), `stack` of search.fit_stack,
+    `biases` [18], `path` of the greedy search as (member index, in-sample macro F1)."""
+
+    bounds: tuple = OFFICIAL_BOUNDS
+    weights: list | None = None
+    stack: object = None
+    biases: np.ndarray | None = None
+    path: list = field(default_factory=list)
+
+
+def _rounded(weights):
+    """Weights as they are written down, so that the recipe alone gives the same answers."""
+    if isinstance(weights, dict):
+        return {part: round(float(weight), 6) for part, weight in weights.items()}
+    return round(float(weights), 6)
+
+
+def fit(plan, members, truth):
+    """Fitted: what `plan` leaves open, fitted to official labels truth [N] of the images of `members`.
+
+    Bounds are tuned at equal weights, and once more at the weights that a search then finds.
+    """
+    tunes = plan.bounds is None
+    cut = bounds.tune(members, truth, plan.method) if tunes else plan.bounds
+    weights, path = _search(plan, members, truth, cut)
+    if tunes and weights:
+        cut = bounds.tune(members, truth, plan.method, weights)
+    stack = search.fit_stack(members, truth) if plan.method == "stack" else None
+    fitted = Fitted(cut, weights, stack, None, path)
+    if plan.decode == "argmax":
+        return fitted
+    biases = metrics.fit_biases(apply(plan, fitted, members), truth, len(LABELS))
+    return replace(fitted, biases=np.round(biases, 6))
+
+
+def _search(plan, members, truth, cut):
+    """(weights, path) as in Fitted."""
+    if plan.search == "none":
+        return None, []
+    if plan.search == "weights":
+        return [_rounded(weight) for weight in search.tune_weights(members, truth, cut)], []
+    found = search.greedy(members, truth, cut, seed=plan.seed)
+    return [_rounded(weight) for weight in found.weights], found.trace
+
+
+def apply(plan, fitted, members):
+    """Probabilities [N, 18] of members' images by a plan as it was fitted."""
+    if plan.method == "stack":
+        probs = search.apply_stack(fitted.stack, members)
+    else:
+        probs = blend.blend(members, plan.method, fitted.bounds, fitted.weights)
+    return probs if fitted.biases is None else metrics.apply_biases(probs, fitted.biases)
+
+
+def stack_table(stack, members):
+    """A fitted stacker as a table: for each column of each of `members` (name, target), and for the intercept, what the
+    logarithm of its probability (at least search.LOG_FLOOR) adds to the logit of each class that it knows."""
+    scaler, regression = stack[0], stack[-1]
+    coefficients = regression.coef_ / scaler.scale_
+    intercept = regression.intercept_ - coefficients @ scaler.mean_
+    rows = [(name, column) for name, target in members for column in predictions.columns(target)]
+    table = pd.DataFrame([*rows, ("intercept", "")], columns=["member", "column"])
+    return table.join(pd.DataFrame([*coefficients.T, intercept], columns=regression.classes_))
+
+
+def score(truth, probs, persons):
+    """{oof_f1, oof_acc, oof_f1_ci95} of label probabilities: macro F1 with its interval over people, accuracy."""
+    pred = probs.argmax(1)
+    samples = metrics.bootstrap_f1(truth, pred, persons, len(LABELS))
+    return {
+        "oof_f1": round(float(metrics.macro_f1(truth, pred, len(LABELS))), 6),
+        "oof_acc": round(float(metrics.accuracy(truth, pred, len(LABELS))), 6),
+        "oof_f1_ci95": [round(float(bound), 6) for bound in metrics.interval(samples)],
+    }
+
+
+def gain(truth, probs, plain, persons):
+    """{plain_f1, gain, gain_ci95}: macro F1 of `plain` [N, 18], what `probs` has more, and the paired 95 % interval of it."""
+    pred, plain_pred = probs.argmax(1), plain.argmax(1)
+    plain_f1 = metrics.macro_f1(truth, plain_pred, len(LABELS))
+    samples = metrics.bootstrap_difference(truth, pred, plain_pred, persons, len(LABELS))
+    return {
+        "plain_f1": round(float(plain_f1), 6),
+        "gain": round(float(metrics.macro_f1(truth, pred, len(LABELS)) - plain_f1), 6),
+        "gain_ci95": [round(float(bound), 6) for bound in metrics.interval(samples)],
+    }
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Out-of-fold probabilities [N, 18] of a plan, its score.json, and what was fitted to each part of the people."""
+
+    probs: np.ndarray
+    scores: dict
+    parts: list
+
+
+UNSCORED = dict.fromkeys(
+    ("oof_f1", "oof_acc", "oof_f1_ci95", "in_sample_f1", "crossfit_parts", "plain_f1", "gain", "gain_ci95")
+)
+
+
+def evaluate(plan, fitted, members, truth, persons, quiet=True):
+    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`."""
+    probs, parts, in_sample = apply(plan, fitted, members), [], None
+    if plan.fitted_options:
+        in_sample = round(float(metrics.macro_f1(truth, probs.argmax(1), len(LABELS))), 6)
+
+        bar = tqdm(total=PARTS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None)
+
+        def fit_part(some_members, some_truth):
+            parts.append(fit(plan, some_members, some_truth))
+            bar.update()
+            return parts[-1]
+
+        def apply_part(part, other_members):
+            return apply(plan, part, other_members)
+
+        with bar:
+            probs = search.crossfit(fit_part, apply_part, members, truth, persons, PARTS, plan.seed)
+    scores = UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members), persons)
+    scores |= {"in_sample_f1": in_sample, "crossfit_parts": PARTS if plan.fitted_options else None}
+    return OutOfFold(probs, scores, parts)
