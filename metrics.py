@@ -54,6 +54,41 @@ def macro_f1(truth, pred, num_classes):
     return float(_mean_f1(2 * counts.diagonal(), counts.sum(0) + counts.sum(1)))
 
 
+def _number_persons(persons, num_images):
+    """Persons as numbers 0..P - 1 in order of appearance: (int64 [N], P). ValueError unless there is one an image."""
+    if len(persons) != num_images:
+        raise ValueError(f"{len(persons)} persons for {num_images} images")
+    numbers = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in persons]), len(numbers)
+
+
+def _counts_per_person(truth, pred, person, P, C):
+    """What macro F1 adds up, for each person: float64 [P, 2 C], 2 tp of each class, then predicted + true."""
+
+    def per_person(classes, persons):
+        return np.bincount(persons * C + classes, minlength=P * C).reshape(P, C)
+
+    right = truth == pred
+    hits = 2 * per_person(truth[right], person[right])
+    return np.hstack([hits, per_person(pred, person) + per_person(truth, person)]).astype(np.float64)
+
+
+def _resampled_sums(counts, resamples, seed):
+    """Yield sums [n, columns] of `counts` [P, columns] over draws of P persons with replacement, n draws at a time.
+
+    The draws depend on P, `resamples` and `seed` alone, so whatever is counted for the same persons sees the same draws.
+    """
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples; it takes 1 or more")
+    rng, P = np.random.default_rng(seed), len(counts)
+    rows = max(1, 1_000_000 // P)  # 8 MB for the draws of a chunk
+    for start in range(0, resamples, rows):
+        n = min(rows, resamples - start)
+        drawn = rng.integers(P, size=(n, P)) + np.arange(n)[:, None] * P
+        times = np.bincount(drawn.ravel(), minlength=n * P).reshape(n, P)
+        yield times.astype(np.float64) @ counts
+
+
 def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
     """Macro F1 of `resamples` draws of as many persons, with replacement, with all their images: float64 [resamples].
 
@@ -61,31 +96,125 @@ def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
     together, so drawing single images would make intervals too narrow. A draw without a class leaves it out, as macro_f1.
     """
     truth, pred = _as_classes(truth, pred, num_classes)
-    if len(persons) != len(truth):
-        raise ValueError(f"{len(persons)} persons for {len(truth)} images")
-    if resamples < 1:
-        raise ValueError(f"{resamples} resamples; it takes 1 or more")
-    numbers = {}
-    person = np.array([numbers.setdefault(name, len(numbers)) for name in persons])
-    P, C = len(numbers), num_classes
+    person, P = _number_persons(persons, len(truth))
+    counts, C = _counts_per_person(truth, pred, person, P, num_classes), num_classes
+    return np.concatenate([_mean_f1(sums[:, :C], sums[:, C:]) for sums in _resampled_sums(counts, resamples, seed)])
 
-    def per_person(classes, kept):
-        return np.bincount(person[kept] * C + classes[kept], minlength=P * C).reshape(P, C)
 
-    everything = np.ones(len(truth), dtype=bool)
-    hits = 2 * per_person(truth, truth == pred)
-    counts = np.hstack([hits, per_person(pred, everything) + per_person(truth, everything)]).astype(np.float64)
+def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=2000, seed=0):
+    """Macro F1 of A minus that of B on the same `resamples` draws of persons: float64 [resamples].
 
-    rng = np.random.default_rng(seed)
-    rows = max(1, 1_000_000 // P)  # 8 MB for the draws of a chunk
-    scores = []
-    for start in range(0, resamples, rows):
-        n = min(rows, resamples - start)
-        drawn = rng.integers(P, size=(n, P)) + np.arange(n)[:, None] * P
-        weights = np.bincount(drawn.ravel(), minlength=n * P).reshape(n, P)
-        sums = weights.astype(np.float64) @ counts
-        scores.append(_mean_f1(sums[:, :C], sums[:, C:]))
-    return np.concatenate(scores)
+    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1.
+    """
+    truth, pred_a = _as_classes(truth, pred_a, num_classes)
+    truth, pred_b = _as_classes(truth, pred_b, num_classes)
+    person, P = _number_persons(persons, len(truth))
+    counts, C = np.hstack([_counts_per_person(truth, pred, person, P, num_classes) for pred in (pred_a, pred_b)]), num_classes
+    return np.concatenate(
+        [
+            _mean_f1(sums[:, :C], sums[:, C : 2 * C]) - _mean_f1(sums[:, 2 * C : 3 * C], sums[:, 3 * C :])
+            for sums in _resampled_sums(counts, resamples, seed)
+        ]
+    )
+
+
+def boundary_share(truth, pred_a, pred_b, near, num_classes):
+    """Share of the difference in macro F1 between A and B that comes from the images with `near` (bool [N]) True.
+
+    It is what A would gain over B if it only had its own predictions there and B's elsewhere, over what it does gain; nan
+    where both score the same. Macro F1 is no sum over images, so the shares of two halves add up to 1 only nearly, and a
+    share can be below 0 or above 1.
+    """
+    truth, pred_a = _as_classes(truth, pred_a, num_classes)
+    truth, pred_b = _as_classes(truth, pred_b, num_classes)
+    near = np.asarray(near)
+    if near.shape != truth.shape or near.dtype != bool:
+        raise ValueError(f"near is {near.dtype} of shape {near.shape}; it takes a bool for each of {len(truth)} images")
+    score_a, score_b = (macro_f1(truth, pred, num_classes) for pred in (pred_a, pred_b))
+    mixed = macro_f1(truth, np.where(near, pred_a, pred_b), num_classes)
+    gain = score_a - score_b
+    return (mixed - score_b) / gain if abs(gain) > 1e-12 else float("nan")
+
+
+def _takeover(logs, biases, truth, c, low, high):
+    """Macro F1 of the argmax of logs + biases as the bias of class `c` rises from `low` to `high`, exactly.
+
+    logs: float64 [C, N]. Returns edges [n + 2], which are `low`, the n biases at which a row goes over to class c, sorted,
+    and `high`; and scores [n + 1], each constant between two edges.
+    """
+    C = len(logs)
+    others = logs + biases[:, None]
+    others[c] = -np.inf
+    rival = others.argmax(0)
+    edges = others[rival, np.arange(len(truth))] - logs[c]
+    pred = np.where(edges <= low, c, rival)
+    true, taken, right = (np.bincount(classes, minlength=C) for classes in (truth, pred, truth[truth == pred]))
+    rows = np.flatnonzero((edges > low) & (edges < high))
+    rows = rows[np.argsort(edges[rows], kind="stable")]
+    f1_steps, occurs_steps = np.zeros((2, len(rows) + 1))
+    for k in range(C):  # class c takes one more row at every edge, its rivals lose one where it was theirs
+        sign, moved = (1, np.arange(len(rows))) if k == c else (-1, np.flatnonzero(rival[rows] == k))
+        tp = right[k] + sign * np.cumsum(np.concatenate([[0], truth[rows[moved]] == k]))
+        times = true[k] + taken[k] + sign * np.arange(len(moved) + 1)
+        at = np.concatenate([[0], moved + 1])
+        f1_steps[at] += np.diff(2 * tp / np.maximum(times, 1), prepend=0)
+        occurs_steps[at] += np.diff((times > 0).astype(np.float64), prepend=0)
+    return np.concatenate([[low], edges[rows], [high]]), f1_steps.cumsum() / occurs_steps.cumsum()
+
+
+def _smooth_best(edges, scores, now, window=0.5):
+    """The middle of the step whose mean score within +- `window` is best, or `now` where no step's is better by 1e-5."""
+    below = np.concatenate([[0.0], np.cumsum(scores * np.diff(edges))])
+
+    def mean_score(bias):
+        lo, hi = np.maximum(bias - window, edges[0]), np.minimum(bias + window, edges[-1])
+        return (np.interp(hi, edges, below) - np.interp(lo, edges, below)) / (hi - lo)
+
+    middles = ((edges[:-1] + edges[1:]) / 2)[np.diff(edges) > 1e-9]  # a row on the edge itself would be a toss-up
+    smooth = mean_score(middles)
+    return middles[smooth.argmax()] if smooth.max() > mean_score(now) + 1e-5 else now
+
+
+def fit_biases(probs, truth, num_classes, rounds=10, largest=20.0):
+    """Factors of the classes for macro F1: float64 [C], geometric mean 1, each in 1 / largest .. largest.
+
+    probs: [N, C], >= 0. Decode with (probs * biases).argmax(1). Coordinate ascent from equal factors, class by class until
+    nothing improves, at most `rounds` times round; deterministic. The line search knows macro F1 exactly at every factor
+    and takes the best of its mean over a window of half a unit of log factor to each side: the exact optimum fits the
+    noise. On simulated images of 700 people argmax scored 0.660 on other people, the exact optimum 0.666, the smooth one
+    0.671; of 2,700 people 0.660, 0.674 and 0.675. Where the factors do not beat argmax on `truth` itself, all are 1.
+    """
+    probs = np.asarray(probs, dtype=np.float64)
+    if probs.shape != (len(truth), num_classes) or not (probs >= 0).all():
+        raise ValueError(f"probs of shape {probs.shape}; it takes [{len(truth)}, {num_classes}], all >= 0")
+    truth, pred = _as_classes(truth, probs.argmax(1), num_classes)
+    C, limit, biases = num_classes, np.log(largest), np.zeros(num_classes)
+    if C == 1:
+        return np.ones(1)
+    logs = np.ascontiguousarray(np.log(np.maximum(probs, 1e-300)).T)
+    for _round in range(rounds):
+        moved = False
+        for c in range(C):
+            rest = np.delete(biases, c)
+            S = rest.sum()  # bias x makes the mean (S + x) / C; less that mean all have to stay within limit
+            low = max(C * (rest.max() - limit) - S, (S - C * limit) / (C - 1))
+            high = min(C * (rest.min() + limit) - S, (S + C * limit) / (C - 1))
+            best = _smooth_best(*_takeover(logs, biases, truth, c, low, high), now=biases[c])
+            if best != biases[c]:
+                biases[c], moved = best, True
+                biases -= biases.mean()
+        if not moved:
+            break
+    factors = np.exp(biases)
+    gain = macro_f1(truth, (probs * factors).argmax(1), C) - macro_f1(truth, pred, C)
+    return factors if gain > 0 else np.ones(C)
+
+
+def apply_biases(probs, biases):
+    """Rows of probs [N, C] times biases [C], divided so that each sums to 1 again; a row of zeros stays one."""
+    weighted = np.asarray(probs) * biases
+    total = weighted.sum(1, keepdims=True)
+    return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
 
 
 def interval(samples, level=0.95):

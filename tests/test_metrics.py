@@ -157,3 +157,124 @@ def test_bootstrap_and_interval_refuse():
     for level in (0, 1, 95):
         with pytest.raises(ValueError, match=f"level is {level}; allowed: between 0 and 1"):
             metrics.interval([1, 2], level)
+
+
+def three_of(rng, truth, C):
+    """Two predictions for `truth`, right at 6 and 7 of 10 images."""
+    return [np.where(rng.random(len(truth)) < share, truth, rng.integers(C, size=len(truth))) for share in (0.6, 0.7)]
+
+
+def test_paired_bootstrap_is_the_difference_of_two_on_the_same_draws():
+    rng = np.random.default_rng(0)
+    persons = rng.integers(30, size=200)
+    truth = rng.integers(5, size=200)
+    pred_a, pred_b = three_of(rng, truth, 5)
+    paired = metrics.bootstrap_difference(truth, pred_a, pred_b, persons, 5, resamples=40, seed=3)
+    single = [metrics.bootstrap_f1(truth, pred, persons, 5, resamples=40, seed=3) for pred in (pred_a, pred_b)]
+    assert paired.shape == (40,) and paired.dtype == np.float64
+    assert paired == pytest.approx(single[0] - single[1], abs=1e-12)
+    direct_rng, numbers = np.random.default_rng(3), {}
+    person = np.array([numbers.setdefault(name, len(numbers)) for name in persons])
+    for difference in paired:
+        times = np.bincount(direct_rng.integers(len(numbers), size=len(numbers)), minlength=len(numbers))[person]
+        score_a, score_b = (metrics.macro_f1(np.repeat(truth, times), np.repeat(p, times), 5) for p in (pred_a, pred_b))
+        assert difference == pytest.approx(score_a - score_b, abs=1e-12)
+    assert np.array_equal(metrics.bootstrap_difference(truth, pred_a, pred_a, persons, 5, resamples=9), np.zeros(9))
+
+
+def test_paired_interval_is_narrower_than_that_of_unpaired_draws():
+    """Predictions that differ on 1 image in 20 share nearly all that a draw does to them."""
+    rng = np.random.default_rng(0)
+    truth, pred_a, persons = people(rng, 200, agree=True)
+    pred_b = np.where(rng.random(len(truth)) < 0.05, truth, pred_a)
+    paired = metrics.bootstrap_difference(truth, pred_a, pred_b, persons, 6, resamples=400)
+    apart = [metrics.bootstrap_f1(truth, p, persons, 6, resamples=400, seed=s) for s, p in enumerate((pred_a, pred_b))]
+    assert paired.std() < 0.4 * (apart[0] - apart[1]).std()
+    assert metrics.interval(paired)[1] < 0
+
+
+def test_boundary_share_by_hand():
+    """Truth 0 0 1 1; A 0 0 1 1 scores 1; B 0 1 0 1 has F1 2/4 in both classes, 0.5. Near holds the second image, A's right
+    answer there makes 0 0 0 1: class 0 has tp 2 of 3 + 2, 4/5, class 1 tp 1 of 1 + 2, 2/3; macro 11/15. So the share is
+    (11/15 - 1/2) / (1 - 1/2) = 7/15."""
+    truth, pred_a, pred_b = [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]
+    near = np.array([False, True, False, False])
+    assert metrics.boundary_share(truth, pred_a, pred_b, near, 2) == pytest.approx(7 / 15)
+    assert metrics.boundary_share(truth, pred_a, pred_b, np.ones(4, dtype=bool), 2) == pytest.approx(1)
+    assert metrics.boundary_share(truth, pred_a, pred_b, np.zeros(4, dtype=bool), 2) == 0
+    assert np.isnan(metrics.boundary_share(truth, pred_a, pred_a, near, 2))
+    with pytest.raises(ValueError, match=r"near is int64 of shape \(4,\); it takes a bool for each of 4 images"):
+        metrics.boundary_share(truth, pred_a, pred_b, np.array([0, 1, 0, 0]), 2)
+    with pytest.raises(ValueError, match=r"near is bool of shape \(1,\)"):
+        metrics.boundary_share(truth, pred_a, pred_b, near[:1], 2)
+
+
+def likely(rng, n, C):
+    """Truth [n] with class 0 four times as frequent, and probabilities [n, C] that follow it and lean to class 0."""
+    truth = rng.choice(C, size=n, p=np.r_[4, np.ones(C - 1)] / (C + 3))
+    logits = 1.5 * np.eye(C)[truth] + rng.normal(size=(n, C))
+    logits[:, 0] += 1.5
+    return truth, metrics.softmax(logits).astype(np.float64)
+
+
+def test_takeover_scores_equal_those_of_every_bias():
+    """Between two edges macro F1 is what argmax with a bias in their middle scores; classes 4 and 5 never occur."""
+    rng = np.random.default_rng(0)
+    for C, n in ((2, 15), (6, 60)):
+        truth, probs = likely(rng, n, min(C, 4))
+        probs = np.hstack([probs, 0.05 * rng.random((n, C - min(C, 4)))])
+        logs, biases = np.ascontiguousarray(np.log(probs).T), rng.normal(size=C) / 3
+        for c in range(C):
+            edges, scores = metrics._takeover(logs, biases, truth, c, -2.0, 3.0)
+            assert edges[0] == -2 and edges[-1] == 3 and (np.diff(edges) >= 0).all() and len(edges) == len(scores) + 1
+            for middle, score in zip((edges[:-1] + edges[1:]) / 2, scores):
+                tried = np.where(np.arange(C) == c, middle, biases)
+                assert score == pytest.approx(metrics.macro_f1(truth, (logs.T + tried).argmax(1), C), abs=1e-12)
+
+
+def test_biases_undo_a_lean_to_one_class():
+    """Probabilities that lean to class 0 by a factor e^1.5 = 4.5: the others get larger factors and other images gain."""
+    rng = np.random.default_rng(0)
+    truth, probs = likely(rng, 1500, 4)
+    biases = metrics.fit_biases(probs, truth, 4)
+    assert biases.shape == (4,) and biases.dtype == np.float64 and np.log(biases).sum() == pytest.approx(0, abs=1e-9)
+    assert biases[1:].min() > 1.4 * biases[0]
+    assert np.array_equal(biases, metrics.fit_biases(probs, truth, 4))
+    for seed in range(3):
+        truth, probs = likely(np.random.default_rng(10 + seed), 1500, 4)
+        decoded = metrics.macro_f1(truth, (probs * biases).argmax(1), 4)
+        assert decoded > metrics.macro_f1(truth, probs.argmax(1), 4) + 0.02
+
+
+def test_biases_stay_in_bounds_and_never_lose_in_sample():
+    """Where class 1 is never right but always predicted, its factor would fall without end; noise gives nothing to fit."""
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(3, size=40) * 2 % 3
+        probs = rng.dirichlet(np.ones(3), 40)
+        probs[:, 1] = np.where(truth == 1, 1e-9, 0.999)
+        for largest in (3.0, 20.0):
+            biases = metrics.fit_biases(probs, truth, 3, largest=largest)
+            assert biases.max() <= largest * (1 + 1e-9) and biases.min() >= 1 / largest * (1 - 1e-9)
+        assert metrics.macro_f1(truth, (probs * biases).argmax(1), 3) >= metrics.macro_f1(truth, probs.argmax(1), 3)
+    perfect = np.eye(3)[truth]
+    assert np.array_equal(metrics.fit_biases(perfect, truth, 3), np.ones(3))
+    assert np.array_equal(metrics.fit_biases(np.ones((4, 1)), [0] * 4, 1), [1.0])
+
+
+def test_apply_biases_by_hand():
+    """0.5 0.3 0.2 times 1 2 1 is 0.5 0.6 0.2, and over 1.3 its argmax is that of the products."""
+    probs = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 0.0]])
+    applied = metrics.apply_biases(probs, np.array([1.0, 2.0, 1.0]))
+    assert applied == pytest.approx(np.array([[5 / 13, 6 / 13, 2 / 13], [0, 0, 0]]))
+
+
+def test_fit_biases_refuses():
+    with pytest.raises(ValueError, match=r"probs of shape \(2, 3\); it takes \[2, 4\], all >= 0"):
+        metrics.fit_biases(np.ones((2, 3)), [0, 1], 4)
+    for bad in (-0.1, np.nan):
+        with pytest.raises(ValueError, match="all >= 0"):
+            metrics.fit_biases(np.array([[bad, 1.0]]), [0], 2)
+    with pytest.raises(ValueError, match=r"truth holds 2\.\.2"):
+        metrics.fit_biases(np.ones((1, 2)), [2], 2)

@@ -1,0 +1,349 @@
+"""Compare two submissions, runs or ensembles: what moved, whether it is more than noise, and a page of the images.
+
+    python compare.py runs/01-AdamP-StepLR-FL-v0-label_5fold submissions/01-soft-3runs
+
+A and B: a submission csv (ImageID,ans), a run, RUN:fold2 or RUN:best, or an ensemble. Reads their eval.csv and oof.csv,
+trains and predicts nothing. Writes comparisons/A--B.html, one file with a thumbnail of each image whose answers differ.
+
+Rules. The answer of a run or an ensemble is its most probable class. Both must be scored on the same thing (a `multi` run on
+the label, an `age` run on the age group at the official bounds), or one on the label and the other on a part of it: then
+the label's probabilities are summed over its other parts, a csv's answers are split. A disagreement is as certain as the
+less certain of its two answers. The effect on macro F1 of going from A to B takes the mean of both probabilities as the
+chance of each class: a class's expected F1 is 2 x (chances that its answers are right, summed) / (times answered + chances
+of the class over all images, summed); effects are differences of these over the number of classes. Out of fold, persons
+are drawn, the same for A and B; single folds are stood in for by their run, as everywhere.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import compare_page
+import dataset
+import differences
+import errors
+import experiment
+import members
+import metrics
+import options
+import predictions
+from differences import Comparison
+from errors import InputError, did_you_mean
+from labels import CLASS_NAMES, LABELS, SCORED_AS, scored_probs
+
+FLOWS, CERTAIN = 15, 10  # rows of the console's lists
+
+
+def parse_args(argv):
+    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
+    parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
+    parser.add_argument("--images", action="store_true", help="list every image that differs")
+    parser.add_argument("--out", metavar="FILE.html", help="the page; without it comparisons/A--B.html")
+    parser.add_argument("--limit", type=options.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
+    parser.add_argument("--data-dir", help="the competition's folder, for the images; without it as in train.py")
+    args = parser.parse_args(argv)
+    if args.out is not None and Path(args.out).suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--out {args.out}: must be the name of a page, FILE.html")
+    return args
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Side:
+    """A or B: what it is scored on, and what is known of it.
+
+    images, answers int [N], probs [N, C]: of the eval images, None where there are none. `source` is None for a csv.
+    """
+
+    name: str
+    scored_as: str
+    source: members.Source | None
+    images: list | None
+    answers: np.ndarray | None
+    probs: np.ndarray | None
+
+    @property
+    def described(self):
+        return "csv" if self.source is None else "run, target " + self.source.target if self.source.is_run else "ensemble"
+
+
+def read_answers(path):
+    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
+    table = dataset.read_csv(path, ("ImageID", "ans"))
+    twice = table["ImageID"].duplicated()
+    if twice.any():
+        raise InputError(f"{path}, line {int(twice.argmax()) + 2}: {table['ImageID'][twice].iloc[0]!r} stands twice")
+    for line, answer in enumerate(table["ans"], start=2):
+        if not (answer.isascii() and answer.isdigit() and int(answer) < len(LABELS)):
+            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
+    return table["ImageID"].tolist(), table["ans"].to_numpy(dtype=np.int64)
+
+
+def read_side(name):
+    """The Side of a csv, a run, a fold of a run or an ensemble."""
+    path = Path(name)
+    if path.is_file():
+        return Side(name, "label", None, *read_answers(path), None)
+    if path.suffix == ".csv":
+        known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
+        raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
+    source = members.open_source(name)
+    table, _folds = members.read_eval(source)
+    side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
+    if table is not None:
+        probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
+        side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
+        side.answers = side.probs.argmax(1)
+    return side
+
+
+def inference_command(source):
+    """What makes the eval predictions that a run lacks."""
+    folds = "" if source.choice == "all" else f" --folds {source.choice if source.choice == 'best' else source.choice[0]}"
+    return f"python inference.py --models {source.folder}{folds}"
+
+
+def join(a, b, part):
+    """The Comparison of two sides on `part`, in the order of A's images. InputError when they hold different images."""
+    apart = set(a.images) ^ set(b.images)
+    if apart:
+        raise InputError(
+            f"{a.name} and {b.name}: answers to different images ({len(a.images):,} and {len(b.images):,}, {len(apart):,} in one "
+            f"alone, such as {min(apart)}); compare answers to the same eval images"
+        )
+    row = {image: index for index, image in enumerate(b.images)}
+    order = np.array([row[image] for image in a.images])
+    columns = []
+    for side, rows in ((a, slice(None)), (b, order)):
+        probs = None if side.probs is None else differences.narrow_probs(side.probs, side.scored_as, part)[rows]
+        answers = differences.narrow(side.answers, side.scored_as, part)[rows] if probs is None else probs.argmax(1)
+        columns.append((answers, probs))
+    return Comparison(part, a.images, *(column for pair in zip(*columns) for column in pair))
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+
+
+def read_oof(side, part):
+    """(oof.csv table, true classes [N], answers [N]) of a side on `part`, or None where it has no oof.csv."""
+    table = members.read_oof(side.source) if side.source else None
+    if table is None:
+        return None
+    truth, probs = predictions.scored(table, side.source.target)
+    truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
+    return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
+
+
+def oof_lines(a, b, part):
+    """The out-of-fold verdict in lines for the user, or one line that says why there is none."""
+    if a.source and b.source and a.source.folder.resolve() == b.source.folder.resolve():
+        return ["no out-of-fold verdict: both have the same oof.csv"]
+    tables = [read_oof(side, part) for side in (a, b)]
+    lacking = [side.name for side, table in zip((a, b), tables) if table is None]
+    if lacking:
+        return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
+    both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"), validate="one_to_one")
+    if both.empty:
+        return ["no out-of-fold verdict: their oof.csv have no image in common"]
+    truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
+    other = truth != both["truth_b"].to_numpy()
+    if other.any():
+        raise InputError(
+            f"{a.name} and {b.name}: official labels differ, such as that of {both['image'][other].iloc[0]}; "
+            "compare runs of the same data"
+        )
+    answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
+    C = len(CLASS_NAMES[part])
+    result = differences.paired(truth, *answers, persons, C)
+    note = "" if len(both) == max(map(len, tables)) else ", those that both have"
+    lines = [
+        f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
+        f"({len(both):,} images of {result.units:,} people{note})",
+        *verdict_lines(result, "people"),
+    ]
+    wrong = [answer != truth for answer in answers]
+    counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
+    lines.append(f"errors: {counts}; their correlation (phi) is {differences.phi(*wrong):.2f}")
+    return lines + boundary_lines(result, truth, *answers, persons, C)
+
+
+def verdict_lines(result, units):
+    """The verdict of a Paired and, where it is noise, how many `units` (people, images) would tell."""
+    lines = [str(result)]
+    needed = result.units_to_tell()
+    if result.verdict == "noise" and needed is not None:
+        if needed > result.units:
+            told = f"about {differences.two_digits(needed)} {units}; you have {result.units:,}"
+        else:
+            told = f"little more than the {result.units:,} {units} you have"
+        lines.append(f"to tell a difference of this size takes {told}")
+    return lines
+
+
+def boundary_lines(result, truth, a, b, persons, num_classes):
+    """How much of the difference is that of people next to an age boundary."""
+    years = differences.ages(persons)
+    if years is None or result.units_to_tell() is None:
+        return []
+    near = differences.near_boundary(years)
+    share = metrics.boundary_share(truth, a, b, near, num_classes)
+    people, difference = len(set(persons[near])), result.difference
+    return [
+        f"boundary people (ages {differences.NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
+        f"{share * difference:+.4f} of the {difference:+.4f} ({share:.0%})"
+    ]
+
+
+def label_lines(path, comparison):
+    """Scores of A and B on known answers to the eval images, in lines for the user."""
+    path = Path(path) / "eval" / "answers.csv" if Path(path).is_dir() else Path(path)
+    known = dict(zip(*read_answers(path)))
+    rows = np.array([row for row, image in enumerate(comparison.images) if image in known], dtype=np.int64)
+    if not len(rows):
+        raise InputError(
+            f"--labels {path}: holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
+        )
+    truth = differences.narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
+    C = len(comparison.names)
+    result = differences.paired(truth, comparison.a[rows], comparison.b[rows], rows, C)
+    return [
+        f"macro F1 of {comparison.scored_as} against {path}: A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)",
+        *verdict_lines(result, "images"),
+        "images are drawn one by one, as nobody knows who is on them: the true interval is wider",
+    ]
+
+
+# ---- printing ------------------------------------------------------------------------------------------------------
+
+
+def print_table(rows, left=()):
+    """Rows of text (the head first) in columns, flush right but for the columns in `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (
+            text.ljust(width) if index in left else text.rjust(width) for index, (text, width) in enumerate(zip(row, widths))
+        )
+        print("  " + "  ".join(cells).rstrip())
+
+
+def print_changes(comparison):
+    """How many rows differ, in which parts, and the flow from class to class."""
+    total, differ = len(comparison.images), len(comparison.rows)
+    print(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
+    if not differ:
+        return
+    if len(comparison.part_changes) > 1:
+        changes = ", ".join(f"{part} {count:,}" for part, count in comparison.part_changes.items())
+        print(f"  by part: {changes} (a row may differ in more than one)")
+    shown = comparison.flows[:FLOWS]
+    rest = f", the first {FLOWS} of {len(comparison.flows)}" if len(comparison.flows) > FLOWS else ""
+    print(f"\nfrom class to class{rest}")
+    rows = [(f"{count:,}", f"{count / differ:.1%}", comparison.names[a], "->", comparison.names[b]) for a, b, count in shown]
+    print_table([("rows", "share", "A", "", "B"), *rows], left=(2, 3, 4))
+
+
+def print_counts(comparison):
+    """Counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
+    has_mask = "mask" in comparison.part_changes
+    print("\nclass counts" + (" beside the prior (5:1:1 by mask)" if has_mask else ""))
+    rows = [
+        (word, f"{a:,}", f"{b:,}", f"{b - a:+,}", "" if prior is None else f"{prior:,.0f}")
+        for _part, word, a, b, prior in comparison.part_counts()
+    ]
+    print_table([("", "A", "B", "B - A", "prior" if has_mask else ""), *rows], left=(0,))
+    if comparison.expected_f1 is None:
+        print("\nno expected effect on macro F1: neither has probabilities")
+        return
+    one = next((name for name, probs in zip("AB", (comparison.probs_b, comparison.probs_a)) if probs is None), None)
+    print("\nexpected effect on macro F1 of going from A to B" + (f", as {one} alone sees it" if one else ""))
+    a, b = comparison.expected_f1
+    effect = (b - a) / len(a)
+    rows = [(comparison.names[c], f"{a[c]:.4f}", f"{b[c]:.4f}", f"{effect[c]:+.4f}") for c in np.argsort(-np.abs(effect))]
+    print_table(
+        [
+            ("class", "F1 of A", "F1 of B", "effect"),
+            *rows,
+            ("all", f"{a.mean():.4f}", f"{b.mean():.4f}", f"{effect.sum():+.4f}"),
+        ],
+        left=(0,),
+    )
+
+
+def answer_line(comparison, row):
+    """'worn, male, 30-59 (0.61) -> >=60 (0.58)': A's answer, then what B changes, with what each one gives its own answer."""
+    a, b = comparison.a[row], comparison.b[row]
+    changed = [other for _part, word, other in differences.changed_words(a, b, comparison.scored_as) if word != other]
+    sure_a, sure_b = ("" if own is None else f" ({own[row]:.2f})" for own in comparison.own_probs)
+    return f"{comparison.names[a]}{sure_a} -> {', '.join(changed)}{sure_b}"
+
+
+def print_images(comparison, every):
+    """The most certain disagreements, or with `every` all rows that differ, in the same order."""
+    rows = comparison.rows if every else comparison.rows[:CERTAIN]
+    if not len(rows) or (comparison.certainty is None and not every):
+        return
+    print("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
+    for row in rows:
+        print(f"  {comparison.images[row]}  {answer_line(comparison, row)}")
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------------
+
+
+def page_name(name):
+    """What stands for A or B in the name of the page: a run's folder, a csv's folder and stem; safe on any file system."""
+    path = Path(name)
+    words = f"{path.parent.name}-{path.stem}" if path.suffix == ".csv" else path.name
+    return re.sub(r"[^\w.+=-]+", "-", words).strip("-.").encode()[:100].decode(errors="ignore") or "x"
+
+
+def write_page(args, a, b, comparison, verdict, scores):
+    """Write the page and say where it is."""
+    out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
+    if not args.out:
+        out.parent.mkdir(exist_ok=True)
+    rows = compare_page.choose(comparison, args.limit)
+    pictures, why = compare_page.thumbnails(dataset.find(args.data_dir), [comparison.images[row] for row in rows])
+    text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
+    experiment.write_text(out, text)
+    note = f"{len(pictures):,} thumbnails" if pictures else f"no thumbnails: {why}"
+    print(f"\n{out}: {len(comparison.rows):,} images that differ, {note}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    a, b = (read_side(name) for name in args.sources)
+    part = differences.common_part(a.scored_as, b.scored_as)
+    if part is None:
+        raise InputError(f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as}; nothing both of them answer")
+    for name, side in (("A", a), ("B", b)):
+        print(f"{name}  {side.name}  ({side.described})")
+    print(f"compared on {part}")
+    lacking = [side for side in (a, b) if side.answers is None]
+    commands = [f"{side.name} has no eval predictions; {inference_command(side.source)} makes them" for side in lacking]
+    verdict = oof_lines(a, b, part)
+    if lacking and len(verdict) == 1:
+        raise InputError(f"{'; '.join(commands)}. Without them: {verdict[0]}")
+    comparison = None if lacking else join(a, b, part)
+    scores = label_lines(args.labels, comparison) if args.labels and comparison else []
+    if comparison:
+        print_changes(comparison)
+        print_counts(comparison)
+        print_images(comparison, args.images)
+    for lines in (verdict, scores):
+        print("\n" + "\n".join(lines) if lines else "", end="\n" if lines else "")
+    for command in commands:
+        print(f"answers to the eval images are not compared: {command}")
+    if comparison:
+        write_page(args, a, b, comparison, verdict, scores)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

@@ -1,0 +1,109 @@
+"""pages.py: escaping, cells, thumbnails, and a document that asks for nothing."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pages
+from errors import InputError
+
+NASTY = """</script><script>alert(1)</script> "'&<b>"""
+
+
+class Reader(HTMLParser):
+    """What a browser would see: start tags with attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def test_names_are_text_everywhere():
+    """In a title, a cell, an attribute and inline JSON a name stays a name: the only scripts are the page's own."""
+    body = f'<p title="{pages.escape(NASTY)}">x</p>{pages.table([NASTY], [[NASTY]])}'
+    reader = Reader(pages.page(NASTY, body, script=f"const names = {pages.inline_json([NASTY])};"))
+    assert [tag for tag, _attrs in reader.tags if tag in ("script", "b")] == ["script"]
+    assert reader.all("p") == [{"title": NASTY}]
+    assert reader.text.count(NASTY) == 3  # title, head, cell
+
+
+def test_inline_json_reads_back_and_cannot_end_its_element():
+    value = {NASTY: ["\u2028\u2029", 1.5, None, "한글"]}
+    text = pages.inline_json(value)
+    assert json.loads(text) == value
+    assert not set("<>&\u2028\u2029") & set(text) and "한글" in text
+    with pytest.raises(ValueError, match="JSON compliant"):
+        pages.inline_json(float("nan"))
+
+
+def test_a_page_is_whole_and_asks_for_nothing():
+    text = pages.page("t", "<h1>t</h1>", script="const own = 1;", style=".own { color: red; }")
+    reader = Reader(text)
+    assert text.startswith("<!doctype html>") and reader.all("html") == [{"lang": "en"}]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in reader.all("meta")
+    assert "const own = 1;" in text and ".own { color: red; }" in text and "prefers-color-scheme: dark" in text
+    assert any("default-src 'none'" in attrs.get("content", "") for attrs in reader.all("meta"))
+    assert not re.findall(r"https?://|//[a-z]", text)
+    addresses = [attrs.get("src") or attrs.get("href") for _tag, attrs in reader.tags]
+    assert set(addresses) == {None, "data:,"}
+
+
+def test_cells_show_text_and_sort_by_value():
+    rows = [["a", 1234, 0.5, ("12 %", 0.12), None], ["b", np.int64(7), np.float32(0.25), ("–", None), float("nan")]]
+    text = pages.table(["name", "n", "f1", "share", "none"], rows)
+    cells = re.findall(r"<td(.*?)>(.*?)</td>", text)
+    number, nothing = ' class="number"', ' data-value=""'
+    assert cells == [
+        ("", "a"), (f'{number} data-value="1234"', "1,234"), (f'{number} data-value="0.5"', "0.5000"),
+        (f'{number} data-value="0.12"', "12 %"), (nothing, ""),
+        ("", "b"), (f'{number} data-value="7"', "7"), (f'{number} data-value="0.25"', "0.2500"),
+        (number + nothing, "–"), (nothing, ""),
+    ]  # fmt: skip
+    assert [attrs.get("class") for attrs in Reader(text).all("th")] == [None, "number", "number", "number", None]
+    assert text.count("<button>") == 5 and 'class="sortable"' in text
+
+
+def test_a_table_can_be_plain_or_empty():
+    assert "<button>" not in pages.table(["a"], [[1]], sortable=False)
+    assert Reader(pages.table(["a", "b"], [])).all("td") == []
+
+
+@pytest.mark.parametrize(("mode", "size", "shown"), [
+    ("RGB", (384, 512), (120, 160)), ("L", (512, 384), (213, 160)), ("P", (30, 40), (30, 40)), ("RGBA", (1, 1000), (1, 160)),
+])  # fmt: skip
+def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
+    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
+    head, data = pages.thumbnail(tmp_path / "x.png").split(",")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
+
+
+def test_thumbnails_are_upright(tmp_path):
+    """A picture saved on its side (EXIF orientation 6) is turned: 20 wide, 10 high becomes 10 wide, 20 high."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
+    data = pages.thumbnail(tmp_path / "x.jpg").split(",")[1]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (10, 20)
+
+
+def test_a_bad_image_is_named(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
+        pages.thumbnail(tmp_path / "x.jpg")
