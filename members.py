@@ -79,10 +79,11 @@ def open_source(name, folds="all"):
     return Source(name, run, target, "best" if one["best"] else [int(one["number"])])
 
 
-def find_sources(patterns, folds="all"):
+def find_sources(patterns, folds="all", option="--models"):
     """The sources of names and glob patterns (a pattern may end in :best or :foldN), each once, in order.
 
-    Other folders that a pattern matches are passed over, with a line that names them; InputError where nothing is left.
+    Other folders that a pattern matches are passed over, with a line that names them; InputError, which names `option`,
+    where nothing is left.
     """
     sources = []
     for pattern in patterns:
@@ -95,7 +96,7 @@ def find_sources(patterns, folds="all"):
         for path in set(matches) - set(known):
             errors.say(f"passed over: {path} is neither a run nor an ensemble")
         if not known:
-            raise InputError(f"--models {pattern}: matches no run")
+            raise InputError(f"{option} {pattern}: matches no run")
         sources.extend(open_source(f"{path}{colon}{fold}", folds) for path in known)
     return list({source.name: source for source in sources}.values())
 

@@ -1,7 +1,12 @@
 """The figures of a run: how it learned (curves), what it confuses (confusion) and where it is surely wrong (mistakes).
 
+    python report.py --label-noise RUN [RUN ...]
+
+That looks for wrong labels in the out-of-fold predictions of runs and writes a gallery and a csv of suggestions (noise.py).
 `*_figure` builds a Figure (laid out by layout.py), the function of the same name without it writes the PNG.
 """
+
+import sys
 
 import matplotlib
 import numpy as np
@@ -10,9 +15,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
+import dataset
+import errors
 import layout
 import metrics
-from experiment import write_atomic
+import noise
+import noise_page
+import options
+from errors import InputError
+from experiment import read_args, write_atomic
 from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, decode
 from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 
@@ -314,3 +325,34 @@ def mistakes(rows, load_image, scored_as, path, title, limit=24):
     the prediction, 0..1). load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
     write_atomic(path, mistakes_figure(rows, load_image, scored_as, title, limit).savefig)
+
+
+def main(argv=None):
+    parser = options.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
+    parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
+    parser.add_argument("--noise-rate", type=float, default=0.01, metavar="P", help="share of labels that are wrong, a guess")
+    parser.add_argument("--top", type=options.positive_int, default=50, metavar="N", help="suggestions of each part at most")
+    parser.add_argument("--out", default="label-noise", metavar="DIR", help="folder of the files; older ones are replaced")
+    parser.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
+    args = parser.parse_args(argv)
+    if not 0 < args.noise_rate < 0.5:
+        parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
+    found = noise.read(args.label_noise)
+    recorded = next((read_args(member.source.folder)["data_dir"] for member in found if member.source.is_run), None)
+    data_dir = dataset.find(args.data_dir)
+    if data_dir is None:
+        hint = f"; the runs were trained on {recorded}" if recorded else ""
+        raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")
+    people = dataset.read_people(data_dir)
+    evidence = noise.average(found)
+    noise.check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
+    fixed = noise.applied_fixes(found, people)
+    findings = noise.judge(evidence, people, args.noise_rate)
+    names = [member.name for member in found]
+    persons, missing = noise_page.write(args.out, evidence, findings, data_dir, names, args.top, fixed)
+    noise_page.closing(findings, persons, args.out, missing, fixed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
