@@ -79,6 +79,11 @@ def pick_device(name):
     return device
 
 
+def describe(device):
+    """A device in words: the GPU's name, or how many CPU threads torch uses."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
 def start(device_name):
     """Ranks of this process, from torchrun's environment; joins the process group when there are several."""
     world = int(os.environ.get("WORLD_SIZE", "1"))

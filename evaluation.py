@@ -19,6 +19,7 @@ import metrics
 import model
 import predictions
 from errors import InputError
+from images import Geometry
 from labels import LABELS
 
 
@@ -92,7 +93,7 @@ def predict_folds(jobs, images, args, device):
         if not is_fresh(run, number, args.tta, images.names):
             facts = model.read_facts(experiment.fold_dir(run, number) / "best.safetensors")
             crop = tuple(facts["crop"]) if facts["crop"] else None
-            by_geometry.setdefault(cache.Geometry(*facts["img_size"], crop), []).append((run, number))
+            by_geometry.setdefault(Geometry(*facts["img_size"], crop), []).append((run, number))
     for geometry, group in by_geometry.items():
         pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = cache.ImageStore(pixels, device, args.cache_device)

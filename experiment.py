@@ -20,14 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 
 import metrics
 import predictions
 from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, HEADS, SCORED_AS
-from loss import loss_code
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
 NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?P<split>\d+fold|nofold)")
@@ -97,9 +95,9 @@ def locked(folder, wait=False):
 # ---- names and folders ---------------------------------------------------------------------------------------------
 
 
-def recipe_name(optimizer, scheduler, loss):
+def recipe_name(optimizer, scheduler, loss_code):
     """'AdamP-StepLR-FL': what an experiment's number stands for."""
-    return f"{optimizer}-{scheduler}-{loss_code(loss)}"
+    return f"{optimizer}-{scheduler}-{loss_code}"
 
 
 def next_name(output_dir, recipe, target, kfold):
@@ -199,13 +197,13 @@ def read_args(run):
         args = yaml.safe_load((run / "args.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{run / 'args.yaml'}: not readable ({' '.join(str(error).split())})") from error
-    if not isinstance(args, dict) or args.get("target") not in HEADS:
+    if not isinstance(args, dict) or args.get("target") not in list(HEADS):
         raise InputError(f"{run / 'args.yaml'}: not the options of a run (no valid target)")
     return args
 
 
 def write_environment(run, device):
-    """env.json: versions, git commit, device and start time."""
+    """env.json: versions, git commit, `device` (in words) and start time."""
 
     def git(*words):
         try:
@@ -221,7 +219,7 @@ def write_environment(run, device):
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": device,
         "platform": platform.platform(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
@@ -268,29 +266,6 @@ def done_folds(run):
         if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
             found[int(name[4:])] = read_json(Path(run) / name / "fold.json")
     return dict(sorted(found.items()))
-
-
-def save_state(run, fold, state):
-    """last.pt: what --resume needs (tensors and plain values)."""
-
-    def write(temporary):
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
-
-    write_atomic(fold_dir(run, fold) / "last.pt", write)
-
-
-def load_state(run, fold):
-    """The state of `save_state`, or None; nothing in the file can run code."""
-    path = fold_dir(run, fold) / "last.pt"
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
 
 
 def write_log(run, fold, rows):

@@ -81,6 +81,29 @@ def check(args, data, net, ranks):
                 ) from error
 
 
+def save_state(run, fold, state):
+    """last.pt: what --resume needs (tensors and plain values)."""
+
+    def write(temporary):
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
+
+    experiment.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write)
+
+
+def load_state(run, fold):
+    """The state of `save_state`, or None; nothing in the file can run code."""
+    path = experiment.fold_dir(run, fold) / "last.pt"
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
+        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
+
+
 def train_fold(args, run, data, fold, ranks, stop):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
@@ -89,7 +112,7 @@ def train_fold(args, run, data, fold, ranks, stop):
     net = build_model(args, fold, ranks.device)
     mean, std = model.mean_std(net)
     fit = engine.Fit(net, recipe(args), fold_data(args, data, fold, mean, std), ranks)
-    state = experiment.load_state(run, fold)
+    state = load_state(run, fold)
     if state is not None:
         fit.load_state_dict(state)
         if ranks.first:
@@ -124,7 +147,7 @@ def train_epoch(args, run, fit, stop):
         if fit.ranks.any(stop.requested):
             return True
         if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
-            experiment.save_state(run, fit.data.fold, fit.state_dict())
+            save_state(run, fit.data.fold, fit.state_dict())
             saved = time.monotonic()
         return False
 
@@ -132,7 +155,7 @@ def train_epoch(args, run, fit, stop):
         complete = engine.train_one_epoch(fit, after_step)
     if not complete:
         if fit.ranks.first:
-            experiment.save_state(run, fit.data.fold, fit.state_dict())
+            save_state(run, fit.data.fold, fit.state_dict())
         raise Interrupted(
             stop.requested or 143,
             f"stopped in fold {fit.data.fold}, epoch {fit.epoch}, after step {fit.step} of {fit.steps}; state saved",
@@ -163,7 +186,7 @@ def keep_epoch(args, run, data, fit, probs):
         if probs is not None:
             write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
     experiment.write_log(run, fold, fit.history)
-    experiment.save_state(run, fold, fit.state_dict())
+    save_state(run, fold, fit.state_dict())
 
 
 def write_predictions(args, run, data, fold, rows, probs, name):

@@ -14,6 +14,7 @@ import torch
 import augment
 from errors import InputError, did_you_mean
 from labels import num_outputs
+from predictions import TTAS
 
 
 def check_name(name):
@@ -159,9 +160,6 @@ def load(path):
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: weights don't fit {facts['model']} ({str(error).splitlines()[0]})") from error
     return model.eval(), facts
-
-
-TTAS = {"none": (False,), "hflip": (False, True)}  # whether each view is flipped
 
 
 @torch.inference_mode()

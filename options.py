@@ -4,7 +4,7 @@ import argparse
 
 from errors import InputError, did_you_mean
 from labels import FIRST_AGE, LAST_AGE
-from model import TTAS
+from predictions import TTAS
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

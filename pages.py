@@ -13,8 +13,8 @@ from numbers import Integral, Real
 
 from PIL import Image
 
-import cache
 from errors import InputError
+from images import open_rgb
 
 # Nothing is loaded from anywhere, whatever a name or a file holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -149,7 +149,7 @@ def thumbnail(file, height=160):
     InputError names the file when it is no readable image.
     """
     try:
-        image = cache.open_rgb(file)
+        image = open_rgb(file)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(f"{file}: not a readable image ({error})") from error
     if image.height > height:

@@ -9,6 +9,7 @@ from errors import InputError
 from labels import CLASS_NAMES, HEADS, LABELS, encode, num_outputs, scored_probs
 
 FORMAT = "%.6g"  # of a probability
+TTAS = {"none": (False,), "hflip": (False, True)}  # views that predictions are the mean of: whether each is flipped
 
 
 def columns(target):

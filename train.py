@@ -31,6 +31,7 @@ import options
 import predictions
 import report
 from errors import InputError, Interrupted
+from images import Geometry, open_rgb
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
@@ -216,7 +217,7 @@ def load_data(args, device):
         errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
     if args.drop_ages:
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
-    geometry = cache.Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
     files = dataset.image_files(args.data_dir, images["image"])
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
@@ -237,12 +238,12 @@ def open_run(args, argv, data, ranks):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         experiment.sweep_run(run)
         return run
-    recipe = experiment.recipe_name(args.optimizer, args.scheduler, args.loss)
+    recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
     run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
     args.name = run.name
     recorded = {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
     experiment.write_args(run, recorded, argv)
-    experiment.write_environment(run, ranks.device)
+    experiment.write_environment(run, distributed.describe(ranks.device))
     experiment.write_csv(run / "folds.csv", folds)
     return run
 
@@ -258,7 +259,7 @@ def draw_pictures(args, run):
     report.confusion(truth, probs.argmax(1), scored_as, run / "confusion.png", f"{run.name} ({kind})")
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(args.data_dir) / "train" / "images"
-    report.mistakes(rows, lambda image: cache.open_rgb(root / image), scored_as, run / "mistakes.png", f"{run.name} ({kind})")
+    report.mistakes(rows, lambda image: open_rgb(root / image), scored_as, run / "mistakes.png", f"{run.name} ({kind})")
 
 
 def closing(args, run, summary, started):

@@ -120,3 +120,23 @@ def browser(tmp_path):
         return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
     return open_page
+
+
+def gradient(width, height):
+    """An image whose red is the column and green the row, so that a crop shows where it was taken."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    whole = save(tmp_path / "whole.jpg", gradient(64, 64)).read_bytes()
+    contents = {"empty.jpg": b"", "text.jpg": b"not a picture", "cut.jpg": whole[: len(whole) // 2]}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return [tmp_path / name for name in ("whole.jpg", *contents)]

@@ -2,7 +2,6 @@ import multiprocessing
 import os
 
 import pytest
-import torch
 
 import experiment
 from errors import InputError
@@ -68,31 +67,6 @@ def test_result_folder_is_complete_or_not_there(tmp_path):
     with pytest.raises(KeyError), experiment.new_folder(tmp_path / "out", None, "soft-3runs") as (folder, inside):
         raise KeyError
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["01-soft-3runs"]
-
-
-def test_damaged_state_is_named(tmp_path):
-    (tmp_path / "fold0").mkdir()
-    assert experiment.load_state(tmp_path, 0) is None
-    experiment.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
-    assert experiment.load_state(tmp_path, 0)["step"] == 3
-    (tmp_path / "fold0" / "last.pt").write_bytes(b"\x80\x04damaged")
-    with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
-        experiment.load_state(tmp_path, 0)
-
-
-def test_a_disk_that_fills_up_under_a_state_is_one_line(tmp_path, monkeypatch):
-    (tmp_path / "fold0").mkdir()
-    experiment.save_state(tmp_path, 0, {"step": 3})
-
-    def full(state, path):
-        path.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534\nframes")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match=r"last.pt: can't be written \(is the disk full\? .*pos 576 vs 534\)"):
-        experiment.save_state(tmp_path, 0, {"step": 4})
-    assert experiment.load_state(tmp_path, 0) == {"step": 3}
-    assert [path.name for path in (tmp_path / "fold0").iterdir()] == ["last.pt"]
 
 
 def test_find_run_suggests(tmp_path):

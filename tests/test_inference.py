@@ -16,6 +16,7 @@ import inference
 import model
 import predictions
 from errors import InputError
+from images import Geometry, decode
 
 PREDICTED = shutil.ignore_patterns("eval*", "submission.csv")  # other tests may have predicted with the shared runs
 
@@ -37,8 +38,8 @@ def by_hand(run, numbers, data, tta="none"):
     folds = []
     for number in numbers:
         net, facts = model.load(run / f"fold{number}" / "best.safetensors")
-        geometry = cache.Geometry(*facts["img_size"])
-        images = np.stack([cache.decode(files / name, geometry) for name in names])
+        geometry = Geometry(*facts["img_size"])
+        images = np.stack([decode(files / name, geometry) for name in names])
         logits = model.predict(net, [torch.from_numpy(images)], facts["mean"], facts["std"], tta=tta)
         exp = np.exp(logits - logits.max(1, keepdims=True))
         folds.append(exp / exp.sum(1, keepdims=True))

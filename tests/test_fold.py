@@ -1,0 +1,32 @@
+"""fold.py: the saved state of a fold (whole folds are tested in test_train.py)."""
+
+import pytest
+import torch
+
+import fold
+from errors import InputError
+
+
+def test_damaged_state_is_named(tmp_path):
+    (tmp_path / "fold0").mkdir()
+    assert fold.load_state(tmp_path, 0) is None
+    fold.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
+    assert fold.load_state(tmp_path, 0)["step"] == 3
+    (tmp_path / "fold0" / "last.pt").write_bytes(b"\x80\x04damaged")
+    with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
+        fold.load_state(tmp_path, 0)
+
+
+def test_a_disk_that_fills_up_under_a_state_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "fold0").mkdir()
+    fold.save_state(tmp_path, 0, {"step": 3})
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534\nframes")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"last.pt: can't be written \(is the disk full\? .*pos 576 vs 534\)"):
+        fold.save_state(tmp_path, 0, {"step": 4})
+    assert fold.load_state(tmp_path, 0) == {"step": 3}
+    assert [path.name for path in (tmp_path / "fold0").iterdir()] == ["last.pt"]
