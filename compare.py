@@ -30,11 +30,12 @@ import members
 import metrics
 import options
 import predictions
-from differences import Comparison
+from differences import Comparison, signed
 from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, LABELS, SCORED_AS, scored_probs
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
+WIDTH = 100  # characters of a line, but for whole names
 
 
 def parse_args(argv):
@@ -97,10 +98,17 @@ def read_side(name):
     table, _folds = members.read_eval(source)
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
     if table is not None:
+        check_once(table["ImageID"], f"{source.name}: eval.csv")
         probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
         side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
         side.answers = side.probs.argmax(1)
     return side
+
+
+def check_once(images, what):
+    """InputError when an image stands twice in a column of a table."""
+    if images.duplicated().any():
+        raise InputError(f"{what} holds {images[images.duplicated()].iloc[0]} twice; make it anew")
 
 
 def inference_command(source):
@@ -114,8 +122,8 @@ def join(a, b, part):
     apart = set(a.images) ^ set(b.images)
     if apart:
         raise InputError(
-            f"{a.name} and {b.name}: answers to different images ({len(a.images):,} and {len(b.images):,}, {len(apart):,} in one "
-            f"alone, such as {min(apart)}); compare answers to the same eval images"
+            f"{a.name} and {b.name}: answers to different images ({len(a.images):,} and {len(b.images):,}, {len(apart):,} in "
+            f"one alone, such as {min(apart)}); compare answers to the same eval images"
         )
     row = {image: index for index, image in enumerate(b.images)}
     order = np.array([row[image] for image in a.images])
@@ -135,6 +143,7 @@ def read_oof(side, part):
     table = members.read_oof(side.source) if side.source else None
     if table is None:
         return None
+    check_once(table["image"], f"{side.name}: oof.csv")
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
     return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
@@ -148,7 +157,7 @@ def oof_lines(a, b, part):
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
         return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
-    both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"), validate="one_to_one")
+    both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"))
     if both.empty:
         return ["no out-of-fold verdict: their oof.csv have no image in common"]
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
@@ -196,7 +205,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
     people, difference = len(set(persons[near])), result.difference
     return [
         f"boundary people (ages {differences.NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
-        f"{share * difference:+.4f} of the {difference:+.4f} ({share:.0%})"
+        f"{signed(share * difference)} of the {signed(difference)} ({share:.0%})"
     ]
 
 
@@ -264,15 +273,14 @@ def print_counts(comparison):
     print("\nexpected effect on macro F1 of going from A to B" + (f", as {one} alone sees it" if one else ""))
     a, b = comparison.expected_f1
     effect = (b - a) / len(a)
-    rows = [(comparison.names[c], f"{a[c]:.4f}", f"{b[c]:.4f}", f"{effect[c]:+.4f}") for c in np.argsort(-np.abs(effect))]
-    print_table(
-        [
-            ("class", "F1 of A", "F1 of B", "effect"),
-            *rows,
-            ("all", f"{a.mean():.4f}", f"{b.mean():.4f}", f"{effect.sum():+.4f}"),
-        ],
-        left=(0,),
-    )
+    times_a, times_b = comparison.class_counts
+    rows = [
+        (comparison.names[c], f"{times_a[c]:,}", f"{times_b[c]:,}", f"{a[c]:.4f}", f"{b[c]:.4f}", f"{signed(effect[c])}")
+        for c in np.argsort(-np.abs(effect), kind="stable")
+    ]
+    total = f"{len(comparison.images):,}"
+    whole = ("all", total, total, f"{a.mean():.4f}", f"{b.mean():.4f}", f"{signed(effect.sum())}")
+    print_table([("class", "A", "B", "F1 of A", "F1 of B", "effect"), *rows, whole], left=(0,))
 
 
 def answer_line(comparison, row):
@@ -290,7 +298,9 @@ def print_images(comparison, every):
         return
     print("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
     for row in rows:
-        print(f"  {comparison.images[row]}  {answer_line(comparison, row)}")
+        name, answers = comparison.images[row], answer_line(comparison, row)
+        room = len(name) if every else WIDTH - len(answers) - 4
+        print(f"  {name if len(name) <= room else name[: max(room - 1, 8)] + '…'}  {answers}")
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------
@@ -303,25 +313,29 @@ def page_name(name):
     return re.sub(r"[^\w.+=-]+", "-", words).strip("-.").encode()[:100].decode(errors="ignore") or "x"
 
 
-def write_page(args, a, b, comparison, verdict, scores):
-    """Write the page and say where it is."""
+def write_page(args, data_dir, a, b, comparison, verdict, scores):
+    """Write the page, with thumbnails from `data_dir` where there is one, and say where it is."""
     out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
     if not args.out:
         out.parent.mkdir(exist_ok=True)
     rows = compare_page.choose(comparison, args.limit)
-    pictures, why = compare_page.thumbnails(dataset.find(args.data_dir), [comparison.images[row] for row in rows])
+    pictures, why = compare_page.thumbnails(data_dir, [comparison.images[row] for row in rows])
     text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
     experiment.write_text(out, text)
-    note = f"{len(pictures):,} thumbnails" if pictures else f"no thumbnails: {why}"
-    print(f"\n{out}: {len(comparison.rows):,} images that differ, {note}")
+    note = f" ({why})" if why else ""
+    print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
 
 
 def main(argv=None):
     args = parse_args(argv)
+    data_dir = dataset.find(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
     part = differences.common_part(a.scored_as, b.scored_as)
     if part is None:
-        raise InputError(f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as}; nothing both of them answer")
+        raise InputError(
+            f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as} have no answer in common; compare two that are scored "
+            "on the same, or one of them with label"
+        )
     for name, side in (("A", a), ("B", b)):
         print(f"{name}  {side.name}  ({side.described})")
     print(f"compared on {part}")
@@ -341,7 +355,7 @@ def main(argv=None):
     for command in commands:
         print(f"answers to the eval images are not compared: {command}")
     if comparison:
-        write_page(args, a, b, comparison, verdict, scores)
+        write_page(args, data_dir, a, b, comparison, verdict, scores)
     return 0
 
 

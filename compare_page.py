@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import pages
-from differences import changed_words
+from differences import changed_words, signed
 from pages import escape
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -24,23 +24,28 @@ dl.sides dt { font-weight: 600; } dl.sides dd { margin: 0; }
 summary { cursor: pointer; font-weight: 600; padding: 0.25rem 0; width: fit-content; }
 .mask { color: var(--mask); } .gender { color: var(--gender); } .age_group { color: var(--age_group); }
 .flows { display: flex; flex-wrap: wrap; gap: 0.375rem; max-height: 15rem; overflow-y: auto; padding: 4px; margin: 0 -4px; }
-.flows button { padding: 0.125rem 0.625rem; border: 1px solid var(--line); border-radius: 4px; background: none; text-align: left; }
+.flows button { padding: 0.125rem 0.625rem; border: 1px solid var(--line); border-radius: 4px; background: none;
+  text-align: left; }
 .flows button:hover, .card:hover { background: var(--panel); }
-.flows button[aria-pressed="true"] { background: var(--panel); border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
-.flows .count { font-weight: 600; }
+.flows button[aria-pressed="true"] { background: var(--panel); border-color: var(--accent);
+  box-shadow: inset 0 0 0 1px var(--accent); }
+.flows .count { margin: 0 0.25rem 0 0.375rem; color: var(--grey); }
+.flows .count:first-child { margin-left: 0; }
+.word { white-space: nowrap; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.25rem, 1fr)); gap: 0.5rem; }
-.card { display: flex; flex-direction: column; min-width: 0; padding: 0.375rem; border: 1px solid var(--line); border-radius: 4px;
-  background: none; text-align: left; font-size: 0.8125rem; line-height: 1.4; content-visibility: auto;
+.card { display: flex; flex-direction: column; min-width: 0; padding: 0.375rem; border: 1px solid var(--line);
+  border-radius: 4px; background: none; text-align: left; font-size: 0.8125rem; line-height: 1.4; content-visibility: auto;
   contain-intrinsic-size: auto 12rem auto 16rem; }
 .card img { height: 150px; max-width: 100%; object-fit: contain; margin: 0 auto 0.375rem; }
-.name { color: var(--grey); font-size: 0.75rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-width: 100%; }
+.name { color: var(--grey); font-size: 0.75rem; max-width: 100%; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
 .card .more { display: none; }
 .chance { color: var(--grey); }
-dialog { width: min(34rem, calc(100vw - 1.5rem)); max-height: calc(100vh - 1.5rem); padding: 1rem; border: 1px solid var(--line);
-  border-radius: 6px; background: var(--ground); color: var(--ink); }
+dialog { width: min(34rem, calc(100vw - 1.5rem)); max-height: calc(100vh - 1.5rem); padding: 1rem;
+  border: 1px solid var(--line); border-radius: 6px; background: var(--ground); color: var(--ink); }
 dialog::backdrop { background: rgb(0 0 0 / 60%); }
 dialog #content { display: flex; flex-direction: column; }
-dialog img { height: min(55vh, 30rem); max-width: 100%; object-fit: contain; margin: 0 auto 0.75rem; }
+dialog img { width: 100%; max-height: min(55vh, 30rem); object-fit: contain; margin: 0 auto 0.75rem; }
 dialog .name { white-space: normal; margin-top: 0.25rem; }
 .more { display: grid; grid-template-columns: 1fr auto auto; gap: 0 1rem; margin-top: 0.5rem; padding-top: 0.5rem;
   border-top: 1px solid var(--line); }
@@ -91,6 +96,12 @@ function go(card) {
   card.scrollIntoView({block: "nearest"});
 }
 
+function shut() {  // back to the card that was looked at last, not to the one that was opened first
+  const card = current;
+  large.close();
+  go(card);
+}
+
 function move(step) {
   const list = visible(), at = list.indexOf(current);
   go(at < 0 ? list[0] : list[Math.min(Math.max(at + step, 0), list.length - 1)]);
@@ -112,7 +123,7 @@ document.addEventListener("keydown", event => {
   else if (row && on) moveRow(row);
   else if (/^[0-9]$/.test(key) && !large.open) choose(Number(key));
   else if (key === "Enter" && on) open(on);
-  else if (key === "Escape" && large.open) large.close();
+  else if (key === "Escape" && large.open) shut();
   else return;
   event.preventDefault();
 });
@@ -121,11 +132,11 @@ cards.forEach(card => {
   card.addEventListener("focus", () => { current = card; reach(card); });
 });
 buttons.forEach((button, index) => button.addEventListener("click", () => choose(index)));
-large.addEventListener("close", () => current && go(current));
-large.addEventListener("click", event => { if (event.target === large) large.close(); });
+large.addEventListener("cancel", event => { event.preventDefault(); shut(); });
+large.addEventListener("click", event => { if (event.target === large) shut(); });
 document.getElementById("previous").addEventListener("click", () => move(-1));
 document.getElementById("next").addEventListener("click", () => move(1));
-document.getElementById("close").addEventListener("click", () => large.close());
+document.getElementById("close").addEventListener("click", shut);
 choose(0);
 """
 
@@ -143,14 +154,12 @@ def choose(comparison, limit):
 
 
 def thumbnails(data_dir, names):
-    """({image name: address of its thumbnail}, why there are none or some lack one, else "") from eval/images of a data folder."""
+    """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
     if data_dir is None:
         return {}, "no data folder here; --data-dir DIR names it"
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
     found = {name: pages.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
-    if not names:
-        return found, "none asked for"
     lacking = [name for name in names if name not in found]
     return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
 
@@ -203,10 +212,12 @@ def _classes(comparison):
     tables = [pages.table(["part", "class", "A", "B", "B − A", "prior"], counts)]
     if comparison.expected_f1 is not None:
         effects = [
-            (name, float(a), float(b), (f"{(b - a) / len(comparison.names):+.4f}", float(b - a)))
-            for name, a, b in zip(comparison.names, *comparison.expected_f1)
+            (name, times_a, times_b, a, b, (f"{signed((b - a) / len(comparison.names))}", b - a))
+            for name, times_a, times_b, a, b in zip(comparison.names, *comparison.class_counts, *comparison.expected_f1)
         ]
-        tables.append(pages.table(["class", "expected F1 of A", "of B", "effect on macro F1"], effects))
+        a, b = (f1.mean() for f1 in comparison.expected_f1)
+        total = f"<p>Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B.</p>"
+        tables.append(total + pages.table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], effects))
     return '<div class="side-by-side">' + "".join(f"<div>{table}</div>" for table in tables) + "</div>"
 
 
@@ -225,17 +236,20 @@ def _help(comparison, rows, pictures, why):
 def _flow_words(comparison, a, b):
     """'worn, male, 30-59 → >=60' as HTML, what changed in the colour of its part."""
     pairs = changed_words(a, b, comparison.scored_as)
-    return ", ".join(
-        escape(one) if one == other else f'<b class="{part}">{escape(one)} → {escape(other)}</b>' for part, one, other in pairs
-    )
+    return ", ".join(_word(part, one if one == other else f"{one} → {other}", one != other) for part, one, other in pairs)
+
+
+def _word(part, word, changed):
+    """A word of an answer that no line breaks, in the colour of its part and bold where it changed."""
+    return f'<b class="word {part}">{escape(word)}</b>' if changed else f'<span class="word">{escape(word)}</span>'
 
 
 def _flow_buttons(comparison):
     """A button a flow, after one for all."""
-    buttons = [f'<button aria-pressed="true"><kbd>0</kbd> all <span class="count">{len(comparison.rows):,}</span></button>']
+    buttons = [f'<button aria-pressed="true"><kbd>0</kbd><span class="count">{len(comparison.rows):,}</span> all</button>']
     for number, (a, b, count) in enumerate(comparison.flows, start=1):
-        key = f"<kbd>{number}</kbd> " if number < 10 else ""
-        label = f'{_flow_words(comparison, a, b)} <span class="count">{count:,}</span>'
+        key = f"<kbd>{number}</kbd>" if number < 10 else ""
+        label = f'<span class="count">{count:,}</span> {_flow_words(comparison, a, b)}'
         buttons.append(f'<button aria-pressed="false">{key}{label}</button>')
     return f'<div class="flows" role="group" aria-label="flows from class to class">{"".join(buttons)}</div>'
 
@@ -258,16 +272,13 @@ def _card(comparison, row, picture):
     picture = f'<img src="{picture}" alt="" loading="lazy" decoding="async">' if picture else ""
     answers = []
     for side, place, own in zip("AB", (1, 2), comparison.own_probs):
-        words = ", ".join(
-            escape(pair[place]) if pair[1] == pair[2] else f'<b class="{pair[0]}">{escape(pair[place])}</b>' for pair in pairs
-        )
+        words = ", ".join(_word(pair[0], pair[place], pair[1] != pair[2]) for pair in pairs)
         chance = "" if own is None else f' <span class="chance">{own[row]:.2f}</span>'
         answers.append(f"<span><b>{side}</b> {words}{chance}</span>")
-    changed = " ".join(f'<b class="{part}">{part}</b>' for part, one, other in pairs if one != other)
+    changed = ", ".join(_word(part, part, True) for part, one, other in pairs if one != other)
     name = f'<span class="name">{escape(comparison.images[row])}</span>'
-    return (
-        f'<button class="card">{picture}{"".join(answers)}<span>{changed} changed</span>{name}{_more(comparison, row)}</button>'
-    )
+    inside = f"{picture}{''.join(answers)}<span>changed: {changed}</span>{name}{_more(comparison, row)}"
+    return f'<button class="card">{inside}</button>'
 
 
 def _more(comparison, row):

@@ -39,11 +39,6 @@ def narrow_probs(probs, scored_as, part):
     return probs if part == scored_as else marginals(probs)[part]
 
 
-def words(index, scored_as):
-    """'worn, male, <30' of a class."""
-    return CLASS_NAMES[scored_as][index]
-
-
 def changed_words(index_a, index_b, scored_as):
     """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
     pairs = zip(parts(index_a, scored_as).items(), parts(index_b, scored_as).values())
@@ -95,6 +90,11 @@ class Comparison:
         """{part: rows in which it differs}; a row may differ in more than one."""
         both = zip(parts(self.a, self.scored_as).items(), parts(self.b, self.scored_as).values())
         return {part: int((one != other).sum()) for (part, one), other in both}
+
+    @property
+    def class_counts(self):
+        """How often A and B answer each class: two int64 [C]."""
+        return np.bincount(self.a, minlength=len(self.names)), np.bincount(self.b, minlength=len(self.names))
 
     @cached_property
     def expected_f1(self):
@@ -191,6 +191,12 @@ def paired(truth, a, b, persons, num_classes, resamples=2000):
     samples = metrics.bootstrap_difference(truth, a, b, persons, num_classes, resamples)
     scores = (metrics.macro_f1(truth, answers, num_classes) for answers in (a, b))
     return Paired(*scores, *metrics.interval(samples), len(set(persons)))
+
+
+def signed(number, digits=4):
+    """'+0.0012'; what rounds to nothing has no sign."""
+    text = f"{number:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def two_digits(number):

@@ -1,6 +1,8 @@
 """A tiny competition: 24 people, 48 x 64 images whose colours give the labels away, with the real set's traps."""
 
 import csv
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -98,3 +100,23 @@ def runs(fit):
     """One finished run of each target, by target."""
     names = ("label", "mask", "gender", "age_group", "multi", "age")
     return {target: fit("--target", target, name=f"shared_{target}") for target in names}
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Open a page in a headless browser: browser(html text, *options) -> (what it prints, its console lines).
+
+    Skips where none is installed. "--dump-dom" prints the document as its scripts leave it.
+    """
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if program is None:
+        pytest.skip("no chromium here")
+
+    def open_page(text, *options):
+        (tmp_path / "page.html").write_text(text, encoding="utf-8")
+        argv = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+        argv += [f"--user-data-dir={tmp_path / 'profile'}", *options, (tmp_path / "page.html").as_uri()]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    return open_page
