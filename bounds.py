@@ -142,8 +142,8 @@ def bounds_figure(study, parts, title):
         axes = layout.new_axes(figure, 0.75 + 4.8 * axis, 1.2, 3.95, 2.7)
         _draw_curve(axes, study, axis, [part[axis] for part in parts])
     words = "band: 95 % interval over people of the difference to the official bounds; noise where it holds the dotted line"
-    layout.draw_words(figure, 0.75, 4.58, [("■", BAND), (words, layout.INK)], 8.5, room=8.8)
-    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.22 / 4.95), "borderpad": 0, "borderaxespad": 0}
+    layout.draw_words(figure, 0.75, 4.56, [("■", BAND), (words, layout.INK)], 8.5, room=8.8)
+    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.28 / 4.95), "borderpad": 0, "borderaxespad": 0}
     style = {"fontsize": 8.5, "labelcolor": layout.INK, "frameon": False, "handletextpad": 0.5, "columnspacing": 2}
     figure.legend(handles=_legend(), ncols=4, **place, **style)
     return figure

@@ -5,7 +5,8 @@ wrong. Confident learning (Northcutt et al. 2021, arXiv 1911.00068) ranks images
 label, against what is usual for the class. Here persons are ranked, as a gender or an age is wrong for all seven images at
 once, and by a probability: Bayes' rule with a prior share of wrong labels. The predictions are calibrated on the labels
 themselves first. A person's images are one photograph with different masks, so their agreement proves little; how much it
-proves is fitted, not assumed.
+proves is fitted, not assumed. A face that misleads every model looks like a wrong label, so confidences of gender and age
+are rather too high than too low: they order what to look at.
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ import csv
 import io
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 import dataset
 import experiment
 import noise
@@ -97,12 +99,13 @@ function move(step) {
   const shown = visible(), at = shown.indexOf(current);
   const card = at < 0 ? shown[0] : shown[Math.min(Math.max(at + step, 0), shown.length - 1)];
   if (!card) return;
+  current = card;
   card.focus({preventScroll: true});
   card.scrollIntoView({block: "center"});
 }
 
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("textarea, .scroll")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("textarea, .scroll")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key in steps) move(steps[key]);
   else if (key === "a" || key === "\\u3141") toggle(current);
@@ -141,8 +144,9 @@ def swaps_apart(findings, persons):
     """The images whose mask contradicts the label and that no swap among `persons` explains."""
     swapped = set(persons["path"][persons["column"] == "mask"])
     images = findings.images[findings.images["part"] == "mask"]
-    pair = images["image"].map(lambda image: PurePosixPath(image).stem in ("normal", "incorrect_mask"))
-    return images[~(pair & images["image"].map(lambda image: str(PurePosixPath(image).parent) in swapped))]
+    places = [PurePosixPath(image) for image in images["image"]]
+    explained = [place.stem in ("normal", "incorrect_mask") and str(place.parent) in swapped for place in places]
+    return images[~np.array(explained, dtype=bool)]
 
 
 def thumbnails(data_dir, images):
