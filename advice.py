@@ -41,14 +41,6 @@ class Advice:
     apart: float = np.nan
 
 
-def phi(one, other):
-    """Phi coefficient of two bool arrays: their Pearson correlation, in -1..1; 0 where one of them is constant."""
-    one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-    if one.std() == 0 or other.std() == 0:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
 def scored_folders(output_dir):
     """[(oof_f1, half the width of its interval, folder)] of a directory's results from score.json, highest score first."""
     found = []
@@ -89,7 +81,7 @@ def advise(folder, oof, names):
     first, *others = results
     wrong = first.pred != truth
     near = [other for other in others if first.f1 - other.f1 <= halves[first.folder] + halves[other.folder]]
-    alike = {other.folder: phi(wrong, other.pred != truth) for other in near}
+    alike = {other.folder: np.nan_to_num(metrics.phi(wrong, other.pred != truth)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):
         low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
         if low <= 0 <= high:

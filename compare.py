@@ -178,7 +178,7 @@ def oof_lines(a, b, part):
     ]
     wrong = [answer != truth for answer in answers]
     counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
-    lines.append(f"errors: {counts}; their correlation (phi) is {differences.phi(*wrong):.2f}")
+    lines.append(f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}")
     return lines + boundary_lines(result, truth, *answers, persons, C)
 
 

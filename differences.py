@@ -9,11 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-import blend
 import metrics
-from labels import CLASS_NAMES, decode, marginals
+from labels import CLASS_NAMES, MASK_PRIOR, class_parts, marginals
 
-MASK_PRIOR = (5, 1, 1)  # how eval images are made: five with a mask, one worn wrongly, one without
 NEAR_BOUNDARY = "27-32 and 57 or more"  # years, see near_boundary
 
 
@@ -24,14 +22,9 @@ def common_part(scored_a, scored_b):
     return scored_b if scored_a == "label" else None
 
 
-def parts(classes, scored_as):
-    """{part: its classes} of classes of `scored_as` (int or integer array): the three parts of a label, else one."""
-    return dict(zip(blend.PARTS, decode(classes))) if scored_as == "label" else {scored_as: classes}
-
-
 def narrow(classes, scored_as, part):
     """Classes of `scored_as` as classes of `part`, which is the same or a part of the label."""
-    return classes if part == scored_as else parts(classes, scored_as)[part]
+    return classes if part == scored_as else class_parts(classes, scored_as)[part]
 
 
 def narrow_probs(probs, scored_as, part):
@@ -41,7 +34,7 @@ def narrow_probs(probs, scored_as, part):
 
 def changed_words(index_a, index_b, scored_as):
     """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
-    pairs = zip(parts(index_a, scored_as).items(), parts(index_b, scored_as).values())
+    pairs = zip(class_parts(index_a, scored_as).items(), class_parts(index_b, scored_as).values())
     return [(part, CLASS_NAMES[part][one], CLASS_NAMES[part][other]) for (part, one), other in pairs]
 
 
@@ -88,7 +81,7 @@ class Comparison:
     @cached_property
     def part_changes(self):
         """{part: rows in which it differs}; a row may differ in more than one."""
-        both = zip(parts(self.a, self.scored_as).items(), parts(self.b, self.scored_as).values())
+        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
         return {part: int((one != other).sum()) for (part, one), other in both}
 
     @property
@@ -107,11 +100,11 @@ class Comparison:
 
     def part_counts(self):
         """[(part, word, count of A, count of B, count expected by the prior or None)] of every class of every part."""
-        both = zip(parts(self.a, self.scored_as).items(), parts(self.b, self.scored_as).values())
+        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
         table = []
         for (part, one), other in both:
             for index, word in enumerate(CLASS_NAMES[part]):
-                prior = len(self.images) * MASK_PRIOR[index] / sum(MASK_PRIOR) if part == "mask" else None
+                prior = len(self.images) * MASK_PRIOR[index] if part == "mask" else None
                 table.append((part, word, int((one == index).sum()), int((other == index).sum()), prior))
         return table
 
@@ -131,13 +124,6 @@ def expected_f1(answers, probs):
     hits = np.bincount(answers, weights=own_probs(probs, answers), minlength=C)
     times = np.bincount(answers, minlength=C) + probs.sum(0)
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
-
-
-def phi(wrong_a, wrong_b):
-    """Correlation of two bool arrays [N] in -1..1: how much two make the same errors. nan where one is all equal."""
-    wrong_a, wrong_b = np.asarray(wrong_a, dtype=np.float64), np.asarray(wrong_b, dtype=np.float64)
-    spread = wrong_a.std() * wrong_b.std()
-    return float(((wrong_a - wrong_a.mean()) * (wrong_b - wrong_b.mean())).mean() / spread) if spread > 0 else math.nan
 
 
 def ages(paths):

@@ -32,9 +32,8 @@ import options
 import pipeline
 import predictions
 from errors import InputError
-from labels import AGE_GROUPS, GENDERS, LABELS, MASKS, OFFICIAL_BOUNDS, decode
+from labels import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode
 
-MASK_PRIOR = np.array([5, 1, 1]) / 7  # of the eval images, by construction of the competition
 PRIOR_TOLERANCE = 0.01
 YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": contributions.COLUMNS}
 
@@ -303,7 +302,7 @@ def predicted_shares(eval_probs):
 def warn_of_prior(eval_probs):
     """A warning on stderr where a predicted mask share departs from 5:1:1 by more than a percentage point."""
     mask = decode(eval_probs.argmax(1))[0]
-    counts, expected = np.bincount(mask, minlength=len(MASKS)), MASK_PRIOR * len(mask)
+    counts, expected = np.bincount(mask, minlength=len(MASKS)), np.multiply(MASK_PRIOR, len(mask))
     if np.abs(counts - expected).max() > PRIOR_TOLERANCE * len(mask):
         told = ", ".join(
             f"{name} {count:,} ({count / len(mask):.1%}) for {round(prior):,} ({prior / len(mask):.1%})"

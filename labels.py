@@ -11,6 +11,7 @@ AGE_GROUPS = ("<30", "30-59", ">=60")
 LABELS = tuple(f"{mask}, {gender}, {age}" for mask in MASKS for gender in GENDERS for age in AGE_GROUPS)
 
 OFFICIAL_BOUNDS = (30, 60)
+MASK_PRIOR = (5 / 7, 1 / 7, 1 / 7)  # of the eval images, by construction of the competition
 FIRST_AGE, LAST_AGE = 18, 60  # the age head's classes; the last one means "60 and over"
 AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
 
@@ -51,6 +52,11 @@ def encode(mask, gender, age_group):
 def decode(label):
     """(mask, gender, age_group) of an 18-class label (int or integer array)."""
     return label // 6, label // 3 % 2, label % 3
+
+
+def class_parts(classes, scored_as):
+    """{part: its classes} of classes of `scored_as` (int or integer array): the three parts of a label, else one."""
+    return dict(zip(HEADS["multi"], decode(classes))) if scored_as == "label" else {scored_as: classes}
 
 
 def to_age_group(age, bounds=OFFICIAL_BOUNDS):

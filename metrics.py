@@ -118,6 +118,13 @@ def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=
     )
 
 
+def phi(wrong_a, wrong_b):
+    """Correlation of two bool arrays [N] in -1..1: how much two make the same errors. nan where one is all equal."""
+    wrong_a, wrong_b = np.asarray(wrong_a, dtype=np.float64), np.asarray(wrong_b, dtype=np.float64)
+    spread = wrong_a.std() * wrong_b.std()
+    return float(((wrong_a - wrong_a.mean()) * (wrong_b - wrong_b.mean())).mean() / spread) if spread > 0 else float("nan")
+
+
 def boundary_share(truth, pred_a, pred_b, near, num_classes):
     """Share of the difference in macro F1 between A and B that comes from the images with `near` (bool [N]) True.
 
@@ -180,9 +187,10 @@ def fit_biases(probs, truth, num_classes, rounds=10, largest=20.0):
 
     probs: [N, C], >= 0. Decode with (probs * biases).argmax(1). Coordinate ascent from equal factors, class by class until
     nothing improves, at most `rounds` times round; deterministic. The line search knows macro F1 exactly at every factor
-    and takes the best of its mean over a window of half a unit of log factor to each side: the exact optimum fits the
-    noise. On simulated images of 700 people argmax scored 0.660 on other people, the exact optimum 0.666, the smooth one
-    0.671; of 2,700 people 0.660, 0.674 and 0.675. Where the factors do not beat argmax on `truth` itself, all are 1.
+    and takes the best of its mean over a window of half a unit of log factor to each side, which follows the noise less
+    than the exact optimum does. Rare classes make or break it: factors fitted to simulated images of 100, 700 and 2,700
+    people moved macro F1 on other people by -0.011, +0.002 and +0.012 (means of 8, 8 and 4 seeds, from -0.07 to +0.03).
+    Where the factors do not beat argmax on `truth` itself, all are 1.
     """
     probs = np.asarray(probs, dtype=np.float64)
     if probs.shape != (len(truth), num_classes) or not (probs >= 0).all():

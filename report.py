@@ -24,7 +24,7 @@ import noise_page
 import options
 from errors import InputError
 from experiment import read_args, write_atomic
-from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, decode
+from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, class_parts, decode
 from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 
 TRUTH_PREDICTED = "truth ↓  predicted →"
@@ -249,11 +249,6 @@ def confusion_figure(truth, pred, scored_as, title):
 def confusion(truth, pred, scored_as, path, title):
     """Write confusion.png: integer class indices truth and pred [N] of `scored_as` (label, mask, gender or age_group)."""
     write_atomic(path, confusion_figure(truth, pred, scored_as, title).savefig)
-
-
-def class_parts(classes, scored_as):
-    """{part: its classes} of classes of `scored_as` (int or integer array): the three parts of a label, else one."""
-    return dict(zip(HEADS["multi"], decode(classes))) if scored_as == "label" else {scored_as: classes}
 
 
 def caption(truth, pred, scored_as):

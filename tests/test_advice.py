@@ -40,14 +40,6 @@ def write(people, tmp_path):
     return result
 
 
-def test_phi_by_hand():
-    """Wrong on 1, 2 and on 1, 3 of four images: as often alike as not, so 0; on the same two 1, on the other two -1."""
-    one = np.array([1, 1, 0, 0], dtype=bool)
-    assert advice.phi(one, np.array([1, 0, 1, 0], dtype=bool)) == pytest.approx(0)
-    assert advice.phi(one, one) == pytest.approx(1) and advice.phi(one, ~one) == pytest.approx(-1)
-    assert advice.phi(one, np.ones(4, dtype=bool)) == 0
-
-
 def test_the_second_is_as_good_and_errs_elsewhere(people, write, tmp_path):
     """`b` errs where `a` does and twice more, `c` on as many other images, `far` on many more: its errors are least like
     those of `a`, but it is worse by more than noise. Five of ten answers of `c` differ."""

@@ -1,7 +1,5 @@
 """differences.py: hand-worked values and equality with scikit-learn, numpy and slow direct versions."""
 
-import math
-
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -88,16 +86,6 @@ def test_the_expected_effect_takes_the_mean_of_both():
     probs_a, probs_b = rng.dirichlet(np.ones(3), (2, 50))
     both = Comparison("mask", list(range(50)), probs_a.argmax(1), probs_b.argmax(1), probs_a, probs_b)
     np.testing.assert_allclose(both.expected_f1[1], differences.expected_f1(both.b, (probs_a + probs_b) / 2))
-
-
-def test_correlation_of_errors():
-    """Wrong in rows 0 and 1 against wrong in 1 and 2 of 4: independent, 0. The same errors: 1. No errors: unknown."""
-    a, b = np.array([1, 1, 0, 0], dtype=bool), np.array([0, 1, 1, 0], dtype=bool)
-    assert differences.phi(a, b) == 0 and differences.phi(a, a) == pytest.approx(1)
-    assert math.isnan(differences.phi(a, np.zeros(4, dtype=bool)))
-    rng = np.random.default_rng(2)
-    a, b = rng.random((2, 300)) < [[0.3], [0.6]]
-    assert differences.phi(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
 
 
 def test_people_next_to_a_boundary():

@@ -278,3 +278,13 @@ def test_fit_biases_refuses():
             metrics.fit_biases(np.array([[bad, 1.0]]), [0], 2)
     with pytest.raises(ValueError, match=r"truth holds 2\.\.2"):
         metrics.fit_biases(np.ones((1, 2)), [2], 2)
+
+
+def test_correlation_of_errors():
+    """Wrong in rows 0 and 1 against wrong in 1 and 2 of 4: independent, 0. The same errors: 1. No errors: unknown."""
+    a, b = np.array([1, 1, 0, 0], dtype=bool), np.array([0, 1, 1, 0], dtype=bool)
+    assert metrics.phi(a, b) == 0 and metrics.phi(a, a) == pytest.approx(1)
+    assert np.isnan(metrics.phi(a, np.zeros(4, dtype=bool)))
+    rng = np.random.default_rng(2)
+    a, b = rng.random((2, 300)) < [[0.3], [0.6]]
+    assert metrics.phi(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
