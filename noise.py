@@ -127,7 +127,7 @@ def applied_fixes(found, people):
             say(f"{member.name} was trained with label fixes that can't be read now: {error}")
             continue
         say(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
-        fixed |= {(people["path"].iloc[row], column): file for row, column, _value in fixes.itertuples(index=False)}
+        fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
     return fixed
 
 

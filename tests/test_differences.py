@@ -6,7 +6,7 @@ import sklearn.metrics
 
 import differences
 from differences import Comparison, Paired
-from labels import combine, encode
+from labels import combine
 
 
 def one_hot(classes, C):
@@ -132,9 +132,3 @@ def test_paired_scores_and_interval():
     assert 0 <= result.low < result.difference < result.high < 0.5
     mirrored = differences.paired(truth, b, truth, persons, 2)
     assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))
-
-
-def test_encode_round_trip_of_parts():
-    classes = np.arange(18)
-    assert (encode(*differences.parts(classes, "label").values()) == classes).all()
-    assert list(differences.parts(classes % 3, "mask")) == ["mask"]

@@ -51,3 +51,9 @@ def test_head_slices_cover_the_outputs():
         np.testing.assert_array_equal(covered, np.arange(labels.num_outputs(target)))
     assert labels.num_outputs("multi") == 8
     assert labels.num_outputs("age") == 43
+
+
+def test_encode_round_trip_of_parts():
+    classes = np.arange(18)
+    assert (labels.encode(*labels.class_parts(classes, "label").values()) == classes).all()
+    assert list(labels.class_parts(classes % 3, "mask")) == ["mask"]

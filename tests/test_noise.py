@@ -205,7 +205,7 @@ def test_accepted_suggestions_restore_the_labels(tmp_path):
     fixes, left_out = dataset.read_label_fixes(tmp_path / "s.csv", planted, 0.03)
     assert (len(fixes), left_out) == (9, 0)
     images = make_images(planted)
-    fixed = dataset.apply_label_fixes(images, planted, fixes)
+    fixed = dataset.apply_label_fixes(images, fixes)
     right = make_images(people)
     assert fixed["gender"].equals(right["gender"])
     assert to_age_group(fixed["age"]).tolist() == right["age_group"].tolist()

@@ -269,7 +269,7 @@ def test_noise_gains_in_sample_and_not_when_cross_fitted(name):
     honest, in_sample = honest_and_in_sample(members, truth, people(truth), *FITTED[name])
     assert in_sample > equal
     assert honest < equal + 0.01  # 480 images, chance alone moves it by 0.005
-    assert honest < in_sample - 0.015
+    assert honest < in_sample - 0.005
 
 
 @pytest.mark.parametrize("name", ["greedy", "weights"])

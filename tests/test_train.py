@@ -14,6 +14,7 @@ import pytest
 import sklearn.metrics
 import torch
 import yaml
+from conftest import without_pictures
 from PIL import Image
 
 import dataset
@@ -33,6 +34,12 @@ def command(data, tmp_path, *options):
     """argv of a tiny run whose output goes under tmp_path."""
     places = ["--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs")]
     return [*places, *SETTINGS, *map(str, options)]
+
+
+def trained(argv):
+    """train.main without its pictures, which take most of a tiny run's time."""
+    with without_pictures():
+        return train.main(argv)
 
 
 def log_without_times(run):
@@ -178,7 +185,7 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
 
 
 def test_nofold_trains_everyone_and_keeps_the_last_epoch(fit):
-    run = fit("--kfold", "0", name="nofold")
+    run = fit("--kfold", "0", name="nofold", pictures=True)
     assert not (run / "oof.csv").exists()
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["oof_f1"], summary["folds"][0]["best_epoch"], summary["folds"][0]["val_f1"]) == (None, 2, None)
@@ -191,7 +198,7 @@ def test_one_fold_alone_equals_that_fold_within_the_whole(fit, runs):
     run = fit("--target", "label", "--fold", "1", name="alone")
     whole = pd.read_csv(runs["label"] / "oof.csv")
     pd.testing.assert_frame_equal(pd.read_csv(run / "oof.csv"), whole[whole["fold"] == 1].reset_index(drop=True))
-    assert train.main(["--resume", str(run), "--fold", "0", "--quiet"]) == 0
+    assert trained(["--resume", str(run), "--fold", "0", "--quiet"]) == 0
     assert_same_run(run, runs["label"])
 
 
@@ -201,14 +208,14 @@ def test_what_a_kill_left_half_written_goes_on_resume(fit):
     (run / "fold1").mkdir()
     for leftover in leftovers:
         leftover.write_text("half")
-    assert train.main(["--resume", str(run), "--quiet"]) == 0
+    assert trained(["--resume", str(run), "--quiet"]) == 0
     assert not list(run.rglob(".*.tmp*"))
 
 
 def test_names_follow_the_log(shared_data, tmp_path):
     for options in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
                     ["--target", "mask", "--kfold", "0"]):  # fmt: skip
-        train.main(command(shared_data, tmp_path, "--epochs", "1", *options))
+        trained(command(shared_data, tmp_path, "--epochs", "1", *options))
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "01-AdamW-StepLR-CE-v0-label_2fold",
         "01-AdamW-StepLR-CE-v0-mask_nofold",
@@ -217,12 +224,18 @@ def test_names_follow_the_log(shared_data, tmp_path):
     ]
 
 
+LONG = ["--aug", "strong", "--ema", "0.9", "--loss", "focal+f1", "--epochs", "4"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(fit):
+    return fit(*LONG, name="never_stopped")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_resumes_to_the_same_bits(shared_data, tmp_path, number):
+def test_a_stopped_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path, number):
     """A run with EMA and augmentation is stopped as a process in mid-training; resumed, it equals one that never was."""
-    options = ["--aug", "strong", "--ema", "0.9", "--loss", "focal+f1", "--epochs", "4"]
-    assert train.main(command(shared_data, tmp_path, *options, "--name", "whole")) == 0
-    argv = command(shared_data, tmp_path, *options, "--name", "stopped", "--save-minutes", "0.0001")
+    argv = command(shared_data, tmp_path, *LONG, "--name", "stopped", "--save-minutes", "0.0001")
     process = subprocess.Popen([sys.executable, ROOT / "train.py", *argv, "--threads", "1"], stderr=subprocess.PIPE, text=True)
     run = tmp_path / "runs" / "stopped"
     deadline = time.monotonic() + 100
@@ -234,8 +247,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(shared_data, tmp_path, number):
     if number != signal.SIGKILL:
         assert f"python train.py --resume {run}" in stderr
     assert not (run / "summary.json").exists()
-    assert train.main(["--resume", str(run), "--quiet"]) == 0
-    assert_same_run(tmp_path / "runs" / "whole", run)
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    assert_same_run(never_stopped, run)
     assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))
 
 
@@ -290,7 +303,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, what, m
 
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     damage("empty image")(data)
-    assert train.main(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
+    assert trained(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
     err = capsys.readouterr().err
     assert "skipped: " in err and "bad images: 1 unreadable and 0 missing are left out" in err
     assert len(pd.read_csv(tmp_path / "runs" / "skips" / "oof.csv")) == 12 * 7 - 1

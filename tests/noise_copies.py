@@ -1,0 +1,65 @@
+"""What fitting to out-of-fold predictions gains on noise: copies of one run that differ by nothing else.
+
+    python -m tests.noise_copies runs/01-AdamP-Cosine-FL-v0-label_5fold
+
+Each copy has the run's log-probabilities plus normal noise of its own, so no copy is better than another and whatever a
+fit gains over equal weights is noise. Prints, for each seed and fit, macro F1 minus that of equal weights: in-sample, and
+cross-fitted over people.
+"""
+
+import argparse
+
+import numpy as np
+
+import blend
+import members
+import metrics
+import predictions
+import search
+from labels import LABELS, OFFICIAL_BOUNDS
+
+FITS = {
+    "greedy": (
+        lambda copies, truth: search.greedy(copies, truth, OFFICIAL_BOUNDS).weights,
+        lambda weights, copies: blend.blend(copies, weights=weights),
+    ),
+    "weights": (
+        lambda copies, truth: search.tune_weights(copies, truth, OFFICIAL_BOUNDS),
+        lambda weights, copies: blend.blend(copies, weights=weights),
+    ),
+    "f1 decoding": (
+        lambda copies, truth: metrics.fit_biases(blend.blend(copies), truth, len(LABELS)),
+        lambda biases, copies: metrics.apply_biases(blend.blend(copies), biases),
+    ),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", help="a run of target label")
+    parser.add_argument("--copies", type=int, default=100)
+    parser.add_argument("--noise", type=float, default=1.0, help="standard deviation added to log-probabilities")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
+    args = parser.parse_args()
+    oof = members.read_oof(members.open_source(args.run))
+    truth, persons = oof["target"].to_numpy(), oof["path"].to_numpy()
+    logs = np.log(oof[predictions.columns("label")].to_numpy() + 1e-6)
+
+    def f1(probs):
+        return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))
+
+    print(f"{args.copies} copies of {args.run}: macro F1 minus that of equal weights")
+    for seed in range(args.seeds):
+        rng = np.random.default_rng(seed)
+        copies = [("label", metrics.softmax(logs + rng.normal(0, args.noise, logs.shape))) for _ in range(args.copies)]
+        equal = f1(blend.blend(copies))
+        for name in args.fits:
+            fit, apply = FITS[name]
+            in_sample = f1(apply(fit(copies, truth), copies)) - equal
+            honest = f1(search.crossfit(fit, apply, copies, truth, persons)) - equal
+            print(f"seed {seed}  {name:<12} in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
