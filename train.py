@@ -41,7 +41,7 @@ DEMO_DEFAULTS = {
     "pretrained": False,
     "lr": 3e-3,
     "lr_step": 3,
-    "epochs": 12,
+    "epochs": 10,
     "patience": 0,
 }
 # What may be given beside --resume: where things are, never what is trained.
