@@ -58,7 +58,10 @@ def main():
             fit, apply = FITS[name]
             in_sample = f1(apply(fit(copies, truth), copies)) - equal
             honest = f1(search.crossfit(fit, apply, copies, truth, persons)) - equal
-            print(f"seed {seed}  {name:<12} in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})", flush=True)
+            print(
+                f"seed {seed}  {name:<12} in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from conftest import without_pictures
 from PIL import Image
 
 import dataset
+import engine
 import errors
 import fold
 import model
@@ -232,20 +233,39 @@ def never_stopped(fit):
     return fit(*LONG, name="never_stopped")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path, number):
-    """A run with EMA and augmentation is stopped as a process in mid-training; resumed, it equals one that never was."""
-    argv = command(shared_data, tmp_path, *LONG, "--name", "stopped", "--save-minutes", "0.0001")
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *argv, "--threads", "1"], stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path, monkeypatch, capsys, number, code):
+    """A run with EMA and augmentation gets a signal within an epoch; resumed, it equals one that never was stopped."""
+    steps, train_step = [], engine.train_step
+
+    def step(*args):
+        train_step(*args)
+        steps.append(args)
+        if len(steps) == 8:  # of 5 an epoch
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(engine, "train_step", step)
     run = tmp_path / "runs" / "stopped"
+    assert errors.run(lambda: train.main(command(shared_data, tmp_path, *LONG, "--name", "stopped"))) == code
+    assert len(steps) == 8 and (run / "fold0" / "last.pt").exists() and not (run / "summary.json").exists()
+    assert f"python train.py --resume {run}" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.undo()
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    assert_same_run(never_stopped, run)
+    assert not list(run.rglob("last.pt"))
+
+
+def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path):
+    """The same as a process of its own that is killed in mid-training without a warning."""
+    argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001", "--threads", "1")
+    process = subprocess.Popen([sys.executable, ROOT / "train.py", *argv], stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs" / "killed"
     deadline = time.monotonic() + 100
     while not (run / "fold0" / "log.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(number)
+    process.kill()
     stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number], stderr
-    if number != signal.SIGKILL:
-        assert f"python train.py --resume {run}" in stderr
+    assert process.returncode == -signal.SIGKILL, stderr
     assert not (run / "summary.json").exists()
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert_same_run(never_stopped, run)
