@@ -314,14 +314,15 @@ def warn_of_prior(eval_probs):
 def say_next(args, result, folder):
     """What to hand in, where there is a choice, and the next command."""
     images, advised = result.images, None
+    data = ["--data-dir", args.data_dir] if args.data_dir else []
     if images:
         advised = advice.advise(folder, images.table.assign(target=images.truth), result.names)
     for line in advice.lines(advised) if advised else ():
         print(line)
     if advised and advised.second:
-        told = ["compare.py", str(advised.first.folder), str(advised.second.folder)]
+        told = ["compare.py", str(advised.first.folder), str(advised.second.folder), *data]
     elif images and not result.plan.fitted_options and len(result.members) > 1:
-        told = ["ensemble.py", "--models", *args.models, "--search", "greedy"]
+        told = ["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta, *data, "--search", "greedy"]
     else:
         told = ["leaderboard.py"]
     print(f"next: {shlex.join(['python', *told])}")

@@ -116,6 +116,31 @@ def test_accumulation_equals_the_large_batch():
     torch.testing.assert_close(*weights)
 
 
+def test_the_moving_average_follows_the_weights():
+    """After three steps, the warm-up of the decay included, the average has left the first weights and lags behind the last."""
+    fit = make_fit(ema=0.9)
+    name, first = next((name, value.clone()) for name, value in fit.model.named_parameters())
+    train(fit, stop_after=3)
+    average, last = fit.ema.module.state_dict()[name], fit.model.state_dict()[name]
+    assert not torch.equal(average, first) and not torch.equal(average, last)
+    assert (average - last).norm() < (first - last).norm()
+
+
+def test_every_step_draws_its_own_changes(monkeypatch):
+    drawn, draw = [], engine.augment.draw
+    monkeypatch.setattr(engine.augment, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    train(make_fit(), stop_after=3)
+    assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
+def test_the_scale_of_half_precision_is_part_of_the_state():
+    fit, other = make_fit(amp="fp16"), make_fit(amp="fp16")
+    fit.scaler.scale(torch.ones(()))  # the scale is made at its first use
+    fit.scaler.update(new_scale=1024.0)
+    other.load_state_dict(fit.state_dict())
+    assert other.scaler.get_scale() == 1024.0
+
+
 def test_every_epoch_takes_each_row_once_in_full_steps():
     fit = make_fit()
     assert (fit.step_size, fit.steps) == (8, 3)

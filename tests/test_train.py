@@ -21,6 +21,7 @@ import dataset
 import engine
 import errors
 import fold
+import metrics
 import model
 import train
 from errors import InputError
@@ -96,8 +97,8 @@ def test_summary_is_what_oof_says(runs):
     f1 = sklearn.metrics.f1_score(oof["target"], pred, average="macro", zero_division=0)
     assert summary["oof_f1"] == pytest.approx(f1, abs=1e-6)
     assert summary["oof_acc"] == pytest.approx((pred == oof["target"]).mean(), abs=1e-6)
-    low, high = summary["oof_f1_ci95"]
-    assert low <= summary["oof_f1"] <= high
+    samples = metrics.bootstrap_f1(oof["target"], pred, oof["path"].to_numpy(), 18)  # people, not images, are drawn
+    assert summary["oof_f1_ci95"] == pytest.approx(metrics.interval(samples), abs=1e-6)
     for facts, (_, rows) in zip(summary["folds"], oof.groupby("fold")):
         p = rows[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
         assert facts["val_f1"] == pytest.approx(sklearn.metrics.f1_score(rows["target"], p, average="macro", zero_division=0))
@@ -164,6 +165,16 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     args.drop_ages = [23, 60]
     rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
+
+
+def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
+    options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
+    data = train.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
+    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    fixed = data.images["path"].str.startswith("000001_female").to_numpy()
+    assert fixed.sum() == 7
+    assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}
 
 
 @pytest.mark.parametrize("where", ["training", "pictures"])
