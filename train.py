@@ -78,6 +78,12 @@ def make_parser():
     group.add_argument("--limit-people", type=options.positive_int, metavar="N", help="quick look: only N people, stratified")
     group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
 
+    add_learning(parser)
+    return parser
+
+
+def add_learning(parser):
+    """What learns, how: model and images, loss, optimizer and schedule, compute."""
     group = parser.add_argument_group("model and images")
     group.add_argument("--model", default="pit_b_224", metavar="NAME", help="any timm model")
     group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
@@ -123,7 +129,6 @@ def make_parser():
     group.add_argument(
         "--threads", type=options.positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
     )
-    return parser
 
 
 def parse_args(argv):
