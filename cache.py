@@ -132,12 +132,14 @@ def _decode_all(files, geometry, images, skip_bad, quiet):
 class ImageStore:
     """Cached images as a source of uint8 batches [B, H, W, 3] on a device.
 
-    `place` device: the whole cache lies on the device. host: batches are gathered from the memory map by a thread, two
+    `images`: an array, or a memory map of `open_cache`, from whose file single images are then read: its pages would count as
+    this process's memory. `place` device: the whole cache lies on the device. host: batches are gathered by a thread, two
     ahead, and copied. auto: device where it is a GPU with twice the cache's size free, else host.
     """
 
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
+        self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None
         if place == "auto":
             room = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 2 * images.nbytes
             place = "device" if room else "host"
@@ -145,12 +147,18 @@ class ImageStore:
         if place == "device":
             self.resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
             for start in range(0, len(images), 1024):
-                self.resident[start : start + 1024] = torch.from_numpy(np.array(images[start : start + 1024])).to(self.device)
+                rows = np.arange(start, min(start + 1024, len(images)))
+                self.resident[start : start + 1024] = self._gather(rows).to(self.device)
 
     def _gather(self, rows):
-        batch = torch.from_numpy(self.images[rows])
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
+        batch = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        if self.file is None:
+            np.take(self.images, rows, axis=0, out=batch.numpy())
+            return batch
+        size = self.images[0].nbytes
+        for image, row in zip(batch.numpy().reshape(len(rows), size), rows.tolist()):
+            if os.preadv(self.file.fileno(), [image], self.images.offset + row * size) != size:
+                raise InputError(f"{self.images.filename}: cut short at image {row}; delete it to have it built anew")
         return batch
 
     def batches(self, row_groups):

@@ -106,6 +106,16 @@ def test_store_yields_the_rows_asked_for(place):
         np.testing.assert_array_equal(batch.numpy(), images[group])
 
 
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
+    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    (batch,) = cache.ImageStore(images, "cpu", place).batches([np.array([4, 0, 5])])
+    np.testing.assert_array_equal(batch.numpy(), images[[4, 0, 5]])
+    os.truncate(images.filename, images.offset + 4 * 8 * 8 * 3 + 5)
+    with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):
+        list(cache.ImageStore(images, "cpu", place).batches([np.array([3, 4])]))
+
+
 def test_store_on_the_host_stops_its_thread_when_left_early():
     store = cache.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host")
     before = threading.active_count()
