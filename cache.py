@@ -161,11 +161,17 @@ class ImageStore:
                 raise InputError(f"{self.images.filename}: cut short at image {row}; delete it to have it built anew")
         return batch
 
+    def gather(self, rows):
+        """The images of `rows` (int64 array): on the device if the cache lies there, else in host memory."""
+        if self.place == "host":
+            return self._gather(rows)
+        return self.resident.index_select(0, torch.from_numpy(rows).to(self.device, non_blocking=True))
+
     def batches(self, row_groups):
         """Yield the images of each group of rows (int64 arrays) in turn."""
         if self.place == "device":
             for rows in row_groups:
-                yield self.resident.index_select(0, torch.from_numpy(rows).to(self.device, non_blocking=True))
+                yield self.gather(rows)
             return
         groups = iter(row_groups)
         with ThreadPoolExecutor(1) as pool:

@@ -283,18 +283,43 @@ def train_step(fit, groups, batches, micro):
                history=fit.val_f1s)  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    for part in range(recipe.accum):
-        last = part == recipe.accum - 1
-        rows = torch.from_numpy(next(groups)).to(ranks.device, non_blocking=True)
-        share = ranks.share(params[part * micro : (part + 1) * micro])
-        images = augment.augment(next(batches), share, recipe.aug, data.mean, data.std)
-        sync = contextlib.nullcontext() if last or ranks.world == 1 else fit.forward.no_sync()
+    parts = (params[part * micro : (part + 1) * micro] for part in range(recipe.accum))
+    learn(fit, (prepare(fit, next(groups), next(batches), ranks.share(part)) for part in parts))
+
+
+def prepare(fit, rows, batch, params):
+    """(images float32 [B, 3, H, W], targets int64 [B, heads]) of a batch (uint8) of `rows`, changed by `params` of a draw."""
+    rows = torch.from_numpy(rows).to(fit.ranks.device, non_blocking=True)
+    return augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std), fit.targets[rows]
+
+
+def learn(fit, parts):
+    """One optimizer step on the mean loss of `accum` parts (images, targets); a generator makes each when it is its turn."""
+    for number, (images, targets) in enumerate(parts, start=1):
+        last = number == fit.recipe.accum
+        sync = contextlib.nullcontext() if last or fit.ranks.world == 1 else fit.forward.no_sync()
         with sync:
-            with torch.autocast(ranks.device.type, fit.amp_dtype, enabled=fit.amp_dtype is not None):
-                logits = fit.forward(images)
-            loss = fit.criterion(logits, fit.targets[rows]) / recipe.accum
-            fit.scaler.scale(loss).backward(create_graph=getattr(fit.optimizer, "is_second_order", False))
+            loss = part_loss(fit, images, targets)
+            backward(fit, loss)
         fit.loss_sum += loss.detach()
+    update(fit)
+
+
+def part_loss(fit, images, targets):
+    """The training loss of one part of a step, as its share of the mean over the parts."""
+    with torch.autocast(images.device.type, fit.amp_dtype, enabled=fit.amp_dtype is not None):
+        logits = fit.forward(images)
+    return fit.criterion(logits, targets) / fit.recipe.accum
+
+
+def backward(fit, loss):
+    """Add the gradients of a loss to those of the weights."""
+    fit.scaler.scale(loss).backward(create_graph=getattr(fit.optimizer, "is_second_order", False))
+
+
+def update(fit):
+    """Change the weights, and their moving average, by the gradients, which are gone then."""
+    recipe = fit.recipe
     if recipe.clip_grad:
         fit.scaler.unscale_(fit.optimizer)
         torch.nn.utils.clip_grad_norm_(fit.model.parameters(), recipe.clip_grad)

@@ -104,6 +104,7 @@ def test_store_yields_the_rows_asked_for(place):
     for group, batch in zip(groups, batches):
         assert batch.dtype == torch.uint8
         np.testing.assert_array_equal(batch.numpy(), images[group])
+    np.testing.assert_array_equal(store.gather(groups[0]).numpy(), images[groups[0]])
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
