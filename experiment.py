@@ -202,8 +202,8 @@ def read_args(run):
     return args
 
 
-def write_environment(run, device):
-    """env.json: versions, git commit, `device` (in words) and start time."""
+def environment(device):
+    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict."""
 
     def git(*words):
         try:
@@ -214,7 +214,7 @@ def write_environment(run, device):
 
     packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
     status = git("status", "--porcelain")
-    environment = {
+    return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git("rev-parse", "HEAD"),
@@ -223,7 +223,11 @@ def write_environment(run, device):
         "platform": platform.platform(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    write_json(run / "env.json", environment)
+
+
+def write_environment(run, device):
+    """env.json: the `environment` in which a run was started."""
+    write_json(run / "env.json", environment(device))
 
 
 # ---- folds ---------------------------------------------------------------------------------------------------------

@@ -88,6 +88,13 @@ def chosen_folds(parser, values):
     return sorted(set(values))
 
 
+def pair(parser, option, values):
+    """[height, width] of one or two numbers."""
+    if len(values) > 2:
+        parser.error(f"{option} {' '.join(map(str, values))}: takes one number, or height and width")
+    return [values[0], values[-1]]
+
+
 def check_bounds(parser, bounds):
     """Refuse --age-bounds that do not cut the single ages of the age head into three groups."""
     low, high = bounds

@@ -150,8 +150,8 @@ def parse_args(argv):
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.scheduler = optim.scheduler_name(args.scheduler)
     args.pretrained = args.pretrained and args.weights is None
-    args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
-    args.crop = pair(parser, "--crop", args.crop) if args.crop else None
+    args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
+    args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
     options.check_bounds(parser, args.age_bounds)
     if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
         parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
@@ -173,13 +173,6 @@ def as_options(values):
         else:
             words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     return " ".join(words)
-
-
-def pair(parser, option, values):
-    """[height, width] of one or two numbers."""
-    if len(values) > 2:
-        parser.error(f"{option} {' '.join(map(str, values))}: takes one number, or height and width")
-    return [values[0], values[-1]]
 
 
 def check_folds(parser, args):
