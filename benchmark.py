@@ -1,0 +1,336 @@
+"""Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline, on this machine.
+
+    python benchmark.py --model resnet18 --img-size 128
+
+--what train (weights are random, the training images those of --data-dir):
+  ceiling  forward, loss, backward and optimizer step on one fixed batch that lies on the device
+  ours     the epochs of train.py: its loader, augmentation and step, without validation and checkpoints
+  usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
+All three train the same model by the same optimizer, in one process, with the same precision and memory format.
+
+--what cache: building the image cache in a fresh folder, against a loop in one process that decodes by Pillow in full
+size, crops and resizes as the cache does, and keeps nothing.
+
+A round measures each of them once, for --seconds at least; the first round is a warm-up and not counted. Every second
+round goes backwards, and fractions are taken within a round, so that a machine that drifts hits all alike. Not timed:
+the start of the DataLoader's workers, and the first batches until they are as far ahead as they get. Work on a GPU is
+waited for at the two ends of a measurement alone. The stages are timed after that, one after the other and each waited
+for, so their sum is more than a step takes where they overlap. Prints a table and writes all of it to --out.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import augment
+import cache
+import dataset
+import distributed
+import engine
+import errors
+import experiment
+import fold
+import loss
+import model
+import optim
+import options
+import timing
+import usual
+from images import Geometry, open_rgb
+from labels import OFFICIAL_BOUNDS, TARGETS
+
+# Options of train.py that change nothing in the time of a step, and what they are here.
+FIXED = {
+    "pretrained": False, "weights": None, "seed": 0, "kfold": 0, "drop_ages": [], "age_bounds": list(OFFICIAL_BOUNDS),
+    "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "lr": 1e-4, "weight_decay": 0.01,
+    "scheduler": "none", "lr_step": 1, "lr_gamma": 1.0, "warmup_epochs": 0, "epochs": 1, "patience": 0, "accum": 1,
+    "clip_grad": 0.0, "ema": 0.0,
+}  # fmt: skip
+# What is measured and which rates are divided by which.
+FRACTIONS = {"train": (("ours", "ceiling"), ("ours", "usual")), "cache": (("cache", "pillow"),)}
+
+
+def parse_args(argv):
+    parser = options.Parser(__doc__.split("\n\n")[0])
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--what", choices=FRACTIONS, default="train", help="what is measured")
+    group.add_argument("--repeats", type=options.positive_int, default=5, metavar="N", help="rounds that count")
+    group.add_argument(
+        "--seconds", type=options.positive_float, default=10.0, metavar="S", help="of each measurement, at least"
+    )
+    group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
+    group.add_argument("--workers", type=options.natural_int, default=os.cpu_count(), metavar="N",
+                       help="processes of the usual pipeline's DataLoader")  # fmt: skip
+    group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
+                       help="--what cache: images of each cache that is built")  # fmt: skip
+    group.add_argument("--malloc", choices=("keep", "default"), default="keep",
+                       help="keep: freed memory stays with the process, as in train.py; default: it does not")  # fmt: skip
+    group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
+    options.add_data(parser)
+    group = parser.add_argument_group("training")
+    group.add_argument("--model", default="resnet18", metavar="NAME", help="any timm model")
+    group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
+                       help="N, or height and width; without it the model's own")  # fmt: skip
+    group.add_argument("--crop", type=options.positive_int, nargs="+", metavar="N",
+                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
+    group.add_argument("--aug", choices=augment.AUGS, default="medium", help="random changes of the training images")
+    group.add_argument("--target", choices=TARGETS, default="label", help="what the model predicts")
+    group.add_argument("--loss", default="ce", help="as in train.py")
+    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    group = options.add_compute(parser, batch_size=64)
+    group.add_argument("--threads", type=options.positive_int, metavar="N", help="CPU threads")
+    parser.set_defaults(**FIXED)
+    args = parser.parse_args(argv)
+    loss.parse_loss(args.loss)
+    model.check_name(args.model)
+    args.optimizer = optim.optimizer_name(args.optimizer)
+    args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
+    args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
+    if not Path(args.out).parent.is_dir():
+        parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    args.data_dir = str(dataset.locate(args.data_dir)[0])
+    return args
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def measure_train(args, device):
+    """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
+    fit, files, geometry = build_fit(args, device)
+    pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
+    if args.usual:
+        change = usual.transform(args.aug, fit.data.mean, fit.data.std)
+        photos = usual.Photos(files, fit.data.train_targets, geometry, change)
+        loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
+        pipelines["usual"] = usual_pipeline(fit, loader)
+    rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
+    return rates, time_stages(fit, args.seconds)
+
+
+def build_fit(args, device):
+    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves args.amp."""
+    args.amp = engine.resolve_amp(args.amp, device)
+    net = fold.build_model(args, 0, device)
+    data, files, geometry = load_data(args, device)
+    ranks = distributed.Ranks(0, 1, device)
+    fold.check(args, data, net, ranks)
+    return engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks), files, geometry
+
+
+def load_data(args, device):
+    """(fold.Data of all training images, their files, Geometry)"""
+    people = dataset.read_people(args.data_dir)
+    images = dataset.list_images(args.data_dir, people)
+    files = dataset.image_files(args.data_dir, images["image"])
+    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    pixels, _bad = cache.open_cache(files, geometry, args.cache_dir)
+    store = cache.ImageStore(pixels, device, args.cache_device)
+    folds = dataset.assign_folds(people, args.kfold, args.seed)
+    return fold.Data(people, folds, images, images, [], store), files, geometry
+
+
+def fixed_batch(fit):
+    """(images, targets) of the first rows, as a step of train.py gets them."""
+    rows = fit.data.train_rows[: fit.step_size]
+    params = augment.draw(fit.recipe.aug, len(rows), torch.Generator().manual_seed(0))
+    return engine.prepare(fit, rows, fit.data.store.gather(rows).to(fit.ranks.device), params)
+
+
+def ceiling(fit):
+    """The pipeline without any input: a function of a timing.Window, as are those below."""
+    part = fixed_batch(fit)
+
+    def run(window):
+        window.start()
+        while True:
+            engine.learn(fit, [part])
+            if window.step(fit.step_size):
+                return
+
+    return run
+
+
+def ours(fit):
+    """Epochs of train.py."""
+
+    def run(window):
+        window.start()
+        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
+            fit.epoch, fit.step = fit.epoch + 1, 0
+
+    return run
+
+
+def usual_pipeline(fit, loader):
+    """Steps on the batches of a usual.Loader."""
+    images, _targets = fixed_batch(fit)
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def step(batches):
+        images, targets = next(batches)
+        images = images.to(fit.ranks.device, non_blocking=True, memory_format=memory_format)
+        engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
+
+    def run(window):
+        with loader.running() as batches:
+            for _ahead in range(loader.ahead):
+                step(batches)
+            window.start()
+            while True:
+                step(batches)
+                if window.step(fit.step_size):
+                    return
+
+    return run
+
+
+def time_stages(fit, seconds):
+    """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
+    store, device, laps = fit.data.store, fit.ranks.device, {}
+    order = itertools.cycle(range(0, len(fit.data.train_rows) - fit.step_size + 1, fit.step_size))
+    begun = last = time.perf_counter()
+
+    def lap(stage):
+        nonlocal last
+        timing.synchronise(device)
+        now = time.perf_counter()
+        laps.setdefault(stage, []).append(1000 * (now - last))
+        last = time.perf_counter()
+
+    for start in order:
+        rows = fit.data.train_rows[start : start + fit.step_size]
+        batch = store.gather(rows)
+        lap("gather")
+        batch = batch.to(device, non_blocking=True)
+        lap("copy")
+        params = augment.draw(fit.recipe.aug, len(rows), torch.Generator())
+        images, targets = engine.prepare(fit, rows, batch, params)
+        lap("augment")
+        part_loss = engine.part_loss(fit, images, targets)
+        lap("forward")
+        engine.backward(fit, part_loss)
+        lap("backward")
+        engine.update(fit)
+        lap("optimizer")
+        if last - begun >= seconds and len(laps["gather"]) >= 3:
+            break
+    medians = {stage: statistics.median(times) for stage, times in laps.items()}
+    return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
+
+
+# ---- the image cache -----------------------------------------------------------------------------------------------
+
+
+def measure_cache(args, device):
+    """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
+    people = dataset.read_people(args.data_dir)
+    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
+    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    pipelines = {"cache": build_caches(files, geometry, args.cache_dir), "pillow": pillow_loop(files, geometry)}
+    return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def build_caches(files, geometry, cache_dir):
+    """Caches of all files in new folders, one after the other; their removal is not timed."""
+
+    def run(window):
+        over = False
+        while not over:
+            with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir) as place:
+                window.start()
+                cache.open_cache(files, geometry, place, quiet=True)
+                over = window.step(len(files))
+
+    return run
+
+
+def pillow_loop(files, geometry):
+    """File after file, beginning anew after the last."""
+    forever = itertools.cycle(files)
+
+    def run(window):
+        window.start()
+        for file in forever:
+            image = open_rgb(file)
+            image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
+            if window.step(1):
+                return
+
+    return run
+
+
+# ---- what comes out ------------------------------------------------------------------------------------------------
+
+
+def cpu_name():
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def summary(args, device, rates, stages):
+    """All that was measured, where and how, as a JSON-able dict."""
+    fractions = {}
+    for part, whole in FRACTIONS[args.what]:
+        if whole in rates:
+            fractions[f"{part}/{whole}"] = timing.spread([a / b for a, b in zip(rates[part], rates[whole])])
+    environment = experiment.environment(distributed.describe(device))
+    environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
+    rates = {name: timing.spread(values) for name, values in rates.items()}
+    return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
+
+
+def show(result):
+    """The result as tables."""
+    args, environment = result["options"], result["environment"]
+    size = " x ".join(map(str, args["img_size"]))
+    if args["what"] == "train":
+        print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}, "
+              f"amp {args['amp']}, malloc {args['malloc']}")  # fmt: skip
+    else:
+        print(f"{args['what']} at {size}")
+    print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
+    print(f"{args['repeats']} rounds of {args['seconds']:g} s each")
+    print(f"\n{'images/s':<18}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in result["rates"].items():
+        print(f"{name:<18}{values['median']:>10.1f}{values['min']:>10.1f}{values['max']:>10.1f}")
+    print(f"\n{'fraction':<18}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in result["fractions"].items():
+        print(f"{name.replace('/', ' / '):<18}{values['median']:>10.3f}{values['min']:>10.3f}{values['max']:>10.3f}")
+    if result["stages"]:
+        print(f"\n{'stage':<18}{'ms/batch':>10}{'share':>10}")
+        for name, stage in result["stages"].items():
+            print(f"{name:<18}{stage['ms']:>10.2f}{stage['share']:>10.1%}")
+        print(f"{'sum':<18}{sum(stage['ms'] for stage in result['stages'].values()):>10.2f}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.malloc == "keep":
+        engine.keep_freed_memory()
+    device = distributed.pick_device(args.device)
+    args.threads = engine.use_threads(args.threads)
+    measure = {"train": measure_train, "cache": measure_cache}[args.what]
+    result = summary(args, device, *measure(args, device))
+    experiment.write_json(args.out, result)
+    show(result)
+    print(f"\n{args.out}: all rounds, options and environment")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))

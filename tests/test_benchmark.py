@@ -1,0 +1,113 @@
+"""benchmark.py as a user runs it, on the tiny competition."""
+
+import json
+import re
+import time
+
+import pytest
+import torch
+
+import benchmark
+import errors
+from cache import ImageStore
+
+TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def measure(shared_data, workplace, tmp_path, capsys):
+    """Run main(argv) and read back (its json, its table)."""
+
+    def run(*options, seconds=0.05, repeats=2):
+        argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--out", tmp_path / "out.json", *TINY]
+        argv += ["--seconds", seconds, "--repeats", repeats, *options]
+        assert benchmark.main([str(word) for word in argv]) == 0
+        return json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().out
+
+    return run
+
+
+def test_three_pipelines_their_fractions_and_the_stages(measure, shared_data):
+    result, table = measure("--workers", "1", "--optimizer", "adamp")
+    rates = {name: values["rounds"] for name, values in result["rates"].items()}
+    assert list(rates) == ["ceiling", "ours", "usual"]
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in rates.values())
+    assert list(result["fractions"]) == ["ours/ceiling", "ours/usual"]
+    for name, values in result["fractions"].items():
+        part, whole = name.split("/")
+        assert values["rounds"] == pytest.approx([a / b for a, b in zip(rates[part], rates[whole])])
+        assert (values["min"], values["max"]) == (min(values["rounds"]), max(values["rounds"]))
+        assert values["median"] == pytest.approx(sum(values["rounds"]) / 2)
+    assert list(result["stages"]) == ["gather", "copy", "augment", "forward", "backward", "optimizer"]
+    assert sum(stage["share"] for stage in result["stages"].values()) == pytest.approx(1)
+    assert all(stage["ms"] > 0 for stage in result["stages"].values())
+    options, environment = result["options"], result["environment"]
+    assert (options["optimizer"], options["amp"], options["img_size"]) == ("AdamP", "off", [32, 24])
+    assert options["data_dir"] == str(shared_data)
+    assert environment["threads"] == 1 and environment["packages"]["torch"] and environment["cpu"]
+    assert f"\nours / ceiling    {result['fractions']['ours/ceiling']['median']:>10.3f}" in table
+    assert max(map(len, table.splitlines()[:-1])) <= 100
+
+
+def test_without_the_usual_pipeline(measure):
+    result, table = measure("--no-usual", "--target", "multi", "--aug", "none", "--malloc", "default")
+    assert list(result["rates"]) == ["ceiling", "ours"] and list(result["fractions"]) == ["ours/ceiling"]
+    assert "ours / usual" not in table and "malloc default" in table
+
+
+def test_a_slow_loader_slows_our_epoch_and_not_the_ceiling(measure, monkeypatch):
+    """A batch of 16 takes 0.5 s to come, so there are 32 images/s at most; a step on it takes a fiftieth of a second."""
+    batches = ImageStore.batches
+
+    def slow(self, groups):
+        for batch in batches(self, groups):
+            time.sleep(0.5)
+            yield batch
+
+    monkeypatch.setattr(ImageStore, "batches", slow)
+    result, _table = measure("--no-usual", repeats=1)
+    assert result["rates"]["ours"]["max"] < 32
+    assert result["rates"]["ceiling"]["min"] > 64
+    assert result["fractions"]["ours/ceiling"]["max"] < 0.5
+
+
+def test_the_fixed_batch_is_one_of_train_py(shared_data, workplace):
+    """Without augmentation: the first rows of the cache, normalised."""
+    argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", *TINY, "--aug", "none"]
+    args = benchmark.parse_args([str(word) for word in argv])
+    fit, _files, _geometry = benchmark.build_fit(args, torch.device("cpu"))
+    images, targets = benchmark.fixed_batch(fit)
+    mean, std = (torch.tensor(v)[None, :, None, None] for v in (fit.data.mean, fit.data.std))
+    pixels = torch.from_numpy(fit.data.store.images[:16].copy()).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images, (pixels / 255 - mean) / std)
+    assert torch.equal(targets, fit.targets[:16])
+
+
+def test_cache_against_a_pillow_loop(measure, workplace):
+    result, table = measure("--what", "cache", "--images", "20")
+    assert list(result["rates"]) == ["cache", "pillow"] and result["stages"] == {}
+    (rounds,) = (values["rounds"] for values in result["fractions"].values())
+    rates = result["rates"]
+    assert rounds == pytest.approx([a / b for a, b in zip(rates["cache"]["rounds"], rates["pillow"]["rounds"])])
+    assert "cache / pillow" in table
+    assert not list((workplace / "cache").glob("benchmark-*"))
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--model", "resnet19"], r"--model resnet19: timm .* has no such model. Did you mean .*resnet18"),
+    (["--img-size", "1", "2", "3"], r"--img-size 1 2 3: takes one number, or height and width"),
+    (["--seconds", "0"], r"argument --seconds: 0 is not a number above 0"),
+    (["--what", "speed"], r"argument --what: invalid choice"),
+    (["--out", "nowhere/out.json"], r"--out nowhere/out.json: there is no folder nowhere"),
+    (["--data-dir", "nowhere"], r"--data-dir nowhere: no such folder"),
+    (["--worker", "2"], r"--worker: no such option. Did you mean --workers"),
+    (["--device", "abacus"], r"--device abacus: can't be used here"),
+    (["--batch-size", "1", "--no-usual"], r"--batch-size 1: test_resnet has batch norm"),
+])  # fmt: skip
+def test_misuse_is_one_line(options, message, shared_data, workplace, tmp_path, capsys):
+    argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--out", tmp_path / "out.json", *TINY, *options]
+    assert errors.run(lambda: benchmark.main([str(word) for word in argv])) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith("error: ")
+    assert re.search(message, line), line
+    assert not (tmp_path / "out.json").exists()
