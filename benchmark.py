@@ -43,6 +43,7 @@ import loss
 import model
 import optim
 import options
+import precision
 import timing
 import usual
 from images import Geometry, open_rgb
@@ -88,6 +89,7 @@ def parse_args(argv):
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group = options.add_compute(parser, batch_size=64)
     group.add_argument("--threads", type=options.positive_int, metavar="N", help="CPU threads")
+    group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto", help="as in train.py")
     parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
     loss.parse_loss(args.loss)
@@ -118,12 +120,14 @@ def measure_train(args, device):
 
 
 def build_fit(args, device):
-    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves args.amp."""
-    args.amp = engine.resolve_amp(args.amp, device)
+    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves --amp."""
     net = fold.build_model(args, 0, device)
     data, files, geometry = load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
     fold.check(args, data, net, ranks)
+    about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
+    args.amp, args.memory_format = precision.choose(net, *about)
+    net = fold.build_model(args, 0, device)
     return engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks), files, geometry
 
 
@@ -173,13 +177,10 @@ def ours(fit):
 
 def usual_pipeline(fit, loader):
     """Steps on the batches of a usual.Loader."""
-    images, _targets = fixed_batch(fit)
-    channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def step(batches):
         images, targets = next(batches)
-        images = images.to(fit.ranks.device, non_blocking=True, memory_format=memory_format)
+        images = images.to(fit.ranks.device, non_blocking=True, memory_format=fit.layout)
         engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
 
     def run(window):
@@ -300,7 +301,7 @@ def show(result):
     size = " x ".join(map(str, args["img_size"]))
     if args["what"] == "train":
         print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}, "
-              f"amp {args['amp']}, malloc {args['malloc']}")  # fmt: skip
+              f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")  # fmt: skip
     else:
         print(f"{args['what']} at {size}")
     print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")

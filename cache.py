@@ -139,7 +139,7 @@ class ImageStore:
 
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
-        self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None
+        self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None  # noqa: SIM115 (as long as the store)
         if place == "auto":
             room = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 2 * images.nbytes
             place = "device" if room else "host"

@@ -24,6 +24,7 @@ from labels import CLASS_NAMES, FIRST_AGE, LAST_AGE, SCORED_AS, head_slices, sco
 from loss import age_distribution, build_loss
 from model import predict
 from optim import build_optimizer, lr_at
+from precision import AMP_DTYPES, layout
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,6 @@ def use_threads(count):
     if count is not None:
         torch.set_num_threads(count)
     return torch.get_num_threads()
-
-
-def resolve_amp(mode, device):
-    """'off', 'bf16' or 'fp16' of `--amp`; auto is bf16 on GPUs that have it, fp16 on older ones, off on a CPU."""
-    if mode != "auto":
-        return mode
-    if device.type != "cuda":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_criterion(recipe, data, device):
@@ -180,7 +169,7 @@ class Fit:
         self.criterion = build_criterion(recipe, self.data, device)
         self.targets = torch.from_numpy(self.data.train_targets).to(device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.amp_dtype = AMP_DTYPES[recipe.amp]
+        self.amp_dtype, self.layout = AMP_DTYPES[recipe.amp], layout(self.model)
         self.forward = self.model
         if self.ranks.world > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -290,7 +279,8 @@ def train_step(fit, groups, batches, micro):
 def prepare(fit, rows, batch, params):
     """(images float32 [B, 3, H, W], targets int64 [B, heads]) of a batch (uint8) of `rows`, changed by `params` of a draw."""
     rows = torch.from_numpy(rows).to(fit.ranks.device, non_blocking=True)
-    return augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std), fit.targets[rows]
+    images = augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std)
+    return images.contiguous(memory_format=fit.layout), fit.targets[rows]
 
 
 def learn(fit, parts):

@@ -17,6 +17,7 @@ import errors
 import experiment
 import metrics
 import model
+import precision
 import predictions
 from errors import InputError
 from images import Geometry
@@ -103,11 +104,11 @@ def predict_folds(jobs, images, args, device):
 
 def _predict_fold(run, number, images, store, args, device):
     net, facts = model.load(experiment.fold_dir(run, number) / "best.safetensors")
-    net = net.to(device, memory_format=model.memory_format(net))
+    net = net.to(device, memory_format=precision.FORMATS[precision.usual_format(net)])
     rows = np.arange(len(images.names))
     groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
     bar = tqdm(groups, desc=f"{Path(run).name} fold {number}", unit="batch", leave=False, disable=args.quiet or None)
-    amp_dtype = engine.AMP_DTYPES[engine.resolve_amp(args.amp, device)]
+    amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
     logits = model.predict(net, store.batches(bar), facts["mean"], facts["std"], amp_dtype, args.tta)
     probs = engine.head_probs(facts["target"], logits)
     table, sidecar = _fold_files(run, number, args.tta)

@@ -18,6 +18,7 @@ import engine
 import errors
 import experiment
 import model
+import precision
 import predictions
 from errors import InputError, Interrupted
 from labels import CLASS_NAMES, HEADS, SCORED_AS
@@ -52,10 +53,10 @@ def fold_data(args, data, fold, mean, std):
 
 
 def build_model(args, fold, device):
-    """A new model for a fold: its initial weights are a function of (seed, fold)."""
+    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it."""
     torch.manual_seed(cache.draw_seed("init", args.seed, fold))
     net = model.create(args.model, args.target, args.img_size, args.pretrained, args.weights)
-    return net.to(device, memory_format=model.memory_format(net))
+    return net.to(device, memory_format=precision.FORMATS.get(args.memory_format))
 
 
 def recipe(args):

@@ -14,6 +14,7 @@ import torch
 import augment
 from errors import InputError, did_you_mean
 from labels import num_outputs
+from precision import layout
 from predictions import TTAS
 
 
@@ -124,13 +125,6 @@ def mean_std(model):
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def memory_format(model):
-    """channels_last, which is faster, where most parameters are convolution kernels (CNNs, not ViTs), else contiguous."""
-    kernels = sum(p.numel() for p in model.parameters() if p.ndim == 4)
-    convolutional = kernels > 0.5 * sum(p.numel() for p in model.parameters())
-    return torch.channels_last if convolutional else torch.contiguous_format
-
-
 def save_weights(model, facts, path):
     """Write a safetensors file of the model's weights whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -172,7 +166,7 @@ def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
     model.eval()
     logits = []
     for batch in batches:
-        images = augment.normalise(batch, mean, std)
+        images = augment.normalise(batch, mean, std).contiguous(memory_format=layout(model))
         with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
             views = [model(images.flip(-1) if flipped else images).float() for flipped in TTAS[tta]]
         logits.append(sum(views) / len(views))

@@ -28,6 +28,7 @@ import loss
 import model
 import optim
 import options
+import precision
 import predictions
 import report
 from errors import InputError, Interrupted
@@ -43,6 +44,8 @@ DEMO_DEFAULTS = {
     "lr_step": 3,
     "epochs": 10,
     "patience": 0,
+    "amp": "off",
+    "memory_format": "channels_last",
 }
 # What may be given beside --resume: where things are, never what is trained.
 RESUME_MAY_CHANGE = {"resume", "fold", "data_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet"}
@@ -129,6 +132,8 @@ def add_learning(parser):
     group.add_argument(
         "--threads", type=options.positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
     )
+    group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto",
+                       help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
 
 
 def parse_args(argv):
@@ -224,6 +229,12 @@ def load_data(args, device):
     return fold.Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
 
 
+def choose_precision(args, net, ranks):
+    """(amp, memory format) of a new run; `net` is one of its models and may change."""
+    images = max(args.batch_size // ranks.world, 1)
+    return precision.choose(net, args.model, args.img_size, images, ranks.device, args.cache_dir, args.amp, args.memory_format)
+
+
 def open_run(args, argv, data, ranks):
     """The run folder: a new one with args.yaml, env.json and folds.csv, or that of --resume, whose people must be the same."""
     folds = pd.DataFrame({"path": data.people["path"], "fold": data.folds})
@@ -289,7 +300,6 @@ def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
     ranks = distributed.start(args.device)
-    args.amp = engine.resolve_amp(args.amp, ranks.device)
     args.threads = engine.use_threads(args.threads)
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:
@@ -299,12 +309,13 @@ def main(argv=None):
     data = load_data(args, ranks.device)
     if not args.resume:
         fold.check(args, data, net, ranks)
+        args.amp, args.memory_format = ranks.from_first(choose_precision(args, net, ranks) if ranks.first else None)
         del net
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
         size = f"{args.img_size[0]} x {args.img_size[1]}"
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
-                   f"{ranks.device.type}, amp {args.amp}")  # fmt: skip
+                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
     try:
         for number in args.fold or range(max(args.kfold, 1)):
             if number not in experiment.done_folds(run):

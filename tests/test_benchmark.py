@@ -11,7 +11,8 @@ import benchmark
 import errors
 from cache import ImageStore
 
-TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1"]
+TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1",
+        "--amp", "off", "--memory-format", "channels_last"]  # fmt: skip
 
 
 @pytest.fixture

@@ -200,8 +200,3 @@ def test_head_probs_sum_to_one_in_each_head():
     logits = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     probs = engine.head_probs("multi", logits)
     np.testing.assert_allclose([probs[:, :3].sum(1), probs[:, 3:5].sum(1), probs[:, 5:].sum(1)], 1, rtol=1e-6)
-
-
-def test_amp_auto_is_off_on_a_cpu():
-    assert engine.resolve_amp("auto", torch.device("cpu")) == "off"
-    assert engine.resolve_amp("bf16", torch.device("cpu")) == "bf16"

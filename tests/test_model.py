@@ -167,8 +167,3 @@ def test_predict_joins_batches_and_averages_the_views_of_tta():
     flipped = model.predict(net, [images.flip(2)], MEAN, STD)
     np.testing.assert_allclose(model.predict(net, [images], MEAN, STD, tta="hflip"), (plain + flipped) / 2, atol=1e-5)
     assert net.training and np.abs(plain - flipped).max() > 1e-4
-
-
-def test_memory_format_is_channels_last_for_cnns_alone():
-    assert model.memory_format(timm.create_model("test_resnet")) == torch.channels_last
-    assert model.memory_format(timm.create_model("test_vit")) == torch.contiguous_format

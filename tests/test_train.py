@@ -29,7 +29,7 @@ from labels import TARGETS
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]  # fmt: skip
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last"]  # fmt: skip
 
 
 def command(data, tmp_path, *options):

@@ -1,0 +1,103 @@
+"""The arithmetic a model runs in: mixed precision and memory format, on a CPU chosen by a short measurement.
+
+Which of them is fast depends on the model and on the processor, by a factor of two either way. The result of a measurement is
+kept in the cache folder, so it costs once a machine, and all runs of one model there round alike.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+
+import torch
+
+import experiment
+from errors import say
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+BATCH = 8  # images of a measured step: few, as it is the model that decides, not the batch
+ROUNDS, SECONDS = 3, 4.0  # measured steps of each candidate, at least one, and when to stop short of them
+CLEARLY = 1.05  # how much faster than the usual one another candidate must be, so that noise does not choose
+
+
+def resolve_amp(mode, device):
+    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
+    if mode != "auto":
+        return mode
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def cpu_has_bf16():
+    """Whether this processor multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def usual_format(net):
+    """'channels_last' where most parameters are convolution kernels (CNNs, not ViTs), else 'contiguous'."""
+    kernels = sum(p.numel() for p in net.parameters() if p.ndim == 4)
+    return "channels_last" if kernels > 0.5 * sum(p.numel() for p in net.parameters()) else "contiguous"
+
+
+def layout(net):
+    """The torch memory format in which a model's kernels lie, and in which its images should."""
+    strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]
+    channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in strided)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_format):
+    """('off', 'bf16' or 'fp16'; 'channels_last' or 'contiguous') for training `net`, which may change.
+
+    What is not 'auto' stays. On a GPU: bf16, or fp16 where it has none, and the model's usual format. On a CPU forward and
+    backward of `net` (called `name`) are timed with each candidate, unless the folder `cache_dir` tells that it was done;
+    another than float32 in the usual format has to be clearly faster.
+    """
+    formats = [usual_format(net), *FORMATS] if memory_format == "auto" and device.type == "cpu" else [memory_format]
+    formats = [usual_format(net)] if formats == ["auto"] else list(dict.fromkeys(formats))
+    amps = [resolve_amp(amp, device)]
+    if amp == "auto" and device.type == "cpu" and cpu_has_bf16():
+        amps.append("bf16")
+    candidates = [(a, f) for a in amps for f in formats]
+    if len(candidates) == 1:
+        return candidates[0]
+    processor = torch.cpu.get_capabilities().get("cpu_name")
+    key = repr((name, *img_size, candidates, torch.__version__, processor, torch.get_num_threads()))
+    file = Path(cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+    measured = file.exists()
+    if not measured:
+        rates = _measure(net, candidates, img_size, min(batch_size, BATCH))
+        if not file.exists():  # another run that started with this one may have been quicker; all follow the first
+            experiment.write_json(file, {"for": key, "images_per_second": {" ".join(c): round(r, 2) for c, r in rates.items()}})
+    rates = experiment.read_json(file)["images_per_second"]
+    usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
+    chosen = best if rates[best] > CLEARLY * rates[usual] else usual
+    others = ", ".join(f"{what} {rate:.3g}" for what, rate in rates.items() if what != chosen)
+    when = "measured before" if measured else "measured"
+    say(f"amp and memory format: {chosen} ({when}: {rates[chosen]:.3g} images/s, {others}; {file})")
+    return tuple(chosen.split())
+
+
+def _measure(net, candidates, img_size, batch):
+    """{candidate: images/s} of forward and backward, of each the best of some alternating rounds."""
+    images = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0))
+
+    def seconds(amp, memory_format):
+        net.to(memory_format=FORMATS[memory_format])
+        inputs = images.contiguous(memory_format=FORMATS[memory_format])
+        started = time.perf_counter()
+        with torch.autocast("cpu", AMP_DTYPES[amp], enabled=AMP_DTYPES[amp] is not None):
+            logits = net(inputs)
+        logits.float().square().mean().backward()
+        return time.perf_counter() - started
+
+    for candidate in candidates:  # the first step of each prepares its kernels
+        seconds(*candidate)
+    best, started = dict.fromkeys(candidates, float("inf")), time.perf_counter()
+    for _round in range(ROUNDS):
+        best = {candidate: min(time_so_far, seconds(*candidate)) for candidate, time_so_far in best.items()}
+        if time.perf_counter() - started > SECONDS:
+            break
+    return {candidate: batch / time_so_far for candidate, time_so_far in best.items()}

@@ -1,0 +1,111 @@
+import json
+import time
+
+import pytest
+import timm
+import torch
+
+import experiment
+import precision
+
+CPU = torch.device("cpu")
+
+
+def net(name="test_resnet"):
+    return timm.create_model(name, num_classes=3).train()
+
+
+def choose(cache_dir, amp="auto", memory_format="auto", model=None):
+    return precision.choose(model or net(), "a_model", [32, 24], 4, CPU, cache_dir, amp, memory_format)
+
+
+def test_amp_without_a_measurement_is_off_on_a_cpu():
+    assert precision.resolve_amp("auto", CPU) == "off"
+    assert precision.resolve_amp("bf16", CPU) == "bf16"
+
+
+def test_the_usual_format_is_channels_last_for_cnns_alone():
+    assert precision.usual_format(net()) == "channels_last"
+    assert precision.usual_format(timm.create_model("test_vit")) == "contiguous"
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("memory_format", list(precision.FORMATS))
+def test_layout_tells_the_format_a_model_was_put_into(name, memory_format):
+    wanted = precision.FORMATS[memory_format]
+    assert precision.layout(timm.create_model(name).to(memory_format=wanted)) == wanted
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Make the models of `choose` slow in some candidates: slow({(amp, memory format): seconds, ...}) -> their list of calls."""
+    calls = []
+
+    def make(seconds, capabilities=()):
+        def forward(images):
+            amp = "bf16" if torch.is_autocast_enabled("cpu") else "off"
+            memory_format = "channels_last" if images.is_contiguous(memory_format=torch.channels_last) else "contiguous"
+            calls.append((amp, memory_format))
+            time.sleep(seconds.get((amp, memory_format), 0.001))
+            return model.weight * images.mean()
+
+        monkeypatch.setattr(
+            precision.torch.cpu, "get_capabilities", lambda: {"cpu_name": "x", **dict.fromkeys(capabilities, True)}
+        )
+        model = torch.nn.Conv2d(3, 8, 3)
+        model.forward = forward
+        return model, calls
+
+    return make
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [
+    ({("off", "channels_last"): 0.02}, ("off", "contiguous")),
+    ({("off", "contiguous"): 0.02}, ("off", "channels_last")),
+    ({("off", "channels_last"): 0.0200, ("off", "contiguous"): 0.0197}, ("off", "channels_last")),  # not clearly faster
+])  # fmt: skip
+def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, seconds, chosen):
+    model, calls = slow(seconds)
+    assert choose(tmp_path, model=model) == chosen
+    (file,) = tmp_path.glob("precision-*.json")
+    rates = json.loads(file.read_text())["images_per_second"]
+    assert rates.keys() == {"off channels_last", "off contiguous"}
+    slowest = " ".join(max(seconds, key=seconds.get))
+    assert rates[slowest] == pytest.approx(4 / max(seconds.values()), rel=0.2)
+    done = len(calls)
+    assert choose(tmp_path, model=model) == chosen and len(calls) == done
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith(f"amp and memory format: {' '.join(chosen)} (measured") for line in said)
+
+
+def test_bfloat16_is_tried_on_processors_that_have_it_alone(slow, tmp_path):
+    model, calls = slow(
+        {("off", "channels_last"): 0.01, ("off", "contiguous"): 0.01, ("bf16", "contiguous"): 0.01}, ["avx512_bf16"]
+    )
+    assert choose(tmp_path, model=model) == ("bf16", "channels_last")
+    model, calls = slow({}, ["avx512_f"])
+    assert choose(tmp_path / "..", model=model)[0] == "off" and not any(amp == "bf16" for amp, _format in calls[-8:])
+
+
+def test_what_is_given_is_not_measured(slow, tmp_path):
+    model, calls = slow({("off", "contiguous"): 0.02})
+    assert choose(tmp_path, "bf16", "contiguous", model) == ("bf16", "contiguous")
+    assert choose(tmp_path, "auto", "contiguous", model) == ("off", "contiguous")
+    assert not calls and not list(tmp_path.iterdir())
+    assert choose(tmp_path, "off", "auto", model) == ("off", "channels_last")
+
+
+def test_a_gpu_is_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    gpu = torch.device("cuda")
+    assert precision.choose(net(), "m", [32, 24], 4, gpu, tmp_path, "auto", "auto") == ("fp16", "channels_last")
+    assert precision.choose(net("test_vit"), "m", [32, 24], 4, gpu, tmp_path, "off", "auto") == ("off", "contiguous")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_records_what_was_measured(fit, workplace, capsys):
+    run = fit("--memory-format", "auto", "--kfold", "0", "--epochs", "1", name="measured")
+    args = experiment.read_args(run)
+    assert args["memory_format"] in precision.FORMATS and args["amp"] in ("off", "bf16")
+    assert f"amp and memory format: {args['amp']} {args['memory_format']} (measured" in capsys.readouterr().err
+    assert list((workplace / "cache").glob("precision-*.json"))
