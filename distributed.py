@@ -84,9 +84,14 @@ def describe(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
+def world_size():
+    """The number of processes that torchrun started to train together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(device_name):
     """Ranks of this process, from torchrun's environment; joins the process group when there are several."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = world_size()
     if world == 1:
         return Ranks(0, 1, pick_device(device_name))
     local_rank = int(os.environ["LOCAL_RANK"])

@@ -105,6 +105,13 @@ def load_state(run, fold):
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
 
 
+def train_missing(args, run, data, fold, ranks, stop):
+    """`train_fold`, unless the fold is complete already; its folder is held meanwhile. InputError when another holds it."""
+    if fold not in experiment.done_folds(run):
+        with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
+            train_fold(args, run, data, fold, ranks, stop)
+
+
 def train_fold(args, run, data, fold, ranks, stop):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 

@@ -102,6 +102,11 @@ def check_bounds(parser, bounds):
         parser.error(f"--age-bounds {low} {high}: must be LO HI with {FIRST_AGE} < LO < HI <= {LAST_AGE}")
 
 
+def count_or_auto(text):
+    """argparse type: 'auto' or a positive number."""
+    return text if text == "auto" else positive_int(text)
+
+
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)

@@ -63,25 +63,36 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
     candidates = [(a, f) for a in amps for f in formats]
     if len(candidates) == 1:
         return candidates[0]
-    processor = torch.cpu.get_capabilities().get("cpu_name")
-    key = repr((name, *img_size, candidates, torch.__version__, processor, torch.get_num_threads()))
-    file = Path(cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
-    measured = file.exists()
-    if not measured:
-        rates = _measure(net, candidates, img_size, min(batch_size, BATCH))
-        if not file.exists():  # another run that started with this one may have been quicker; all follow the first
-            experiment.write_json(file, {"for": key, "images_per_second": {" ".join(c): round(r, 2) for c, r in rates.items()}})
-    rates = experiment.read_json(file)["images_per_second"]
+    key = (name, *img_size, candidates, torch.get_num_threads())
+    rates, told = measured_once(
+        cache_dir, "precision", key, lambda: _measure(net, candidates, img_size, min(batch_size, BATCH))
+    )
     usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
     chosen = best if rates[best] > CLEARLY * rates[usual] else usual
     others = ", ".join(f"{what} {rate:.3g}" for what, rate in rates.items() if what != chosen)
-    when = "measured before" if measured else "measured"
-    say(f"amp and memory format: {chosen} ({when}: {rates[chosen]:.3g} images/s, {others}; {file})")
+    say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {told})")
     return tuple(chosen.split())
 
 
+def measured_once(cache_dir, what, key, measure):
+    """({candidate: images/s}, where they come from) of `measure()`, called if the cache folder has no result for this `key`.
+
+    The result also depends on the processor and on torch's version.
+    """
+    key = repr((key, torch.__version__, torch.cpu.get_capabilities().get("cpu_name")))
+    file = Path(cache_dir) / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+    told = f"measured before, {file}"
+    if not file.exists():
+        rates, told = measure(), f"measured, {file}"
+        if not file.exists():  # another run that started with this one may have been quicker; all follow the first
+            experiment.write_json(
+                file, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}}
+            )
+    return experiment.read_json(file)["images_per_second"], told
+
+
 def _measure(net, candidates, img_size, batch):
-    """{candidate: images/s} of forward and backward, of each the best of some alternating rounds."""
+    """{"amp format": images/s} of forward and backward, of each the best of some alternating rounds."""
     images = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0))
 
     def seconds(amp, memory_format):
@@ -100,4 +111,4 @@ def _measure(net, candidates, img_size, batch):
         best = {candidate: min(time_so_far, seconds(*candidate)) for candidate, time_so_far in best.items()}
         if time.perf_counter() - started > SECONDS:
             break
-    return {candidate: batch / time_so_far for candidate, time_so_far in best.items()}
+    return {" ".join(candidate): batch / time_so_far for candidate, time_so_far in best.items()}

@@ -8,7 +8,6 @@ TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes 
 """
 
 import argparse
-import contextlib
 import shlex
 import sys
 import time
@@ -28,6 +27,7 @@ import loss
 import model
 import optim
 import options
+import parallel
 import precision
 import predictions
 import report
@@ -48,7 +48,17 @@ DEMO_DEFAULTS = {
     "memory_format": "channels_last",
 }
 # What may be given beside --resume: where things are, never what is trained.
-RESUME_MAY_CHANGE = {"resume", "fold", "data_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet"}
+RESUME_MAY_CHANGE = {
+    "resume",
+    "fold",
+    "data_dir",
+    "cache_dir",
+    "cache_device",
+    "device",
+    "save_minutes",
+    "quiet",
+    "parallel_folds",
+}
 
 
 def make_parser():
@@ -132,6 +142,8 @@ def add_learning(parser):
     group.add_argument(
         "--threads", type=options.positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
     )
+    group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
+                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
     group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto",
                        help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
 
@@ -165,6 +177,7 @@ def parse_args(argv):
     if args.kfold == 0 and args.scheduler == "Plateau":
         parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
     check_folds(parser, args)
+    check_parallel(parser, args)
     return args
 
 
@@ -187,6 +200,11 @@ def check_folds(parser, args):
             parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
 
 
+def check_parallel(parser, args):
+    if args.parallel_folds != 1 and distributed.world_size() > 1:
+        parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
+
+
 def resumed_args(parser, args, given):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
     run = experiment.find_run(args.resume)
@@ -202,6 +220,9 @@ def resumed_args(parser, args, given):
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     check_folds(parser, args)
+    if args.parallel_folds == "auto":
+        parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
+    check_parallel(parser, args)
     return args
 
 
@@ -229,10 +250,18 @@ def load_data(args, device):
     return fold.Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
 
 
-def choose_precision(args, net, ranks):
-    """(amp, memory format) of a new run; `net` is one of its models and may change."""
-    images = max(args.batch_size // ranks.world, 1)
-    return precision.choose(net, args.model, args.img_size, images, ranks.device, args.cache_dir, args.amp, args.memory_format)
+def choose_speed(args, net, ranks, cores, threads):
+    """Resolve --amp, --memory-format and --parallel-folds of a new run; `net` is one of its models and may change.
+
+    cores: CPU threads that torch would use; threads: --threads as given, or None.
+    """
+    about = (args.model, args.img_size, max(args.batch_size // ranks.world, 1), ranks.device, args.cache_dir)
+    if ranks.first:
+        args.amp, args.memory_format = precision.choose(net, *about, args.amp, args.memory_format)
+    args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
+    if args.parallel_folds == "auto":
+        net.to(memory_format=precision.FORMATS[args.memory_format])
+        args.parallel_folds, args.threads = parallel.choose(net, *about, args.amp, args.kfold, cores, threads)
 
 
 def open_run(args, argv, data, ranks):
@@ -300,7 +329,8 @@ def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
     ranks = distributed.start(args.device)
-    args.threads = engine.use_threads(args.threads)
+    cores, threads = engine.use_threads(None), args.threads
+    args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:
             experiment.check_free(args.output_dir, args.name)
@@ -309,7 +339,7 @@ def main(argv=None):
     data = load_data(args, ranks.device)
     if not args.resume:
         fold.check(args, data, net, ranks)
-        args.amp, args.memory_format = ranks.from_first(choose_precision(args, net, ranks) if ranks.first else None)
+        choose_speed(args, net, ranks, cores, threads)
         del net
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
@@ -317,10 +347,13 @@ def main(argv=None):
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
     try:
-        for number in args.fold or range(max(args.kfold, 1)):
-            if number not in experiment.done_folds(run):
-                with experiment.fold_lock(run, number) if ranks.first else contextlib.nullcontext(), stop.deferred():
-                    fold.train_fold(args, run, data, number, ranks, stop)
+        numbers = args.fold or list(range(max(args.kfold, 1)))
+        with stop.deferred():
+            if args.parallel_folds > 1:
+                parallel.train_folds(args, run, data, numbers, ranks.device, stop)
+            else:
+                for number in numbers:
+                    fold.train_missing(args, run, data, number, ranks, stop)
         if ranks.first:
             summary = experiment.write_summary(run, args.target, args.kfold)
             with experiment.locked(run, wait=True):

@@ -7,10 +7,12 @@ import subprocess
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+import model
 import train
 
 GENDERS = ("male", "female")
@@ -112,6 +114,20 @@ def runs(fit):
     """One finished run of each target, by target."""
     names = ("label", "mask", "gender", "age_group", "multi", "age")
     return {target: fit("--target", target, name=f"shared_{target}", pictures=target in ("label", "age")) for target in names}
+
+
+def log_without_times(run):
+    return pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
+
+
+def assert_same_run(one, other):
+    """Two runs are equal in all but their names, times and memory."""
+    pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
+    assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()
+    for weights in sorted(one.glob("fold*/best.safetensors")):
+        again = model.load(other / weights.parent.name / weights.name)[0].state_dict()
+        for name, value in model.load(weights)[0].state_dict().items():
+            assert (value == again[name]).all(), name
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import sklearn.metrics
 import torch
 import yaml
-from conftest import without_pictures
+from conftest import assert_same_run, without_pictures
 from PIL import Image
 
 import dataset
@@ -42,20 +42,6 @@ def trained(argv):
     """train.main without its pictures, which take most of a tiny run's time."""
     with without_pictures():
         return train.main(argv)
-
-
-def log_without_times(run):
-    return pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
-
-
-def assert_same_run(one, other):
-    """Two runs are equal in all but their names, times and memory."""
-    pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
-    assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()
-    for weights in sorted(one.glob("fold*/best.safetensors")):
-        again = model.load(other / weights.parent.name / weights.name)[0].state_dict()
-        for name, value in model.load(weights)[0].state_dict().items():
-            assert (value == again[name]).all(), name
 
 
 def test_run_folder_is_complete(runs):

@@ -1,0 +1,185 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from conftest import assert_same_run
+
+import experiment
+import parallel
+import precision
+import train
+from errors import InputError, Interrupted
+
+CPU = torch.device("cpu")
+NOBODY = SimpleNamespace(requested=0)  # asks to stop
+
+
+def test_folds_at_once_end_in_the_same_bits(runs, fit, monkeypatch):
+    """Forked here, which is quicker, instead of spawned; what is handed over would also reach a spawned process."""
+    monkeypatch.setattr(parallel, "START", "fork")
+    handed = []
+    monkeypatch.setattr(parallel, "replace", lambda data, store: handed.append(replace(data, store=store)) or handed[-1])
+    at_once = fit("--target", "mask", "--threads", "1", "--parallel-folds", "2", name="at_once")
+    assert_same_run(runs["mask"], at_once)
+    assert pickle.loads(pickle.dumps(handed[0])).people.equals(handed[0].people) and handed[0].store is None
+    assert experiment.read_args(at_once)["parallel_folds"] == 2
+
+
+@pytest.fixture
+def forked(monkeypatch, tmp_path):
+    """Run parallel.train_folds over two folds in forked processes that call `work(number, stop)` instead of training."""
+    monkeypatch.setattr(parallel, "START", "fork")
+    monkeypatch.setattr(parallel.cache, "ImageStore", lambda *_args: None)
+    monkeypatch.setattr(parallel.np, "load", lambda *_args, **_options: None)
+    monkeypatch.setattr(parallel, "replace", lambda data, store: SimpleNamespace(store=store))
+    data = SimpleNamespace(store=SimpleNamespace(images=SimpleNamespace(filename="pixels.npy")))
+
+    def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
+        def train_missing(_args, _run, _data, number, _ranks, stop):
+            work(number, stop)
+
+        monkeypatch.setattr(parallel.fold, "train_missing", train_missing)
+        args = SimpleNamespace(parallel_folds=at_once, threads=1, cache_device="host")
+        parallel.train_folds(args, tmp_path / "run", data, list(numbers), CPU, stop)
+
+    return run
+
+
+def until_asked(stop, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not stop.requested and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stop.requested, "nobody asked to stop"
+
+
+def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path):
+    def work(number, _stop):
+        name = f"{number}-{os.getpid()}"
+        (tmp_path / f"{name}.running").touch()
+        time.sleep(0.1)
+        (tmp_path / f"{name}.beside-{len(list(tmp_path.glob('*.running')))}").touch()
+        (tmp_path / f"{name}.running").unlink()
+
+    forked(work, at_once=2, numbers=range(5))
+    done = [path.name for path in tmp_path.glob("*.beside-*")]
+    assert sorted(name.partition("-")[0] for name in done) == list("01234")
+    assert len({name.partition(".")[0].partition("-")[2] for name in done}) == 2
+    assert max(int(name[-1]) for name in done) == 2
+
+
+def test_an_error_in_one_process_stops_the_others_and_is_told(forked, tmp_path):
+    def work(number, stop):
+        if number == 1:
+            raise InputError("the training loss is nan")
+        until_asked(stop)
+        (tmp_path / "saved").touch()
+        raise Interrupted(143, "stopped in fold 0")
+
+    with pytest.raises(InputError, match=r"^the training loss is nan$"):
+        forked(work)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_killed_process_stops_the_others_and_is_told(forked, tmp_path):
+    def work(number, stop):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        until_asked(stop)
+        (tmp_path / "saved").touch()
+        raise Interrupted(143, "stopped in fold 0")
+
+    with pytest.raises(InputError, match=r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"):
+        forked(work)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_request_to_stop_reaches_all_processes_though_signals_do_not(forked, tmp_path):
+    def work(number, stop):
+        os.kill(os.getpid(), signal.SIGTERM)  # blocked here: only the parent is to act on signals
+        until_asked(stop)
+        raise Interrupted(stop.requested, f"stopped in fold {number}")
+
+    with pytest.raises(Interrupted, match=r"stopped in fold \d; stopped in fold \d") as stopped:
+        forked(work, stop=SimpleNamespace(requested=130))
+    assert stopped.value.code == 130
+
+
+def test_processes_stop_when_the_one_that_started_them_is_killed(forked, tmp_path):
+    def work(number, stop):
+        (tmp_path / f"began-{number}").touch()
+        until_asked(stop)
+        (tmp_path / f"saved-{number}").touch()
+
+    parent = multiprocessing.get_context("fork").Process(target=forked, args=(work,))
+    parent.start()
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("began-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    parent.kill()
+    while len(list(tmp_path.glob("saved-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(list(tmp_path.glob("saved-*"))) == 2
+
+
+def choose(cache_dir, folds=5, cores=4, threads=None):
+    net = timm.create_model("test_resnet", num_classes=3)
+    return parallel.choose(net, "a_model", [32, 24], 16, CPU, cache_dir, "off", folds, cores, threads)
+
+
+@pytest.mark.parametrize(("rates", "chosen"), [
+    ({1: 40.0, 2: 57.0, 4: 60.0}, (4, 1)),
+    ({1: 40.0, 2: 60.0, 4: 50.0}, (2, 2)),
+    ({1: 40.0, 2: 43.0, 4: 41.0}, (1, 4)),  # 2 at once are faster, but not clearly
+])  # fmt: skip
+def test_auto_takes_what_is_clearly_fastest_and_measures_once(monkeypatch, tmp_path, capsys, rates, chosen):
+    asked = []
+
+    def rate(_net, at_once, threads, img_size, batch, amp):
+        asked.append((at_once, threads))
+        return rates[at_once]
+
+    monkeypatch.setattr(parallel, "_rate_at_once", rate)
+    assert choose(tmp_path) == chosen and choose(tmp_path) == chosen
+    assert asked == [(1, 4), (2, 2), (4, 1)]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"parallel folds: {chosen[0]} (1 at once 40 images/s, 2 at once")
+    assert "measured before" in second
+
+
+def test_auto_keeps_to_the_folds_and_threads_there_are(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(parallel, "_rate_at_once", lambda _net, n, threads, *_rest: asked.append((n, threads)) or n)
+    assert choose(tmp_path, folds=3, cores=8, threads=2) == (3, 2)
+    assert asked == [(1, 2), (2, 2), (3, 2)]
+    assert choose(tmp_path, folds=5, cores=2, threads=2) == (1, 2)
+    assert choose(tmp_path, folds=0, cores=2) == (1, 2)
+    assert len(asked) == 3
+
+
+def test_rates_are_measured_with_all_copies_at_work():
+    net = timm.create_model("test_resnet", num_classes=3).to(memory_format=precision.FORMATS["channels_last"])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for at_once in (1, 2):
+        started = time.perf_counter()
+        rate = parallel._rate_at_once(net, at_once, 1, [32, 24], 4, "off")
+        seconds = time.perf_counter() - started
+        assert 0 < at_once * 4 * parallel.STEPS / rate < seconds
+    assert all((net.state_dict()[name] == value).all() for name, value in before.items())  # copies were trained
+
+
+def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeypatch):
+    argv = ["--data-dir", str(tmp_path), "--model", "test_resnet"]
+    with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
+        train.main([*argv, "--parallel-folds", "0"])
+    with pytest.raises(InputError, match="--parallel-folds auto: is measured at a run's start; with --resume give a number"):
+        train.main(["--resume", str(runs["mask"]), "--parallel-folds", "auto"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
+        train.main([*argv, "--parallel-folds", "2"])
