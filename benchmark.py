@@ -74,16 +74,10 @@ def parse_args(argv):
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
                        help="--what cache: images of each cache that is built")  # fmt: skip
     group.add_argument("--malloc", choices=("keep", "default"), default="keep",
-                       help="keep: freed memory stays with the process, as in train.py; default: it does not")  # fmt: skip
+                       help="freed memory stays with the process, as in train.py, or goes the C library's way")  # fmt: skip
     group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
     options.add_data(parser)
-    group = parser.add_argument_group("training")
-    group.add_argument("--model", default="resnet18", metavar="NAME", help="any timm model")
-    group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
-                       help="N, or height and width; without it the model's own")  # fmt: skip
-    group.add_argument("--crop", type=options.positive_int, nargs="+", metavar="N",
-                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
-    group.add_argument("--aug", choices=augment.AUGS, default="medium", help="random changes of the training images")
+    group = options.add_model(parser, "resnet18", augment.AUGS, "medium")
     group.add_argument("--target", choices=TARGETS, default="label", help="what the model predicts")
     group.add_argument("--loss", default="ce", help="as in train.py")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
@@ -92,6 +86,7 @@ def parse_args(argv):
     group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto", help="as in train.py")
     parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
+    args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
     args.optimizer = optim.optimizer_name(args.optimizer)

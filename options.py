@@ -56,6 +56,18 @@ def add_data(parser):
     return group
 
 
+def add_model(parser, model, augs, aug):
+    """--model, --img-size, --crop, --aug; `augs` are augment.AUGS, as importing it here would load torch for every script"""
+    group = parser.add_argument_group("model and images")
+    group.add_argument("--model", default=model, metavar="NAME", help="any timm model")
+    group.add_argument("--img-size", type=positive_int, nargs="+", metavar="N",
+                       help="N, or height and width; without it the model's own")  # fmt: skip
+    group.add_argument("--crop", type=positive_int, nargs="+", metavar="N",
+                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
+    group.add_argument("--aug", choices=augs, default=aug, help="random changes of the training images")
+    return group
+
+
 def add_compute(parser, batch_size):
     """--device, --amp, --batch-size"""
     group = parser.add_argument_group("compute")

@@ -97,15 +97,9 @@ def make_parser():
 
 def add_learning(parser):
     """What learns, how: model and images, loss, optimizer and schedule, compute."""
-    group = parser.add_argument_group("model and images")
-    group.add_argument("--model", default="pit_b_224", metavar="NAME", help="any timm model")
-    group.add_argument("--img-size", type=options.positive_int, nargs="+", metavar="N",
-                       help="N, or height and width; without it the model's own")  # fmt: skip
-    group.add_argument("--crop", type=options.positive_int, nargs="+", metavar="N",
-                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
+    group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-    group.add_argument("--aug", choices=augment.AUGS, default="light", help="random changes of the training images")
 
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
