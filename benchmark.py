@@ -6,7 +6,7 @@
   ceiling  forward, loss, backward and optimizer step on one fixed batch that lies on the device
   ours     the epochs of train.py: its loader, augmentation and step, without validation and checkpoints
   usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
-All three train the same model by the same optimizer, in one process, with the same precision and memory format.
+All three train the same model by the same optimizer, in one process, with the same precision, memory format and malloc.
 
 --what cache: building the image cache in a fresh folder, against a loop in one process that decodes by Pillow in full
 size, crops and resizes as the cache does, and keeps nothing.
@@ -46,10 +46,11 @@ import options
 import precision
 import timing
 import usual
+from errors import InputError
 from images import Geometry, open_rgb
 from labels import OFFICIAL_BOUNDS, TARGETS
 
-# Options of train.py that change nothing in the time of a step, and what they are here.
+# Options of train.py that are not offered here, and what they are.
 FIXED = {
     "pretrained": False, "weights": None, "seed": 0, "kfold": 0, "drop_ages": [], "age_bounds": list(OFFICIAL_BOUNDS),
     "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "lr": 1e-4, "weight_decay": 0.01,
@@ -232,8 +233,9 @@ def measure_cache(args, device):
     """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
     people = dataset.read_people(args.data_dir)
     files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
+    args.images = len(files)
     geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
-    pipelines = {"cache": build_caches(files, geometry, args.cache_dir), "pillow": pillow_loop(files, geometry)}
+    pipelines = {"cache": build_caches(files, geometry, cache.make_dir(args.cache_dir)), "pillow": pillow_loop(files, geometry)}
     return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
 
 
@@ -243,9 +245,13 @@ def build_caches(files, geometry, cache_dir):
     def run(window):
         over = False
         while not over:
-            with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir) as place:
+            try:
+                place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir)
+            except OSError as error:
+                raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+            with place as folder:
                 window.start()
-                cache.open_cache(files, geometry, place, quiet=True)
+                cache.open_cache(files, geometry, folder, quiet=True)
                 over = window.step(len(files))
 
     return run
@@ -295,10 +301,10 @@ def show(result):
     args, environment = result["options"], result["environment"]
     size = " x ".join(map(str, args["img_size"]))
     if args["what"] == "train":
-        print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}, "
-              f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")  # fmt: skip
+        print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
+        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")
     else:
-        print(f"{args['what']} at {size}")
+        print(f"caches of {args['images']} images at {size}")
     print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
     print(f"{args['repeats']} rounds of {args['seconds']:g} s each")
     print(f"\n{'images/s':<18}{'median':>10}{'min':>10}{'max':>10}")
@@ -315,6 +321,7 @@ def show(result):
 
 
 def main(argv=None):
+    errors.StopSignals()  # a signal ends the measurement, and temporary folders go
     args = parse_args(argv)
     if args.malloc == "keep":
         engine.keep_freed_memory()

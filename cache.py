@@ -49,17 +49,23 @@ def _exclusive(path, waiting):
         yield
 
 
+def make_dir(cache_dir):
+    """The Path of --cache-dir, made where it is not there."""
+    cache_dir = Path(cache_dir)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--cache-dir {cache_dir}: cannot be made ({error.strerror})") from error
+    return cache_dir
+
+
 def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
     or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
     """
-    cache_dir = Path(cache_dir)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--cache-dir {cache_dir}: cannot be made ({error.strerror})") from error
+    cache_dir = make_dir(cache_dir)
     key = cache_key(files, geometry)
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     if not facts.exists():

@@ -88,9 +88,7 @@ class Loader:
         """An iterator of batches without end; on leaving, those that were asked for ahead are waited for and dropped."""
         self.order.stopped = False
         batches = iter(self.loader)
-        try:
-            yield batches
-        finally:
-            self.order.stopped = True
-            for _batch in batches:
-                pass
+        yield batches
+        self.order.stopped = True
+        for _batch in batches:
+            pass

@@ -84,14 +84,14 @@ def test_the_fixed_batch_is_one_of_train_py(shared_data, workplace):
     assert torch.equal(targets, fit.targets[:16])
 
 
-def test_cache_against_a_pillow_loop(measure, workplace):
-    result, table = measure("--what", "cache", "--images", "20")
+def test_cache_against_a_pillow_loop(measure, tmp_path):
+    result, table = measure("--what", "cache", "--images", "20", "--cache-dir", tmp_path / "new")
     assert list(result["rates"]) == ["cache", "pillow"] and result["stages"] == {}
     (rounds,) = (values["rounds"] for values in result["fractions"].values())
     rates = result["rates"]
     assert rounds == pytest.approx([a / b for a, b in zip(rates["cache"]["rounds"], rates["pillow"]["rounds"])])
     assert "cache / pillow" in table
-    assert not list((workplace / "cache").glob("benchmark-*"))
+    assert result["options"]["images"] == 20 and not list((tmp_path / "new").iterdir())
 
 
 @pytest.mark.parametrize("options, message", [
@@ -100,6 +100,7 @@ def test_cache_against_a_pillow_loop(measure, workplace):
     (["--seconds", "0"], r"argument --seconds: 0 is not a number above 0"),
     (["--what", "speed"], r"argument --what: invalid choice"),
     (["--out", "nowhere/out.json"], r"--out nowhere/out.json: there is no folder nowhere"),
+    (["--what", "cache", "--cache-dir", "README.md/cache"], r"--cache-dir README.md/cache: cannot be made"),
     (["--data-dir", "nowhere"], r"--data-dir nowhere: no such folder"),
     (["--worker", "2"], r"--worker: no such option. Did you mean --workers"),
     (["--device", "abacus"], r"--device abacus: can't be used here"),
