@@ -4,6 +4,7 @@ Every image is read, decoded, cropped, resized, changed and normalised anew at e
 """
 
 import contextlib
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,14 +75,22 @@ class Shuffled:
                 yield order[start : start + self.size].tolist()
 
 
+def leave_ctrl_c_to_parent(_worker):
+    """Of each worker: it ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Loader:
     """A DataLoader over Photos whose workers stay, but have nothing to do outside of `running()`."""
 
     def __init__(self, photos, batch_size, workers, pin_memory):
         self.ahead = workers * PREFETCH
         self.order = Shuffled(len(photos), batch_size)
-        ahead = {"persistent_workers": True, "prefetch_factor": PREFETCH} if workers else {}
-        self.loader = DataLoader(photos, batch_sampler=self.order, num_workers=workers, pin_memory=pin_memory, **ahead)
+        self.loader = DataLoader(
+            photos, batch_sampler=self.order, num_workers=workers, pin_memory=pin_memory,
+            persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=leave_ctrl_c_to_parent,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def running(self):

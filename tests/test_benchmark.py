@@ -3,12 +3,14 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import benchmark
 import errors
+import timing
 from cache import ImageStore
 
 TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1",
@@ -72,16 +74,43 @@ def test_a_slow_loader_slows_our_epoch_and_not_the_ceiling(measure, monkeypatch)
     assert result["fractions"]["ours/ceiling"]["max"] < 0.5
 
 
-def test_the_fixed_batch_is_one_of_train_py(shared_data, workplace):
+@pytest.fixture
+def fit(shared_data, workplace):
+    """An engine.Fit as the benchmark makes it: fit("--aug", "none")."""
+
+    def build(*options):
+        args = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), *TINY, *options]
+        return benchmark.build_fit(benchmark.parse_args(args), torch.device("cpu"))[0]
+
+    return build
+
+
+def test_the_fixed_batch_is_one_of_train_py(fit):
     """Without augmentation: the first rows of the cache, normalised."""
-    argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", *TINY, "--aug", "none"]
-    args = benchmark.parse_args([str(word) for word in argv])
-    fit, _files, _geometry = benchmark.build_fit(args, torch.device("cpu"))
+    fit = fit("--aug", "none")
     images, targets = benchmark.fixed_batch(fit)
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (fit.data.mean, fit.data.std))
     pixels = torch.from_numpy(fit.data.store.images[:16].copy()).permute(0, 3, 1, 2)
     torch.testing.assert_close(images, (pixels / 255 - mean) / std)
     assert torch.equal(targets, fit.targets[:16])
+
+
+class Steps(timing.Window):
+    """A window that is over after a number of steps."""
+
+    def step(self, images):
+        self.images += images
+        return self.images == 64 * self.least
+
+
+def test_our_pipeline_goes_through_epochs_and_on_where_it_stopped(fit):
+    """168 images are 2 batches of 64: 5 steps end within the third epoch, 2 more within the fourth."""
+    fit = fit("--batch-size", "64")
+    run = benchmark.ours(fit)
+    run(Steps(torch.device("cpu"), 5))
+    assert (fit.epoch, fit.step) == (3, 1)
+    run(Steps(torch.device("cpu"), 2))
+    assert (fit.epoch, fit.step) == (4, 1)
 
 
 def test_cache_against_a_pillow_loop(measure, tmp_path):
@@ -100,7 +129,7 @@ def test_cache_against_a_pillow_loop(measure, tmp_path):
     (["--seconds", "0"], r"argument --seconds: 0 is not a number above 0"),
     (["--what", "speed"], r"argument --what: invalid choice"),
     (["--out", "nowhere/out.json"], r"--out nowhere/out.json: there is no folder nowhere"),
-    (["--what", "cache", "--cache-dir", "README.md/cache"], r"--cache-dir README.md/cache: cannot be made"),
+    (["--what", "cache", "--cache-dir", str(Path(__file__) / "cache")], r"--cache-dir .*/cache: cannot be made"),
     (["--data-dir", "nowhere"], r"--data-dir nowhere: no such folder"),
     (["--worker", "2"], r"--worker: no such option. Did you mean --workers"),
     (["--device", "abacus"], r"--device abacus: can't be used here"),

@@ -1,4 +1,6 @@
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -59,6 +61,9 @@ def test_loader_runs_again_after_a_stop_with_the_same_workers(files, workers):
     processes = []
     for _turn in range(2):
         with loader.running() as batches:
+            next(batches)
+            for worker in getattr(batches, "_workers", []):
+                os.kill(worker.pid, signal.SIGINT)  # as a terminal sends it to all of them
             for _step in range(5):
                 images, targets = next(batches)
                 assert images.shape == (2, 3, 32, 24) and targets.shape == (2, 1) and targets.dtype == torch.int64
