@@ -52,6 +52,7 @@ class Recipe:
     ema: float
     aug: str
     amp: str
+    compile: bool
     seed: int
 
 
@@ -174,6 +175,8 @@ class Fit:
         if self.ranks.world > 1:
             ids = [device.index] if device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.model, device_ids=ids, find_unused_parameters=False)
+        if recipe.compile:
+            self.forward = torch.compile(self.forward)
 
     @property
     def step_size(self):

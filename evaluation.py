@@ -23,6 +23,8 @@ from errors import InputError
 from images import Geometry
 from labels import LABELS
 
+GROUP_BYTES = 2 << 30  # of weights that are predicted with together
+
 
 @dataclass(frozen=True)
 class EvalImages:
@@ -87,34 +89,59 @@ def _digest(names):
 def predict_folds(jobs, images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
 
-    Images are decoded once for each geometry among the runs. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
+    Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
+    (see GROUP_BYTES). `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
     """
     by_geometry = {}
     for run, number in jobs:
         if not is_fresh(run, number, args.tta, images.names):
-            facts = model.read_facts(experiment.fold_dir(run, number) / "best.safetensors")
+            facts = model.read_facts(_weights(run, number))
             crop = tuple(facts["crop"]) if facts["crop"] else None
             by_geometry.setdefault(Geometry(*facts["img_size"], crop), []).append((run, number))
-    for geometry, group in by_geometry.items():
+    for geometry, missing in by_geometry.items():
         pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = cache.ImageStore(pixels, device, args.cache_device)
-        for run, number in group:
-            _predict_fold(run, number, images, store, args, device)
+        for group in _groups(missing):
+            _predict_group(group, images, store, args, device)
 
 
-def _predict_fold(run, number, images, store, args, device):
-    net, facts = model.load(experiment.fold_dir(run, number) / "best.safetensors")
-    net = net.to(device, memory_format=precision.FORMATS[precision.usual_format(net)])
+def _weights(run, number):
+    return experiment.fold_dir(run, number) / "best.safetensors"
+
+
+def _groups(jobs):
+    """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
+    groups, size = [], 0
+    for run, number in jobs:
+        weights = _weights(run, number).stat().st_size
+        if not groups or size + weights > GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append((run, number))
+        size += weights
+    return groups
+
+
+def _predict_group(group, images, store, args, device):
+    models, facts = [], []
+    for run, number in group:
+        net, fold_facts = model.load(_weights(run, number))
+        net = net.to(device, memory_format=precision.FORMATS[precision.usual_format(net)])
+        models.append((net, fold_facts["mean"], fold_facts["std"]))
+        facts.append(fold_facts)
     rows = np.arange(len(images.names))
     groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
-    bar = tqdm(groups, desc=f"{Path(run).name} fold {number}", unit="batch", leave=False, disable=args.quiet or None)
+    runs = list(dict.fromkeys(Path(run).name for run, _number in group))
+    what = f"{len(group)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
+    bar = tqdm(groups, desc=what, unit="batch", leave=False, disable=args.quiet or None)
     amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
-    logits = model.predict(net, store.batches(bar), facts["mean"], facts["std"], amp_dtype, args.tta)
-    probs = engine.head_probs(facts["target"], logits)
-    table, sidecar = _fold_files(run, number, args.tta)
-    sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
-    experiment.write_csv(table, predictions.eval_table(images.names, facts["target"], probs), predictions.FORMAT)
-    experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
+    logits = model.predict_together(models, store.batches(bar), amp_dtype, args.tta)
+    for (run, number), fold_facts, fold_logits in zip(group, facts, logits):
+        probs = engine.head_probs(fold_facts["target"], fold_logits)
+        table, sidecar = _fold_files(run, number, args.tta)
+        sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
+        experiment.write_csv(table, predictions.eval_table(images.names, fold_facts["target"], probs), predictions.FORMAT)
+        experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
 
 
 def fold_mean(run, target, numbers, tta):

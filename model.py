@@ -156,19 +156,32 @@ def load(path):
     return model.eval(), facts
 
 
-@torch.inference_mode()
 def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
     """Logits float32 [N, num_outputs] of uint8 image batches [B, H, W, 3]; the mean over the views of `tta`.
 
     Serves validation, eval and TTA alike. The model is put in eval mode for the time and back as it was.
     """
-    training = model.training
-    model.eval()
-    logits = []
+    return predict_together([(model, mean, std)], batches, amp_dtype, tta)[0]
+
+
+@torch.inference_mode()
+def predict_together(models, batches, amp_dtype=None, tta="none"):
+    """`predict` for several models, a list of (model, mean, std): a list of their logits.
+
+    Each batch is read, normalised and mirrored once for all models; the logits are the same bits as of each alone.
+    """
+    training = [net.training for net, _mean, _std in models]
+    kinds = [(tuple(mean), tuple(std), layout(net.eval())) for net, mean, std in models]
+    logits = [[] for _ in models]
     for batch in batches:
-        images = augment.normalise(batch, mean, std).contiguous(memory_format=layout(model))
-        with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
-            views = [model(images.flip(-1) if flipped else images).float() for flipped in TTAS[tta]]
-        logits.append(sum(views) / len(views))
-    model.train(training)
-    return torch.cat(logits).cpu().numpy() if logits else np.zeros((0, 0), dtype=np.float32)
+        views = {}
+        for (net, mean, std), kind, mine in zip(models, kinds, logits):
+            if kind not in views:
+                images = augment.normalise(batch, mean, std).contiguous(memory_format=kind[2])
+                views[kind] = [images.flip(-1) if flipped else images for flipped in TTAS[tta]]
+            with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
+                seen = [net(view).float() for view in views[kind]]
+            mine.append(sum(seen) / len(seen))
+    for (net, _mean, _std), was in zip(models, training):
+        net.train(was)
+    return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]

@@ -14,7 +14,7 @@ from errors import InputError
 RECIPE = engine.Recipe(
     target="label", loss="ce", gamma=2.0, smoothing=0.025, class_weights="none", age_sigma=2.0, optimizer="AdamW", lr=1e-3,
     weight_decay=0.01, scheduler="StepLR", lr_step=1, lr_gamma=0.5, warmup_epochs=0, epochs=2, patience=0, batch_size=8,
-    accum=1, clip_grad=0.0, ema=0.0, aug="strong", amp="off", seed=7,
+    accum=1, clip_grad=0.0, ema=0.0, aug="strong", amp="off", compile=False, seed=7,
 )  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -200,3 +200,18 @@ def test_head_probs_sum_to_one_in_each_head():
     logits = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
     probs = engine.head_probs("multi", logits)
     np.testing.assert_allclose([probs[:, :3].sum(1), probs[:, 3:5].sum(1), probs[:, 5:].sum(1)], 1, rtol=1e-6)
+
+
+def test_compiled_forward_trains_the_same_model(monkeypatch):
+    """Without a compiler's work: what torch.compile is given, and that its result is what trains."""
+    seen = []
+
+    def compiled(forward):
+        return lambda images: seen.append(len(images)) or forward(images)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    fit, plain = make_fit(compile=True), make_fit()
+    for each in (fit, plain):
+        engine.train_one_epoch(each, lambda: False)
+    assert seen == [8, 8, 8]
+    assert all((value == plain.model.state_dict()[name]).all() for name, value in fit.model.state_dict().items())

@@ -92,23 +92,42 @@ def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
 def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):
     inference.main(["--models", str(own_run), *places])
     made = []
-    real = evaluation._predict_fold
-    monkeypatch.setattr(evaluation, "_predict_fold", lambda *args: (made.append(args[1]), real(*args)))
+    real = evaluation._predict_group
+    monkeypatch.setattr(evaluation, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
     inference.main(["--models", str(own_run), *places])
     assert made == []
     facts = experiment.read_json(own_run / "fold1" / "fold.json")
     experiment.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     inference.main(["--models", str(own_run), *places])
-    assert made == [1]
+    assert made == [(own_run, 1)]
 
 
 def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_path):
     opened = []
     real = cache.open_cache
     monkeypatch.setattr(cache, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
+    gather, read = cache.ImageStore._gather, []
+    monkeypatch.setattr(cache.ImageStore, "_gather", lambda store, rows: (read.extend(rows), gather(store, rows))[1])
     copies = [shutil.copytree(runs[target], tmp_path / target, ignore=PREDICTED) for target in ("gender", "age_group")]
     inference.main(["--models", *map(str, copies), *places])
-    assert len(opened) == 1
+    assert len(opened) == 1 and read == list(range(20))  # and each is read once for all four folds
+    together = [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
+    monkeypatch.setattr(evaluation, "GROUP_BYTES", 1)
+    for copy in copies:
+        (copy / "fold0" / "eval.json").unlink()
+        (copy / "fold1" / "eval.json").unlink()
+    inference.main(["--models", *map(str, copies), *places])
+    assert read == list(range(20)) * 5  # one fold at a time
+    assert together == [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
+
+
+def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):
+    size = (own_run / "fold0" / "best.safetensors").stat().st_size
+    jobs = [(own_run, 0)] * 5
+    for room, sizes in ((5 * size, [5]), (5 * size - 1, [4, 1]), (2 * size, [2, 2, 1]), (1, [1] * 5)):
+        monkeypatch.setattr(evaluation, "GROUP_BYTES", room)
+        groups = evaluation._groups(jobs)
+        assert [len(group) for group in groups] == sizes and [job for group in groups for job in group] == jobs
 
 
 @pytest.mark.parametrize(("what", "message"), [

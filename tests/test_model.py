@@ -167,3 +167,19 @@ def test_predict_joins_batches_and_averages_the_views_of_tta():
     flipped = model.predict(net, [images.flip(2)], MEAN, STD)
     np.testing.assert_allclose(model.predict(net, [images], MEAN, STD, tta="hflip"), (plain + flipped) / 2, atol=1e-5)
     assert net.training and np.abs(plain - flipped).max() > 1e-4
+
+
+@pytest.mark.parametrize("tta", ["none", "hflip"])
+def test_models_together_give_the_bits_of_each_alone(tta):
+    torch.manual_seed(3)
+    nets = [
+        model.create(name, target, (32, 32))
+        for name, target in (("test_resnet", "mask"), ("test_vit2", "age"), ("test_resnet", "gender"))
+    ]
+    nets[2].to(memory_format=torch.channels_last).eval()
+    images = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
+    models = [(nets[0], MEAN, STD), (nets[1], (0.4, 0.5, 0.6), STD), (nets[2], list(MEAN), list(STD))]
+    together = model.predict_together(models, iter([images[:4], images[4:]]), tta=tta)
+    for (net, mean, std), logits in zip(models, together):
+        np.testing.assert_array_equal(logits, model.predict(net, [images[:4], images[4:]], mean, std, tta=tta))
+    assert [net.training for net in nets] == [True, True, False]

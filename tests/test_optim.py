@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import timm.optim
 import torch
 
 import optim
@@ -91,3 +92,21 @@ def test_unknown_names_get_suggestions():
     with pytest.raises(InputError, match=r"--scheduler StepLRR: .*Did you mean StepLR"):
         optim.scheduler_name("StepLRR")
     assert optim.scheduler_name("cawr") == "CAWR"
+
+
+@pytest.mark.parametrize("name", ["AdamW", "adam", "SGD", "lookahead_adamw"])
+def test_torchs_fused_kernels_are_used_and_step_like_its_loop(name):
+    torch.manual_seed(0)
+    fused, loop = (timm.create_model("test_resnet", num_classes=3) for _ in range(2))
+    loop.load_state_dict(fused.state_dict())
+    start = {key: value.clone() for key, value in fused.state_dict().items()}
+    ours = optim.build_optimizer(fused, name, 1e-2, 0.1)
+    assert getattr(ours, "base_optimizer", ours).defaults["fused"] is True
+    for net, optimizer in ((fused, ours), (loop, timm.optim.create_optimizer_v2(loop, opt=name, lr=1e-2, weight_decay=0.1))):
+        for _ in range(3):
+            for number, parameter in enumerate(net.parameters()):
+                parameter.grad = torch.full_like(parameter, 0.1 + number / 100)
+            optimizer.step()
+    for key, value in loop.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+    assert any((start[key] != value).any() for key, value in fused.state_dict().items())
