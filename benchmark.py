@@ -85,6 +85,7 @@ def parse_args(argv):
     group = options.add_compute(parser, batch_size=64)
     group.add_argument("--threads", type=options.positive_int, metavar="N", help="CPU threads")
     group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto", help="as in train.py")
+    group.add_argument("--compile", action="store_true", help="as in train.py; the warm-up has it done")
     parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
     args.loss = args.loss.replace(" ", "")
@@ -302,7 +303,7 @@ def show(result):
     size = " x ".join(map(str, args["img_size"]))
     if args["what"] == "train":
         print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
-        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")
+        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
     else:
         print(f"caches of {args['images']} images at {size}")
     print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
