@@ -8,6 +8,9 @@
   usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
 All three train the same model by the same optimizer, in one process, with the same precision, memory format and malloc.
 
+--what inference: the eval images by --folds models and --tta, as inference.py predicts them, against the forward of the same
+models on one fixed batch, and against a call for each single fold. A round predicts all eval images at least once.
+
 --what cache: building the image cache in a fresh folder, against a loop in one process that decodes by Pillow in full
 size, crops and resizes as the cache does, and keeps nothing.
 
@@ -19,35 +22,24 @@ for, so their sum is more than a step takes where they overlap. Prints a table a
 """
 
 import argparse
-import itertools
 import os
 import platform
-import statistics
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 import augment
-import cache
 import dataset
 import distributed
 import engine
 import errors
 import experiment
-import fold
 import loss
 import model
 import optim
 import options
 import precision
+import throughput
 import timing
-import usual
-from errors import InputError
-from images import Geometry, open_rgb
 from labels import OFFICIAL_BOUNDS, TARGETS
 
 # Options of train.py that are not offered here, and what they are.
@@ -57,8 +49,13 @@ FIXED = {
     "scheduler": "none", "lr_step": 1, "lr_gamma": 1.0, "warmup_epochs": 0, "epochs": 1, "patience": 0, "accum": 1,
     "clip_grad": 0.0, "ema": 0.0,
 }  # fmt: skip
-# What is measured and which rates are divided by which.
-FRACTIONS = {"train": (("ours", "ceiling"), ("ours", "usual")), "cache": (("cache", "pillow"),)}
+MEASUREMENTS = {"train": throughput.train, "inference": throughput.inference, "cache": throughput.cache_building}
+# Which rates are divided by which.
+FRACTIONS = {
+    "train": (("ours", "ceiling"), ("ours", "usual")),
+    "inference": (("ours", "ceiling"), ("ours", "separate")),
+    "cache": (("cache", "pillow"),),
+}
 
 
 def parse_args(argv):
@@ -73,7 +70,9 @@ def parse_args(argv):
     group.add_argument("--workers", type=options.natural_int, default=os.cpu_count(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
-                       help="--what cache: images of each cache that is built")  # fmt: skip
+                       help="--what inference and cache: images that are predicted, or of each cache")  # fmt: skip
+    group.add_argument("--folds", type=options.positive_int, default=5, metavar="K", help="--what inference: models")
+    options.add_tta(group)
     group.add_argument("--malloc", choices=("keep", "default"), default="keep",
                        help="freed memory stays with the process, as in train.py, or goes the C library's way")  # fmt: skip
     group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
@@ -86,7 +85,7 @@ def parse_args(argv):
     group.add_argument("--threads", type=options.positive_int, metavar="N", help="CPU threads")
     group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto", help="as in train.py")
     group.add_argument("--compile", action="store_true", help="as in train.py; the warm-up has it done")
-    parser.set_defaults(**FIXED)
+    parser.set_defaults(**FIXED, quiet=True)
     args = parser.parse_args(argv)
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
@@ -98,182 +97,6 @@ def parse_args(argv):
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     return args
-
-
-# ---- training ------------------------------------------------------------------------------------------------------
-
-
-def measure_train(args, device):
-    """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
-    fit, files, geometry = build_fit(args, device)
-    pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
-    if args.usual:
-        change = usual.transform(args.aug, fit.data.mean, fit.data.std)
-        photos = usual.Photos(files, fit.data.train_targets, geometry, change)
-        loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
-        pipelines["usual"] = usual_pipeline(fit, loader)
-    rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
-    return rates, time_stages(fit, args.seconds)
-
-
-def build_fit(args, device):
-    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves --amp."""
-    net = fold.build_model(args, 0, device)
-    data, files, geometry = load_data(args, device)
-    ranks = distributed.Ranks(0, 1, device)
-    fold.check(args, data, net, ranks)
-    about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
-    args.amp, args.memory_format = precision.choose(net, *about)
-    net = fold.build_model(args, 0, device)
-    return engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks), files, geometry
-
-
-def load_data(args, device):
-    """(fold.Data of all training images, their files, Geometry)"""
-    people = dataset.read_people(args.data_dir)
-    images = dataset.list_images(args.data_dir, people)
-    files = dataset.image_files(args.data_dir, images["image"])
-    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
-    pixels, _bad = cache.open_cache(files, geometry, args.cache_dir)
-    store = cache.ImageStore(pixels, device, args.cache_device)
-    folds = dataset.assign_folds(people, args.kfold, args.seed)
-    return fold.Data(people, folds, images, images, [], store), files, geometry
-
-
-def fixed_batch(fit):
-    """(images, targets) of the first rows, as a step of train.py gets them."""
-    rows = fit.data.train_rows[: fit.step_size]
-    params = augment.draw(fit.recipe.aug, len(rows), torch.Generator().manual_seed(0))
-    return engine.prepare(fit, rows, fit.data.store.gather(rows).to(fit.ranks.device), params)
-
-
-def ceiling(fit):
-    """The pipeline without any input: a function of a timing.Window, as are those below."""
-    part = fixed_batch(fit)
-
-    def run(window):
-        window.start()
-        while True:
-            engine.learn(fit, [part])
-            if window.step(fit.step_size):
-                return
-
-    return run
-
-
-def ours(fit):
-    """Epochs of train.py."""
-
-    def run(window):
-        window.start()
-        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
-            fit.epoch, fit.step = fit.epoch + 1, 0
-
-    return run
-
-
-def usual_pipeline(fit, loader):
-    """Steps on the batches of a usual.Loader."""
-
-    def step(batches):
-        images, targets = next(batches)
-        images = images.to(fit.ranks.device, non_blocking=True, memory_format=fit.layout)
-        engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
-
-    def run(window):
-        with loader.running() as batches:
-            for _ahead in range(loader.ahead):
-                step(batches)
-            window.start()
-            while True:
-                step(batches)
-                if window.step(fit.step_size):
-                    return
-
-    return run
-
-
-def time_stages(fit, seconds):
-    """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
-    store, device, laps = fit.data.store, fit.ranks.device, {}
-    order = itertools.cycle(range(0, len(fit.data.train_rows) - fit.step_size + 1, fit.step_size))
-    begun = last = time.perf_counter()
-
-    def lap(stage):
-        nonlocal last
-        timing.synchronise(device)
-        now = time.perf_counter()
-        laps.setdefault(stage, []).append(1000 * (now - last))
-        last = time.perf_counter()
-
-    for start in order:
-        rows = fit.data.train_rows[start : start + fit.step_size]
-        batch = store.gather(rows)
-        lap("gather")
-        batch = batch.to(device, non_blocking=True)
-        lap("copy")
-        params = augment.draw(fit.recipe.aug, len(rows), torch.Generator())
-        images, targets = engine.prepare(fit, rows, batch, params)
-        lap("augment")
-        part_loss = engine.part_loss(fit, images, targets)
-        lap("forward")
-        engine.backward(fit, part_loss)
-        lap("backward")
-        engine.update(fit)
-        lap("optimizer")
-        if last - begun >= seconds and len(laps["gather"]) >= 3:
-            break
-    medians = {stage: statistics.median(times) for stage, times in laps.items()}
-    return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
-
-
-# ---- the image cache -----------------------------------------------------------------------------------------------
-
-
-def measure_cache(args, device):
-    """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
-    people = dataset.read_people(args.data_dir)
-    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
-    args.images = len(files)
-    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
-    pipelines = {"cache": build_caches(files, geometry, cache.make_dir(args.cache_dir)), "pillow": pillow_loop(files, geometry)}
-    return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
-
-
-def build_caches(files, geometry, cache_dir):
-    """Caches of all files in new folders, one after the other; their removal is not timed."""
-
-    def run(window):
-        over = False
-        while not over:
-            try:
-                place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir)
-            except OSError as error:
-                raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
-            with place as folder:
-                window.start()
-                cache.open_cache(files, geometry, folder, quiet=True)
-                over = window.step(len(files))
-
-    return run
-
-
-def pillow_loop(files, geometry):
-    """File after file, beginning anew after the last."""
-    forever = itertools.cycle(files)
-
-    def run(window):
-        window.start()
-        for file in forever:
-            image = open_rgb(file)
-            image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
-            if window.step(1):
-                return
-
-    return run
-
-
-# ---- what comes out ------------------------------------------------------------------------------------------------
 
 
 def cpu_name():
@@ -304,6 +127,9 @@ def show(result):
     if args["what"] == "train":
         print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
         print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
+    elif args["what"] == "inference":
+        print(f"{args['folds']} models {args['model']} at {size}, {args['images']} images, batch {args['batch_size']}, "
+              f"tta {args['tta']}, amp {args['amp']}")  # fmt: skip
     else:
         print(f"caches of {args['images']} images at {size}")
     print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
@@ -328,8 +154,7 @@ def main(argv=None):
         engine.keep_freed_memory()
     device = distributed.pick_device(args.device)
     args.threads = engine.use_threads(args.threads)
-    measure = {"train": measure_train, "cache": measure_cache}[args.what]
-    result = summary(args, device, *measure(args, device))
+    result = summary(args, device, *MEASUREMENTS[args.what](args, device))
     experiment.write_json(args.out, result)
     show(result)
     print(f"\n{args.out}: all rounds, options and environment")

@@ -10,6 +10,7 @@ import torch
 
 import benchmark
 import errors
+import throughput
 import timing
 from cache import ImageStore
 
@@ -80,7 +81,7 @@ def fit(shared_data, workplace):
 
     def build(*options):
         args = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), *TINY, *options]
-        return benchmark.build_fit(benchmark.parse_args(args), torch.device("cpu"))[0]
+        return throughput.build_fit(benchmark.parse_args(args), torch.device("cpu"))[0]
 
     return build
 
@@ -88,7 +89,7 @@ def fit(shared_data, workplace):
 def test_the_fixed_batch_is_one_of_train_py(fit):
     """Without augmentation: the first rows of the cache, normalised."""
     fit = fit("--aug", "none")
-    images, targets = benchmark.fixed_batch(fit)
+    images, targets = throughput.fixed_batch(fit)
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (fit.data.mean, fit.data.std))
     pixels = torch.from_numpy(fit.data.store.images[:16].copy()).permute(0, 3, 1, 2)
     torch.testing.assert_close(images, (pixels / 255 - mean) / std)
@@ -106,7 +107,7 @@ class Steps(timing.Window):
 def test_our_pipeline_goes_through_epochs_and_on_where_it_stopped(fit):
     """168 images are 2 batches of 64: 5 steps end within the third epoch, 2 more within the fourth."""
     fit = fit("--batch-size", "64")
-    run = benchmark.ours(fit)
+    run = throughput.ours(fit)
     run(Steps(torch.device("cpu"), 5))
     assert (fit.epoch, fit.step) == (3, 1)
     run(Steps(torch.device("cpu"), 2))
@@ -142,3 +143,18 @@ def test_misuse_is_one_line(options, message, shared_data, workplace, tmp_path, 
     assert line.count("\n") == 1 and line.startswith("error: ")
     assert re.search(message, line), line
     assert not (tmp_path / "out.json").exists()
+
+
+def test_inference_reads_each_image_once_for_all_folds(measure, workplace, monkeypatch):
+    """Each round of `ours` reads the 15 images once, each of `separate` twice, for two folds."""
+    read, gather = [], ImageStore._gather
+    monkeypatch.setattr(ImageStore, "_gather", lambda store, rows: read.extend(rows) or gather(store, rows))
+    result, table = measure("--what", "inference", "--folds", "2", "--tta", "hflip", "--images", "15", seconds=0.001, repeats=1)
+    rates = result["rates"]
+    assert list(rates) == ["ceiling", "ours", "separate"] and result["options"]["images"] == 15
+    for name in ("ceiling", "separate"):
+        assert result["fractions"][f"ours/{name}"]["rounds"] == pytest.approx([rates["ours"]["max"] / rates[name]["max"]])
+    # the fixed batch, the first call that builds the cache, and two rounds of which one is the warm-up
+    assert sorted(read) == sorted([*range(15), *range(15), *2 * ([*range(15)] + 2 * [*range(15)])])
+    assert not list((workplace / "cache").glob("benchmark-*"))
+    assert "2 models test_resnet at 32 x 24, 15 images, batch 16, tta hflip, amp off" in table

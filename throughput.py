@@ -1,0 +1,276 @@
+"""What benchmark.py measures: training, inference and cache building, each with what it is compared against.
+
+A measurement is a function of the script's options and a device that returns (rates, stages) as timing.alternate and
+time_stages give them; a pipeline is a function that runs through a timing.Window. Options that are resolved on the way
+(precision, memory format, number of images) are written back into `args`.
+"""
+
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import augment
+import cache
+import dataset
+import distributed
+import engine
+import evaluation
+import experiment
+import fold
+import model
+import precision
+import predictions
+import timing
+import usual
+from errors import InputError
+from images import Geometry, open_rgb
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def train(args, device):
+    """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
+    fit, files, geometry = build_fit(args, device)
+    pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
+    if args.usual:
+        change = usual.transform(args.aug, fit.data.mean, fit.data.std)
+        photos = usual.Photos(files, fit.data.train_targets, geometry, change)
+        loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
+        pipelines["usual"] = usual_pipeline(fit, loader)
+    rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
+    return rates, time_stages(fit, args.seconds)
+
+
+def build_fit(args, device):
+    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves --amp."""
+    net = fold.build_model(args, 0, device)
+    data, files, geometry = load_data(args, device)
+    ranks = distributed.Ranks(0, 1, device)
+    fold.check(args, data, net, ranks)
+    about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
+    args.amp, args.memory_format = precision.choose(net, *about)
+    net = fold.build_model(args, 0, device)
+    return engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks), files, geometry
+
+
+def load_data(args, device):
+    """(fold.Data of all training images, their files, Geometry)"""
+    people = dataset.read_people(args.data_dir)
+    images = dataset.list_images(args.data_dir, people)
+    files = dataset.image_files(args.data_dir, images["image"])
+    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    pixels, _bad = cache.open_cache(files, geometry, args.cache_dir)
+    store = cache.ImageStore(pixels, device, args.cache_device)
+    folds = dataset.assign_folds(people, args.kfold, args.seed)
+    return fold.Data(people, folds, images, images, [], store), files, geometry
+
+
+def fixed_batch(fit):
+    """(images, targets) of the first rows, as a step of train.py gets them."""
+    rows = fit.data.train_rows[: fit.step_size]
+    params = augment.draw(fit.recipe.aug, len(rows), torch.Generator().manual_seed(0))
+    return engine.prepare(fit, rows, fit.data.store.gather(rows).to(fit.ranks.device), params)
+
+
+def ceiling(fit):
+    """The pipeline without any input: a function of a timing.Window, as are those below."""
+    part = fixed_batch(fit)
+
+    def run(window):
+        window.start()
+        while True:
+            engine.learn(fit, [part])
+            if window.step(fit.step_size):
+                return
+
+    return run
+
+
+def ours(fit):
+    """Epochs of train.py."""
+
+    def run(window):
+        window.start()
+        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
+            fit.epoch, fit.step = fit.epoch + 1, 0
+
+    return run
+
+
+def usual_pipeline(fit, loader):
+    """Steps on the batches of a usual.Loader."""
+
+    def step(batches):
+        images, targets = next(batches)
+        images = images.to(fit.ranks.device, non_blocking=True, memory_format=fit.layout)
+        engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
+
+    def run(window):
+        with loader.running() as batches:
+            for _ahead in range(loader.ahead):
+                step(batches)
+            window.start()
+            while True:
+                step(batches)
+                if window.step(fit.step_size):
+                    return
+
+    return run
+
+
+def time_stages(fit, seconds):
+    """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
+    store, device, laps = fit.data.store, fit.ranks.device, {}
+    order = itertools.cycle(range(0, len(fit.data.train_rows) - fit.step_size + 1, fit.step_size))
+    begun = last = time.perf_counter()
+
+    def lap(stage):
+        nonlocal last
+        timing.synchronise(device)
+        now = time.perf_counter()
+        laps.setdefault(stage, []).append(1000 * (now - last))
+        last = time.perf_counter()
+
+    for start in order:
+        rows = fit.data.train_rows[start : start + fit.step_size]
+        batch = store.gather(rows)
+        lap("gather")
+        batch = batch.to(device, non_blocking=True)
+        lap("copy")
+        params = augment.draw(fit.recipe.aug, len(rows), torch.Generator())
+        images, targets = engine.prepare(fit, rows, batch, params)
+        lap("augment")
+        part_loss = engine.part_loss(fit, images, targets)
+        lap("forward")
+        engine.backward(fit, part_loss)
+        lap("backward")
+        engine.update(fit)
+        lap("optimizer")
+        if last - begun >= seconds and len(laps["gather"]) >= 3:
+            break
+    medians = {stage: statistics.median(times) for stage, times in laps.items()}
+    return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
+
+
+# ---- inference -----------------------------------------------------------------------------------------------------
+
+
+def inference(args, device):
+    """Rates of eval images through all folds: forward alone, all folds in one call, a call for each fold."""
+    names, files = dataset.read_eval(args.data_dir)
+    args.images = len(names[: args.images])
+    images = evaluation.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
+    args.amp = precision.resolve_amp(args.amp, device)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache.make_dir(args.cache_dir)) as folder:
+        run = Path(folder)
+        models = [make_fold(args, run, number, device) for number in range(args.folds)]
+        jobs = [(run, number) for number in range(args.folds)]
+        evaluation.predict_folds(jobs, images, args, device)  # builds the cache
+        pixels, _bad = cache.open_cache(images.files, Geometry(*args.img_size, args.crop), args.cache_dir)
+        batch = cache.ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
+        pipelines = {
+            "ceiling": forward_alone(args, models, batch.to(device)),
+            "ours": predict_all(args, [jobs], images, device),
+            "separate": predict_all(args, [[job] for job in jobs], images, device),
+        }
+        return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def make_fold(args, run, number, device):
+    """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
+    net = fold.build_model(args, number, device).eval()
+    net.to(memory_format=precision.FORMATS[precision.usual_format(net)])
+    mean, std = model.mean_std(net)
+    experiment.fold_dir(run, number).mkdir()
+    facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
+    model.save_weights(net, facts, experiment.fold_dir(run, number) / "best.safetensors")
+    experiment.finish_fold(run, number, {})
+    return net, mean, std
+
+
+def forward_alone(args, models, batch):
+    """The forward of all models and views on one batch, normalised before."""
+    (_net, mean, std), dtype = models[0], precision.AMP_DTYPES[args.amp]
+    images = augment.normalise(batch, mean, std).contiguous(memory_format=precision.layout(models[0][0]))
+    views = [images.flip(-1) if flipped else images for flipped in predictions.TTAS[args.tta]]
+
+    @torch.inference_mode()
+    def run(window):
+        window.start()
+        over = False
+        while not over:
+            for net, _mean, _std in models:
+                with torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
+                    for view in views:
+                        net(view)
+            over = window.step(len(batch))
+
+    return run
+
+
+def predict_all(args, calls, images, device):
+    """evaluation.predict_folds for each list of jobs in `calls`, from weights in files to probabilities in files."""
+
+    def run(window):
+        over = False
+        while not over:
+            for sidecar in calls[0][0][0].glob("fold*/eval*.json"):
+                sidecar.unlink()
+            window.start()
+            for jobs in calls:
+                evaluation.predict_folds(jobs, images, args, device)
+            over = window.step(len(images.names))
+
+    return run
+
+
+# ---- the image cache -----------------------------------------------------------------------------------------------
+
+
+def cache_building(args, device):
+    """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
+    people = dataset.read_people(args.data_dir)
+    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
+    args.images = len(files)
+    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    pipelines = {"cache": build_caches(files, geometry, cache.make_dir(args.cache_dir)), "pillow": pillow_loop(files, geometry)}
+    return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def build_caches(files, geometry, cache_dir):
+    """Caches of all files in new folders, one after the other; their removal is not timed."""
+
+    def run(window):
+        over = False
+        while not over:
+            try:
+                place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir)
+            except OSError as error:
+                raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+            with place as folder:
+                window.start()
+                cache.open_cache(files, geometry, folder, quiet=True)
+                over = window.step(len(files))
+
+    return run
+
+
+def pillow_loop(files, geometry):
+    """File after file, beginning anew after the last."""
+    forever = itertools.cycle(files)
+
+    def run(window):
+        window.start()
+        for file in forever:
+            image = open_rgb(file)
+            image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
+            if window.step(1):
+                return
+
+    return run
