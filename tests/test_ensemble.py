@@ -1,6 +1,8 @@
 """ensemble.py: its folder, its score, and what it refuses."""
 
+import functools
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from simulated import People, write_run
 import blend
 import ensemble
 import errors
+import metrics
 import predictions
 import search
 from labels import HEADS, age_group_probs, combine, marginals
@@ -205,7 +208,9 @@ def by_recipe(recipe, table):
     ["--search", "greedy", "--decode", "f1"],
     ["--tune-bounds"],
 ], ids=" ".join)  # fmt: skip
-def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys):
+def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
+    monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))  # the recipe says what was found,
+    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))  # however far it went
     folder, recipe, score = blend_of("age", "mask", "gender", "label", "multi", options=options)
     expected = by_recipe(recipe, "eval.csv")
     np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], expected.argmax(1))
@@ -264,12 +269,48 @@ def test_an_ensemble_is_a_member_with_its_cross_fitted_predictions(blend_of, sim
     )
 
 
-def test_the_end_says_what_to_hand_in(blend_of, capsys):
+def test_the_end_says_what_to_hand_in(blend_of, tmp_path, capsys):
     blend_of("label", "again", name="one")
     assert "hand in" not in capsys.readouterr().out
     blend_of("label", name="two")
     out = capsys.readouterr().out
-    assert "the two to hand in at the end:" in out and "next: python compare.py " in out
+    assert "the two to hand in at the end:" in out
+    first, second = (line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith(("  1  ", "  2  ")))
+    assert out.splitlines()[-1] == f"next: python compare.py {first} {second}" and {first, second} == {
+        str(tmp_path / "submissions" / name) for name in ("one", "two")
+    }
+
+
+@pytest.fixture
+def last_line(blend_of, simulated, tmp_path, capsys):
+    """last_line(names, options) -> what stands after "next: " for a blend of these simulated runs, alone in its folder."""
+    numbers = iter(range(9))
+
+    def told(names, options=()):
+        where = ["--output-dir", str(tmp_path / f"apart{next(numbers)}")]
+        argv = ["--models", *(str(simulated[name]) for name in names), *where, "--name", "e", "--quiet", *options]
+        assert ensemble.main(argv) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("next: python ")
+        return shlex.split(last)[2:]
+
+    return told
+
+
+def test_the_next_command_names_the_data_where_it_would_not_be_found(last_line, simulated, tmp_path):
+    """The folder has a space, to be pasted as one word; the same folder named data/ is found without the option."""
+    models = ["ensemble.py", "--models", str(simulated["label"]), str(simulated["multi"]), "--folds", "all", "--tta", "none"]
+    greedy = ["--search", "greedy"]
+    assert last_line(["label", "multi"]) == models + greedy
+    (tmp_path / "my data" / "train").mkdir(parents=True)
+    (tmp_path / "my data" / "train" / "train.csv").touch()
+    assert last_line(["label", "multi"], ["--data-dir", "my data"]) == [*models, "--data-dir", "my data", *greedy]
+    (tmp_path / "my data").rename(tmp_path / "data")
+    assert last_line(["label", "multi"], ["--data-dir", "data"]) == models + greedy
+
+
+def test_after_a_search_or_a_single_member_the_next_command_shows_all(last_line):
+    assert last_line(["label"]) == last_line(["label", "multi"], ["--search", "weights"]) == ["leaderboard.py"]
 
 
 def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
