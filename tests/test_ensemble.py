@@ -2,9 +2,11 @@
 
 import functools
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ import metrics
 import predictions
 import search
 from labels import HEADS, age_group_probs, combine, marginals
+from pipeline import Fitted, Plan
 
 
 @pytest.fixture
@@ -255,6 +258,7 @@ def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
     runs = [Path(step["run"]).name for step in recipe["path"]]
     assert (runs, [step["in_sample_f1"] for step in recipe["path"]]) == (["multi", "label", "multi"], [None, 0.5, 0.6])
     out = capsys.readouterr().out
+    assert "more are left out" not in out
     assert "3 is left out: " in out and "greedy path (member, in-sample macro F1): 2 > 1 0.5000 > 2 0.6000" in out
 
 
@@ -279,6 +283,43 @@ def test_the_end_says_what_to_hand_in(blend_of, tmp_path, capsys):
     assert out.splitlines()[-1] == f"next: python compare.py {first} {second}" and {first, second} == {
         str(tmp_path / "submissions" / name) for name in ("one", "two")
     }
+
+
+def test_predicted_shares_in_words():
+    """Of two genders one share says it all."""
+    shares = ensemble.predicted_shares(np.eye(18)[[0, 0, 3, 17]])
+    assert shares == "worn 75.0%, incorrect 0.0%, not worn 25.0%; female 50.0%; <30 75.0%, 30-59 0.0%, >=60 25.0%"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.005, 0.02, "noise"), (0.001, 0.02, "better"), (-0.02, -0.001, "worse")]
+)
+def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
+    gain = (low + high) / 2
+    scores = {"oof_f1": 0.5, "oof_acc": 0.6, "oof_f1_ci95": [0.4, 0.6], "in_sample_f1": 0.7, "crossfit_parts": 5}
+    scored = SimpleNamespace(scores=scores | {"plain_f1": 0.5 - gain, "gain": gain, "gain_ci95": [low, high]})
+    ensemble.say_scores(SimpleNamespace(plan=Plan(search="greedy"), scored=scored))
+    assert capsys.readouterr().out.endswith(f"gain {gain:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}\n")
+    ensemble.say_scores(SimpleNamespace(plan=Plan(seed=3), scored=scored))
+    assert "gain" not in capsys.readouterr().out
+    ensemble.say_scores(SimpleNamespace(plan=Plan("hard"), scored=scored))  # nothing is fitted, and yet it is not the average
+    out = capsys.readouterr().out
+    assert verdict in out and "cross-fitted" not in out
+
+
+def test_options_become_the_plan():
+    argv = ["--models", "x", "--decode", "f1", "--seed", "3"]
+    assert ensemble.make_plan(ensemble.parse_args(argv)) == Plan(decode="f1", seed=3)
+    assert ensemble.make_plan(ensemble.parse_args([*argv, "--tune-bounds"])).bounds is None
+    assert ensemble.make_plan(ensemble.parse_args([*argv, "--age-bounds", "29", "59"])).bounds == (29, 59)
+
+
+def test_the_strongest_factors_may_be_small_ones(capsys):
+    biases = np.ones(18)
+    biases[[0, 3, 5]] = 2.0, 0.1, 1.5
+    ensemble.say_fit(SimpleNamespace(plan=Plan(decode="f1"), fitted=Fitted(biases=biases)))
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"strongest factors: 0\.10 for class 3, .*; 2\.00 for class 0, .*; 1\.50 for class 5, .*", told)
 
 
 @pytest.fixture
@@ -321,6 +362,8 @@ def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
     ensemble.warn_of_prior(np.eye(18)[[0] * 51 + [6] * 9 + [12] * 10])
     err = " ".join(capsys.readouterr().err.split())
     assert err.startswith("warning: eval images are 5:1:1 by mask")
+    ensemble.warn_of_prior(np.eye(18)[[0] * 146 + [6] * 32 + [12] * 32])  # 4 too few, 2 too many twice; 2.1 of 210 are borne
+    assert "worn 146 (69.5%) for 150 (71.4%)" in " ".join(capsys.readouterr().err.split())
     assert "worn 51 (72.9%) for 50 (71.4%), incorrect 9 (12.9%) for 10 (14.3%), not worn 10 (14.3%) for 10 (14.3%)" in err
 
 
