@@ -321,7 +321,8 @@ def say_next(args, result, folder):
         told = shlex.join(["compare.py", str(advised.first.folder), str(advised.second.folder)]) + data
     elif images and not result.plan.fitted_options and len(result.members) > 1:
         told = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
-        told += f"{data} --search greedy"
+        cut = "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
+        told += f"{cut}{data} --search greedy"
     else:
         told = "leaderboard.py"
     print(f"next: python {told}")

@@ -350,6 +350,11 @@ def test_the_next_command_names_the_data_where_it_would_not_be_found(last_line, 
     assert last_line(["label", "multi"], ["--data-dir", "data"]) == models + greedy
 
 
+def test_the_next_command_keeps_the_bounds(last_line):
+    told = last_line(["age", "mask", "gender"], ["--age-bounds", "29", "59"])
+    assert told[-7:] == ["--tta", "none", "--age-bounds", "29", "59", "--search", "greedy"]
+
+
 def test_after_a_search_or_a_single_member_the_next_command_shows_all(last_line):
     assert last_line(["label"]) == last_line(["label", "multi"], ["--search", "weights"]) == ["leaderboard.py"]
 
