@@ -350,6 +350,13 @@ def test_the_next_command_names_the_data_where_it_would_not_be_found(last_line, 
     assert last_line(["label", "multi"], ["--data-dir", "data"]) == models + greedy
 
 
+def test_the_next_command_that_compares_names_the_data_too(blend_of, tmp_path, capsys):
+    (tmp_path / "else where").mkdir()
+    for name in ("one", "two"):
+        blend_of("label", name=name, options=["--data-dir", "else where"])
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data-dir", "else where"]
+
+
 def test_the_next_command_keeps_the_bounds(last_line):
     told = last_line(["age", "mask", "gender"], ["--age-bounds", "29", "59"])
     assert told[-7:] == ["--tta", "none", "--age-bounds", "29", "59", "--search", "greedy"]
