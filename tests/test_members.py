@@ -90,6 +90,13 @@ def test_runs_are_opened_as_named_and_once(simulated):
         members.find_sources([str(run.parent / "x*")])
 
 
+def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(simulated, tmp_path):
+    odd = write_run(tmp_path / "run[1]", "label", People(9, seed=0), People(4, seed=1))
+    assert [source.folder for source in members.find_sources([str(odd)])] == [odd]
+    with pytest.raises(InputError, match=r"their oof.csv hold different images"):
+        members.read(members.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
+
+
 def test_the_truth_is_joined_by_image(simulated):
     """Members of several targets give parts of the label; rows of one of them stand in another order."""
     people, runs = simulated
