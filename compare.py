@@ -35,7 +35,6 @@ from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, LABELS, SCORED_AS, scored_probs
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
-WIDTH = 100  # characters of a line, but for whole names
 
 
 def parse_args(argv):
@@ -301,7 +300,7 @@ def print_images(comparison, every):
     print("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
     for row in rows:
         name, answers = comparison.images[row], answer_line(comparison, row)
-        room = len(name) if every else WIDTH - len(answers) - 4
+        room = len(name) if every else errors.WIDTH - len(answers) - 4
         print(f"  {name if len(name) <= room else name[: max(room - 1, 8)] + '…'}  {answers}")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import blend
+import errors
 import layout
 import metrics
 import pipeline
@@ -12,7 +13,6 @@ import predictions
 from errors import InputError
 from labels import LABELS, SCORED_AS, decode, marginals
 
-COLUMNS = 100  # of the console
 SHOWN = 12  # members that are left out, and steps of the greedy path
 MANY = 40  # members from which on what each adds is not worked out
 
@@ -123,7 +123,7 @@ def table(found, weights, adds):
         target = member.target
         rows.append((str(number), member.name, target, _folds_text(member.folds), SCORED_AS[target], own, said, more))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    room = COLUMNS - sum(widths) - 2 * len(widths[1:]) + widths[1]
+    room = errors.WIDTH - sum(widths) - 2 * len(widths[1:]) + widths[1]
     widths[1] = min(widths[1], room)
     return ["  ".join(map(_cell, row, widths, "<<<<<>>>")).rstrip() for row in rows]
 

@@ -35,7 +35,7 @@ from errors import InputError
 from labels import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode
 
 PRIOR_TOLERANCE = 0.01
-YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": contributions.COLUMNS}
+YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
 
 
 def parse_args(argv):
@@ -224,9 +224,7 @@ def write_result(args, result):
 
 def say(text, indent="", hang="  ", out=print):
     """Print text in lines of the console's width, the first after `indent`, the others after `hang`."""
-    for line in textwrap.wrap(
-        text, contributions.COLUMNS, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False
-    ):
+    for line in textwrap.wrap(text, errors.WIDTH, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False):
         out(line)
 
 
@@ -314,18 +312,20 @@ def warn_of_prior(eval_probs):
 def say_next(args, result, folder):
     """What to hand in, where there is a choice, and the next command."""
     images, advised = result.images, None
-    data = ["--data-dir", args.data_dir] if args.data_dir else []
+    data = dataset.as_option(args.data_dir) if args.data_dir else ""
     if images:
         advised = advice.advise(folder, images.table.assign(target=images.truth), result.names)
     for line in advice.lines(advised) if advised else ():
         print(line)
     if advised and advised.second:
-        told = ["compare.py", str(advised.first.folder), str(advised.second.folder), *data]
+        told = shlex.join(["compare.py", str(advised.first.folder), str(advised.second.folder)]) + data
     elif images and not result.plan.fitted_options and len(result.members) > 1:
-        told = ["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta, *data, "--search", "greedy"]
+        told = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
+        cut = "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
+        told += f"{cut}{data} --search greedy"
     else:
-        told = ["leaderboard.py"]
-    print(f"next: {shlex.join(['python', *told])}")
+        told = "leaderboard.py"
+    print(f"next: python {told}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+WIDTH = 100  # characters of a line for the user, but for whole names and commands
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 

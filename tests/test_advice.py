@@ -58,6 +58,47 @@ def test_the_second_is_as_good_and_errs_elsewhere(people, write, tmp_path):
     assert "noise" in told and "50.0% of answers differ" in told
 
 
+def test_the_gap_is_that_of_people_and_answers_are_joined_by_name(people, write, tmp_path):
+    """c answers 1 on the first five eval images; a does so too, with its rows in reverse: no answer differs."""
+    wrong_a, wrong_c = np.arange(700) % 7 == 0, np.isin(np.arange(700) % 7, (3, 4)) & (np.arange(700) < 400)
+    folder, oof = write("a", wrong_a)
+    other, _oof = write("c", wrong_c, answers=1)
+    pd.read_csv(other / "submission.csv").iloc[::-1].to_csv(folder / "submission.csv", index=False)
+    advised = advice.advise(folder, oof, NAMES)
+    assert advised.first.folder == folder and advised.second.folder == other and advised.apart == 0
+    preds = [np.where(wrong, (people.label + 1) % 18, people.label) for wrong in (wrong_a, wrong_c)]
+    samples = metrics.bootstrap_difference(people.label, *preds, people.path, 18)
+    assert advised.gap_ci95 == pytest.approx(metrics.interval(samples))
+
+
+def test_a_result_that_is_surely_worse_is_no_second(people, write):
+    """`b` errs where `a` does and on one image more of every fifth person: its interval overlaps that of `a`, yet in nearly
+    every draw of people it is worse."""
+    wrong = np.arange(700) % 7 == 0
+    folder, oof = write("a", wrong)
+    write("b", wrong | (np.arange(700) % 35 == 8))
+    (f1, half, _a), (other_f1, other_half, _b) = advice.scored_folders(folder.parent)
+    assert f1 - other_f1 < half + other_half
+    assert advice.advise(folder, oof, NAMES).second is None
+
+
+def test_scored_folders_have_half_the_width_of_their_interval(write, tmp_path):
+    for name, f1, ci in (("low", 0.5, [0.4, 0.64]), ("high", 0.7, [0.6, 0.8])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "score.json").write_text(json.dumps({"oof_f1": f1, "oof_f1_ci95": ci}))
+    assert advice.scored_folders(tmp_path) == [
+        (0.7, pytest.approx(0.1), tmp_path / "high"),
+        (0.5, pytest.approx(0.12), tmp_path / "low"),
+    ]
+
+
+def test_errors_of_a_faultless_result_are_like_no_others(people, write):
+    folder, oof = write("a", np.zeros(700, dtype=bool))
+    write("b", np.arange(700) == 3)
+    advised = advice.advise(folder, oof, NAMES)
+    assert (advised.second.folder.name, advised.phi) == ("b", 0)
+
+
 def test_nothing_to_choose_from(people, write, tmp_path):
     wrong = np.arange(700) % 7 == 0
     folder, oof = write("a", wrong)
@@ -66,6 +107,8 @@ def test_nothing_to_choose_from(people, write, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "score.json").write_text(text)
     (tmp_path / "other images" / "notes.txt").write_text("")
+    other, _oof = write("other eval images", wrong)
+    pd.DataFrame({"ImageID": [f"x{name}" for name in NAMES], "ans": 0}).to_csv(other / "submission.csv", index=False)
     assert advice.advise(folder, oof, NAMES) is None
     write("bad", np.arange(700) % 7 != 1)
     advised = advice.advise(folder, oof, NAMES)

@@ -88,6 +88,29 @@ def test_hard_counts_votes_and_breaks_ties_by_probability():
     assert blend.blend([*members[1:], *others], "hard").argmax() // 6 == 1
 
 
+def test_two_small_leads_outvote_one_large_one():
+    """Two votes of (1, 0, 0) and a thousandth of (0.34, 0.33, 0.33) against one of (0, 1, 0) with all of it; each vote is
+    divided by 1.001, so a blend of votes is one of probabilities."""
+    slight, sure, others = np.array([[0.34, 0.33, 0.33]]), np.array([[0.0, 1.0, 0.0]]), [("gender", GENDER), ("age_group", AGE)]
+    probs = blend.blend([("mask", slight), ("mask", slight), ("mask", sure), *others], "hard")
+    assert probs.argmax() // 6 == 0 and probs.sum() == pytest.approx(1)
+    expected = np.array([2 + 2 * 0.34e-3, 1 + 2 * 0.33e-3 + 1e-3, 2 * 0.33e-3]) / 1.001 / 3
+    assert probs.reshape(3, 6).sum(1) == pytest.approx(expected)
+
+
+def test_a_part_that_only_label_runs_decide_counts_for_nobody():
+    """One age_group run beside one label run is a third of a member: (product / 3 + label) / (1 / 3 + 1)."""
+    label, age = np.random.default_rng(0).dirichlet(np.ones(18), 1), np.array([[0.1, 0.1, 0.8]])
+    mask, gender = label.reshape(1, 3, 6).sum(2), label.reshape(1, 3, 2, 3).sum((1, 3))
+    expected = (combine(mask, gender, age) / 3 + label) / (4 / 3)
+    np.testing.assert_allclose(blend.blend([("label", label), ("age_group", age)]), expected)
+
+
+@pytest.mark.parametrize("targets", [["label"], ["multi"], ["mask", "gender", "age"], ["age_group", "mask", "gender"]])
+def test_what_decides_all_parts_is_taken(targets):
+    assert blend.check_decided(targets) is None
+
+
 @pytest.mark.parametrize(("targets", "message"), [(["gender"], "mask or age_group"), (["mask", "age"], "gender"), ([], "mask")])
 def test_undecided_parts_are_named(targets, message):
     with pytest.raises(InputError, match=f"--models: no run decides {message}"):

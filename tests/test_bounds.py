@@ -32,6 +32,9 @@ def test_merged_members_blend_alike(members, people):
         assert len(merged) <= 5
         expected = blend.blend(members, "soft", (28, 57), weights)
         np.testing.assert_allclose(blend.blend(merged, "soft", (28, 57), totals), expected, atol=1e-12)
+        for method in blend.METHODS:  # votes can't be merged
+            answers = blend.blend(members, method, (28, 57), weights).argmax(1)
+            np.testing.assert_array_equal(bounds.predictor(members, method, weights)((28, 57)), answers)
 
 
 def one_hot(ages):
@@ -46,6 +49,27 @@ def test_bounds_move_as_little_as_they_have_to():
     assert bounds.tune(members, encode(0, 0, np.array([0, 0, 1, 2]))) == (32, 57)
     assert bounds.tune(members, encode(0, 0, np.array([0, 1, 1, 2]))) == (30, 57)
     assert bounds.tune(members, encode(0, 0, np.array([0, 1, 1, 2])), "hard") == (30, 57)
+
+
+def test_votes_are_cut_with_their_weights():
+    """Ages 31, 31 and 45 of one member stand against 20, 20 and 20 of another, whose votes weigh as much only where they are
+    given weight 1. The people are young, young and of the middle: with the first alone LO 32 is right for all; both votes
+    of equal weight tie, and with the second alone every cut says young."""
+    parts = [("mask", np.eye(3)[[0] * 3]), ("gender", np.eye(2)[[0] * 3])]
+    members = [*parts, ("age", one_hot([31, 31, 45])), ("age", one_hot([20, 20, 20]))]
+    truth = encode(0, 0, np.array([0, 0, 1]))
+    for method in blend.METHODS:
+        assert bounds.tune(members, truth, method, [1, 1, 3, 1]) == (32, 60)
+        assert bounds.tune(members, truth, method, [1, 1, 1, 3]) == (30, 60)
+
+
+def test_bounds_that_depend_on_each_other_take_turns(monkeypatch):
+    """Scores of a table over (LO, HI), so that HI 55 pays only once LO is 25, and LO 22 only once HI is 55; LO is moved
+    first: without a second turn the search would end at (25, 55), and HI first would end at (30, 52)."""
+    table = {(30, 60): 0.1, (25, 60): 0.2, (25, 55): 0.3, (22, 55): 0.4, (30, 52): 0.15}
+    monkeypatch.setattr(bounds, "predictor", lambda *_args: lambda cut: cut)
+    monkeypatch.setattr(metrics, "macro_f1", lambda _truth, cut, _classes: table.get(cut, 0.0))
+    assert bounds.tune([], None) == (22, 55)
 
 
 def test_without_weight_an_age_member_moves_nothing(members, people):
@@ -70,18 +94,44 @@ def test_the_study_goes_through_both_bounds(members, people, method):
     assert [cut[1] for cut in study.curves[1].bounds] == list(range(50, 61)) and {cut[0] for cut in study.curves[1].bounds} == {
         best[0]
     }
+    official = blend.blend(members[:3], method).argmax(1)
     for curve in study.curves:
         np.testing.assert_allclose(curve.f1, [f1(cut) for cut in curve.bounds])
-        assert (curve.low <= curve.high).all()
+        for cut, low, high in list(zip(curve.bounds, curve.low, curve.high))[::5]:
+            pred = blend.blend(members[:3], method, cut).argmax(1)
+            samples = metrics.bootstrap_difference(people.label, pred, official, people.path, 18, 50)
+            assert (low, high) == pytest.approx(metrics.interval(samples))
+
+
+def test_the_study_is_of_the_weighted_blend_at_the_bounds_given(members, people):
+    """Here bounds and weights are not the best ones: the score at `best` is that of these bounds."""
+    weights = [3, 1, 1, 0.2, 0, 0, 1, 0]
+
+    def f1(cut):
+        return metrics.macro_f1(people.label, blend.blend(members, "soft", cut, weights).argmax(1), 18)
+
+    study = bounds.study(members, people.label, people.path, (35, 52), weights=weights, resamples=2)
+    assert study.best_f1 == pytest.approx(f1((35, 52))) and study.official_f1 == pytest.approx(f1((30, 60)))
+    np.testing.assert_allclose(study.curves[0].f1, [f1((low, 52)) for low in range(20, 41)])
+    assert study.best_f1 < study.curves[0].f1.max()
 
 
 def test_the_figure_marks_the_chosen_and_the_official_bounds(members, people, tmp_path):
-    study = bounds.study(members[:3], people.label, people.path, (30, 60), resamples=20)
-    assert study.curves[1].low[-1] == study.curves[1].high[-1] == 0  # the official bounds beside themselves
-    figure = bounds.bounds_figure(study, [(30, 60), (30, 59), (29, 60)], "bounds")
-    for axes, chosen in zip(figure.axes, (30, 60)):
+    study = bounds.study(members[:3], people.label, people.path, (28, 60), resamples=20)
+    at_official = study.curves[0].bounds.index((30, 60))
+    assert study.curves[0].low[at_official] == study.curves[0].high[at_official] == 0  # beside themselves
+    assert study.best_f1 != study.official_f1
+    figure = bounds.bounds_figure(study, [(28, 60), (28, 59), (29, 60)], "bounds")
+    for axis, (axes, curve) in enumerate(zip(figure.axes, study.curves)):
         rings = [line for line in axes.lines if line.get_marker() == "o"]
-        assert [list(ring.get_xdata()) for ring in rings] == [[chosen]]
-        assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "s") == 3
+        assert [list(ring.get_xdata()) for ring in rings] == [[(28, 60)[axis]]]
+        upright = [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "--"]
+        level = [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"]
+        assert upright == [[(30, 60)[axis]] * 2] and level == [[study.official_f1] * 2]
+        parts = sorted(x for line in axes.lines if line.get_marker() == "s" for x in line.get_xdata())
+        assert parts == ([28, 28, 29], [59, 60, 60])[axis]
+        edges = axes.collections[0].get_paths()[0].vertices[:, 1] - study.official_f1
+        assert (edges.min(), edges.max()) == pytest.approx((min(curve.low), max(curve.high)))
+        assert axes.get_title(loc="left").endswith(("predicted, with HI 60", "predicted, with LO 28")[axis])
     bounds.draw(study, [], tmp_path / "bounds.png", "bounds")
     assert Image.open(tmp_path / "bounds.png").size == tuple(np.round(figure.get_size_inches() * figure.dpi).astype(int))

@@ -14,7 +14,9 @@ import ensemble
 import errors
 import experiment
 import labels
+import metrics
 import predictions
+from differences import Comparison, Paired
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +100,50 @@ def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, cap
     assert "by part: mask {}, gender {}, age_group {}".format(*changes) in out
     worn = [int((table.argmax(1) < 6).sum()) for table in tables]
     assert re.search(rf"worn +{worn[0]} +{worn[1]} +\{worn[1] - worn[0]:+} +14\n", out)  # 20 * 5 / 7 = 14.3
-    scores = []
+    scores, answers = [], []
     for run in (a, b):
         oof = pd.read_csv(run / "oof.csv")
-        pred = oof[predictions.columns("label")].to_numpy().argmax(1)
-        scores.append(sklearn.metrics.f1_score(oof["target"], pred, average="macro"))
+        answers.append(oof[predictions.columns("label")].to_numpy().argmax(1))
+        scores.append(sklearn.metrics.f1_score(oof["target"], answers[-1], average="macro"))
     assert f"out-of-fold macro F1 of label: A {scores[0]:.4f}, B {scores[1]:.4f} (168 images of 24 people)" in out
     verdict = f"A - B = {scores[0] - scores[1]:+.3f}, 95 % CI "
     assert re.search(re.escape(verdict) + r"\+0\.\d+ \.\. \+0\.\d+: A is better", out)
-    assert "boundary people (ages 27-32 and 57 or more; 8 of 24)" in out
+    wrong = [answer != oof["target"].to_numpy() for answer in answers]
+    counts = f"A {wrong[0].sum()}, B {wrong[1].sum()}, both {(wrong[0] & wrong[1]).sum()}"
+    assert f"errors: {counts}; their correlation (phi) is {np.corrcoef(*wrong)[0, 1]:.2f}\n" in out
+    near = oof["path"].str.endswith("_60").to_numpy()
+    share, gain = metrics.boundary_share(oof["target"].to_numpy(), *answers, near, 18), scores[0] - scores[1]
+    said = f"boundary people (ages 27-32 and 57 or more; 8 of 24) make {share * gain:+.4f} of the {gain:+.4f} ({share:.0%})\n"
+    assert said in out
     assert max(map(len, out.splitlines()[:-1])) <= 100
     text = (here / "comparisons" / "good--poor.html").read_text()
     assert text.count('<button class="card">') == differ == text.count("data:image/jpeg;base64,")
     assert out.splitlines()[-1] == f"comparisons/good--poor.html: {differ} images that differ, thumbnails of {differ}"
     assert all(line in text for line in out.splitlines() if line.startswith(("A - B", "boundary people")))
+
+
+@pytest.mark.parametrize(("paired", "words"), [
+    (Paired(0.504, 0.5, -0.006, 0.013, 700), ["to tell a difference of this size takes about 3,900 people; you have 700"]),
+    (Paired(0.5075, 0.5, -0.001, 0.013, 700), ["to tell a difference of this size takes little more than the 700 people you have"]),
+    (Paired(0.5104, 0.5, 0.001, 0.02, 700), []),
+    (Paired(0.5, 0.5, -0.001, 0.001, 700), []),
+])  # fmt: skip
+def test_how_many_people_it_takes_is_told_where_it_is_noise(paired, words):
+    """700 * (0.0095 / 0.004)^2 = 3,948 and 700 * (0.007 / 0.0075)^2 = 610: draws lean to one side, so 700 don't quite do."""
+    assert compare.verdict_lines(paired, "people") == [str(paired), *words]
+
+
+def test_expected_effects_by_hand(capsys):
+    """Chances of male 0.8, 0.5, 0.3. A answers male once: F1 2 * 0.8 / (1 + 1.6) = 0.6154, of female 2 * 1.2 / (2 + 1.4) =
+    0.7059. B answers male twice: 2.6 / 3.6 = 0.7222 and 1.4 / 2.4 = 0.5833. Effects are halves of the differences, and the
+    strongest comes first; macro F1 falls from 0.6606 to 0.6528."""
+    probs = np.array([[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]])
+    compare.print_counts(Comparison("gender", list("xyz"), np.array([0, 1, 1]), np.array([0, 0, 1]), probs, probs))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[-3:]] == [
+        ["female", "2", "1", "0.7059", "0.5833", "-0.0613"],
+        ["male", "1", "2", "0.6154", "0.7222", "+0.0534"],
+        ["all", "3", "3", "0.6606", "0.6528", "-0.0079"],
+    ]
 
 
 def test_csv_against_csv_by_hand(images, here, shared_data, capsys):
@@ -268,6 +300,13 @@ def test_bad_submissions_are_named(images, here, capsys, change, message):
     change(pd.read_csv(a)).to_csv(here / "bad.csv", index=False)
     assert message in refused(capsys, a, here / "bad.csv")
     assert sorted(path.name for path in here.iterdir() if path.suffix != ".csv") == []
+
+
+def test_either_may_lack_images(images, here, capsys):
+    a = write_submission(here / "a.csv", images[1], images[2])
+    few = write_submission(here / "few.csv", images[1][:15], images[2][:15])
+    for pair, counts in (((a, few), "20 and 15"), ((few, a), "15 and 20")):
+        assert f"answers to different images ({counts}, 5 in one alone, such as " in refused(capsys, *pair)
 
 
 def test_misuse_is_one_line(make_run, here, capsys):

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from simulated import People
 
+import blend
 import contributions
+import metrics
 import pipeline
 from contributions import LeftOut
 from labels import encode
@@ -26,6 +28,29 @@ def test_what_a_member_adds_by_hand():
     1 (2 * 1 / 2), 2/3 (2 * 1 / 3) and 2/3 (2 * 1 / 3), mean 7/9. So the first adds 2/9 and the second nothing."""
     members = [("label", label_probs(TRUTH)), ("label", label_probs(encode(0, 0, np.array([0, 1, 2, 2])), 0.5))]
     np.testing.assert_allclose(contributions.added(Plan(), Fitted(), members, TRUTH), [2 / 9, 0], atol=1e-12)
+
+
+def test_what_a_member_adds_is_at_the_other_s_weights_and_biases():
+    people = People(12, seed=1)
+    members = [(target, people.probs(target, 3)) for target in ("label", "multi", "label")]
+    weights = [0.5, {"mask": 2.0, "gender": 0.25, "age_group": 0.0}, 2.0]
+    fitted = Fitted(weights=weights, biases=np.linspace(0.1, 3, 18))
+
+    def f1(weights):
+        probs = blend.blend(members, weights=weights) * fitted.biases
+        return metrics.macro_f1(people.label, probs.argmax(1), 18)
+
+    expected = [
+        f1(weights) - f1([weight if other != index else 0 for other, weight in enumerate(weights)]) for index in range(3)
+    ]
+    np.testing.assert_allclose(contributions.added(Plan(), fitted, members, people.label), expected, atol=1e-12)
+    assert contributions.total_weight(weights[1]) == 2.25 and contributions.total_weight(2) == 2
+
+
+def test_of_many_members_none_is_tried_without():
+    members = [("label", label_probs(TRUTH))] * 41
+    assert not np.isnan(contributions.added(Plan(), Fitted(weights=[1] * 40 + [0]), members, TRUTH)[:40]).any()
+    assert np.isnan(contributions.added(Plan(), Fitted(), members, TRUTH)).all()
 
 
 def test_what_no_other_decides_is_needed():
@@ -48,6 +73,21 @@ def test_correlation_is_that_of_the_parts_both_decide():
     assert np.isnan(contributions.correlation(of["gender"], of["mask"]))
 
 
+def test_correlation_is_the_mean_of_the_parts_that_vary():
+    """Parts correlate by 1 and by -1, mean 0; where the first is always the same, the second alone counts."""
+    one = {"mask": np.array([0.1, 0.2, 0.4]), "gender": np.array([0.3, 0.6, 0.9])}
+    other = {"mask": np.array([0.1, 0.2, 0.4]), "gender": np.array([0.9, 0.6, 0.3]), "age_group": np.array([0.1, 0.5, 0.2])}
+    assert contributions.correlation(one, other) == pytest.approx(0)
+    assert contributions.correlation(one, other | {"mask": np.full(3, 0.5)}) == pytest.approx(-1)
+
+
+def test_ages_are_cut_at_the_bounds():
+    """All of it on age 29: under 30 by the official bounds, 30-59 by (29, 59)."""
+    probs, truth = np.eye(43)[[11, 11]], encode(0, 0, np.array([0, 1]))
+    assert contributions.truth_probs("age", probs, truth, (30, 60))["age_group"].tolist() == [1, 0]
+    assert contributions.truth_probs("age", probs, truth, (29, 59))["age_group"].tolist() == [0, 1]
+
+
 def test_a_copy_is_left_out_beside_its_original():
     people = People(20, seed=2)
     one, other = people.probs("label"), people.probs("label", noise=3)
@@ -61,6 +101,31 @@ def test_a_copy_is_left_out_beside_its_original():
     )
     assert contributions.left_out(Plan(), Fitted(), members, people.label) == []
     assert len(contributions.left_out(Plan(), Fitted(weights=[1, 0, 0]), members, people.label, limit=1)) == 1
+
+
+def test_the_nearest_is_sought_among_those_used():
+    """Gender and age share no part with the second mask member; it enters at the mean weight, (2 + 1.5 + 0.5) / 3 = 4/3."""
+    people = People(20, seed=2)
+    one, other = people.probs("mask", 8), people.probs("mask", 3)
+    members = [(target, people.probs(target)) for target in ("label", "gender", "age")]
+    members += [("mask", (one + other) / 2), ("mask", one)]
+    weights = [0, 2, 1.5, 0.5, 0]
+
+    def f1(weights):
+        return metrics.macro_f1(people.label, blend.blend(members, weights=weights).argmax(1), 18)
+
+    label, out = contributions.left_out(Plan(), Fitted(weights=weights), members, people.label)
+    assert (label.index, out.index, out.nearest) == (0, 4, 3) and out.correlation > 0.5
+    assert out.change == pytest.approx(f1([0, 2, 1.5, 0.5, 4 / 3]) - f1(weights)) and out.change != 0
+    assert out.change != pytest.approx(f1([0, 2, 1.5, 0.5, 1]) - f1(weights))
+    assert contributions.left_out(Plan(), Fitted(weights=weights), members, people.label, limit=1) == [label]
+
+
+@pytest.mark.parametrize(("folds", "text"), [
+    ([0, 1, 2, 3, 4], "0..4"), ([0, 1, 3, 4], "0 1 3 4"), ([0, 1], "0 1"), ([], "–"),
+])  # fmt: skip
+def test_folds_in_a_row_are_shortened(folds, text):
+    assert contributions._folds_text(folds) == text
 
 
 @pytest.mark.parametrize(("out", "words"), [

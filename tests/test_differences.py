@@ -130,5 +130,7 @@ def test_paired_scores_and_interval():
     assert (result.f1_a, result.units) == (1.0, 20)
     assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
     assert 0 <= result.low < result.difference < result.high < 0.5
+    samples = differences.metrics.bootstrap_difference(truth, truth, b, persons, 2)
+    assert (result.low, result.high) == differences.metrics.interval(samples)
     mirrored = differences.paired(truth, b, truth, persons, 2)
     assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))

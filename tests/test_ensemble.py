@@ -1,8 +1,12 @@
 """ensemble.py: its folder, its score, and what it refuses."""
 
+import functools
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +18,11 @@ from simulated import People, write_run
 import blend
 import ensemble
 import errors
+import metrics
 import predictions
 import search
 from labels import HEADS, age_group_probs, combine, marginals
+from pipeline import Fitted, Plan
 
 
 @pytest.fixture
@@ -205,7 +211,9 @@ def by_recipe(recipe, table):
     ["--search", "greedy", "--decode", "f1"],
     ["--tune-bounds"],
 ], ids=" ".join)  # fmt: skip
-def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys):
+def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
+    monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))  # the recipe says what was found,
+    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))  # however far it went
     folder, recipe, score = blend_of("age", "mask", "gender", "label", "multi", options=options)
     expected = by_recipe(recipe, "eval.csv")
     np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], expected.argmax(1))
@@ -250,6 +258,7 @@ def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
     runs = [Path(step["run"]).name for step in recipe["path"]]
     assert (runs, [step["in_sample_f1"] for step in recipe["path"]]) == (["multi", "label", "multi"], [None, 0.5, 0.6])
     out = capsys.readouterr().out
+    assert "more are left out" not in out
     assert "3 is left out: " in out and "greedy path (member, in-sample macro F1): 2 > 1 0.5000 > 2 0.6000" in out
 
 
@@ -264,12 +273,97 @@ def test_an_ensemble_is_a_member_with_its_cross_fitted_predictions(blend_of, sim
     )
 
 
-def test_the_end_says_what_to_hand_in(blend_of, capsys):
+def test_the_end_says_what_to_hand_in(blend_of, tmp_path, capsys):
     blend_of("label", "again", name="one")
     assert "hand in" not in capsys.readouterr().out
     blend_of("label", name="two")
     out = capsys.readouterr().out
-    assert "the two to hand in at the end:" in out and "next: python compare.py " in out
+    assert "the two to hand in at the end:" in out
+    first, second = (line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith(("  1  ", "  2  ")))
+    assert out.splitlines()[-1] == f"next: python compare.py {first} {second}" and {first, second} == {
+        str(tmp_path / "submissions" / name) for name in ("one", "two")
+    }
+
+
+def test_predicted_shares_in_words():
+    """Of two genders one share says it all."""
+    shares = ensemble.predicted_shares(np.eye(18)[[0, 0, 3, 17]])
+    assert shares == "worn 75.0%, incorrect 0.0%, not worn 25.0%; female 50.0%; <30 75.0%, 30-59 0.0%, >=60 25.0%"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.005, 0.02, "noise"), (0.001, 0.02, "better"), (-0.02, -0.001, "worse")]
+)
+def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
+    gain = (low + high) / 2
+    scores = {"oof_f1": 0.5, "oof_acc": 0.6, "oof_f1_ci95": [0.4, 0.6], "in_sample_f1": 0.7, "crossfit_parts": 5}
+    scored = SimpleNamespace(scores=scores | {"plain_f1": 0.5 - gain, "gain": gain, "gain_ci95": [low, high]})
+    ensemble.say_scores(SimpleNamespace(plan=Plan(search="greedy"), scored=scored))
+    assert capsys.readouterr().out.endswith(f"gain {gain:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}\n")
+    ensemble.say_scores(SimpleNamespace(plan=Plan(seed=3), scored=scored))
+    assert "gain" not in capsys.readouterr().out
+    ensemble.say_scores(SimpleNamespace(plan=Plan("hard"), scored=scored))  # nothing is fitted, and yet it is not the average
+    out = capsys.readouterr().out
+    assert verdict in out and "cross-fitted" not in out
+
+
+def test_options_become_the_plan():
+    argv = ["--models", "x", "--decode", "f1", "--seed", "3"]
+    assert ensemble.make_plan(ensemble.parse_args(argv)) == Plan(decode="f1", seed=3)
+    assert ensemble.make_plan(ensemble.parse_args([*argv, "--tune-bounds"])).bounds is None
+    assert ensemble.make_plan(ensemble.parse_args([*argv, "--age-bounds", "29", "59"])).bounds == (29, 59)
+
+
+def test_the_strongest_factors_may_be_small_ones(capsys):
+    biases = np.ones(18)
+    biases[[0, 3, 5]] = 2.0, 0.1, 1.5
+    ensemble.say_fit(SimpleNamespace(plan=Plan(decode="f1"), fitted=Fitted(biases=biases)))
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"strongest factors: 0\.10 for class 3, .*; 2\.00 for class 0, .*; 1\.50 for class 5, .*", told)
+
+
+@pytest.fixture
+def last_line(blend_of, simulated, tmp_path, capsys):
+    """last_line(names, options) -> what stands after "next: " for a blend of these simulated runs, alone in its folder."""
+    numbers = iter(range(9))
+
+    def told(names, options=()):
+        where = ["--output-dir", str(tmp_path / f"apart{next(numbers)}")]
+        argv = ["--models", *(str(simulated[name]) for name in names), *where, "--name", "e", "--quiet", *options]
+        assert ensemble.main(argv) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("next: python ")
+        return shlex.split(last)[2:]
+
+    return told
+
+
+def test_the_next_command_names_the_data_where_it_would_not_be_found(last_line, simulated, tmp_path):
+    """The folder has a space, to be pasted as one word; the same folder named data/ is found without the option."""
+    models = ["ensemble.py", "--models", str(simulated["label"]), str(simulated["multi"]), "--folds", "all", "--tta", "none"]
+    greedy = ["--search", "greedy"]
+    assert last_line(["label", "multi"]) == models + greedy
+    (tmp_path / "my data" / "train").mkdir(parents=True)
+    (tmp_path / "my data" / "train" / "train.csv").touch()
+    assert last_line(["label", "multi"], ["--data-dir", "my data"]) == [*models, "--data-dir", "my data", *greedy]
+    (tmp_path / "my data").rename(tmp_path / "data")
+    assert last_line(["label", "multi"], ["--data-dir", "data"]) == models + greedy
+
+
+def test_the_next_command_that_compares_names_the_data_too(blend_of, tmp_path, capsys):
+    (tmp_path / "else where").mkdir()
+    for name in ("one", "two"):
+        blend_of("label", name=name, options=["--data-dir", "else where"])
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data-dir", "else where"]
+
+
+def test_the_next_command_keeps_the_bounds(last_line):
+    told = last_line(["age", "mask", "gender"], ["--age-bounds", "29", "59"])
+    assert told[-7:] == ["--tta", "none", "--age-bounds", "29", "59", "--search", "greedy"]
+
+
+def test_after_a_search_or_a_single_member_the_next_command_shows_all(last_line):
+    assert last_line(["label"]) == last_line(["label", "multi"], ["--search", "weights"]) == ["leaderboard.py"]
 
 
 def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
@@ -280,6 +374,8 @@ def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
     ensemble.warn_of_prior(np.eye(18)[[0] * 51 + [6] * 9 + [12] * 10])
     err = " ".join(capsys.readouterr().err.split())
     assert err.startswith("warning: eval images are 5:1:1 by mask")
+    ensemble.warn_of_prior(np.eye(18)[[0] * 146 + [6] * 32 + [12] * 32])  # 4 too few, 2 too many twice; 2.1 of 210 are borne
+    assert "worn 146 (69.5%) for 150 (71.4%)" in " ".join(capsys.readouterr().err.split())
     assert "worn 51 (72.9%) for 50 (71.4%), incorrect 9 (12.9%) for 10 (14.3%), not worn 10 (14.3%) for 10 (14.3%)" in err
 
 

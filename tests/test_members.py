@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import People, write_run
 
 import ensemble
 import members
@@ -67,3 +68,59 @@ def test_images_in_another_order_are_joined_by_name(predicted, runs):
 def test_unknown_names(predicted, runs, name, message):
     with pytest.raises(InputError, match=message):
         members.read(members.find_sources([name.format(ensemble=predicted, **runs)]), "none", unasked)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """(people, {target: run folder}) of simulated runs."""
+    people, root = People(8, seed=0), tmp_path_factory.mktemp("members")
+    return people, {
+        target: write_run(root / target, target, people, People(4, seed=1)) for target in ("label", "multi", "mask")
+    }
+
+
+def test_runs_are_opened_as_named_and_once(simulated):
+    run = simulated[1]["label"]
+    for name, folds, choice in ((f"{run}:best", "all", "best"), (f"{run}:fold2", "best", [2]), (str(run), "best", "best")):
+        source = members.open_source(name, folds)
+        assert (source.name, source.folder, source.choice) == (name, run, choice)
+    twice = members.find_sources([str(simulated[1]["multi"]), str(run.parent / "*"), str(run)])
+    assert [source.folder.name for source in twice] == ["multi", "label", "mask"]
+    with pytest.raises(InputError, match=r"--models .*x\*: matches no run"):
+        members.find_sources([str(run.parent / "x*")])
+
+
+def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(simulated, tmp_path):
+    odd = write_run(tmp_path / "run[1]", "label", People(9, seed=0), People(4, seed=1))
+    assert [source.folder for source in members.find_sources([str(odd)])] == [odd]
+    with pytest.raises(InputError, match=r"their oof.csv hold different images"):
+        members.read(members.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
+
+
+def test_the_truth_is_joined_by_image(simulated):
+    """Members of several targets give parts of the label; rows of one of them stand in another order."""
+    people, runs = simulated
+    found = members.read(members.find_sources(map(str, runs.values())), "none", unasked)
+    found[1].oof = found[1].oof.iloc[::-1]
+    for first in range(3):
+        order = [*found[first:], *found[:first]]
+        table, truth = members.oof_truth(order)
+        assert table["image"].tolist() == order[0].oof["image"].tolist()
+        assert truth.tolist() == (people.label[::-1] if first == 1 else people.label).tolist()
+        probs = [member.oof_probs(table["image"]) for member in order]
+        expected = order[1].oof.set_index("image").loc[table["image"], predictions.columns(order[1].target)]
+        np.testing.assert_array_equal(probs[1], expected)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda table: table.iloc[1:], "hold different images"),
+    (lambda table: pd.concat([table, table.iloc[:1].assign(image="new", ImageID="new")]), "hold different images"),
+    (lambda table: pd.concat([table, table.iloc[:1]]), "twice"),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["eval", "oof"])
+def test_members_of_other_images_are_refused(simulated, kind, change, message):
+    for which in (0, 1):
+        found = members.read(members.find_sources(map(str, simulated[1].values())), "none", unasked)
+        setattr(found[which], kind, change(getattr(found[which], kind)))
+        with pytest.raises(InputError, match=f"{kind}.csv hold.* {message.split()[-1]}"):
+            members.check_same_images(found)

@@ -1,5 +1,7 @@
 """pipeline.py: what is fitted, in which order, and how it is scored."""
 
+import functools
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -7,15 +9,17 @@ from simulated import People
 
 import blend
 import bounds
+import metrics
 import pipeline
 import search
 from labels import age_group_probs, combine
 from pipeline import Fitted, Plan
 
 FITS = [
-    Plan(search="weights", decode="f1"),
+    Plan(search="weights", decode="f1", bounds=None),
     Plan(method="hard", bounds=None),
-    Plan(search="greedy", decode="f1", bounds=None),
+    Plan(search="greedy", seed=3),
+    Plan(method="stack"),
 ]
 
 
@@ -27,6 +31,13 @@ def people():
 @pytest.fixture(scope="module")
 def members(people):
     return [(target, people.probs(target)) for target in ("age", "mask", "gender", "label")]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Searches of one bag and factors of two rounds: here it matters what they are given, not how far they go."""
+    monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))
+    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))
 
 
 def test_the_options_that_fit():
@@ -53,18 +64,50 @@ def test_apply_by_hand(members):
     np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True))
 
 
-def test_bounds_are_tuned_again_at_the_weights_found(members, people):
+def test_bounds_are_tuned_again_at_the_weights_found():
+    people = People(30, seed=3)
+    drawn = (("mask", 1), ("gender", 1), ("age", 8), ("age", 2), ("label", 6))
+    members = [(target, people.probs(target, noise)) for target, noise in drawn]
     fitted = pipeline.fit(Plan(search="weights", bounds=None), members, people.label)
     first = bounds.tune(members, people.label)
     weights = [{part: round(w, 6) for part, w in each.items()} for each in search.tune_weights(members, people.label, first)]
-    assert fitted.weights == weights and fitted.bounds == bounds.tune(members, people.label, weights=weights)
+    assert fitted.weights == weights and fitted.bounds == bounds.tune(members, people.label, weights=weights) != first
+
+
+def test_bounds_are_those_of_the_method():
+    """Where members guess ages badly, their votes are cut elsewhere than their mean."""
+    people = People(30, seed=0)
+    members = [(target, people.probs(target, noise)) for target, noise in (("mask", 1), ("gender", 1), *[("age", 8)] * 3)]
+    cuts = [pipeline.fit(Plan(method, bounds=None), members, people.label).bounds for method in blend.METHODS]
+    assert cuts == [bounds.tune(members, people.label, method) for method in blend.METHODS] and cuts[0] != cuts[1]
+
+
+def test_biases_are_those_of_the_weighted_blend(members, people, quick):
+    fitted = pipeline.fit(Plan(search="weights", decode="f1", bounds=(28, 58)), members, people.label)
+    weights = search.tune_weights(members, people.label, (28, 58))
+    assert fitted.weights == [{part: round(w, 6) for part, w in each.items()} for each in weights]
+    blended = blend.blend(members, bounds=(28, 58), weights=fitted.weights)
+    np.testing.assert_allclose(fitted.biases, metrics.fit_biases(blended, people.label, 18), atol=5.1e-7)
+
+
+def test_a_greedy_search_sees_the_cut_and_the_seed(members, people, monkeypatch):
+    asked, path = [], [(1, 0.5), (0, 0.6)]
+
+    def greedy(given, _truth, cut, seed):
+        asked.append((given, cut, seed))
+        return search.Selection([2 / 3, 1 / 3, 0.0, 0.0], path)
+
+    monkeypatch.setattr(search, "greedy", greedy)
+    fitted = pipeline.fit(Plan(search="greedy", bounds=(29, 58), seed=3), members, people.label)
+    assert asked == [(members, (29, 58), 3)]
+    assert (fitted.weights, fitted.path) == ([0.666667, 0.333333, 0, 0], path)
 
 
 @pytest.mark.parametrize("plan", FITS, ids=str)
-def test_scores_are_those_of_people_left_out(members, people, plan):
+def test_scores_are_those_of_people_left_out(members, people, plan, quick):
     fitted = pipeline.fit(plan, members, people.label)
     result = pipeline.evaluate(plan, fitted, members, people.label, people.path)
-    group = search.deal_persons(people.label, people.path, pipeline.PARTS)
+    group = search.deal_persons(people.label, people.path, pipeline.PARTS, plan.seed)
     assert len(result.parts) == pipeline.PARTS
     for number, part in enumerate(result.parts[:1]):
         rest, mine = ([(target, probs[rows]) for target, probs in members] for rows in (group != number, group == number))
@@ -80,7 +123,12 @@ def test_scores_are_those_of_people_left_out(members, people, plan):
     assert scores["oof_f1"] == f1(result.probs) and scores["plain_f1"] == f1(plain) and scores["crossfit_parts"] == 5
     assert scores["in_sample_f1"] == f1(pipeline.apply(plan, fitted, members))
     assert scores["gain"] == pytest.approx(scores["oof_f1"] - scores["plain_f1"], abs=2e-6)
-    assert scores["gain_ci95"][0] <= scores["gain"] <= scores["gain_ci95"][1]
+    pred = result.probs.argmax(1)
+    assert scores["oof_acc"] == pytest.approx((pred == people.label).mean(), abs=1e-6)
+    samples = metrics.bootstrap_f1(people.label, pred, people.path, 18)
+    assert scores["oof_f1_ci95"] == pytest.approx(metrics.interval(samples), abs=1e-6)
+    gains = metrics.bootstrap_difference(people.label, pred, plain.argmax(1), people.path, 18)
+    assert scores["gain_ci95"] == pytest.approx(metrics.interval(gains), abs=1e-6)
 
 
 def test_what_is_not_fitted_has_no_in_sample_score(members, people):

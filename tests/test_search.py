@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 import blend
 import metrics
@@ -68,6 +69,23 @@ def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     assert sum(selection.weights) == pytest.approx(1) and min(selection.weights) >= 0
 
 
+def test_a_search_ends_after_so_many_members_that_bring_nothing():
+    """Its best is that of the slow path up to there, and not always the best of the whole path."""
+    lengths = []
+    for seed in range(3):
+        members, truth = draw_members(np.random.default_rng(seed), ["label"] * 5, skill=0.7)
+        path = naive_path(members, truth, [search.greedy(members, truth, bags=0, steps=1).trace[0][0]], 20)
+        for patience in (1, 3, 20):
+            best = 0
+            for place, (_index, f1) in enumerate(path):
+                if best + patience >= place and f1 > path[best][1] + 1e-9:
+                    best = place
+            trace = search.greedy(members, truth, bags=0, steps=20, patience=patience).trace
+            assert [index for index, _f1 in trace] == [index for index, _f1 in path[: best + 1]]
+            lengths.append(best)
+    assert lengths[0::3] != lengths[1::3] != lengths[2::3]
+
+
 def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
     rng = np.random.default_rng(0)
     truth = rng.integers(18, size=200)
@@ -106,6 +124,7 @@ def test_bagged_weights_are_the_mean_over_the_searches():
     assert selection.trace == search.greedy(members, truth, bags=0).trace
     assert selection == search.greedy(members, truth, seed=5, bags=3, threads=1)
     assert selection.weights != search.greedy(members, truth, seed=6, bags=3).weights
+    assert search.greedy(members, truth, steps=3) == search.greedy(members, truth, steps=3, bags=10)
 
 
 def test_equal_tables_share_their_weight():
@@ -153,23 +172,35 @@ def test_tuned_weights_score_what_the_search_saw_and_no_single_step_is_better(ta
     assert weights == search.tune_weights(members, truth, rounds=30)
     for parts in weights:
         for part in parts:
-            for factor in (2**0.5, 2**-0.5):
+            for factor in (2**0.5, 2**-0.5, 2**0.25, 2**-0.25):
                 old, parts[part] = parts[part], parts[part] * factor
                 assert blend_f1(members, truth, weights) <= score + 1e-9 or not 1 / 32 <= parts[part] <= 32
                 parts[part] = old
 
 
+def test_tuned_weights_stay_within_their_limit():
+    """One member knows all and four guess, so that its weight would rise and theirs fall without end."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(18, size=200)
+    members = [draw_member(rng, "label", truth, skill) for skill in (3, 0, 0, 0, 0)]
+    narrow, wide = (search.tune_weights(members, truth, largest=largest) for largest in (2.0, 32.0))
+    assert all(0.5 <= weight["label"] <= 2 for weight in narrow)
+    assert max(weight["label"] for weight in wide) > 4 * min(weight["label"] for weight in wide)
+
+
 @pytest.mark.parametrize("targets", MIXES)
 def test_a_changed_weight_is_scored_as_blend_does(targets):
-    """Although only rows whose lead the change can overcome are computed."""
+    """Although only rows whose lead the change can overcome are computed; also where each member is sure of another class."""
     rng = np.random.default_rng(len(targets))
-    for skill in (0.5, 4):
+    for skill, apart in ((0.5, False), (4, False), (12, True)):
         members, truth = draw_members(rng, targets, skill=skill)
+        if apart:
+            members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
         given = [blend.member_parts(*member) for member in members]
         ranked = search._Ranked(search._sum_up(given, range(len(given))), truth)
         assert ranked.f1 == pytest.approx(blend_f1(members, truth))
         for index, parts in enumerate(given):
-            for part, step in ((part, step) for part in parts for step in (-0.9, -0.2, 0.3, 5.0)):
+            for part, step in ((part, step) for part in parts for step in (-0.9, -0.2, 0.3, 1.15, 5.0)):
                 weights = [dict.fromkeys(own, 1.0) for own in given]
                 weights[index][part] += step
                 expected = blend_f1(members, truth, weights)
@@ -191,6 +222,16 @@ def test_stack_is_a_logistic_regression_on_log_probabilities():
     assert stacked > blend_f1(others, fresh) + 0.1
     zeros = [(target, np.where(table < 0.3, 0, table)) for target, table in others]
     assert np.isfinite(search.apply_stack(model, zeros)).all()
+
+
+def test_the_stack_is_that_of_scikit_learn_on_standardised_logarithms():
+    members, truth = draw_members(np.random.default_rng(0), ["label", "age"], n=300)
+    members[1] = ("age", np.where(members[1][1] < 0.02, 0, members[1][1]))
+    logs = np.log(np.maximum(np.hstack([probs for _target, probs in members]), 1e-6))
+    columns = (logs - logs.mean(0)) / logs.std(0)
+    model = LogisticRegression(C=search.STACK_C, max_iter=2000).fit(columns, truth)
+    probs = search.apply_stack(search.fit_stack(members, truth), members)
+    assert probs == pytest.approx(model.predict_proba(columns), abs=1e-3)
 
 
 def test_stack_gives_nothing_to_a_class_it_never_saw():
@@ -222,14 +263,19 @@ def test_crossfit_never_applies_to_people_that_it_was_fitted_on():
         assert fitted | set(mine) == set(range(240))
         return others[0][1]
 
-    probs = search.crossfit(fit, apply, members, truth, persons, parts=4)
-    assert sorted(seen) == list(range(240)) and len(seen) == 240
-    assert np.array_equal(probs, members[0][1])
+    orders = []
+    for seed in (0, 1):
+        probs = search.crossfit(fit, apply, members, truth, persons, parts=4, seed=seed)
+        assert sorted(seen) == list(range(240)) and np.array_equal(probs, members[0][1])
+        orders.append(list(seen))
+        seen.clear()
+    assert orders[0] != orders[1]
 
 
 def test_groups_hold_as_many_of_each_gender_and_age_group():
-    """100 people in 5 groups: 20 each, and of a stratum of n people n / 5 rounded down or up."""
-    rng = np.random.default_rng(0)
+    """100 people in 5 groups: 20 each, and of a stratum of n people n / 5 rounded down or up. The people are drawn with
+    another seed than the groups, or they would be in the order of the draws by which they are dealt."""
+    rng = np.random.default_rng(7)
     stratum = rng.choice(6, size=100, p=[0.4, 0.2, 0.05, 0.2, 0.1, 0.05])
     truth, persons = np.repeat(stratum, 6) + 6 * rng.integers(3, size=600), people(np.zeros(600))
     group = search.deal_persons(truth, persons, 5)
@@ -258,18 +304,25 @@ FITTED = {
 }
 
 
-@pytest.mark.parametrize("name", FITTED)
-def test_noise_gains_in_sample_and_not_when_cross_fitted(name):
-    """30 members with the same logits and noise of their own; biases are fitted to one, whose classes are balanced."""
-    rng = np.random.default_rng(0)
-    truth = np.repeat(rng.integers(6, size=80), 6) + 6 * rng.integers(3, size=480)
-    logits = 1.8 * np.eye(18)[truth] + rng.normal(size=(480, 18))
-    members = [("label", metrics.softmax(logits + 0.4 * rng.normal(size=(480, 18)))) for _ in range(30)]
-    equal = metrics.macro_f1(truth, (members[0][1] if name == "biases" else blend.blend(members)).argmax(1), 18)
-    honest, in_sample = honest_and_in_sample(members, truth, people(truth), *FITTED[name])
-    assert in_sample > equal
-    assert honest < equal + 0.01  # 480 images, chance alone moves it by 0.005
-    assert honest < in_sample - 0.005
+@pytest.mark.parametrize(("name", "seeds"), [("greedy", 1), ("weights", 2), ("biases", 1)])
+def test_noise_gains_in_sample_and_not_when_cross_fitted(name, seeds):
+    """30 members with the same logits and noise of their own; biases are fitted to one, whose classes are balanced.
+
+    Weights are fitted with least effect: over 16 seeds they gain 0.031 in-sample and -0.008 cross-fitted (standard
+    deviations of a seed 0.010 and 0.008, of the difference 0.011). So the means of two seeds keep more than three of their
+    standard deviations from both bounds, and scores of the people fitted to would miss both.
+    """
+    gains = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat(rng.integers(6, size=80), 6) + 6 * rng.integers(3, size=480)
+        logits = 1.8 * np.eye(18)[truth] + rng.normal(size=(480, 18))
+        members = [("label", metrics.softmax(logits + 1.6 * rng.normal(size=(480, 18)))) for _ in range(30)]
+        equal = metrics.macro_f1(truth, (members[0][1] if name == "biases" else blend.blend(members)).argmax(1), 18)
+        gains.append(np.subtract(honest_and_in_sample(members, truth, people(truth), *FITTED[name]), equal))
+    honest, in_sample = np.mean(gains, axis=0)
+    assert honest < 0.01 < in_sample
+    assert in_sample - honest > 0.01
 
 
 @pytest.mark.parametrize("name", ["greedy", "weights"])
