@@ -21,13 +21,13 @@ import PIL
 import torch
 from tqdm import tqdm
 
+from decoding import DECODER, decode
 from errors import InputError, say
-from images import DECODER, decode
 
 
 def cache_key(files, geometry):
     """Hex digest of what decides the pixels. InputError names a file that is missing."""
-    digest = hashlib.sha256(repr((DECODER, PIL.__version__, geometry)).encode())
+    digest = hashlib.sha256(repr((DECODER, PIL.__version__, torch.__version__, geometry)).encode())
     for file in files:
         try:
             stat = os.stat(file)
@@ -111,7 +111,7 @@ def _build(files, geometry, pixels, facts, skip_bad, quiet):
 
 
 def _decode_all(files, geometry, images, skip_bad, quiet):
-    """Fill `images` from `files` on all cores (Pillow decodes outside the GIL); returns the bad ones."""
+    """Fill `images` from `files` on all cores (decoding leaves the GIL to others); returns the bad ones."""
 
     def fill(index):
         try:
@@ -119,10 +119,10 @@ def _decode_all(files, geometry, images, skip_bad, quiet):
         except InputError as error:
             return {"index": index, "error": str(error)}
 
-    bad = []
+    bad, threads = [], torch.get_num_threads()
     what = f"decoding {geometry.height}x{geometry.width}"
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
         tqdm(total=len(files), desc=what, unit="img", disable=quiet or None) as bar,
     ):
         for result in pool.map(fill, range(len(files))):
@@ -132,6 +132,7 @@ def _decode_all(files, geometry, images, skip_bad, quiet):
                 raise InputError(f"{result['error']}{_advice(skip_bad)}")
             if result:
                 bad.append(result)
+    torch.set_num_threads(threads)  # part of that setting is not a thread's own
     return bad
 
 

@@ -1,7 +1,5 @@
-"""One image file: opened as an upright 8-bit RGB picture, or decoded, cropped and resized to a model's input."""
+"""One image file as an upright 8-bit RGB picture, and which part of it a model sees. Without torch, unlike decoding.py."""
 
-import math
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +7,6 @@ from PIL import Image, ImageOps
 
 from errors import InputError
 
-DECODER = 1  # part of the key: raise it when decode() gives other pixels
 EXIF_ORIENTATION = 0x0112
 
 
@@ -48,31 +45,3 @@ def open_rgb(file):
     """A source image as an upright 8-bit RGB Pillow image, in full size."""
     with Image.open(file) as image:
         return to_rgb(image)
-
-
-def decode(file, geometry):
-    """One image as uint8 [H, W, 3]. InputError names the file when it is no readable image or smaller than the crop."""
-    try:
-        with Image.open(file) as image:
-            upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
-            if image.format == "JPEG" and upright and image.mode == "RGB":
-                return _resize_jpeg(image, geometry)
-            image = to_rgb(image)
-            box = geometry.box(*image.size)
-            return np.asarray(image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, box))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        size = f"{os.path.getsize(file)} bytes" if os.path.exists(file) else "missing"
-        raise InputError(f"{file}: not a readable image ({size}; {error})") from error
-
-
-def _resize_jpeg(image, geometry):
-    """Resize letting the JPEG decoder itself halve the image while it stays at least twice as large as the target."""
-    width, height = image.size
-    left, top, right, bottom = geometry.box(width, height)
-    ratio = 2 * geometry.width / (right - left)
-    image.draft("RGB", (math.ceil(width * ratio), math.ceil(height * ratio)))
-    x, y = image.size[0] / width, image.size[1] / height
-    box = (left * x, top * y, min(right * x, image.size[0]), min(bottom * y, image.size[1]))
-    return np.asarray(image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, box))

@@ -154,11 +154,13 @@ def _rate_at_once(net, at_once, threads, img_size, batch, amp):
                 _step(model, images, amp)
             mine.append(time.perf_counter() - started)
 
+    before = torch.get_num_threads()
     models = [threading.Thread(target=train, args=(copy.deepcopy(net), mine)) for mine in seconds]
     for thread in models:
         thread.start()
     for thread in models:
         thread.join()
+    torch.set_num_threads(before)  # part of that setting is not a thread's own
     return at_once * batch * STEPS / min(map(max, zip(*seconds)))  # a round lasts as long as its slowest
 
 

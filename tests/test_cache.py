@@ -9,8 +9,9 @@ import torch
 from conftest import gradient, save
 
 import cache
+from decoding import decode
 from errors import InputError
-from images import Geometry, decode
+from images import Geometry
 
 
 def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, capsys):

@@ -15,8 +15,9 @@ import experiment
 import inference
 import model
 import predictions
+from decoding import decode
 from errors import InputError
-from images import Geometry, decode
+from images import Geometry
 
 PREDICTED = shutil.ignore_patterns("eval*", "submission.csv")  # other tests may have predicted with the shared runs
 

@@ -9,7 +9,8 @@ from conftest import gradient, save
 
 import augment
 import usual
-from images import Geometry, decode
+from decoding import decode
+from images import Geometry
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

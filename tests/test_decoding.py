@@ -1,0 +1,92 @@
+"""decoding.py: every kind of file becomes the same upright RGB, cut to the same geometry."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import gradient, save
+from PIL import Image
+
+import cache
+import decoding
+from errors import InputError
+from images import EXIF_ORIENTATION, Geometry
+
+
+def test_crop_larger_than_the_image_names_the_file(tmp_path):
+    file = save(tmp_path / "a.png", gradient(40, 30))
+    with pytest.raises(InputError, match=r"a.png: --crop 32 32 is larger than the image \(30 high, 40 wide\)"):
+        decoding.decode(file, Geometry(16, 16, (32, 32)))
+
+
+def test_crop_without_resize_takes_the_very_pixels(tmp_path):
+    """Centre 20 x 10 of 40 x 30: columns 10..29, rows 10..19."""
+    pixels = decoding.decode(save(tmp_path / "a.png", gradient(40, 30)), Geometry(10, 20, (10, 20)))
+    np.testing.assert_array_equal(pixels[0, :, 0], np.arange(10, 30))
+    np.testing.assert_array_equal(pixels[:, 0, 1], np.arange(10, 20))
+
+
+def test_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (16, 12, 3), dtype=np.uint8)).resize((384, 512), Image.Resampling.BICUBIC)
+    file = save(tmp_path / "a.jpg", smooth, quality=95)
+    fast = decoding.decode(file, Geometry(64, 64)).astype(int)
+    whole = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC, (0, 64, 384, 448))
+    assert np.abs(fast - np.asarray(whole).astype(int)).mean() < 1.5
+
+
+def test_all_kinds_of_files_become_upright_rgb(tmp_path):
+    """A bright left half must stay on the left (on top, where EXIF says the camera was turned)."""
+    half = np.zeros((32, 32), dtype=np.uint8)
+    half[:, :16] = 200
+    grey = Image.fromarray(half)
+    alpha = grey.convert("RGBA")
+    alpha.putalpha(255)
+    deep = Image.fromarray(half.astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6  # shown turned by 90 degrees clockwise: the left half comes to the top
+    files = {
+        "grey.jpg": save(tmp_path / "grey.jpg", grey),
+        "cmyk.jpg": save(tmp_path / "cmyk.jpg", grey.convert("CMYK"), quality=95),
+        "alpha.png": save(tmp_path / "alpha.png", alpha),
+        "palette.png": save(tmp_path / "palette.png", grey.convert("P")),
+        "deep.png": save(tmp_path / "deep.png", deep),
+        "lying.png": save(tmp_path / "lying.png", grey.convert("RGB"), format="JPEG", quality=95),
+        "turned.jpg": save(tmp_path / "turned.jpg", grey.convert("RGB"), exif=exif, quality=95),
+    }
+    for name, file in files.items():
+        pixels = decoding.decode(file, Geometry(16, 16)).astype(int)
+        assert pixels.shape == (16, 16, 3)
+        bright, dark = (pixels[:6], pixels[10:]) if name == "turned.jpg" else (pixels[:, :6], pixels[:, 10:])
+        assert bright.mean() == pytest.approx(200, abs=8), name
+        assert dark.mean() == pytest.approx(0, abs=8), name
+
+
+@pytest.mark.parametrize(("index", "message"), [
+    (1, r"empty.jpg: not a readable image \(0 bytes"),
+    (2, r"text.jpg: not a readable image \(13 bytes"),
+    (3, r"cut.jpg: not a readable image .*[Tt]runcated"),
+])  # fmt: skip
+def test_bad_image_is_named(bad_files, index, message):
+    with pytest.raises(InputError, match=message):
+        decoding.decode(bad_files[index], Geometry(16, 16))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (128, 96), (300, 40), (600, 600)])
+def test_resizing_follows_pillow(tmp_path, size):
+    rng = np.random.default_rng(1)
+    noise = Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    file = save(tmp_path / "a.png", noise)
+    geometry = Geometry(*size)
+    box = tuple(round(edge) for edge in geometry.box(70, 90))
+    wanted = np.asarray(noise.crop(box).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(decoding.decode(file, geometry).astype(int) - wanted).max() <= 2
+
+
+def test_building_a_cache_leaves_the_number_of_threads(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        cache.open_cache([save(tmp_path / "a.png", gradient(20, 20))], Geometry(8, 8), tmp_path / "cache")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
