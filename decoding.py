@@ -1,6 +1,7 @@
 """One image file decoded, cropped and resized to a model's input.
 
-Pillow decodes; torch resizes, three times as fast as Pillow, whose antialiased bicubic it follows to two of 255 steps (beyond the box it sees nothing).
+Pillow decodes; torch resizes, three times as fast as Pillow, whose antialiased bicubic it follows to two of 255 steps, seeing
+nothing beyond the box.
 """
 
 import math
