@@ -133,15 +133,22 @@ def _predict_group(group, images, store, args, device):
     groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
     runs = list(dict.fromkeys(Path(run).name for run, _number in group))
     what = f"{len(group)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
-    bar = tqdm(groups, desc=what, unit="batch", leave=False, disable=args.quiet or None)
     amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
-    logits = model.predict_together(models, store.batches(bar), amp_dtype, args.tta)
+    with tqdm(total=len(rows) * len(group), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
+        logits = model.predict_together(models, _counted(store.batches(groups), len(group), bar), amp_dtype, args.tta)
     for (run, number), fold_facts, fold_logits in zip(group, facts, logits):
         probs = engine.head_probs(fold_facts["target"], fold_logits)
         table, sidecar = _fold_files(run, number, args.tta)
         sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
         experiment.write_csv(table, predictions.eval_table(images.names, fold_facts["target"], probs), predictions.FORMAT)
         experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
+
+
+def _counted(batches, times, bar):
+    """`batches`, with each image counted `times` on the bar when the next batch is asked for: all models have seen it."""
+    for batch in batches:
+        yield batch
+        bar.update(len(batch) * times)
 
 
 def fold_mean(run, target, numbers, tta):

@@ -33,12 +33,13 @@ def native_size(name):
     return list(timm.get_pretrained_cfg(name).input_size[1:])
 
 
-def create(name, target, img_size, pretrained=False, weights=None):
+def create(name, target, img_size, pretrained=False, weights=None, try_size=True):
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
 
     `weights`: a local backbone file (timm-style state dict; its own head is dropped). `pretrained`: timm's weights, by its
     hub or its local cache. InputError when the name is unknown, the weights can't be had or don't fit, or the model can't
-    take images of `img_size` (height, width). The head is initialised from torch's global random state.
+    take images of `img_size` (height, width); a forward finds that out, unless `try_size` is False because the model was
+    trained at that size. The head is initialised from torch's global random state.
     """
     check_name(name)
     outputs = num_outputs(target)
@@ -49,8 +50,9 @@ def create(name, target, img_size, pretrained=False, weights=None):
     height, width = img_size
     try:
         model = timm.create_model(name, pretrained=False, **options)
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width))
+        if try_size:
+            with torch.inference_mode():
+                model.eval()(torch.zeros(1, 3, height, width))
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
         native = f" it was made for {config.input_size[1]} x {config.input_size[2]}" if config else ""
         raise InputError(f"--img-size {height} {width}: {name} can't take images of that size ({error});{native}") from error
@@ -148,7 +150,7 @@ def read_facts(path):
 def load(path):
     """(model in eval mode, facts) from a file of `save_weights`; nothing needs to be typed again."""
     facts = read_facts(path)
-    model = create(facts["model"], facts["target"], facts["img_size"])
+    model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (RuntimeError, safetensors.SafetensorError) as error:

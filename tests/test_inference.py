@@ -1,5 +1,6 @@
 """inference.py and evaluation.py: eval.csv, submissions, folds, TTA, and what is made anew."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -120,6 +121,24 @@ def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_pat
     inference.main(["--models", *map(str, copies), *places])
     assert read == list(range(20)) * 5  # one fold at a time
     assert together == [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
+
+
+def test_the_bar_counts_an_image_for_each_model_that_has_seen_it(own_run, places, monkeypatch):
+    seen, bars = [], []
+
+    class Bar(evaluation.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options | {"file": io.StringIO(), "disable": False})
+            bars.append(self)
+
+        def update(self, images):
+            super().update(images)
+            seen.append(self.n)
+
+    monkeypatch.setattr(evaluation, "tqdm", Bar)
+    inference.main(["--models", str(own_run), "--batch-size", "16", *places])
+    assert [(bar.total, bar.unit) for bar in bars] == [(40, "img")]
+    assert seen == [32, 40]  # 20 images, 2 folds: batches of 16 and 4
 
 
 def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):

@@ -151,6 +151,19 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
     np.testing.assert_array_equal(model.predict(net, [images], MEAN, STD), model.predict(again, [images], MEAN, STD))
 
 
+def test_a_trained_model_is_loaded_without_a_forward(tmp_path, monkeypatch):
+    net = model.create("test_resnet", "mask", (32, 32))
+    model.save_weights(net, {"model": "test_resnet", "target": "mask", "img_size": [32, 32]}, tmp_path / "best.safetensors")
+
+    def forward(*_args):
+        raise ValueError("a forward")
+
+    monkeypatch.setattr(type(net), "forward", forward)
+    assert not model.load(tmp_path / "best.safetensors")[0].training
+    with pytest.raises(InputError, match=r"--img-size 32 32: .* \(a forward\)"):
+        model.create("test_resnet", "mask", (32, 32))
+
+
 def test_weights_of_others_are_not_taken_for_ours(backbone, tmp_path):
     with pytest.raises(InputError, match=r"not weights written by train.py"):
         model.load(backbone)
