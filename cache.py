@@ -28,12 +28,13 @@ from errors import InputError, say
 def cache_key(files, geometry):
     """Hex digest of what decides the pixels. InputError names a file that is missing."""
     digest = hashlib.sha256(repr((DECODER, PIL.__version__, torch.__version__, geometry)).encode())
+    here = os.getcwd()
     for file in files:
         try:
             stat = os.stat(file)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
-        digest.update(f"{os.path.abspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{os.path.join(here, file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]
 
 

@@ -52,10 +52,10 @@ def fold_data(args, data, fold, mean, std):
     return engine.FoldData(fold, data.store, np.flatnonzero(training), np.flatnonzero(validation), targets, truth, mean, std)
 
 
-def build_model(args, fold, device):
+def build_model(args, fold, device, try_size=False):
     """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it."""
     torch.manual_seed(cache.draw_seed("init", args.seed, fold))
-    net = model.create(args.model, args.target, args.img_size, args.pretrained, args.weights)
+    net = model.create(args.model, args.target, args.img_size, args.pretrained, args.weights, try_size)
     return net.to(device, memory_format=precision.FORMATS.get(args.memory_format))
 
 

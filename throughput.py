@@ -49,7 +49,7 @@ def train(args, device):
 
 def build_fit(args, device):
     """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves --amp."""
-    net = fold.build_model(args, 0, device)
+    net = fold.build_model(args, 0, device, try_size=True)
     data, files, geometry = load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
     fold.check(args, data, net, ranks)

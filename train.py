@@ -330,7 +330,7 @@ def main(argv=None):
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:
             experiment.check_free(args.output_dir, args.name)
-        net = fold.build_model(args, 0, ranks.device)
+        net = fold.build_model(args, 0, ranks.device, try_size=True)
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay)
     data = load_data(args, ranks.device)
     if not args.resume:
