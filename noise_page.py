@@ -152,7 +152,7 @@ def swaps_apart(findings, persons):
 def thumbnails(data_dir, images):
     """({image: address of its thumbnail}, how many files are missing) of train images; the first of a person is large."""
     found, missing = {}, 0
-    for image, file in zip(images, dataset.image_files(data_dir, images)):
+    for image, file in zip(images, map(Path, dataset.image_files(data_dir, images))):
         if file.is_file():
             found[image] = pages.thumbnail(file, LARGE if PurePosixPath(image).stem == KINDS[0] else SMALL)
         else:
