@@ -104,12 +104,32 @@ def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, pl
     assert made == [(own_run, 1)]
 
 
+def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data, data, monkeypatch):
+    inference.main(["--models", str(own_run), *places])
+    before, after = (evaluation.read_eval_images(folder).names for folder in (shared_data, data))
+    write = experiment.write_json
+
+    def killed(path, value):
+        if path == own_run / "fold1" / "eval.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiment, "write_json", killed)
+        inference.main(["--models", str(own_run), *places, "--data-dir", str(data)])
+    assert len(pd.read_csv(own_run / "fold1" / "eval.csv")) == len(after) == 4  # new, and the old sidecar would be wrong of it
+    fresh = [[evaluation.is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
+    assert fresh == [[False, True], [False, False]]
+
+
 def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_path):
     opened = []
     real = cache.open_cache
     monkeypatch.setattr(cache, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
     gather, read = cache.ImageStore._gather, []
     monkeypatch.setattr(cache.ImageStore, "_gather", lambda store, rows: (read.extend(rows), gather(store, rows))[1])
+    predict, sizes = model.predict_together, []
+    monkeypatch.setattr(model, "predict_together", lambda nets, *args: (sizes.append(len(nets)), predict(nets, *args))[1])
     copies = [shutil.copytree(runs[target], tmp_path / target, ignore=PREDICTED) for target in ("gender", "age_group")]
     inference.main(["--models", *map(str, copies), *places])
     assert len(opened) == 1 and read == list(range(20))  # and each is read once for all four folds
@@ -119,7 +139,7 @@ def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_pat
         (copy / "fold0" / "eval.json").unlink()
         (copy / "fold1" / "eval.json").unlink()
     inference.main(["--models", *map(str, copies), *places])
-    assert read == list(range(20)) * 5  # one fold at a time
+    assert read == list(range(20)) * 5 and sizes == [4, 1, 1, 1, 1]  # one fold at a time
     assert together == [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
 
 
