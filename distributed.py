@@ -76,13 +76,6 @@ class Ranks:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def mean(self, value):
-        """The mean of a scalar tensor over the processes."""
-        if self.world > 1:
-            dist.all_reduce(value)
-            value /= self.world
-        return value
-
     def wait(self):
         """Until every process is here."""
         self.any(0)
@@ -175,11 +168,6 @@ def join():
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     return Ranks(rank, world, torch.device("cpu"), store)
-
-
-def start(device_name):
-    """Ranks of this process with the device of `--device`."""
-    return join().on(device_name)
 
 
 def finish():
