@@ -1,22 +1,30 @@
-"""Several processes training one model (torchrun): who am I, and the few things that all must agree on."""
+"""Several processes training one model (torchrun): who am I, and the few things that all must agree on.
 
+What they tell each other goes over the CPU (gloo), so that nothing waits for a GPU; only what lies on one goes over nccl.
+"""
+
+import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from errors import InputError
+from errors import InputError, Interrupted, ignore_signals
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number, the number of processes, and its device. One process is rank 0 of 1."""
+    """This process's number, the number of processes, and its device. One process is rank 0 of 1.
+
+    `store` is torchrun's, which outlives any of its processes; None for one process.
+    """
 
     rank: int
     world: int
     device: torch.device
+    store: dist.Store | None = None
 
     @property
     def first(self):
@@ -31,7 +39,7 @@ class Ranks:
         """The largest `flag` (int) of all processes."""
         if self.world == 1:
             return flag
-        value = torch.tensor(flag, device=self.device)
+        value = torch.tensor(flag)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return int(value)
 
@@ -53,17 +61,72 @@ class Ranks:
             whole[rank :: self.world] = rows
         return whole
 
-    def mean(self, value):
-        """The mean of a scalar tensor over the processes."""
+    def whole(self, part):
+        """The tensor [B, ...] whose `share` each process holds, in every process; gradients go to its own part alone."""
+        if self.world == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.world)]
+        dist.all_gather(parts, part.detach())
+        parts[self.rank] = part
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    def same_buffers(self, module):
+        """Give every process rank 0's buffers of a module: without it each keeps the running statistics of its own images."""
         if self.world > 1:
-            dist.all_reduce(value)
-            value /= self.world
-        return value
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
 
     def wait(self):
         """Until every process is here."""
-        if self.world > 1:
-            dist.barrier()
+        self.any(0)
+
+    def on(self, device_name):
+        """The same with the device of `--device`; of several processes each takes the GPU of its number on its box."""
+        name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.world > 1 and name.startswith("cuda"):
+            name = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = pick_device(name)
+        if self.world > 1 and device.type == "cuda":
+            torch.cuda.set_device(device)
+        return replace(self, device=device)
+
+    @contextlib.contextmanager
+    def together(self):
+        """While this holds, losing another process is an Interrupted: it was killed, or ended with an error of its own."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise Interrupted(1, "another process of this training was killed or failed") from error
+
+    @contextlib.contextmanager
+    def one_voice(self):
+        """While this holds, several processes sound like one: only rank 0 talks, and an error is told by the first to have it.
+
+        Processes with the same error, and those that merely lost the one that had it, end without a word.
+        """
+        if self.world == 1:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            stack.callback(ignore_signals)  # torchrun sends one to a process that is leaving already
+            if not self.first:
+                stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+            try:
+                with self.together():
+                    yield
+            except InputError:
+                if self.store.add("errors told", 1) > 1:
+                    raise SystemExit(2) from None
+                raise
+            except Interrupted as stopped:
+                if not self.first:
+                    raise SystemExit(stopped.code) from None
+                raise
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def pick_device(name):
@@ -89,18 +152,22 @@ def world_size():
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start(device_name):
-    """Ranks of this process, from torchrun's environment; joins the process group when there are several."""
-    world = world_size()
-    if world == 1:
-        return Ranks(0, 1, pick_device(device_name))
-    local_rank = int(os.environ["LOCAL_RANK"])
-    on_gpu = torch.cuda.is_available() if device_name is None else device_name.startswith("cuda")
-    device = pick_device(f"cuda:{local_rank}" if on_gpu else "cpu")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    return Ranks(int(os.environ["RANK"]), world, device)
+def launcher():
+    """The words before train.py in the command of this process; where the boxes of several meet is left to the user."""
+    if world_size() == 1:
+        return ["python"]
+    boxes = int(os.environ["GROUP_WORLD_SIZE"])
+    return ["torchrun", *(["--nnodes", str(boxes)] if boxes > 1 else []), "--nproc_per_node", os.environ["LOCAL_WORLD_SIZE"]]
+
+
+def join():
+    """Ranks of this process, on the CPU as yet, from torchrun's environment; joins the process group when there are several."""
+    if world_size() == 1:
+        return ALONE
+    store, rank, world = next(dist.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    return Ranks(rank, world, torch.device("cpu"), store)
 
 
 def finish():

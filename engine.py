@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
@@ -151,6 +152,9 @@ class Fit:
     """A fold in training: the model and all that changes with it. `state_dict` and `load_state_dict` are exact.
 
     `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step` (from 0) are the next to do.
+    Several processes are one at the same batch size, but for rounding: the loss is that of all their images, and so are the
+    statistics of batch norm on GPUs. On CPUs, where torch can't do that, each normalises its own images and rank 0's
+    running statistics are kept.
     """
 
     model: torch.nn.Module
@@ -164,6 +168,8 @@ class Fit:
 
     def __post_init__(self):
         recipe, device = self.recipe, self.ranks.device
+        if self.ranks.world > 1 and device.type == "cuda":
+            self.model = convert_sync_batchnorm(self.model)  # timm's: torch's would drop the activations in its norm layers
         self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
@@ -299,15 +305,15 @@ def learn(fit, parts):
 
 
 def part_loss(fit, images, targets):
-    """The training loss of one part of a step, as its share of the mean over the parts."""
+    """The training loss of one part of a step, over all processes, as its share of the mean over the parts."""
     with torch.autocast(images.device.type, fit.amp_dtype, enabled=fit.amp_dtype is not None):
         logits = fit.forward(images)
-    return fit.criterion(logits, targets) / fit.recipe.accum
+    return fit.criterion(fit.ranks.whole(logits.float()), fit.ranks.whole(targets)) / fit.recipe.accum
 
 
 def backward(fit, loss):
-    """Add the gradients of a loss to those of the weights."""
-    fit.scaler.scale(loss).backward(create_graph=getattr(fit.optimizer, "is_second_order", False))
+    """Add the gradients of a loss to those of the weights: each process has its part of them, of which the mean is taken."""
+    fit.scaler.scale(loss * fit.ranks.world).backward(create_graph=getattr(fit.optimizer, "is_second_order", False))
 
 
 def update(fit):
@@ -326,6 +332,7 @@ def update(fit):
 def predict_rows(fit, rows, batch_size=None):
     """Logits float32 [len(rows), num_outputs] of the evaluated model, each process doing its share."""
     batch_size, data = batch_size or fit.recipe.batch_size, fit.data
+    fit.ranks.same_buffers(fit.evaluated)
     mine = fit.ranks.share(rows)
     groups = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     logits = predict(fit.evaluated, data.store.batches(groups), data.mean, data.std, fit.amp_dtype)
@@ -357,7 +364,7 @@ def end_epoch(fit):
 
     InputError when the training loss is not finite: nothing after it would be worth keeping.
     """
-    train_loss = float(fit.ranks.mean(fit.loss_sum)) / fit.steps
+    train_loss = fit.ranks.from_first(float(fit.loss_sum)) / fit.steps
     if not np.isfinite(train_loss):
         raise InputError(
             f"the training loss of fold {fit.data.fold}, epoch {fit.epoch} is {train_loss}; "
@@ -373,7 +380,7 @@ def end_epoch(fit):
         row["val_loss"], row["val_f1"], row["val_acc"], probs = evaluate(fit)
         fit.seconds += time.perf_counter() - started
     row |= {"seconds": round(fit.seconds, 3), "images_per_second": round(rate, 1)}
-    fit.history.append(row)
+    fit.history.append(fit.ranks.from_first(row))  # boxes that round differently agree on the best epoch
     fit.epoch, fit.step, fit.seconds = fit.epoch + 1, 0, 0.0
     fit.loss_sum.zero_()
     return probs

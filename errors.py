@@ -34,11 +34,18 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def ignore_signals():
+    """From here on no signal stops this process, which is about to end."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignals:
     """SIGINT, SIGTERM and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
 
     Outside of `deferred()` a signal raises Interrupted at once; inside it sets `requested` (the exit code) and the loop
-    that polls it stops at its next safe point. A second signal leaves at once.
+    that polls it stops at its next safe point. A second signal leaves at once; but not under torchrun, which hands on a
+    signal that a scheduler may have sent to all processes already, and kills what is there 30 seconds later.
     """
 
     def __init__(self):
@@ -49,6 +56,8 @@ class StopSignals:
 
     def _on_signal(self, number, _frame):
         code = EXIT_CODES[number]
+        if self.requested and "TORCHELASTIC_RUN_ID" in os.environ:
+            return
         if self.requested:
             os._exit(code)
         self.requested = code

@@ -185,10 +185,9 @@ def find_run(path):
     raise InputError(f"{run}: no such run.{near}")
 
 
-def write_args(run, args, argv):
-    """args.yaml: every option as resolved (a dict), under a comment with the exact command."""
-    command = shlex.join(["python", "train.py", *argv])
-    write_text(run / "args.yaml", f"# {command}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
+def write_args(run, args, command):
+    """args.yaml: every option as resolved (a dict), under a comment with the exact command (a list of words)."""
+    write_text(run / "args.yaml", f"# {shlex.join(command)}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
 
 
 def read_args(run):

@@ -82,6 +82,13 @@ def check(args, data, net, ranks):
                 ) from error
 
 
+def check_same(args, data, ranks):
+    """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
+    mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad) if ranks.world > 1 else ()
+    if ranks.any(int(mine != ranks.from_first(mine))):
+        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
+
+
 def save_state(run, fold, state):
     """last.pt: what --resume needs (tensors and plain values)."""
 
@@ -107,7 +114,8 @@ def load_state(run, fold):
 
 def train_missing(args, run, data, fold, ranks, stop):
     """`train_fold`, unless the fold is complete already; its folder is held meanwhile. InputError when another holds it."""
-    if fold not in experiment.done_folds(run):
+    done = ranks.from_first(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
+    if fold not in done:
         with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
             train_fold(args, run, data, fold, ranks, stop)
 
@@ -120,7 +128,7 @@ def train_fold(args, run, data, fold, ranks, stop):
     net = build_model(args, fold, ranks.device)
     mean, std = model.mean_std(net)
     fit = engine.Fit(net, recipe(args), fold_data(args, data, fold, mean, std), ranks)
-    state = load_state(run, fold)
+    state = ranks.from_first(load_state(run, fold) if ranks.first else None)
     if state is not None:
         fit.load_state_dict(state)
         if ranks.first:

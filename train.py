@@ -47,6 +47,8 @@ DEMO_DEFAULTS = {
     "amp": "off",
     "memory_format": "channels_last",
 }
+# What each of several processes has of its own: boxes may keep things in other places.
+PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
 # What may be given beside --resume: where things are, never what is trained.
 RESUME_MAY_CHANGE = {
     "resume",
@@ -144,13 +146,13 @@ def add_learning(parser):
                        help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
 
 
-def parse_args(argv):
-    """Options, resolved and checked as far as no data is needed; with --resume those of the run."""
+def parse_args(argv, ranks=distributed.ALONE):
+    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0."""
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
     if args.resume is not None:
-        return resumed_args(parser, args, given)
+        return resumed_args(parser, args, given, ranks)
     args.data_dir, demo = dataset.locate(args.data_dir)
     args.data_dir = str(args.data_dir)
     if demo:
@@ -201,14 +203,25 @@ def check_parallel(parser, args):
         parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
 
 
-def resumed_args(parser, args, given):
+def same_options(args, ranks):
+    """Rank 0's options in every process, but for PLACES."""
+    shared = {name: value for name, value in vars(args).items() if name not in PLACES}
+    return argparse.Namespace(**{**vars(args), **ranks.from_first(shared)})
+
+
+def read_run(resume):
+    """(run folder, its recorded options) of --resume."""
+    run = experiment.find_run(resume)
+    return run, experiment.read_args(run)
+
+
+def resumed_args(parser, args, given, ranks):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
-    run = experiment.find_run(args.resume)
+    run, recorded = ranks.from_first(read_run(args.resume) if ranks.first else None)
     fixed = given - RESUME_MAY_CHANGE
     if fixed:
         option = f"--{sorted(fixed)[0].replace('_', '-')}"
         parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
-    recorded = experiment.read_args(run)
     unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
     if unknown:
         raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
@@ -276,7 +289,7 @@ def open_run(args, argv, data, ranks):
     run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
     args.name = run.name
     recorded = {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
-    experiment.write_args(run, recorded, argv)
+    experiment.write_args(run, recorded, [*distributed.launcher(), "train.py", *argv])
     experiment.write_environment(run, distributed.describe(ranks.device))
     experiment.write_csv(run / "folds.csv", folds)
     return run
@@ -323,8 +336,17 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     stop = errors.StopSignals()
     engine.keep_freed_memory()
-    args = parse_args(argv)
-    ranks = distributed.start(args.device)
+    ranks = distributed.join()
+    with ranks.one_voice():
+        train(argv, ranks, stop, started)
+    distributed.finish()
+    return 0
+
+
+def train(argv, ranks, stop, started):
+    """A run from its options to its pictures; all of several processes go through it side by side."""
+    args = same_options(parse_args(argv, ranks), ranks)
+    ranks = ranks.on(args.device)
     cores, threads = engine.use_threads(None), args.threads
     args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
@@ -337,6 +359,7 @@ def main(argv=None):
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)
         del net
+    fold.check_same(args, data, ranks)
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
         size = f"{args.img_size[0]} x {args.img_size[1]}"
@@ -344,7 +367,7 @@ def main(argv=None):
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
     try:
         numbers = args.fold or list(range(max(args.kfold, 1)))
-        with stop.deferred():
+        with stop.deferred(), ranks.together():
             if args.parallel_folds > 1:
                 parallel.train_folds(args, run, data, numbers, ranks.device, stop)
             else:
@@ -358,14 +381,12 @@ def main(argv=None):
         raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
     if ranks.first:
         closing(args, run, summary, started)
-    distributed.finish()
-    return 0
 
 
 def resume_command(args, argv, run):
     """What to paste to go on with a run that was stopped."""
     folds = ["--fold", *map(str, args.fold)] if args.fold else []
-    return shlex.join(["python", "train.py", *(argv if args.resume else ["--resume", str(run), *folds])])
+    return shlex.join([*distributed.launcher(), "train.py", *(argv if args.resume else ["--resume", str(run), *folds])])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
+import contextlib
+import io
+
 import numpy as np
 import pytest
+import several
 import torch
 
 import distributed
-from errors import InputError
+import errors
+from errors import InputError, Interrupted
 
 
 def test_shares_hold_every_row_once():
@@ -13,15 +18,87 @@ def test_shares_hold_every_row_once():
 
 
 def test_one_process_needs_no_group():
-    ranks = distributed.start("cpu")
+    ranks = distributed.join().on("cpu")
     assert ranks.first and ranks.any(3) == 3 and ranks.from_first("x") == "x"
     rows = np.arange(4)
     assert ranks.unshare(rows, 4) is rows
-    assert ranks.mean(torch.tensor(2.0)) == 2
+    part = torch.ones(2)
+    assert ranks.whole(part) is part
     ranks.wait()
     distributed.finish()
+    assert distributed.launcher() == ["python"]
 
 
 def test_device_that_is_not_there():
     with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
         distributed.pick_device("cudda")
+    with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
+        distributed.ALONE.on("cudda")
+
+
+def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "8"), ("GROUP_WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    assert distributed.launcher() == ["torchrun", "--nproc_per_node", "8"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4"), monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert distributed.launcher() == ["torchrun", "--nnodes", "2", "--nproc_per_node", "4"]
+
+
+def exchange(ranks):
+    """What each process gets of the others; of 5 rows rank 0 holds 0, 2, 4 and rank 1 holds 1, 3."""
+    norm = torch.nn.BatchNorm1d(2)
+    norm.running_mean.fill_(ranks.rank + 1)
+    ranks.same_buffers(norm)
+    weight = torch.tensor(2.0, requires_grad=True)
+    whole = ranks.whole(weight * ranks.share(torch.arange(4.0)))
+    (whole * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
+    rows = ranks.unshare(ranks.share(np.arange(5)), 5).tolist()
+    return (ranks.any(ranks.rank * 7), ranks.from_first(f"of {ranks.rank}"), rows, norm.running_mean.tolist(),
+            whole.tolist(), float(weight.grad))  # fmt: skip
+
+
+def test_what_processes_tell_each_other():
+    """Of sum_i 10^i x i x weight rank 0 has the slope of rows 0 and 2, 200; rank 1 that of 1 and 3, 10 + 3000."""
+    shared = (7, "of 0", [0, 1, 2, 3, 4], [1.0, 1.0], [0.0, 2.0, 4.0, 6.0])
+    assert several.run(exchange) == [(*shared, 200.0), (*shared, 3010.0)]
+
+
+def same_error(ranks):
+    with ranks.one_voice():
+        raise InputError("--lr -1: is not above 0")
+
+
+def error_of_one(ranks):
+    with ranks.one_voice():
+        if ranks.rank == 1:
+            raise InputError("a.jpg: not a readable image")
+        ranks.wait()
+
+
+def stopped(ranks):
+    with ranks.one_voice():
+        raise Interrupted(143, "stopped; state saved")
+
+
+def fault(ranks):
+    with ranks.one_voice():
+        raise RuntimeError("a bug")
+
+
+def test_an_error_is_told_once():
+    ends = several.run(same_error)
+    assert sorted(ends) == [("InputError", "--lr -1: is not above 0"), ("SystemExit", "2")]
+    lost = ("Interrupted", "another process of this training was killed or failed")
+    assert several.run(error_of_one) == [lost, ("InputError", "a.jpg: not a readable image")]
+    assert several.run(stopped) == [("Interrupted", "stopped; state saved"), ("SystemExit", "143")]
+    assert several.run(fault) == [("RuntimeError", "a bug")] * 2
+
+
+def talk(ranks):
+    with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.one_voice():
+        errors.say(f"rank {ranks.rank} here")
+    return heard.getvalue()
+
+
+def test_only_the_first_talks():
+    assert several.run(talk) == ["rank 0 here\n", ""]

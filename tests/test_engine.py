@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import several
 import torch
 
 import engine
@@ -19,7 +20,7 @@ RECIPE = engine.Recipe(
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make_fit(people=40, fold=0, **changes):
+def make_fit(people=40, fold=0, ranks=ALONE, **changes):
     """A tiny fold of random images: 30 train, 10 validate."""
     rng = np.random.default_rng(3)
     recipe = replace(RECIPE, **changes)
@@ -33,7 +34,7 @@ def make_fit(people=40, fold=0, **changes):
         fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std
     )
     torch.manual_seed(0)
-    return engine.Fit(model.create("test_resnet", recipe.target, (24, 24)), recipe, data, ALONE)
+    return engine.Fit(model.create("test_resnet", recipe.target, (24, 24)), recipe, data, ranks)
 
 
 def train(fit, stop_after=None):
@@ -114,6 +115,47 @@ def test_accumulation_equals_the_large_batch():
         train(fit)
         weights.append(fit.model.fc.weight.detach())
     torch.testing.assert_close(*weights)
+
+
+SEVERAL = {"aug": "strong", "loss": "focal+f1", "target": "multi", "class_weights": "balanced", "optimizer": "SGD",
+           "ema": 0.9, "accum": 2, "batch_size": 4, "clip_grad": 1.0}  # fmt: skip
+
+
+def without_batch_statistics(ranks):
+    """(weight, its average, history less times, probabilities) of a fit whose batch norm looks at no batch."""
+    fit = make_fit(ranks=ranks, **SEVERAL)
+    net = fit.model.eval()
+    net.train = lambda mode=True: net
+    train(fit)
+    history = [[row["train_loss"], row["val_loss"], row["val_f1"], row["val_acc"]] for row in fit.history]
+    return fit.model.fc.weight.detach().numpy(), fit.ema.module.fc.weight.detach().numpy(), history, engine.evaluate(fit)[3]
+
+
+def test_two_processes_train_the_model_that_one_does():
+    """The same samples make each step, and the loss is that of all of them: equal but for the order of sums."""
+    one = without_batch_statistics(ALONE)
+    for of_rank in several.run(without_batch_statistics):
+        for mine, value in zip(of_rank, one):
+            np.testing.assert_allclose(mine, value, rtol=1e-4, atol=1e-6)
+
+
+def with_a_stop(ranks):
+    """Of a fit never stopped and of one that goes on from rank 0's state: is all the same, and does rank 0's model predict?"""
+    whole, stopped = train(make_fit(ranks=ranks, ema=0.9)), train(make_fit(ranks=ranks, ema=0.9), stop_after=4)
+    resumed = make_fit(ranks=ranks, ema=0.9)
+    resumed.load_state_dict(ranks.from_first(stopped.state_dict()))
+    train(resumed)
+    ends = [[facts(fit)["history"], facts(fit)["model"]["fc.weight"].tolist()] for fit in (whole, resumed)]
+    probs = engine.evaluate(resumed)[3]
+    kept = make_fit(ema=0.9)  # alone, from the weights that rank 0 would keep
+    kept.load_state_dict(ranks.from_first(resumed.state_dict()))
+    return ends[0] == ends[1], np.abs(engine.evaluate(kept)[3] - probs).max()
+
+
+def test_processes_go_on_from_the_state_of_the_first():
+    """Each has running statistics of its own images, but what is predicted, and goes on, is rank 0's."""
+    for same, difference in several.run(with_a_stop):
+        assert same and difference < 1e-6
 
 
 def test_the_moving_average_follows_the_weights():

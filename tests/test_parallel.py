@@ -182,4 +182,4 @@ def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeyp
         train.main(["--resume", str(runs["mask"]), "--parallel-folds", "auto"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        train.main([*argv, "--parallel-folds", "2"])
+        train.parse_args([*argv, "--parallel-folds", "2"])

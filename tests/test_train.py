@@ -1,7 +1,6 @@
 """train.py as a user runs it: the run folder, names, resume after a kill, and every error in one line."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -267,19 +266,6 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_p
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert_same_run(never_stopped, run)
     assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))
-
-
-def test_two_processes_train_one_model(shared_data, tmp_path):
-    """torchrun with 2 processes: the same files as one process, every validation image once."""
-    argv = command(shared_data, tmp_path, "--name", "two", "--target", "mask")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                "--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d", str(ROOT / "train.py")]  # fmt: skip
-    done = subprocess.run(
-        [*launcher, *argv], capture_output=True, text=True, timeout=150, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    oof = pd.read_csv(tmp_path / "runs" / "two" / "oof.csv")
-    assert len(oof) == oof["image"].nunique() == 24 * 7
 
 
 def damage(what):

@@ -1,0 +1,234 @@
+"""train.py under torchrun and as tasks of a SLURM array: real processes, killed and gone on with.
+
+The one test that always runs takes two starts of torchrun. All ways to stop, two boxes and the array, minutes in all:
+
+    python -m pytest tests/test_torchrun.py -m slow
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import assert_same_run, without_pictures
+
+import train
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+SETTINGS = ["--no-pretrained", "--img-size", "32", "32", "--kfold", "2", "--batch-size", "16", "--lr", "3e-3", "--device", "cpu",
+            "--amp", "off", "--memory-format", "contiguous", "--threads", "1", "--quiet", "--save-minutes", "0.0001"]  # fmt: skip
+BATCH_NORM = ["--model", "test_resnet", "--ema", "0.9", "--loss", "focal+f1", "--aug", "medium", "--epochs", "8"]
+BOUND = 60  # seconds in which a run ends that has lost a process; torchrun itself kills after 30
+
+
+def start(words, cwd):
+    """A process of its own; output goes to a file beside its working folder, as a pipe could fill up."""
+    cwd.mkdir(exist_ok=True)
+    with open(cwd.with_suffix(".txt"), "w") as output:
+        return subprocess.Popen(list(map(str, words)), cwd=cwd, stdout=output, stderr=subprocess.STDOUT,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def finish(process, cwd, timeout=200):
+    """What it said, once it has ended."""
+    process.wait(timeout)
+    return cwd.with_suffix(".txt").read_text()
+
+
+def two(*options):
+    return [*TORCHRUN, "--standalone", "--nproc_per_node", "2", ROOT / "train.py", *options]
+
+
+def ranks_of(process):
+    """{rank: pid} of the processes that a torchrun has started."""
+    found = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environment = dict(
+            entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
+        )
+        if "RANK" in environment:
+            found[int(environment["RANK"])] = int(pid)
+    return found
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 150
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def stop_midway(process, run, how):
+    """Wait for a saved state, then stop the run by `how`; returns the seconds it took to end."""
+    wait_for(run / "fold0" / "last.pt", process)
+    ranks = ranks_of(process)
+    started = time.monotonic()
+    if how == "kill the first":
+        os.kill(ranks[0], signal.SIGKILL)
+    elif how == "kill the second":
+        os.kill(ranks[max(ranks)], signal.SIGKILL)
+    elif how == "SIGTERM to one":
+        os.kill(ranks[1], signal.SIGTERM)
+    elif how == "SIGTERM to all":
+        for pid in (process.pid, *ranks.values()):
+            os.kill(pid, signal.SIGTERM)
+    else:
+        os.kill(process.pid, signal.Signals[how.split()[0]])
+    process.wait(BOUND)
+    deadline = started + BOUND
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):
+        assert time.monotonic() < deadline, "a process lives on"
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@linux
+def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(shared_data, tmp_path):
+    """torchrun with 2 processes, of which one is killed; resumed it ends with the rows and, but for rounding, the scores of one."""
+    work, run = tmp_path / "work", tmp_path / "work" / "runs" / "two"
+    options = ["--data-dir", shared_data, *SETTINGS, "--model", "test_vit", "--epochs", "3", "--fold", "0", "--aug", "strong"]
+    process = start(two(*options, "--name", "two"), work)
+    stop_midway(process, run, "kill the second")
+    said = finish(process, work)
+    assert process.returncode != 0
+    line = "another process of this training was killed or failed. Go on with: torchrun --nproc_per_node 2 train.py --resume "
+    assert said.count("Go on with") == 1 and f"{line}runs/two --fold 0" in said
+    assert "train.py FAILED" in said and 'train.py", line' not in said  # torchrun's own traceback, and none of ours
+    assert not (run / "summary.json").exists()
+    process = start(two("--resume", "runs/two", "--fold", "0", "--quiet"), work)
+    said = finish(process, work)
+    assert process.returncode == 0, said
+    with without_pictures():
+        places = ["--output-dir", tmp_path / "runs", "--cache-dir", work / "cache"]
+        assert train.main(list(map(str, [*options, *places, "--name", "one"]))) == 0
+    mine, one = (pd.read_csv(folder / "oof.csv") for folder in (run, tmp_path / "runs" / "one"))
+    pd.testing.assert_frame_equal(mine[["image", "path", "fold", "target"]], one[["image", "path", "fold", "target"]])
+    np.testing.assert_allclose(mine.filter(regex=r"^p\d"), one.filter(regex=r"^p\d"), atol=2e-4)
+    logs = [
+        pd.read_csv(folder / "log.csv").drop(columns=["seconds", "images_per_second"])
+        for folder in (run, tmp_path / "runs" / "one")
+    ]
+    pd.testing.assert_frame_equal(*logs, rtol=1e-3)
+    assert not list(run.rglob("last.pt")) and not list(run.rglob(".*.tmp*"))
+
+
+@pytest.fixture(scope="module")
+def never_stopped(shared_data, tmp_path_factory):
+    work = tmp_path_factory.mktemp("whole") / "work"
+    process = start(two("--data-dir", shared_data, *SETTINGS, *BATCH_NORM, "--name", "whole"), work)
+    said = finish(process, work)
+    assert process.returncode == 0, said
+    return work / "runs" / "whole"
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill the first", "kill the second", "SIGTERM to torchrun", "SIGINT to torchrun",
+                                 "SIGTERM to all", "SIGTERM to one"])  # fmt: skip
+def test_however_it_ends_it_goes_on_to_the_same_bits(never_stopped, shared_data, tmp_path, how):
+    work, run = tmp_path / "work", tmp_path / "work" / "runs" / "two"
+    process = start(two("--data-dir", shared_data, *SETTINGS, *BATCH_NORM, "--name", "two"), work)
+    seconds = stop_midway(process, run, how)
+    said = finish(process, work)
+    print(f"{how}: ended after {seconds:.1f} s")
+    assert process.returncode != 0 and 'train.py", line' not in said
+    assert said.count("Go on with: torchrun --nproc_per_node 2 train.py --resume runs/two") == (how != "kill the first")
+    if how.startswith("SIG"):
+        assert said.count("; state saved.") == 1
+    process = start(two("--resume", "runs/two", "--quiet"), work)
+    said = finish(process, work)
+    assert process.returncode == 0, said
+    assert_same_run(never_stopped, run)
+    assert not list(run.rglob("last.pt")) and not list(run.rglob(".*.tmp*"))
+
+
+def box(number, port, *options):
+    """The command of one of two boxes with a process each; the first one's folder holds the run."""
+    meet = [
+        "--nnodes",
+        "2",
+        "--node_rank",
+        number,
+        "--nproc_per_node",
+        "1",
+        "--master_addr",
+        "localhost",
+        "--master_port",
+        port,
+    ]
+    return [*TORCHRUN, *meet, ROOT / "train.py", *options]
+
+
+@linux
+@pytest.mark.slow
+def test_two_boxes_share_no_disk(never_stopped, shared_data, data, tmp_path):
+    """Working folders, caches and data of their own; killed on the second box, resumed on both: the bits of one box."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = [*SETTINGS, *BATCH_NORM, "--name", "boxes"]
+    second.mkdir()
+    (second / "data").symlink_to(shared_data)
+    boxes = [start(box(0, port, "--data-dir", shared_data, *options), first), start(box(1, port, *options), second)]
+    wait_for(first / "runs" / "boxes" / "fold0" / "last.pt", boxes[0])
+    os.kill(ranks_of(boxes[1])[1], signal.SIGKILL)
+    killed = time.monotonic()
+    said = [finish(process, folder, BOUND) for process, folder in zip(boxes, (first, second))]
+    print(f"both boxes ended after {time.monotonic() - killed:.1f} s")
+    assert "Go on with: torchrun --nnodes 2 --nproc_per_node 1 train.py --resume runs/boxes" in said[0]
+    again = ["--resume", "runs/boxes", "--quiet"]
+    boxes = [start(box(0, port, *again), first), start(box(1, port, *again, "--data-dir", "data"), second)]
+    said = [finish(process, folder) for process, folder in zip(boxes, (first, second))]
+    assert [process.returncode for process in boxes] == [0, 0], said
+    assert_same_run(never_stopped, first / "runs" / "boxes")
+    assert sorted(path.name for path in second.iterdir()) == ["cache", "data"]
+    (second / "data").unlink()
+    (second / "data").symlink_to(data)  # 12 people instead of 24
+    options[-1] = "others"
+    boxes = [start(box(0, port, "--data-dir", shared_data, *options), first), start(box(1, port, *options), second)]
+    said = "".join(finish(process, folder) for process, folder in zip(boxes, (first, second)))
+    assert said.count("error: --data-dir") == 1 and "holds other people or readable images" in said
+    assert not (first / "runs" / "others").exists()
+
+
+ARRAY = """
+if [ $SLURM_ARRAY_TASK_ID = 0 ] && [ ! -e runs/array ]; then
+    {python} {train} {options} --name array --fold 0
+else
+    until [ -e runs/array/folds.csv ]; do sleep 0.1; done
+    {python} {train} --resume runs/array --fold $SLURM_ARRAY_TASK_ID --quiet
+fi
+"""
+
+
+@pytest.mark.slow
+def test_an_array_of_tasks_makes_one_run(shared_data, tmp_path):
+    """Three tasks start at the same moment, a fold each, as the README's script; the run is that of one process."""
+    options = ["--data-dir", str(shared_data), *SETTINGS, "--model", "test_resnet", "--epochs", "2"]
+    options[options.index("--kfold") + 1] = "3"
+    script = ARRAY.format(python=sys.executable, train=ROOT / "train.py", options=" ".join(options))
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _again in range(2):  # requeued it finds all done
+        tasks = [subprocess.Popen(["bash", "-c", script], cwd=work, env={**environment, "SLURM_ARRAY_TASK_ID": str(task)},
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for task in range(3)]  # fmt: skip
+        said = [task.communicate(timeout=200)[0] for task in tasks]
+        assert [task.returncode for task in tasks] == [0, 0, 0], said
+    run = work / "runs" / "array"
+    assert [row["fold"] for row in json.loads((run / "summary.json").read_text())["folds"]] == [0, 1, 2]
+    with without_pictures():
+        assert train.main([*options, "--cache-dir", str(work / "cache"), "--output-dir", str(tmp_path), "--name", "one"]) == 0
+    assert_same_run(tmp_path / "one", run)
