@@ -292,21 +292,22 @@ def write_summary(run, target, kfold):
 
     All scores are against official labels. A nofold run has no oof.csv and its scores are None.
     """
-    run, folds = Path(run), done_folds(run)
+    run = Path(run)
     classes = len(CLASS_NAMES[SCORED_AS[target]])
-    summary = {
-        "name": run.name,
-        "target": target,
-        "kfold": kfold,
-        "folds": [{key: facts[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for facts in folds.values()],
-        "oof_f1": None,
-        "oof_acc": None,
-        "oof_f1_ci95": None,
-        "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
-        "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
-        "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
-    }
     with locked(run, wait=True):
+        folds = done_folds(run)  # read under the lock: of several processes that end at once the last to write sees all
+        summary = {
+            "name": run.name,
+            "target": target,
+            "kfold": kfold,
+            "folds": [{key: facts[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for facts in folds.values()],
+            "oof_f1": None,
+            "oof_acc": None,
+            "oof_f1_ci95": None,
+            "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
+            "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
+            "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
+        }
         if kfold:
             tables = [predictions.read(fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
             table = pd.concat(tables, ignore_index=True)

@@ -84,3 +84,19 @@ def test_args_that_are_no_options_are_refused(tmp_path):
     (tmp_path / "args.yaml").write_text("!!python/object/apply:os.system ['true']\n")
     with pytest.raises(InputError, match=r"args.yaml: not readable"):
         experiment.read_args(tmp_path)
+
+
+def test_a_summary_looks_for_folds_only_when_it_may_write(fit, monkeypatch):
+    """Of two processes that end at once the one that writes last would else not know the other's fold."""
+    run = fit("--target", "mask", "--fold", "0", name="summed")
+    found, locks = experiment.done_folds, []
+
+    def done_folds(run):
+        with pytest.raises(InputError, match="another process is training it"), experiment.locked(run):
+            pass
+        locks.append(run)
+        return found(run)
+
+    monkeypatch.setattr(experiment, "done_folds", done_folds)
+    assert [row["fold"] for row in experiment.write_summary(run, "mask", 2)["folds"]] == [0]
+    assert locks == [run]
