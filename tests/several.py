@@ -1,6 +1,9 @@
 """Several processes of one training within a test, without torchrun: seconds less, as nothing is imported again."""
 
 import multiprocessing
+import os
+import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,15 +25,44 @@ def _work(rank, world, folder, work, results):
     results.join_thread()
 
 
+def context():
+    """How processes start: forked, unless a GPU forbids it."""
+    return multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def _main(main, argv, environment):
+    os.environ.update(environment)
+    sys.exit(main(argv))
+
+
+def main(main, argv, world=2):
+    """The exit codes of a script's `main(argv)` in `world` processes that find what torchrun would tell them."""
+    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "localhost",
+              "MASTER_PORT": free_port()}  # fmt: skip
+    processes = []
+    for rank in range(world):
+        environment = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        processes.append(context().Process(target=_main, args=(main, argv, environment)))
+        processes[-1].start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
 def run(work, world=2):
     """[what `work(ranks)` returns, or (name of its error, message)] of `world` processes; numpy and plain values only.
 
     They are forked, so `work` may be any function; where a GPU forbids that it must be a module's own.
     """
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
-    results = context.Queue()
+    results = context().Queue()
     with tempfile.TemporaryDirectory() as folder:
-        processes = [context.Process(target=_work, args=(rank, world, Path(folder), work, results)) for rank in range(world)]
+        processes = [context().Process(target=_work, args=(rank, world, Path(folder), work, results)) for rank in range(world)]
         for process in processes:
             process.start()
         found = dict(results.get(timeout=100) for _ in processes)

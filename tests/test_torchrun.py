@@ -1,6 +1,6 @@
 """train.py under torchrun and as tasks of a SLURM array: real processes, killed and gone on with.
 
-The one test that always runs takes two starts of torchrun. All ways to stop, two boxes and the array, minutes in all:
+The one test that always runs starts torchrun once. All ways to stop, two boxes and the array, minutes in all:
 
     python -m pytest tests/test_torchrun.py -m slow
 """
@@ -8,7 +8,6 @@ The one test that always runs takes two starts of torchrun. All ways to stop, tw
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import several
 from conftest import assert_same_run, without_pictures
 
 import train
@@ -95,7 +95,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 @linux
 def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(shared_data, tmp_path):
-    """torchrun with 2 processes, of which one is killed; resumed it ends with the rows and, but for rounding, the scores of one."""
+    """torchrun with 2 processes, of which one is killed; resumed by 2 it ends with the rows and, but for rounding, the scores of one."""
     work, run = tmp_path / "work", tmp_path / "work" / "runs" / "two"
     options = ["--data-dir", shared_data, *SETTINGS, "--model", "test_vit", "--epochs", "3", "--fold", "0", "--aug", "strong"]
     process = start(two(*options, "--name", "two"), work)
@@ -106,10 +106,9 @@ def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(share
     assert said.count("Go on with") == 1 and f"{line}runs/two --fold 0" in said
     assert "train.py FAILED" in said and 'train.py", line' not in said  # torchrun's own traceback, and none of ours
     assert not (run / "summary.json").exists()
-    process = start(two("--resume", "runs/two", "--fold", "0", "--quiet"), work)
-    said = finish(process, work)
-    assert process.returncode == 0, said
     with without_pictures():
+        again = ["--resume", str(run), "--fold", "0", "--quiet", "--cache-dir", str(work / "cache")]
+        assert several.main(train.main, again) == [0, 0]
         places = ["--output-dir", tmp_path / "runs", "--cache-dir", work / "cache"]
         assert train.main(list(map(str, [*options, *places, "--name", "one"]))) == 0
     mine, one = (pd.read_csv(folder / "oof.csv") for folder in (run, tmp_path / "runs" / "one"))
@@ -174,9 +173,7 @@ def box(number, port, *options):
 @pytest.mark.slow
 def test_two_boxes_share_no_disk(never_stopped, shared_data, data, tmp_path):
     """Working folders, caches and data of their own; killed on the second box, resumed on both: the bits of one box."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = several.free_port()
     first, second = tmp_path / "first", tmp_path / "second"
     options = [*SETTINGS, *BATCH_NORM, "--name", "boxes"]
     second.mkdir()
