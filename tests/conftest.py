@@ -63,7 +63,9 @@ def make_data(root, people=24, eval_images=20):
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
+    """One thread; and autograd starts before a test fakes a GPU, for which it would start threads that no fork lives through."""
     torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session")
