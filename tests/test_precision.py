@@ -1,5 +1,5 @@
 import json
-import time
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -38,15 +38,16 @@ def test_layout_tells_the_format_a_model_was_put_into(name, memory_format):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """Make the models of `choose` slow in some candidates: slow({(amp, memory format): seconds, ...}) -> their list of calls."""
-    calls = []
+    """A model that is slow in some candidates, by a clock of its own: slow({(amp, memory format): seconds, ...}) -> their list of calls."""
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     def make(seconds, capabilities=()):
         def forward(images):
             amp = "bf16" if torch.is_autocast_enabled("cpu") else "off"
             memory_format = "channels_last" if images.is_contiguous(memory_format=torch.channels_last) else "contiguous"
             calls.append((amp, memory_format))
-            time.sleep(seconds.get((amp, memory_format), 0.001))
+            clock[0] += seconds.get((amp, memory_format), 0.001)
             return model.weight * images.mean()
 
         monkeypatch.setattr(
@@ -71,7 +72,7 @@ def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, secon
     rates = json.loads(file.read_text())["images_per_second"]
     assert rates.keys() == {"off channels_last", "off contiguous"}
     slowest = " ".join(max(seconds, key=seconds.get))
-    assert rates[slowest] == pytest.approx(4 / max(seconds.values()), rel=0.2)
+    assert rates[slowest] == pytest.approx(4 / max(seconds.values()), abs=0.01)
     done = len(calls)
     assert choose(tmp_path, model=model) == chosen and len(calls) == done
     first, second = capsys.readouterr().err.splitlines()
