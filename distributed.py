@@ -80,6 +80,16 @@ class Ranks:
         """Until every process is here."""
         self.any(0)
 
+    @contextlib.contextmanager
+    def one_first(self):
+        """What this holds is done by the first process of each box alone; then the others come, and find its files."""
+        first_here = self.world == 1 or os.environ["LOCAL_RANK"] == "0"
+        if not first_here:
+            self.wait()
+        yield
+        if first_here:
+            self.wait()
+
     def on(self, device_name):
         """The same with the device of `--device`; of several processes each takes the GPU of its number on its box."""
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -153,7 +153,8 @@ def parse_args(argv, ranks=distributed.ALONE):
     args = parser.parse_args(argv)
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
-    args.data_dir, demo = dataset.locate(args.data_dir)
+    with ranks.one_first():  # the demo set is drawn once
+        args.data_dir, demo = dataset.locate(args.data_dir)
     args.data_dir = str(args.data_dir)
     if demo:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
@@ -354,7 +355,8 @@ def train(argv, ranks, stop, started):
             experiment.check_free(args.output_dir, args.name)
         net = fold.build_model(args, 0, ranks.device, try_size=True)
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay)
-    data = load_data(args, ranks.device)
+    with ranks.one_first():
+        data = load_data(args, ranks.device)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

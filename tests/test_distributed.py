@@ -1,5 +1,8 @@
 import contextlib
 import io
+import os
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,6 +101,19 @@ def talk(ranks):
     with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.one_voice():
         errors.say(f"rank {ranks.rank} here")
     return heard.getvalue()
+
+
+def in_turn(ranks, folder):
+    os.environ["LOCAL_RANK"] = str(ranks.rank)
+    with ranks.one_first():
+        found = len(list(folder.iterdir()))
+        time.sleep(0.1 * (1 - ranks.rank))
+        (folder / f"of {ranks.rank}").touch()
+    return found
+
+
+def test_the_first_of_a_box_works_and_the_others_find_it(tmp_path):
+    assert several.run(partial(in_turn, folder=tmp_path)) == [0, 1]
 
 
 def test_only_the_first_talks():
