@@ -47,7 +47,7 @@ FIXED = {
     "pretrained": False, "weights": None, "seed": 0, "kfold": 0, "drop_ages": [], "age_bounds": list(OFFICIAL_BOUNDS),
     "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "lr": 1e-4, "weight_decay": 0.01,
     "scheduler": "none", "lr_step": 1, "lr_gamma": 1.0, "warmup_epochs": 0, "epochs": 1, "patience": 0, "accum": 1,
-    "clip_grad": 0.0, "ema": 0.0,
+    "clip_grad": 0.0, "ema": 0.0, "limit_people": None, "label_fixes": None, "skip_bad_images": False, "quiet": True,
 }  # fmt: skip
 MEASUREMENTS = {"train": throughput.train, "inference": throughput.inference, "cache": throughput.cache_building}
 # Which rates are divided by which.
@@ -82,10 +82,8 @@ def parse_args(argv):
     group.add_argument("--loss", default="ce", help="as in train.py")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group = options.add_compute(parser, batch_size=64)
-    group.add_argument("--threads", type=options.positive_int, metavar="N", help="CPU threads")
-    group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto", help="as in train.py")
-    group.add_argument("--compile", action="store_true", help="as in train.py; the warm-up has it done")
-    parser.set_defaults(**FIXED, quiet=True)
+    options.add_step(group, precision.FORMATS)
+    parser.set_defaults(**FIXED)
     args = parser.parse_args(argv)
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)

@@ -21,6 +21,7 @@ import model
 import precision
 import predictions
 from errors import InputError, Interrupted
+from images import Geometry
 from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 
@@ -34,6 +35,30 @@ class Data:
     labelled: pd.DataFrame
     bad: list
     store: cache.ImageStore
+
+
+def load_data(args, device):
+    """Read, check and decode everything a run needs; nothing is written but the image cache."""
+    everyone = people = dataset.read_people(args.data_dir)
+    if args.limit_people:
+        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.seed)
+    folds = dataset.assign_folds(people, args.kfold, args.seed)
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    labelled = images
+    if args.label_fixes:
+        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
+        fixes = fixes[fixes["path"].isin(people["path"])]
+        labelled = dataset.apply_label_fixes(images, fixes)
+        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    if args.drop_ages:
+        errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
+    geometry = Geometry.of(args.img_size, args.crop)
+    files = dataset.image_files(args.data_dir, images["image"])
+    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
+    if bad or lacking:
+        errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
+    return Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
 
 
 def fold_data(args, data, fold, mean, std):

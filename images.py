@@ -21,6 +21,11 @@ class Geometry:
     width: int
     crop: tuple[int, int] | None = None  # height, width
 
+    @classmethod
+    def of(cls, img_size, crop):
+        """Of the options --img-size and --crop: [height, width], and the same or None."""
+        return cls(*img_size, tuple(crop) if crop else None)
+
     def box(self, width, height):
         """The source rectangle (left, top, right, bottom), in float pixels, that becomes the model input."""
         crop_height, crop_width = self.crop or (height, width)

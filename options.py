@@ -77,6 +77,17 @@ def add_compute(parser, batch_size):
     return group
 
 
+def add_step(group, formats):
+    """--threads, --memory-format, --compile of a training step; `formats` are precision.FORMATS, which needs torch"""
+    group.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
+    )
+    group.add_argument("--memory-format", choices=("auto", *formats), default="auto",
+                       help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
+    group.add_argument("--compile", action="store_true",
+                       help="torch.compile the training forward: minutes at the start, faster steps on a GPU")  # fmt: skip
+
+
 def add_tta(parser):
     """--tta"""
     parser.add_argument("--tta", choices=tuple(TTAS), default="none", help="views that are averaged for each image")

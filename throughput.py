@@ -36,11 +36,11 @@ from images import Geometry, open_rgb
 
 def train(args, device):
     """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
-    fit, files, geometry = build_fit(args, device)
+    fit, files = build_fit(args, device)
     pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
     if args.usual:
         change = usual.transform(args.aug, fit.data.mean, fit.data.std)
-        photos = usual.Photos(files, fit.data.train_targets, geometry, change)
+        photos = usual.Photos(files, fit.data.train_targets, Geometry.of(args.img_size, args.crop), change)
         loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
         pipelines["usual"] = usual_pipeline(fit, loader)
     rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
@@ -48,27 +48,16 @@ def train(args, device):
 
 
 def build_fit(args, device):
-    """(engine.Fit as train.py makes it, on all training images; their files; Geometry). Resolves --amp."""
+    """(engine.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
     net = fold.build_model(args, 0, device, try_size=True)
-    data, files, geometry = load_data(args, device)
+    data = fold.load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
     fold.check(args, data, net, ranks)
     about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
     args.amp, args.memory_format = precision.choose(net, *about)
     net = fold.build_model(args, 0, device)
-    return engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks), files, geometry
-
-
-def load_data(args, device):
-    """(fold.Data of all training images, their files, Geometry)"""
-    people = dataset.read_people(args.data_dir)
-    images = dataset.list_images(args.data_dir, people)
-    files = dataset.image_files(args.data_dir, images["image"])
-    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
-    pixels, _bad = cache.open_cache(files, geometry, args.cache_dir)
-    store = cache.ImageStore(pixels, device, args.cache_device)
-    folds = dataset.assign_folds(people, args.kfold, args.seed)
-    return fold.Data(people, folds, images, images, [], store), files, geometry
+    fit = engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    return fit, dataset.image_files(args.data_dir, data.images["image"])
 
 
 def fixed_batch(fit):
@@ -172,7 +161,7 @@ def inference(args, device):
         models = [make_fold(args, run, number, device) for number in range(args.folds)]
         jobs = [(run, number) for number in range(args.folds)]
         evaluation.predict_folds(jobs, images, args, device)  # builds the cache
-        pixels, _bad = cache.open_cache(images.files, Geometry(*args.img_size, args.crop), args.cache_dir)
+        pixels, _bad = cache.open_cache(images.files, Geometry.of(args.img_size, args.crop), args.cache_dir)
         batch = cache.ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
         pipelines = {
             "ceiling": forward_alone(args, models, batch.to(device)),
@@ -238,7 +227,7 @@ def cache_building(args, device):
     people = dataset.read_people(args.data_dir)
     files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
     args.images = len(files)
-    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
+    geometry = Geometry.of(args.img_size, args.crop)
     pipelines = {"cache": build_caches(files, geometry, cache.make_dir(args.cache_dir)), "pillow": pillow_loop(files, geometry)}
     return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
 

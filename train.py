@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 
 import augment
-import cache
 import dataset
 import distributed
 import engine
@@ -32,7 +31,7 @@ import precision
 import predictions
 import report
 from errors import InputError, Interrupted
-from images import Geometry, open_rgb
+from images import open_rgb
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
@@ -135,15 +134,9 @@ def add_learning(parser):
     )
     group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
     group = options.add_compute(parser, batch_size=64)
-    group.add_argument(
-        "--threads", type=options.positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
-    )
+    options.add_step(group, precision.FORMATS)
     group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
                        help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
-    group.add_argument("--compile", action="store_true",
-                       help="torch.compile the training forward: minutes at the start, faster steps on a GPU")  # fmt: skip
-    group.add_argument("--memory-format", choices=("auto", *precision.FORMATS), default="auto",
-                       help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
 
 
 def parse_args(argv, ranks=distributed.ALONE):
@@ -234,30 +227,6 @@ def resumed_args(parser, args, given, ranks):
         parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
     check_parallel(parser, args)
     return args
-
-
-def load_data(args, device):
-    """Read, check and decode everything a run needs; nothing is written but the image cache."""
-    everyone = people = dataset.read_people(args.data_dir)
-    if args.limit_people:
-        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.seed)
-    folds = dataset.assign_folds(people, args.kfold, args.seed)
-    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
-    labelled = images
-    if args.label_fixes:
-        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
-        fixes = fixes[fixes["path"].isin(people["path"])]
-        labelled = dataset.apply_label_fixes(images, fixes)
-        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
-    if args.drop_ages:
-        errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
-    geometry = Geometry(*args.img_size, tuple(args.crop) if args.crop else None)
-    files = dataset.image_files(args.data_dir, images["image"])
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
-    lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
-    if bad or lacking:
-        errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
-    return fold.Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
 
 
 def choose_speed(args, net, ranks, cores, threads):
@@ -356,7 +325,7 @@ def train(argv, ranks, stop, started):
         net = fold.build_model(args, 0, ranks.device, try_size=True)
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay)
     with ranks.one_first():
-        data = load_data(args, ranks.device)
+        data = fold.load_data(args, ranks.device)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

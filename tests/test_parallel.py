@@ -74,28 +74,27 @@ def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path
     assert max(int(name[-1]) for name in done) == 2
 
 
-def test_an_error_in_one_process_stops_the_others_and_is_told(forked, tmp_path):
+def fail():
+    raise InputError("the training loss is nan")
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("end", "message"), [
+    (fail, r"^the training loss is nan$"),
+    (be_killed, r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"),
+])  # fmt: skip
+def test_one_process_that_ends_badly_stops_the_others_and_is_told(forked, tmp_path, end, message):
     def work(number, stop):
         if number == 1:
-            raise InputError("the training loss is nan")
+            end()
         until_asked(stop)
         (tmp_path / "saved").touch()
         raise Interrupted(143, "stopped in fold 0")
 
-    with pytest.raises(InputError, match=r"^the training loss is nan$"):
-        forked(work)
-    assert (tmp_path / "saved").exists()
-
-
-def test_a_killed_process_stops_the_others_and_is_told(forked, tmp_path):
-    def work(number, stop):
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        until_asked(stop)
-        (tmp_path / "saved").touch()
-        raise Interrupted(143, "stopped in fold 0")
-
-    with pytest.raises(InputError, match=r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"):
+    with pytest.raises(InputError, match=message):
         forked(work)
     assert (tmp_path / "saved").exists()
 

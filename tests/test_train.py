@@ -141,7 +141,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
     args = train.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
                                     "--drop-ages", "22"))  # fmt: skip
-    data = train.load_data(args, torch.device("cpu"))
+    data = fold.load_data(args, torch.device("cpu"))
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
     assert "drop ages: 0 people leave training" in err
     assert sorted(data.labelled["age"].unique()) == [23, 45, 60]
@@ -155,7 +155,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
 def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = train.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
+    data = fold.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
     rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     fixed = data.images["path"].str.startswith("000001_female").to_numpy()
     assert fixed.sum() == 7
