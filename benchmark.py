@@ -8,6 +8,9 @@
   usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
 All three train the same model by the same optimizer, in one process, with the same precision, memory format and malloc.
 
+--what validation: predictions of --images training images between two epochs of train.py, against the forward of its model
+on one fixed batch.
+
 --what inference: the eval images by --folds models and --tta, as inference.py predicts them, against the forward of the same
 models on one fixed batch, and against a call for each single fold. A round predicts all eval images at least once.
 
@@ -48,11 +51,19 @@ FIXED = {
     "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "lr": 1e-4, "weight_decay": 0.01,
     "scheduler": "none", "lr_step": 1, "lr_gamma": 1.0, "warmup_epochs": 0, "epochs": 1, "patience": 0, "accum": 1,
     "clip_grad": 0.0, "ema": 0.0, "limit_people": None, "label_fixes": None, "skip_bad_images": False, "quiet": True,
+    "fold_seed": 0, "top_age_spread": None, "sampler": "shuffle", "mix": "none", "mix_prob": 0.5, "mix_alpha": 1.0,
+    "mix_rare": False, "freeze_epochs": 0, "layer_decay": 1.0, "average_last": 0, "finish_on_all": 0, "pseudo": None,
 }  # fmt: skip
-MEASUREMENTS = {"train": throughput.train, "inference": throughput.inference, "cache": throughput.cache_building}
+MEASUREMENTS = {
+    "train": throughput.train,
+    "validation": throughput.validation,
+    "inference": throughput.inference,
+    "cache": throughput.cache_building,
+}
 # Which rates are divided by which.
 FRACTIONS = {
     "train": (("ours", "ceiling"), ("ours", "usual")),
+    "validation": (("ours", "ceiling"),),
     "inference": (("ours", "ceiling"), ("ours", "separate")),
     "cache": (("cache", "pillow"),),
 }
@@ -70,7 +81,7 @@ def parse_args(argv):
     group.add_argument("--workers", type=options.natural_int, default=os.cpu_count(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
-                       help="--what inference and cache: images that are predicted, or of each cache")  # fmt: skip
+                       help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
     group.add_argument("--folds", type=options.positive_int, default=5, metavar="K", help="--what inference: models")
     options.add_tta(group)
     group.add_argument("--malloc", choices=("keep", "default"), default="keep",
@@ -122,7 +133,7 @@ def show(result):
     """The result as tables."""
     args, environment = result["options"], result["environment"]
     size = " x ".join(map(str, args["img_size"]))
-    if args["what"] == "train":
+    if args["what"] in ("train", "validation"):
         print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
         print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
     elif args["what"] == "inference":

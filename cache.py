@@ -193,8 +193,3 @@ class ImageStore:
 def draw_seed(*key):
     """A 63-bit seed that is a pure function of a name and integers, such as ("order", seed, fold, epoch)."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
-
-
-def epoch_order(rows, seed, fold, epoch):
-    """The rows (int64 array) in the order in which an epoch shows them, a pure function of (seed, fold, epoch)."""
-    return np.random.Generator(np.random.PCG64(draw_seed("order", seed, fold, epoch))).permutation(rows)

@@ -1,10 +1,12 @@
 """One fold's training: the step, the epoch, the evaluation, and the state that makes a resumed run equal to one not stopped.
 
-Forward, loss and step are written once; precision, accumulation, EMA and several processes are switches inside. Sample
-order and every random draw are pure functions of (seed, fold, epoch, step), so the state holds no random generator.
+Forward, loss and step are written once; precision, accumulation, mixing, averages of weights and several processes are
+switches inside. Sample order and every random draw are pure functions of (seed, fold, epoch, step), so the state holds no
+random generator.
 """
 
 import contextlib
+import copy
 import ctypes
 import time
 from collections.abc import Callable
@@ -18,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import augment
 import metrics
-from cache import ImageStore, draw_seed, epoch_order
+import mixing
+import sampling
+from cache import ImageStore, draw_seed
 from distributed import Ranks
 from errors import InputError
-from labels import CLASS_NAMES, FIRST_AGE, LAST_AGE, SCORED_AS, head_slices, scored_probs
-from loss import age_distribution, build_loss
-from model import predict
+from labels import CLASS_NAMES, SCORED_AS, head_slices, scored_probs
+from model import head_parameters, predict
+from objective import build_criterion, soft_targets
 from optim import build_optimizer, lr_at
 from precision import AMP_DTYPES, layout
 
@@ -55,13 +59,24 @@ class Recipe:
     amp: str
     compile: bool
     seed: int
+    top_age_spread: float | None = None
+    sampler: str = "shuffle"
+    mix: str = "none"
+    mix_prob: float = 0.5
+    mix_alpha: float = 1.0
+    mix_rare: bool = False
+    freeze_epochs: int = 0
+    layer_decay: float = 1.0
+    average_last: int = 0
 
 
 @dataclass(frozen=True)
 class FoldData:
     """What a fold trains on. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
 
-    `train_targets` follow the options (bounds, fixes); `truth` is what the target is scored on and never does.
+    `train_targets` follow the options (bounds, fixes); `truth` is what the target is scored on and never does. `classes`,
+    `persons` and `masks` int64 [N] are what samplers and mixing go by. The last rows of all [N] may be eval images, whose
+    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
     """
 
     fold: int
@@ -72,6 +87,14 @@ class FoldData:
     truth: np.ndarray
     mean: tuple
     std: tuple
+    classes: np.ndarray | None = None
+    persons: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    pseudo: np.ndarray | None = None
+
+    def of_train(self, values):
+        """The part of `classes` or `persons` that belongs to the training rows; None where there are none."""
+        return None if values is None else values[self.train_rows]
 
 
 def keep_freed_memory():
@@ -94,56 +117,22 @@ def use_threads(count):
     return torch.get_num_threads()
 
 
-def build_criterion(recipe, data, device):
-    """The training loss as (logits [B, num_outputs], targets int64 [B, heads]) -> scalar: the sum over the heads' losses.
-
-    Ages become label distributions (see loss.age_distribution); class counts are those of the training rows.
-    """
-    parts = []
-    train_targets = data.train_targets[data.train_rows]
-    for column, (head, logits_slice) in enumerate(head_slices(recipe.target).items()):
-        targets, table = train_targets[:, column], None
-        if head == "age":
-            targets = np.clip(targets, FIRST_AGE, LAST_AGE) - FIRST_AGE
-            table = age_distribution(torch.arange(FIRST_AGE, LAST_AGE + 1), recipe.age_sigma).to(device)
-        counts = np.bincount(targets, minlength=len(CLASS_NAMES[head]))
-        weights = balanced_weights(counts) if recipe.class_weights == "balanced" else None
-        loss = build_loss(recipe.loss, torch.from_numpy(counts).to(device), recipe.gamma, recipe.smoothing,
-                          None if weights is None else weights.to(device))  # fmt: skip
-        parts.append((column, logits_slice, loss, table))
-
-    def criterion(logits, targets):
-        total = 0
-        for column, logits_slice, loss, table in parts:
-            target = targets[:, column]
-            if table is not None:
-                target = table[target.clamp(FIRST_AGE, LAST_AGE) - FIRST_AGE]
-            total = total + loss(logits[:, logits_slice], target)
-        return total
-
-    return criterion
+def epoch_images(recipe, data):
+    """How many images an epoch of a FoldData shows: all training rows, or one of each person."""
+    return len(np.unique(data.of_train(data.persons)) if recipe.sampler == "person" else data.train_rows)
 
 
-def balanced_weights(counts):
-    """Class weights float32 [C] in inverse proportion to `counts`, with mean 1 over the images; empty classes get 1."""
-    counts = np.asarray(counts, dtype=np.float64)
-    present = counts > 0
-    weights = np.ones(len(counts))
-    weights[present] = counts.sum() / (present.sum() * counts[present])
-    return torch.tensor(weights, dtype=torch.float32)
-
-
-def step_size(recipe, train_images, world):
-    """Images of one optimizer step over all processes: batch size x accumulation, or all images where there are fewer.
+def step_size(recipe, images, world):
+    """Images of one optimizer step over all processes: batch size x accumulation, or those of an epoch where they are fewer.
 
     InputError when the processes or the parts of a step can't have equally many, at least one each.
     """
     if recipe.batch_size % world:
         raise InputError(f"--batch-size {recipe.batch_size}: must be a multiple of the {world} processes")
-    whole = min(recipe.batch_size * recipe.accum, train_images)
+    whole = min(recipe.batch_size * recipe.accum, images)
     size = whole - whole % (world * recipe.accum)
     if size == 0:
-        raise InputError(f"--accum {recipe.accum}: {train_images} training images make {train_images // world} parts at most")
+        raise InputError(f"--accum {recipe.accum}: {images} training images make {images // world} parts at most")
     return size
 
 
@@ -165,39 +154,74 @@ class Fit:
     step: int = 0
     seconds: float = 0.0
     history: list = field(default_factory=list)
+    tail: list = field(default_factory=list)
 
     def __post_init__(self):
-        recipe, device = self.recipe, self.ranks.device
+        recipe, data, device = self.recipe, self.data, self.ranks.device
         if self.ranks.world > 1 and device.type == "cuda":
             self.model = convert_sync_batchnorm(self.model)  # timm's: torch's would drop the activations in its norm layers
-        self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay)
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.layer_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.criterion = build_criterion(recipe, self.data, device)
-        self.targets = torch.from_numpy(self.data.train_targets).to(device)
+        self.averaged = copy.deepcopy(self.model) if recipe.average_last else None
+        self.criterion = build_criterion(recipe, data.train_targets[data.train_rows], device)
+        targets = soft_targets(recipe.target, data.train_targets, recipe.age_sigma, recipe.top_age_spread)
+        if data.pseudo is not None:
+            targets[-len(data.pseudo) :] = torch.from_numpy(data.pseudo)
+        self.targets = targets.to(device)
+        self.partners = None
+        if recipe.mix != "none":
+            same = data.masks if recipe.mix == "halves" else None
+            classes = data.of_train(data.classes) if recipe.mix_rare else None
+            self.partners = sampling.Partners.of(data.train_rows, len(targets), same, classes)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.amp_dtype, self.layout = AMP_DTYPES[recipe.amp], layout(self.model)
-        self.forward = self.model
+        self.images = epoch_images(recipe, data)
+        self.step_size = step_size(recipe, self.images, self.ranks.world)
+        self.steps = self.images // self.step_size  # what does not fill the last one is left to other epochs' orders
+        self.frozen = False
+        self._wrap()
+
+    def _wrap(self):
+        """`forward`, the model as a training step calls it."""
+        self.forward, device = self.model, self.ranks.device
         if self.ranks.world > 1:
             ids = [device.index] if device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.model, device_ids=ids, find_unused_parameters=False)
-        if recipe.compile:
+        if self.recipe.compile:
             self.forward = torch.compile(self.forward)
 
-    @property
-    def step_size(self):
-        """Images of one optimizer step over all processes."""
-        return step_size(self.recipe, len(self.data.train_rows), self.ranks.world)
+    def train_mode(self):
+        """Put the model in training mode for `epoch`; in the first `freeze_epochs` all but the head stays as it is.
 
-    @property
-    def steps(self):
-        """Optimizer steps of an epoch; what does not fill the last one is left to other epochs' orders."""
-        return len(self.data.train_rows) // self.step_size
+        The frozen part also keeps its running statistics, and no gradient goes through it.
+        """
+        self.model.train()
+        frozen, head = self.epoch <= self.recipe.freeze_epochs, head_parameters(self.model)
+        if frozen:
+            self.model.eval()
+        if frozen != self.frozen:
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(not frozen or any(parameter is own for own in head))
+            self.frozen = frozen
+            self._wrap()
 
     @property
     def evaluated(self):
-        """The model that is evaluated and kept: the moving average of the weights, if there is one."""
-        return self.ema.module if self.ema else self.model
+        """The model that is evaluated and kept: an average of the weights, if one is asked for."""
+        return self.ema.module if self.ema else self.averaged if self.tail else self.model
+
+    def average(self):
+        """Add the weights as they are to the `tail` of the last epochs and average it; running statistics too."""
+        self.tail.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
+        self.tail = self.tail[-self.recipe.average_last :]
+        self._load_average()
+
+    def _load_average(self):
+        mean = dict(self.tail[-1])  # counters are not averaged
+        for name in (name for name, value in mean.items() if value.is_floating_point()):
+            mean[name] = sum(weights[name] for weights in self.tail) / len(self.tail)
+        self.averaged.load_state_dict(mean)
 
     @property
     def val_f1s(self):
@@ -228,6 +252,7 @@ class Fit:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "tail": self.tail,
         }
 
     def load_state_dict(self, state):
@@ -239,7 +264,9 @@ class Fit:
         self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history = state["history"]
+        self.history, self.tail = state["history"], state["tail"]
+        if self.tail:
+            self._load_average()
 
     @property
     def global_step(self):
@@ -247,21 +274,69 @@ class Fit:
         return (self.epoch - 1) * self.steps + self.step
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a process takes in at once: `rows` [B] of the store with their `params` of augment.draw.
+
+    `mixed` bool [B]: which of them are mixed with the rows `partners` [M], by `mix_params` [M] of mixing.draw; the partners
+    have their own `partner_params` of augment.draw.
+    """
+
+    rows: np.ndarray
+    params: torch.Tensor
+    mixed: np.ndarray
+    mix_params: torch.Tensor
+    partners: np.ndarray
+    partner_params: torch.Tensor
+
+    @property
+    def reads(self):
+        """The rows whose images it needs: its own and those of their partners."""
+        return np.concatenate([self.rows, self.partners])
+
+
+def step_parts(fit, order, step):
+    """The `accum` Parts of this process in a step of `fit.epoch`, whose rows come in `order`: a pure function."""
+    recipe, ranks = fit.recipe, fit.ranks
+    size, micro = fit.step_size, fit.step_size // recipe.accum
+    key = (recipe.seed, fit.data.fold, fit.epoch, step)
+    rows = order[step * size : (step + 1) * size]
+    params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("augment", *key)))
+    mixed, mix_params, uniform = mixing.draw(
+        recipe.mix, size, recipe.mix_prob, recipe.mix_alpha, sampling.generator("mix", *key)
+    )
+    partners, partner_params = rows[:0], params[:0]
+    if fit.partners:
+        partners = fit.partners.draw(rows, uniform)
+        partner_params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("partners", *key)))
+
+    def part(start):
+        def mine(values):
+            return ranks.share(values[start : start + micro])
+
+        own = mine(mixed)
+        if not own.any():
+            return Part(mine(rows), mine(params), own, mix_params[:0], rows[:0], params[:0])
+        return Part(mine(rows), mine(params), own, mine(mix_params)[own], mine(partners)[own], mine(partner_params)[own])
+
+    return [part(start) for start in range(0, size, micro)]
+
+
 def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True.
 
     Leaves the loss summed over steps in `fit.loss_sum` (on the device: no step waits for it) and `fit.step` at the next.
     """
-    recipe, data, ranks = fit.recipe, fit.data, fit.ranks
-    order = epoch_order(data.train_rows, recipe.seed, data.fold, fit.epoch)
-    size, micro = fit.step_size, fit.step_size // recipe.accum
-    groups = [ranks.share(order[start : start + micro]) for start in range(fit.step * size, fit.steps * size, micro)]
-    fit.model.train()
+    recipe, data = fit.recipe, fit.data
+    classes, persons = data.of_train(data.classes), data.of_train(data.persons)
+    order = sampling.epoch_order(data.train_rows, recipe.seed, data.fold, fit.epoch, recipe.sampler, classes, persons)
+    fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
-    rows = iter(groups)
-    with contextlib.closing(data.store.batches(groups)) as batches:
-        while fit.step < fit.steps:
-            train_step(fit, rows, batches, micro)
+    steps = [step_parts(fit, order, step) for step in range(fit.step, fit.steps)]
+    reads = [part.reads for parts in steps for part in parts]
+    with contextlib.closing(data.store.batches(reads)) as batches:
+        for parts in steps:
+            train_step(fit, parts, batches)
             fit.step += 1
             fit.seconds = before + time.perf_counter() - started
             if after_step():
@@ -269,27 +344,30 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     return True
 
 
-def train_step(fit, groups, batches, micro):
-    """One optimizer step over the next `accum` groups of rows and batches, of `micro` images each over all processes."""
-    recipe, data, ranks = fit.recipe, fit.data, fit.ranks
-    key = (recipe.seed, data.fold, fit.epoch, fit.step)
-    generator = torch.Generator().manual_seed(draw_seed("augment", *key))
-    params = augment.draw(recipe.aug, micro * recipe.accum, generator)
-    torch.manual_seed(draw_seed("dropout", *key, ranks.rank))
+def train_step(fit, parts, batches):
+    """One optimizer step over its Parts, whose images come next from `batches`."""
+    recipe, key = fit.recipe, (fit.recipe.seed, fit.data.fold, fit.epoch, fit.step)
+    torch.manual_seed(draw_seed("dropout", *key, fit.ranks.rank))
     lr = lr_at(fit.epoch, fit.step, fit.steps, scheduler=recipe.scheduler, lr=recipe.lr, epochs=recipe.epochs,
                lr_step=recipe.lr_step, lr_gamma=recipe.lr_gamma, warmup_epochs=recipe.warmup_epochs,
                history=fit.val_f1s)  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    parts = (params[part * micro : (part + 1) * micro] for part in range(recipe.accum))
-    learn(fit, (prepare(fit, next(groups), next(batches), ranks.share(part)) for part in parts))
+    learn(fit, (prepare(fit, part, next(batches)) for part in parts))
 
 
-def prepare(fit, rows, batch, params):
-    """(images float32 [B, 3, H, W], targets int64 [B, heads]) of a batch (uint8) of `rows`, changed by `params` of a draw."""
-    rows = torch.from_numpy(rows).to(fit.ranks.device, non_blocking=True)
+def prepare(fit, part, batch):
+    """(images float32 [B, 3, H, W], soft targets [B, num_outputs]) of a Part, whose `reads` are the batch (uint8)."""
+    params = torch.cat([part.params, part.partner_params])
     images = augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std)
-    return images.contiguous(memory_format=fit.layout), fit.targets[rows]
+    targets = fit.targets[torch.from_numpy(part.reads).to(fit.ranks.device, non_blocking=True)]
+    B = len(part.rows)
+    if len(part.partners):
+        mixed = torch.from_numpy(part.mixed).to(images.device, non_blocking=True)
+        mix_params = part.mix_params.to(images.device, non_blocking=True)
+        own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
+        images, targets = mixing.mix_batch(fit.recipe.mix, *own, mixed, mix_params, *others)
+    return images.contiguous(memory_format=fit.layout), targets
 
 
 def learn(fit, parts):
@@ -351,7 +429,7 @@ def evaluate(fit):
     """
     recipe, data = fit.recipe, fit.data
     logits = predict_rows(fit, data.val_rows)
-    targets = torch.from_numpy(data.train_targets[data.val_rows]).to(fit.ranks.device)
+    targets = fit.targets[torch.from_numpy(data.val_rows).to(fit.ranks.device)]
     val_loss = float(fit.criterion(torch.from_numpy(logits).to(fit.ranks.device), targets))
     probs = head_probs(recipe.target, logits)
     pred, truth = scored_probs(recipe.target, probs).argmax(1), data.truth[data.val_rows]
@@ -374,6 +452,8 @@ def end_epoch(fit):
     row = {"fold": fit.data.fold, "epoch": fit.epoch, "lr": lr, "train_loss": train_loss}
     row |= {"val_loss": None, "val_f1": None, "val_acc": None}
     rate = fit.steps * fit.step_size / max(fit.seconds, 1e-9)
+    if fit.averaged:
+        fit.average()
     probs = None
     if len(fit.data.val_rows):
         started = time.perf_counter()

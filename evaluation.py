@@ -23,6 +23,19 @@ from errors import InputError
 from images import Geometry
 from labels import LABELS
 
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a prediction, for those who ask for one without a command line."""
+
+    batch_size: int
+    amp: str
+    tta: str
+    cache_dir: str
+    cache_device: str
+    quiet: bool
+
+
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together
 
 
@@ -90,12 +103,12 @@ def predict_folds(jobs, images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
 
     Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
-    (see GROUP_BYTES). `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
+    (see GROUP_BYTES). `args`: Settings, or a script's options of the same names.
     """
     by_geometry = {}
     for run, number in jobs:
         if not is_fresh(run, number, args.tta, images.names):
-            facts = model.read_facts(_weights(run, number))
+            facts = model.read_facts(experiment.weights_file(run, number))
             by_geometry.setdefault(Geometry.of(facts["img_size"], facts["crop"]), []).append((run, number))
     for geometry, missing in by_geometry.items():
         pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
@@ -104,15 +117,11 @@ def predict_folds(jobs, images, args, device):
             _predict_group(group, images, store, args, device)
 
 
-def _weights(run, number):
-    return experiment.fold_dir(run, number) / "best.safetensors"
-
-
 def _groups(jobs):
     """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
     groups, size = [], 0
     for run, number in jobs:
-        weights = _weights(run, number).stat().st_size
+        weights = experiment.weights_file(run, number).stat().st_size
         if not groups or size + weights > GROUP_BYTES:
             groups.append([])
             size = 0
@@ -124,8 +133,9 @@ def _groups(jobs):
 def _predict_group(group, images, store, args, device):
     models, facts = [], []
     for run, number in group:
-        net, fold_facts = model.load(_weights(run, number))
-        net = net.to(device, memory_format=precision.FORMATS[precision.usual_format(net)])
+        net, fold_facts = model.load(experiment.weights_file(run, number))
+        memory_format = fold_facts["options"]["memory_format"]  # as in training, so that its numbers round alike
+        net = net.to(device, memory_format=precision.FORMATS[memory_format])
         models.append((net, fold_facts["mean"], fold_facts["std"]))
         facts.append(fold_facts)
     rows = np.arange(len(images.names))

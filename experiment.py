@@ -237,6 +237,12 @@ def fold_dir(run, fold):
     return Path(run) / f"fold{fold}"
 
 
+def weights_file(run, fold):
+    """The weights that predict for a fold: those after --finish-on-all where it has them, else of its best epoch."""
+    final = fold_dir(run, fold) / "final.safetensors"
+    return final if final.exists() else fold_dir(run, fold) / "best.safetensors"
+
+
 @contextlib.contextmanager
 def fold_lock(run, fold):
     """Make a fold's folder where there is none and hold it; what a killed process left half-written there goes."""
@@ -281,7 +287,7 @@ def write_log(run, fold, rows):
 
 def finish_fold(run, fold, facts):
     """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes."""
-    with open(fold_dir(run, fold) / "best.safetensors", "rb") as file:
+    with open(weights_file(run, fold), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
     (fold_dir(run, fold) / "last.pt").unlink(missing_ok=True)

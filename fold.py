@@ -1,10 +1,11 @@
 """One fold, from its first step to its complete folder: data, model, saved state, best weights, log and predictions."""
 
 import contextlib
+import copy
 import resource
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -16,18 +17,23 @@ import cache
 import dataset
 import engine
 import errors
+import evaluation
 import experiment
 import model
 import precision
 import predictions
+import pseudo
 from errors import InputError, Interrupted
 from images import Geometry
-from labels import CLASS_NAMES, HEADS, SCORED_AS
+from labels import CLASS_NAMES, FIRST_AGE, HEADS, SCORED_AS, encode, head_slices, to_age_group
 
 
 @dataclass
 class Data:
-    """The data of a run: people with their folds, image rows, and the labels that training sees."""
+    """The data of a run: people with their folds, image rows, and the labels that training sees.
+
+    With --pseudo the store holds the eval images too, after the others; `pseudo` is the table of pseudo.csv.
+    """
 
     people: pd.DataFrame
     folds: np.ndarray
@@ -35,14 +41,19 @@ class Data:
     labelled: pd.DataFrame
     bad: list
     store: cache.ImageStore
+    eval_names: list
+    pseudo: pd.DataFrame | None
 
 
-def load_data(args, device):
-    """Read, check and decode everything a run needs; nothing is written but the image cache."""
+def load_data(args, device, run=None):
+    """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
+
+    run: the folder of a run that goes on; its pseudo-labels are those that it began with.
+    """
     everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
-        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.seed)
-    folds = dataset.assign_folds(people, args.kfold, args.seed)
+        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
+    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     labelled = images
     if args.label_fixes:
@@ -54,27 +65,85 @@ def load_data(args, device):
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
     geometry = Geometry.of(args.img_size, args.crop)
     files = dataset.image_files(args.data_dir, images["image"])
+    eval_names, labels = [], None
+    if args.pseudo:
+        eval_images = evaluation.read_eval_images(args.data_dir)
+        labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
+        eval_names, files = eval_images.names, [*files, *eval_images.files]
+        counts = labels["fold"].value_counts().sort_index()
+        told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
+        errors.say(
+            f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
+        )
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
         errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
-    return Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device))
+    return Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device), eval_names, labels)
 
 
-def fold_data(args, data, fold, mean, std):
-    """The rows of one fold: all others train, less bad images and people whose age, once fixed, is in --drop-ages."""
+def fold_data(args, data, fold, mean, std, everyone=False):
+    """The rows of one fold: all others train, less bad images and people whose age, once fixed, is in --drop-ages.
+
+    everyone: those whom the fold holds out train too, and nobody is validated on. Pseudo-labelled eval images follow.
+    """
     fold_of_image = data.images["path"].map(dict(zip(data.people["path"], data.folds))).to_numpy()
-    good = np.ones(len(data.images), dtype=bool)
+    good = np.ones(len(data.images) + len(data.eval_names), dtype=bool)
     good[data.bad] = False
+    good, good_eval = np.split(good, [len(data.images)])
     training = good & ~data.labelled["age"].isin(args.drop_ages).to_numpy()
-    if args.kfold:
+    validates = bool(args.kfold) and not everyone
+    if validates:
         training &= fold_of_image != fold
-    validation = good & (fold_of_image == fold) if args.kfold else np.zeros_like(good)
-    targets = dataset.head_targets(data.labelled, HEADS[args.target], tuple(args.age_bounds))
-    truth = dataset.head_targets(data.images, (SCORED_AS[args.target],))[:, 0]
+    validation = good & (fold_of_image == fold) if validates else np.zeros_like(good)
     if not training.any():
         raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
-    return engine.FoldData(fold, data.store, np.flatnonzero(training), np.flatnonzero(validation), targets, truth, mean, std)
+    bounds = tuple(args.age_bounds)
+    targets = dataset.head_targets(data.labelled, HEADS[args.target], bounds)
+    truth = dataset.head_targets(data.images, (SCORED_AS[args.target],))[:, 0]
+    persons, masks = pd.factorize(data.images["id"])[0], data.labelled["mask"].to_numpy()
+    rows, soft = np.flatnonzero(training), None
+    if data.pseudo is not None:
+        rows, soft = pseudo_rows(args, data, fold, rows, good_eval)
+        targets = np.concatenate([targets, hard_targets(args.target, soft)])
+        masks = np.concatenate([masks, hard_masks(args.target, soft)])
+        persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
+    classes = sampled_classes(args.target, targets, bounds)
+    return engine.FoldData(
+        fold, data.store, rows, np.flatnonzero(validation), targets, truth, mean, std, classes, persons, masks, soft
+    )
+
+
+def pseudo_rows(args, data, fold, rows, good_eval):
+    """(training rows with a fold's pseudo-labelled eval images added, soft targets float32 [eval images, num_outputs])."""
+    table = data.pseudo[data.pseudo["fold"] == fold]
+    places = pd.Index(data.eval_names).get_indexer(table["ImageID"])
+    if (places < 0).any():
+        raise InputError(f"pseudo-labels: {table['ImageID'].iloc[(places < 0).argmax()]} is no eval image of {args.data_dir}")
+    soft = np.zeros((len(data.eval_names), len(predictions.columns(args.target))), dtype=np.float32)
+    soft[places] = table[predictions.columns(args.target)].to_numpy()
+    return np.concatenate([rows, len(data.images) + places[good_eval[places]]]), soft
+
+
+def hard_targets(target, soft):
+    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
+    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
+    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
+
+
+def hard_masks(target, soft):
+    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
+    if target == "label":
+        return soft.argmax(1) // 6
+    heads = head_slices(target)
+    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
+
+
+def sampled_classes(target, targets, bounds):
+    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
+    if target == "multi":
+        return encode(*targets.T)
+    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]
 
 
 def build_model(args, fold, device, try_size=False):
@@ -92,15 +161,15 @@ def recipe(args):
 def check(args, data, net, ranks):
     """InputError for what would only fail in training: nobody left to train, or too few images a step.
 
-    `net` is a model of the run; what it has learned of running statistics may change.
+    `net` is a model of the run.
     """
     mean, std = model.mean_std(net)
     for fold in range(max(args.kfold, 1)):
-        rows = fold_data(args, data, fold, mean, std).train_rows
-        size = engine.step_size(recipe(args), len(rows), ranks.world) // (args.accum * ranks.world)
+        images = engine.epoch_images(recipe(args), fold_data(args, data, fold, mean, std))
+        size = engine.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
             try:
-                net(torch.zeros(1, 3, *args.img_size, device=ranks.device))
+                copy.deepcopy(net)(torch.zeros(1, 3, *args.img_size, device=ranks.device))
             except ValueError as error:
                 raise InputError(
                     f"--batch-size {args.batch_size}: {args.model} has batch norm, which can't train on one image at a time"
@@ -109,7 +178,8 @@ def check(args, data, net, ranks):
 
 def check_same(args, data, ranks):
     """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
-    mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad) if ranks.world > 1 else ()
+    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.FORMAT)
+    mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad, labels) if ranks.world > 1 else ()
     if ranks.any(int(mine != ranks.from_first(mine))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
 
@@ -137,48 +207,89 @@ def load_state(run, fold):
         raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
 
 
-def train_missing(args, run, data, fold, ranks, stop):
+def train_missing(args, run, data, fold, ranks, stop, net=None):
     """`train_fold`, unless the fold is complete already; its folder is held meanwhile. InputError when another holds it."""
     done = ranks.from_first(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
     if fold not in done:
         with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
-            train_fold(args, run, data, fold, ranks, stop)
+            train_fold(args, run, data, fold, ranks, stop, net)
 
 
-def train_fold(args, run, data, fold, ranks, stop):
+def train_fold(args, run, data, fold, ranks, stop, net=None):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
-    `args` are the options of train.py, `stop` its StopSignals. Raises Interrupted, with the state saved, when a signal came.
+    `args` are the options of train.py, `stop` its StopSignals, `net` what `build_model` makes for this fold, if it is made
+    already. Raises Interrupted, with the state saved, when a signal came.
     """
-    net = build_model(args, fold, ranks.device)
+    net = build_model(args, fold, ranks.device) if net is None else net
     mean, std = model.mean_std(net)
     fit = engine.Fit(net, recipe(args), fold_data(args, data, fold, mean, std), ranks)
-    state = ranks.from_first(load_state(run, fold) if ranks.first else None)
-    if state is not None:
+    state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
+    last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
+    if state:
         fit.load_state_dict(state)
         if ranks.first:
-            errors.say(f"fold {fold}: goes on at epoch {fit.epoch}, step {fit.step}")
+            at = last or state
+            errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
     with SummaryWriter(run) if ranks.first else contextlib.nullcontext() as board:
         while not fit.finished:
-            train_epoch(args, run, fit, stop)
+            train_epoch(args, run, fit, stop, fit.state_dict)
             probs = engine.end_epoch(fit)
             if ranks.first:
                 keep_epoch(args, run, data, fit, probs)
                 log_epoch(args, board, fit)
+        rows = fit.history + (finish_on_all(args, run, data, fit, last, board, stop) if args.finish_on_all else [])
     if not args.kfold:
         logits = engine.predict_rows(fit, fit.data.train_rows)
         probs = engine.head_probs(args.target, logits)
         if ranks.first:
             write_predictions(args, run, data, fold, fit.data.train_rows, probs, "insample.csv")
     if ranks.first:
-        finish(run, fit)
+        finish(run, fit, rows)
     ranks.wait()
 
 
-def train_epoch(args, run, fit, stop):
-    """Train the rest of an epoch under a progress bar; save the state every --save-minutes and when a signal asks to stop."""
+def finish_on_all(args, run, data, fit, last, board, stop):
+    """--finish-on-all N: a fold's best weights go through its last N epochs up to the best one again, on everyone.
+
+    The learning rates are those of these epochs, the optimizer begins anew. What the fold said of its validation people
+    stays: out-of-fold scores are of the weights before. `last`: the state of a stopped `finish_on_all`, or None. Returns
+    the epochs' rows of the log.
+    """
+    fold, ranks, best = fit.data.fold, fit.ranks, fit.best_epoch
+    weights = experiment.fold_dir(run, fold) / "best.safetensors"
+    net = build_model(args, fold, ranks.device)
+    net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
+    everyone = fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
+    final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
+    final.epoch = max(best - args.finish_on_all, 0) + 1
+    if last is not None:
+        final.load_state_dict(last)
+
+    def state():
+        return {**fit.state_dict(), "last": final.state_dict()}
+
+    while final.epoch <= best:
+        train_epoch(args, run, final, stop, state, " on everyone")
+        engine.end_epoch(final)
+        final.history[-1]["epoch"] = len(fit.history) + len(final.history)
+        if ranks.first:
+            if final.epoch > best:
+                facts = weights_facts(args, final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
+                save_weights(final, facts, experiment.fold_dir(run, fold) / "final.safetensors")
+            experiment.write_log(run, fold, fit.history + final.history)
+            save_state(run, fold, state())
+            log_epoch(args, board, final, " on everyone")
+    return final.history
+
+
+def train_epoch(args, run, fit, stop, state, on=""):
+    """Train the rest of an epoch under a progress bar; save the state every --save-minutes and when a signal asks to stop.
+
+    state: a function that gives what is saved; on: words of the bar about who trains.
+    """
     saved = time.monotonic()
-    label = f"fold {fit.data.fold} epoch {fit.epoch}/{args.epochs}"
+    label = f"fold {fit.data.fold} epoch {fit.epoch}/{args.epochs}{on}"
     bar = tqdm(total=fit.steps * fit.step_size, initial=fit.step * fit.step_size, desc=label, unit="img", leave=False,
                disable=True if args.quiet or not fit.ranks.first else None)  # fmt: skip
 
@@ -188,7 +299,7 @@ def train_epoch(args, run, fit, stop):
         if fit.ranks.any(stop.requested):
             return True
         if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
-            save_state(run, fit.data.fold, fit.state_dict())
+            save_state(run, fit.data.fold, state())
             saved = time.monotonic()
         return False
 
@@ -196,7 +307,7 @@ def train_epoch(args, run, fit, stop):
         complete = engine.train_one_epoch(fit, after_step)
     if not complete:
         if fit.ranks.first:
-            save_state(run, fit.data.fold, fit.state_dict())
+            save_state(run, fit.data.fold, state())
         raise Interrupted(
             stop.requested or 143,
             f"stopped in fold {fit.data.fold}, epoch {fit.epoch}, after step {fit.step} of {fit.steps}; state saved",
@@ -207,27 +318,35 @@ def keep_epoch(args, run, data, fit, probs):
     """After an epoch: the weights and validation predictions if it is the best one, the log, then the state."""
     fold = fit.data.fold
     if fit.best_epoch == len(fit.history):
-        row = fit.history[-1]
-        facts = {
-            "model": args.model,
-            "target": args.target,
-            "img_size": args.img_size,
-            "crop": args.crop,
-            "mean": fit.data.mean,
-            "std": fit.data.std,
-            "age_bounds": args.age_bounds,
-            "classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]},
-            "fold": fold,
-            "epoch": row["epoch"],
-            "val_f1": row["val_f1"],
-            "options": {name: value for name, value in vars(args).items() if name not in ("resume", "fold")},
-        }
-        path = experiment.fold_dir(run, fold) / "best.safetensors"
-        experiment.write_atomic(path, lambda temporary: model.save_weights(fit.evaluated, facts, temporary))
+        save_weights(fit, weights_facts(args, fit), experiment.fold_dir(run, fold) / "best.safetensors")
         if probs is not None:
             write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
     experiment.write_log(run, fold, fit.history)
     save_state(run, fold, fit.state_dict())
+
+
+def save_weights(fit, facts, path):
+    """The evaluated weights, whole or not at all."""
+    experiment.write_atomic(path, lambda temporary: model.save_weights(fit.evaluated, facts, temporary))
+
+
+def weights_facts(args, fit):
+    """What is written beside the weights of the epoch that just ended."""
+    row = fit.history[-1]
+    return {
+        "model": args.model,
+        "target": args.target,
+        "img_size": args.img_size,
+        "crop": args.crop,
+        "mean": fit.data.mean,
+        "std": fit.data.std,
+        "age_bounds": args.age_bounds,
+        "classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]},
+        "fold": fit.data.fold,
+        "epoch": row["epoch"],
+        "val_f1": row["val_f1"],
+        "options": {name: value for name, value in vars(args).items() if name not in ("resume", "fold")},
+    }
 
 
 def write_predictions(args, run, data, fold, rows, probs, name):
@@ -238,8 +357,8 @@ def write_predictions(args, run, data, fold, rows, probs, name):
     experiment.write_csv(experiment.fold_dir(run, fold) / name, table, predictions.FORMAT)
 
 
-def log_epoch(args, board, fit):
-    """A line for the user and the epoch's numbers for TensorBoard."""
+def log_epoch(args, board, fit, on=""):
+    """A line for the user (with the words `on` about who trained) and the epoch's numbers for TensorBoard."""
     row = fit.history[-1]
     for name in ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second"):
         if row[name] is not None:
@@ -247,13 +366,13 @@ def log_epoch(args, board, fit):
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
     errors.say(
-        f"fold {row['fold']} epoch {row['epoch']:>2}/{args.epochs}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
+        f"fold {row['fold']} epoch {row['epoch']:>2}/{args.epochs}{on}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
         f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} img/s{best}"
     )
 
 
-def finish(run, fit):
-    """Mark the fold complete with its scores and costs."""
+def finish(run, fit, rows):
+    """Mark the fold complete with its scores and the costs of all its `rows` of the log."""
     best = fit.history[fit.best_epoch - 1]
     facts = {
         "fold": fit.data.fold,
@@ -261,8 +380,8 @@ def finish(run, fit):
         "val_f1": best["val_f1"],
         "val_acc": best["val_acc"],
         "epochs": len(fit.history),
-        "seconds": sum(row["seconds"] for row in fit.history),
-        "images_per_second": float(np.mean([row["images_per_second"] for row in fit.history])),
+        "seconds": sum(row["seconds"] for row in rows),
+        "images_per_second": float(np.mean([row["images_per_second"] for row in rows])),
         "peak_memory_mib": peak_memory_mib(fit.ranks.device),
     }
     experiment.finish_fold(run, fit.data.fold, facts)

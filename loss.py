@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from errors import InputError, did_you_mean
 from labels import FIRST_AGE, LAST_AGE
 
-LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA"}
+LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA", "ordinal": "OR"}
 
 
 def parse_loss(spec):
@@ -72,6 +72,7 @@ def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=Non
         "focal": partial(focal, gamma=gamma),
         "f1": soft_f1,
         "logit_adjusted": partial(logit_adjusted, class_counts=class_counts),
+        "ordinal": ordinal,
     }
 
     def loss(logits, target):
@@ -174,7 +175,28 @@ def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
     return cross_entropy(logits + tau * prior, target, class_weights)
 
 
-def age_distribution(ages, sigma=2.0):
+def ordinal(logits, target, class_weights=None):
+    """Mean binary cross entropy of the C - 1 questions "is it above class k?", for classes that have an order.
+
+    After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation": they train a classifier a
+    question, here each answer is the sum of the softmax above k, so answers can't contradict each other and what comes
+    out is a distribution as of any other loss. With two classes it is cross entropy.
+    Easy samples: fade as in cross entropy. Hard and mislabelled samples: an error of ten years pulls at ten questions, one
+    of a year at one, so far-off labels weigh most.
+    Try it for `age` and `age_group`; class_weights weigh a sample by its class.
+    """
+    logits, target = _prepare(logits, target)
+    log_probs = logits.log_softmax(1)
+    below = log_probs.logcumsumexp(1)[:, :-1]  # log P(class <= k)
+    above = log_probs.flip(1).logcumsumexp(1).flip(1)[:, 1:]  # log P(class > k)
+    is_below = target.cumsum(1)[:, :-1]
+    losses = -(is_below * below + (1 - is_below) * above).mean(1)
+    if class_weights is not None:
+        losses = losses * (target * class_weights).sum(1)
+    return losses.mean()
+
+
+def age_distribution(ages, sigma=2.0, top_spread=None):
     """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
 
     After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731): neighbouring ages look
@@ -184,12 +206,18 @@ def age_distribution(ages, sigma=2.0):
     certainly in the end class, so all mass goes there; a bell around 60 would call 40 % of every old person younger.
     (59 gives the class 60 as much, twice what its own year gets, and 57 gives it 11 %: the boundary is soft from below
     only, and near an end a sum over the age group says more than the likeliest age.) Ages outside are clipped.
+    top_spread: years over which the people behind a recorded 60 are spread evenly, 60 to 60 + top_spread; those near 60
+    then look as young as 58 too, and the mass that their bells have below goes there. None: none of it, as above.
     Use with cross_entropy, whose gradient is that of the paper's KL divergence. sigma <= 0: InputError.
     """
     if not 0 < sigma < math.inf:
         raise InputError(f"sigma of the age distribution is {sigma:g} years; allowed: above 0, usually 1 to 4")
     ages = ages.double()
-    ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(ages >= LAST_AGE, math.inf)
+    top = ages >= LAST_AGE
+    ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(top, math.inf)
     edges = torch.arange(FIRST_AGE + 0.5, LAST_AGE, dtype=torch.float64, device=ages.device)
     below = torch.special.ndtr((edges - ages[:, None]) / sigma)
+    if top_spread is not None:
+        true = LAST_AGE + torch.linspace(0, top_spread, 101, dtype=torch.float64, device=ages.device)
+        below[top] = torch.special.ndtr((edges - true[:, None]) / sigma).mean(0)
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1).float()

@@ -101,6 +101,12 @@ def _head_names(model):
     return tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
 
 
+def head_parameters(model):
+    """The parameters of a timm model's classifier (of both, where it has a distilled one too)."""
+    heads = model.get_classifier()
+    return [parameter for head in (heads if isinstance(heads, tuple) else (heads,)) for parameter in head.parameters()]
+
+
 def load_backbone(model, path):
     """Load a backbone file into `model`, all but the head. InputError names the first tensors that don't fit."""
     state = read_state_dict(path)

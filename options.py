@@ -189,6 +189,14 @@ def fraction(text):
     return value
 
 
+def share(text):
+    """argparse type: a number above 0, up to 1."""
+    value = _number(text, float)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return value
+
+
 def confidence(text):
     """argparse type: a number from 0 to 1."""
     value = _number(text, float)

@@ -105,14 +105,14 @@ def _signals_blocked():
 
 
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores, threads):
-    """(how many folds to train at once, CPU threads of each) for `--parallel-folds auto`; `net` may change.
+    """(how many folds to train at once, CPU threads of each) for `--parallel-folds auto`, measured with copies of `net`.
 
     On a CPU: measured once, with one, two, and as many at once as there are folds or cores (cores / `threads`, if given);
     several must be clearly faster than one. On a GPU: two where twice the batch takes less than one and a half times as long,
     so that one fold leaves the GPU idle.
     """
     if device.type == "cuda":
-        at_once = 2 if folds > 1 and _leaves_idle(net, img_size, batch_size, amp, device) else 1
+        at_once = 2 if folds > 1 and _leaves_idle(copy.deepcopy(net), img_size, batch_size, amp, device) else 1
         return at_once, threads or cores // at_once
     most = max(min(folds, cores // (threads or 1)), 1)
     candidates = sorted({1, min(2, most), most})

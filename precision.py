@@ -4,6 +4,7 @@ Which of them is fast depends on the model and on the processor, by a factor of 
 kept in the cache folder, so it costs once a machine, and all runs of one model there round alike.
 """
 
+import copy
 import hashlib
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ def layout(net):
 
 
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_format):
-    """('off', 'bf16' or 'fp16'; 'channels_last' or 'contiguous') for training `net`, which may change.
+    """('off', 'bf16' or 'fp16'; 'channels_last' or 'contiguous') for training `net`.
 
     What is not 'auto' stays. On a GPU: bf16, or fp16 where it has none, and the model's usual format. On a CPU forward and
     backward of `net` (called `name`) are timed with each candidate, unless the folder `cache_dir` tells that it was done;
@@ -65,7 +66,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
         return candidates[0]
     key = (name, *img_size, candidates, torch.get_num_threads())
     rates, told = measured_once(
-        cache_dir, "precision", key, lambda: _measure(net, candidates, img_size, min(batch_size, BATCH))
+        cache_dir, "precision", key, lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH))
     )
     usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
     chosen = best if rates[best] > CLEARLY * rates[usual] else usual

@@ -5,6 +5,7 @@ time_stages give them; a pipeline is a function that runs through a timing.Windo
 (precision, memory format, number of images) are written back into `args`.
 """
 
+import copy
 import itertools
 import statistics
 import tempfile
@@ -40,7 +41,7 @@ def train(args, device):
     pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
     if args.usual:
         change = usual.transform(args.aug, fit.data.mean, fit.data.std)
-        photos = usual.Photos(files, fit.data.train_targets, Geometry.of(args.img_size, args.crop), change)
+        photos = usual.Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
         loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
         pipelines["usual"] = usual_pipeline(fit, loader)
     rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
@@ -62,9 +63,8 @@ def build_fit(args, device):
 
 def fixed_batch(fit):
     """(images, targets) of the first rows, as a step of train.py gets them."""
-    rows = fit.data.train_rows[: fit.step_size]
-    params = augment.draw(fit.recipe.aug, len(rows), torch.Generator().manual_seed(0))
-    return engine.prepare(fit, rows, fit.data.store.gather(rows).to(fit.ranks.device), params)
+    (part,) = engine.step_parts(fit, fit.data.train_rows, 0)
+    return engine.prepare(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
 
 
 def ceiling(fit):
@@ -116,7 +116,7 @@ def usual_pipeline(fit, loader):
 def time_stages(fit, seconds):
     """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
     store, device, laps = fit.data.store, fit.ranks.device, {}
-    order = itertools.cycle(range(0, len(fit.data.train_rows) - fit.step_size + 1, fit.step_size))
+    steps = itertools.cycle(range(fit.steps))
     begun = last = time.perf_counter()
 
     def lap(stage):
@@ -126,14 +126,13 @@ def time_stages(fit, seconds):
         laps.setdefault(stage, []).append(1000 * (now - last))
         last = time.perf_counter()
 
-    for start in order:
-        rows = fit.data.train_rows[start : start + fit.step_size]
-        batch = store.gather(rows)
+    for step in steps:
+        (part,) = engine.step_parts(fit, fit.data.train_rows, step)
+        batch = store.gather(part.reads)
         lap("gather")
         batch = batch.to(device, non_blocking=True)
         lap("copy")
-        params = augment.draw(fit.recipe.aug, len(rows), torch.Generator())
-        images, targets = engine.prepare(fit, rows, batch, params)
+        images, targets = engine.prepare(fit, part, batch)
         lap("augment")
         part_loss = engine.part_loss(fit, images, targets)
         lap("forward")
@@ -145,6 +144,33 @@ def time_stages(fit, seconds):
             break
     medians = {stage: statistics.median(times) for stage, times in laps.items()}
     return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
+
+
+# ---- validation ----------------------------------------------------------------------------------------------------
+
+
+def validation(args, device):
+    """Rates of predicting training images with the model of a training: forward alone, and engine.predict_rows."""
+    fit, _files = build_fit(args, device)
+    rows = fit.data.train_rows[: args.images]
+    args.images = len(rows)
+    batch = fit.data.store.gather(rows[: args.batch_size]).to(device)
+    net = copy.deepcopy(fit.model).eval()
+    pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch), "ours": predict_rows(fit, rows)}
+    return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def predict_rows(fit, rows):
+    """Validations of train.py on `rows`, one after the other."""
+
+    def run(window):
+        window.start()
+        over = False
+        while not over:
+            engine.predict_rows(fit, rows)
+            over = window.step(len(rows))
+
+    return run
 
 
 # ---- inference -----------------------------------------------------------------------------------------------------
@@ -174,10 +200,12 @@ def inference(args, device):
 def make_fold(args, run, number, device):
     """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
     net = fold.build_model(args, number, device).eval()
-    net.to(memory_format=precision.FORMATS[precision.usual_format(net)])
+    options = {"memory_format": precision.usual_format(net)}
+    net.to(memory_format=precision.FORMATS[options["memory_format"]])
     mean, std = model.mean_std(net)
     experiment.fold_dir(run, number).mkdir()
     facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
+    facts["options"] = options
     model.save_weights(net, facts, experiment.fold_dir(run, number) / "best.safetensors")
     experiment.finish_fold(run, number, {})
     return net, mean, std

@@ -23,13 +23,17 @@ import errors
 import experiment
 import fold
 import loss
+import mixing
 import model
+import objective
 import optim
 import options
 import parallel
 import precision
 import predictions
+import pseudo
 import report
+import sampling
 from errors import InputError, Interrupted
 from images import open_rgb
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
@@ -72,6 +76,8 @@ def make_parser():
         "--fold", type=options.whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume"
     )
     group.add_argument("--seed", type=options.natural_int, default=42, help="of folds, order, augmentation and initial weights")
+    group.add_argument("--fold-seed", type=options.natural_int, metavar="N",
+                       help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
     group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
     group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
     group.add_argument("--resume", metavar="RUN", help="continue a stopped run with its own options")
@@ -102,13 +108,17 @@ def add_learning(parser):
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
 
+    add_sampling(parser)
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
     group.add_argument("--smoothing", type=options.fraction, default=0.025, metavar="S", help="of label_smoothing")
     group.add_argument("--gamma", type=options.natural_float, default=2.0, metavar="G", help="of focal")
-    group.add_argument("--class-weights", choices=("none", "balanced"), default="none", help="of the loss, by class frequency")
+    group.add_argument("--class-weights", choices=objective.CLASS_WEIGHTS, default="none",
+                       help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
     group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
                        help="width of the label distribution of --target age")  # fmt: skip
+    group.add_argument("--top-age-spread", type=options.natural_float, metavar="YEARS",
+                       help="--target age: a recorded 60 may be so many years more; without it 60 is certain")  # fmt: skip
 
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
@@ -133,10 +143,35 @@ def add_learning(parser):
         "--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped"
     )
     group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
+    group.add_argument("--average-last", type=options.natural_int, default=0, metavar="N",
+                       help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
+    group.add_argument("--freeze-epochs", type=options.natural_int, default=0, metavar="N",
+                       help="the first N epochs train the head alone")  # fmt: skip
+    group.add_argument("--layer-decay", type=options.share, default=1.0, metavar="D",
+                       help="learning rate of each block, as a part of that of the next one towards the head")  # fmt: skip
+    group.add_argument("--finish-on-all", type=options.natural_int, default=0, metavar="N",
+                       help="then the last N epochs up to the best one again on everyone, validation people included; "
+                            "their weights predict the eval images")  # fmt: skip
     group = options.add_compute(parser, batch_size=64)
     options.add_step(group, precision.FORMATS)
     group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
                        help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
+
+
+def add_sampling(parser):
+    """Which images an epoch shows and which it mixes; eval images that train too."""
+    group = parser.add_argument_group("sampling and mixing")
+    group.add_argument("--sampler", choices=sampling.SAMPLERS, default="shuffle",
+                       help="each image once; classes equally often; by root of size; one image a person")  # fmt: skip
+    group.add_argument("--mix", choices=mixing.MIXES, default="none",
+                       help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
+    group.add_argument("--mix-prob", type=options.confidence, default=0.5, metavar="P", help="share of images that are mixed")
+    group.add_argument("--mix-alpha", type=options.positive_float, default=1.0, metavar="A",
+                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
+    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
+    group.add_argument("--pseudo", metavar="RUN", help="eval images train too, by what this run or ensemble predicts for them")
+    group.add_argument("--pseudo-min-confidence", type=options.confidence, default=0.9, metavar="P",
+                       help="only those predicted with this probability and above")  # fmt: skip
 
 
 def parse_args(argv, ranks=distributed.ALONE):
@@ -156,6 +191,7 @@ def parse_args(argv, ranks=distributed.ALONE):
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
+    args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.scheduler = optim.scheduler_name(args.scheduler)
     args.pretrained = args.pretrained and args.weights is None
@@ -168,9 +204,29 @@ def parse_args(argv, ranks=distributed.ALONE):
         parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
     if args.kfold == 0 and args.scheduler == "Plateau":
         parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
+    check_techniques(parser, args)
     check_folds(parser, args)
     check_parallel(parser, args)
     return args
+
+
+def check_techniques(parser, args):
+    """Refuse techniques that do nothing or contradict each other."""
+    if "ordinal" in args.loss and args.target not in ("age", "age_group"):
+        parser.error(
+            f"--loss {args.loss}: ordinal needs classes with an order; --target {args.target} has none, age and age_group"
+        )
+    if args.top_age_spread is not None and args.target != "age":
+        parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+    if args.ema and args.average_last:
+        parser.error("--average-last: and --ema both average weights; take one of them")
+    if args.freeze_epochs >= args.epochs:
+        parser.error(f"--freeze-epochs {args.freeze_epochs}: leaves none of {args.epochs} epochs to train the backbone")
+    if args.finish_on_all and (args.kfold == 0 or args.scheduler == "Plateau"):
+        why = "--kfold 0 trains everyone from the start" if args.kfold == 0 else "--scheduler Plateau follows the validation F1"
+        parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
+    if args.mix == "none" and args.mix_rare:
+        parser.error("--mix-rare: says whom to mix with; add --mix mixup, cutmix or halves")
 
 
 def as_options(values):
@@ -230,7 +286,7 @@ def resumed_args(parser, args, given, ranks):
 
 
 def choose_speed(args, net, ranks, cores, threads):
-    """Resolve --amp, --memory-format and --parallel-folds of a new run; `net` is one of its models and may change.
+    """Resolve --amp, --memory-format and --parallel-folds of a new run; `net` is one of its models, and gets that format.
 
     cores: CPU threads that torch would use; threads: --threads as given, or None.
     """
@@ -238,8 +294,8 @@ def choose_speed(args, net, ranks, cores, threads):
     if ranks.first:
         args.amp, args.memory_format = precision.choose(net, *about, args.amp, args.memory_format)
     args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
+    net.to(memory_format=precision.FORMATS[args.memory_format])
     if args.parallel_folds == "auto":
-        net.to(memory_format=precision.FORMATS[args.memory_format])
         args.parallel_folds, args.threads = parallel.choose(net, *about, args.amp, args.kfold, cores, threads)
 
 
@@ -262,6 +318,8 @@ def open_run(args, argv, data, ranks):
     experiment.write_args(run, recorded, [*distributed.launcher(), "train.py", *argv])
     experiment.write_environment(run, distributed.describe(ranks.device))
     experiment.write_csv(run / "folds.csv", folds)
+    if data.pseudo is not None:
+        experiment.write_csv(run / "pseudo.csv", data.pseudo, pseudo.FORMAT)
     return run
 
 
@@ -319,17 +377,17 @@ def train(argv, ranks, stop, started):
     ranks = ranks.on(args.device)
     cores, threads = engine.use_threads(None), args.threads
     args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))
+    numbers, net = args.fold or list(range(max(args.kfold, 1))), None
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:
             experiment.check_free(args.output_dir, args.name)
-        net = fold.build_model(args, 0, ranks.device, try_size=True)
-        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay)
+        net = fold.build_model(args, numbers[0], ranks.device, try_size=True)
+        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
     with ranks.one_first():
-        data = fold.load_data(args, ranks.device)
+        data = fold.load_data(args, ranks.device, Path(args.resume) if args.resume else None)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)
-        del net
     fold.check_same(args, data, ranks)
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
@@ -337,13 +395,13 @@ def train(argv, ranks, stop, started):
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
     try:
-        numbers = args.fold or list(range(max(args.kfold, 1)))
         with stop.deferred(), ranks.together():
             if args.parallel_folds > 1:
                 parallel.train_folds(args, run, data, numbers, ranks.device, stop)
             else:
                 for number in numbers:
-                    fold.train_missing(args, run, data, number, ranks, stop)
+                    fold.train_missing(args, run, data, number, ranks, stop, net)
+                    net = None
         if ranks.first:
             summary = experiment.write_summary(run, args.target, args.kfold)
             with experiment.locked(run, wait=True):

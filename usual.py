@@ -45,7 +45,7 @@ def resize(image, geometry):
 
 @dataclass(frozen=True)
 class Photos:
-    """A data set for a DataLoader: item i is (image float32 [3, H, W], targets int64 [heads]) of the i-th file."""
+    """A data set for a DataLoader: item i is (image float32 [3, H, W], its row of targets) of the i-th file."""
 
     files: list
     targets: np.ndarray

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import benchmark
+import engine
 import errors
 import throughput
 import timing
@@ -112,6 +113,19 @@ def test_our_pipeline_goes_through_epochs_and_on_where_it_stopped(fit):
     assert (fit.epoch, fit.step) == (3, 1)
     run(Steps(torch.device("cpu"), 2))
     assert (fit.epoch, fit.step) == (4, 1)
+
+
+def test_validation_against_its_forward(measure, monkeypatch):
+    """All validated images are counted; a batch that takes 0.2 s to come slows validation and not the forward alone."""
+    rows, real = [], engine.predict_rows
+    monkeypatch.setattr(engine, "predict_rows", lambda fit, some: (rows.append(len(some)), real(fit, some))[1])
+    result, table = measure("--what", "validation", "--images", "40", repeats=1)
+    assert set(rows) == {40} and result["options"]["images"] == 40
+    assert list(result["rates"]) == ["ceiling", "ours"] and "ours / ceiling" in table
+    batches = ImageStore.batches
+    monkeypatch.setattr(ImageStore, "batches", lambda self, groups: (time.sleep(0.2), batches(self, groups))[1])
+    slowed, _table = measure("--what", "validation", "--images", "40", repeats=1)
+    assert slowed["rates"]["ours"]["max"] < 200 and slowed["fractions"]["ours/ceiling"]["max"] < 0.5
 
 
 def test_cache_against_a_pillow_loop(measure, tmp_path):

@@ -127,15 +127,6 @@ def test_store_on_the_host_stops_its_thread_when_left_early():
     assert threading.active_count() == before
 
 
-def test_epoch_order_is_a_pure_function_and_shows_every_row():
-    rows = np.arange(100, 200)
-    order = cache.epoch_order(rows, 42, 0, 1)
-    np.testing.assert_array_equal(order, cache.epoch_order(rows, 42, 0, 1))
-    np.testing.assert_array_equal(np.sort(order), rows)
-    for other in ((43, 0, 1), (42, 1, 1), (42, 0, 2)):
-        assert (order != cache.epoch_order(rows, *other)).any()
-
-
 def test_draw_seed_tells_streams_apart():
     assert cache.draw_seed("order", 1, 2, 3) != cache.draw_seed("augment", 1, 2, 3)
     assert cache.draw_seed("order", 1, 2, 3) != cache.draw_seed("order", 1, 2, 3, 0)

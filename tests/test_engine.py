@@ -31,8 +31,9 @@ def make_fit(people=40, fold=0, ranks=ALONE, **changes):
     rows = np.arange(people)
     mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
     data = engine.FoldData(
-        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std
-    )
+        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std,
+        classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
+    )  # fmt: skip
     torch.manual_seed(0)
     return engine.Fit(model.create("test_resnet", recipe.target, (24, 24)), recipe, data, ranks)
 
@@ -80,7 +81,8 @@ def assert_equal(one, other, where="state"):
 
 CHANGES = [
     {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "bf16"}, {"target": "multi", "loss": "focal+f1"},
-    {"target": "age", "optimizer": "AdamP"}, {"scheduler": "Plateau", "clip_grad": 1.0},
+    {"target": "age", "optimizer": "AdamP", "mix": "mixup", "mix_rare": True}, {"scheduler": "Plateau", "clip_grad": 1.0},
+    {"sampler": "sqrt", "average_last": 2}, {"freeze_epochs": 1, "layer_decay": 0.7, "mix": "halves"},
 ]  # fmt: skip
 # bfloat16 is slow where it is emulated, so it stops once, in the middle of an epoch.
 STOPS = [(changes, stop) for changes in CHANGES for stop in (1, 3, 5) if changes != {"amp": "bf16"} or stop == 1]
@@ -172,6 +174,89 @@ def test_the_moving_average_follows_the_weights():
     assert (average - last).norm() < (first - last).norm()
 
 
+def test_the_average_of_the_last_epochs_is_what_is_evaluated_and_kept():
+    """Of 3 epochs the mean of the weights after the last 2; counters as they are."""
+    fit, ends = make_fit(average_last=2, epochs=3), []
+    while not fit.finished:
+        engine.train_one_epoch(fit, lambda: False)
+        ends.append({name: value.clone() for name, value in fit.model.state_dict().items()})
+        engine.end_epoch(fit)
+    kept = fit.evaluated.state_dict()
+    for name, value in kept.items():
+        expected = (ends[1][name] + ends[2][name]) / 2 if value.is_floating_point() else ends[2][name]
+        torch.testing.assert_close(value, expected)
+    assert not torch.equal(kept["fc.weight"], ends[2]["fc.weight"]) and len(fit.tail) == 2
+
+
+def test_frozen_epochs_change_the_head_alone():
+    fit = make_fit(freeze_epochs=1)
+    before = {name: value.clone() for name, value in fit.model.state_dict().items()}
+    for frozen in (True, False):
+        engine.train_one_epoch(fit, lambda: False)
+        engine.end_epoch(fit)
+        after = fit.model.state_dict()
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert (changed == {"fc.weight", "fc.bias"}) == frozen and {"fc.weight", "fc.bias"} <= changed
+    assert len(changed) > 20
+
+
+def test_layers_far_from_the_head_learn_more_slowly():
+    """Each group's rate is that of the schedule times its lr_scale, which falls from the head (1) to the stem."""
+    fit = make_fit(layer_decay=0.5)
+    train(fit, stop_after=1)
+    scale = {id(p): group["lr_scale"] for group in fit.optimizer.param_groups for p in group["params"]}
+    assert scale[id(fit.model.fc.weight)] == 1 and scale[id(next(fit.model.parameters()))] < 0.2
+    assert all(group["lr"] == pytest.approx(1e-3 * group["lr_scale"]) for group in fit.optimizer.param_groups)
+
+
+def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
+    fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
+    (part,) = engine.step_parts(fit, fit.data.train_rows, 0)
+    assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
+    images, targets = engine.prepare(fit, part, fit.data.store.gather(part.reads))
+    torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
+    for image, row, partner in zip(images, part.rows, part.partners):
+        own, other = ((torch.from_numpy(fit.data.store.images[i]).permute(2, 0, 1) / 255 - mean) / std for i in (row, partner))
+        pairs = [(image[..., :12], image[..., 12:])]
+        assert any(
+            torch.allclose(left, a[..., :12]) and torch.allclose(right, b[..., 12:])
+            for left, right in pairs
+            for a, b in ((own, other), (other, own))
+        )
+
+
+def test_processes_share_the_mix_of_a_step():
+    """What two ranks take in together is what one process takes in, row for row."""
+
+    def part(ranks):
+        fit = make_fit(mix="cutmix")
+        fit.ranks = ranks
+        return engine.step_parts(fit, np.arange(30), 1)[0]
+
+    whole, *shares = map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device)))
+    partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))
+    for rank, share in enumerate(shares):
+        assert share.rows.tolist() == whole.rows[rank::2].tolist() and torch.equal(share.params, whole.params[rank::2])
+        assert share.partners.tolist() == [partner[row] for row in share.rows[share.mixed].tolist()]
+    assert sum(len(share.partners) for share in shares) == len(whole.partners) > 0
+
+
+def test_an_epoch_of_persons_is_as_long_as_there_are_persons():
+    """30 training rows of 10 persons: one step of 8."""
+    fit = make_fit(sampler="person")
+    assert (fit.images, fit.step_size, fit.steps) == (10, 8, 1)
+    train(fit)
+
+
+def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
+    fit = make_fit()
+    soft = np.full((4, 18), 1 / 18, dtype=np.float32)
+    data = replace(fit.data, pseudo=soft)
+    again = engine.Fit(fit.model, fit.recipe, data, ALONE)
+    assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
+
+
 def test_every_step_draws_its_own_changes(monkeypatch):
     drawn, draw = [], engine.augment.draw
     monkeypatch.setattr(engine.augment, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
@@ -233,13 +318,6 @@ def test_loss_that_is_not_finite_ends_the_run():
     fit.loss_sum += float("nan")
     with pytest.raises(InputError, match=r"training loss of fold 0, epoch 1 is nan; try a lower --lr"):
         engine.end_epoch(fit)
-
-
-def test_balanced_weights_are_one_on_average_over_images():
-    """Counts 6, 2, 0 of 8 in 2 classes: 8 / (2 * 6) = 2/3 and 8 / (2 * 2) = 2; nothing for a class without images is 1."""
-    weights = engine.balanced_weights([6, 2, 0])
-    assert weights.tolist() == pytest.approx([2 / 3, 2, 1])
-    assert (6 * weights[0] + 2 * weights[1]) / 8 == pytest.approx(1)
 
 
 def test_head_probs_sum_to_one_in_each_head():

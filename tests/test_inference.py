@@ -15,6 +15,7 @@ import evaluation
 import experiment
 import inference
 import model
+import precision
 import predictions
 from decoding import decode
 from errors import InputError
@@ -159,6 +160,20 @@ def test_the_bar_counts_an_image_for_each_model_that_has_seen_it(own_run, places
     inference.main(["--models", str(own_run), "--batch-size", "16", *places])
     assert [(bar.total, bar.unit) for bar in bars] == [(40, "img")]
     assert seen == [32, 40]  # 20 images, 2 folds: batches of 16 and 4
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_models_lie_in_memory_as_in_training(fit, places, memory_format, monkeypatch):
+    run = fit("--memory-format", memory_format, "--epochs", "1", name=f"lies-{memory_format}")
+    seen, real = [], model.predict_together
+
+    def look(models, *args):
+        seen.extend(precision.layout(net) for net, _mean, _std in models)
+        return real(models, *args)
+
+    monkeypatch.setattr(model, "predict_together", look)
+    assert inference.main(["--models", str(run), *places]) == 0
+    assert seen == [precision.FORMATS[memory_format]] * 2
 
 
 def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ FUNCTIONS = {
     "focal": loss.focal,
     "f1": loss.soft_f1,
     "logit_adjusted": lambda logits, target, **kwargs: loss.logit_adjusted(logits, target, COUNTS, **kwargs),
+    "ordinal": loss.ordinal,
 }
 SPECS = [*loss.LOSS_CODES, "ce+f1", "0.6*focal+0.4*f1", "+".join(loss.LOSS_CODES)]
 
@@ -42,7 +44,7 @@ def test_parse_loss_reads_names_sums_and_weights():
 def test_loss_code_leaves_weights_out():
     assert loss.loss_code("focal") == "FL"
     assert loss.loss_code("0.6*ce+0.4*f1") == "CE+F1"
-    assert [loss.loss_code(name) for name in loss.LOSS_CODES] == ["CE", "LS", "FL", "F1", "LA"]
+    assert [loss.loss_code(name) for name in loss.LOSS_CODES] == ["CE", "LS", "FL", "F1", "LA", "OR"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,25 @@ def test_logit_adjusted_by_hand():
     assert loss.build_loss("logit_adjusted", [3, 0])(logits, target).item() == pytest.approx(math.log(4))
 
 
+def test_ordinal_by_hand():
+    """Probabilities 0.2, 0.3, 0.5 and class 1: above 0? yes, 0.8; above 1? no, 1 - 0.5. -(log 0.8 + log 0.5) / 2 = 0.458145."""
+    logits = torch.tensor([[0.2, 0.3, 0.5]]).log()
+    assert loss.ordinal(logits, torch.tensor([1])).item() == pytest.approx(0.458145, abs=1e-6)
+    weighted = loss.ordinal(logits, torch.tensor([1]), class_weights=torch.tensor([1.0, 3.0, 1.0]))
+    assert weighted.item() == pytest.approx(3 * 0.458145, abs=1e-5)
+
+
+def test_ordinal_of_two_classes_is_cross_entropy():
+    logits, target = torch.tensor([[1.0, -0.5], [0.3, 2.0]]), torch.tensor([0, 0])
+    torch.testing.assert_close(loss.ordinal(logits, target), loss.cross_entropy(logits, target))
+
+
+def test_ordinal_pays_more_for_errors_that_are_further_off():
+    """Sure of class 1, 2 or 3 while 0 is true."""
+    values = [loss.ordinal(10 * torch.eye(4)[index : index + 1], torch.tensor([0])).item() for index in range(4)]
+    assert values == sorted(values) and values[3] > 2.5 * values[1] > 50 * values[0]
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_hot_target_is_the_hard_target(name, batch):
     logits, target = batch
@@ -288,6 +309,19 @@ def test_age_distribution_puts_the_censored_ends_on_the_end_classes():
     probs = loss.age_distribution(torch.tensor([18, 7, 60, 93]), sigma=3.0)
     assert torch.equal(probs[:, 0], torch.tensor([1.0, 1, 0, 0]))
     assert torch.equal(probs[:, -1], torch.tensor([0.0, 0, 1, 1]))
+
+
+def test_a_spread_top_leaves_mass_below():
+    """Spread 0: a bell around 60, of which Phi(-0.25) = 0.401294 lies below 59.5 at sigma 2, and 1 - Phi(1.25) = 0.105650 below
+    57.5. Spread 10: the mean over true ages from 60 to 70, where most are out of reach; other ages do not change."""
+    ages = torch.tensor([60, 59, 18])
+    narrow, wide = (loss.age_distribution(ages, 2.0, spread) for spread in (0.0, 10.0))
+    assert 1 - narrow[0, -1].item() == pytest.approx(0.401294, abs=1e-6)
+    assert narrow[0, : 57 - 17].sum().item() == pytest.approx(0.105650, abs=1e-6)
+    points = np.linspace(60, 70, 101)
+    expected = np.mean([math.erfc((point - 59.5) / 2 / math.sqrt(2)) / 2 for point in points])
+    assert 1 - wide[0, -1].item() == pytest.approx(expected, abs=1e-6) and expected < 0.1
+    assert torch.equal(narrow[1:], loss.age_distribution(ages)[1:]) and narrow.sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
 @pytest.mark.parametrize("sigma", [0, -1, math.nan])

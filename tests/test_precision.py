@@ -111,3 +111,12 @@ def test_a_run_records_what_was_measured(fit, workplace, capsys):
     assert args["memory_format"] in precision.FORMATS and args["amp"] in ("off", "bf16")
     assert f"amp and memory format: {args['amp']} {args['memory_format']} (" in capsys.readouterr().err
     assert list((workplace / "cache").glob("precision-*.json"))
+
+
+def test_a_measurement_leaves_the_model_as_it_was(tmp_path):
+    """Its fold trains on with it: running statistics and format are those it came with."""
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    choose(tmp_path, model=model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert precision.layout(model) == torch.contiguous_format and all(p.grad is None for p in model.parameters())

@@ -19,6 +19,7 @@ from PIL import Image
 import dataset
 import engine
 import errors
+import experiment
 import fold
 import metrics
 import model
@@ -181,6 +182,14 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
     assert "--resume" in (last := capsys.readouterr().err.splitlines()[-1]) and last.endswith("--fold 0 --quiet")
 
 
+def test_folds_have_a_seed_of_their_own(fit, runs):
+    """Another seed with the old one for the folds: the same people are held out, and all else is drawn anew."""
+    other = fit("--seed", "7", "--fold-seed", "42", "--epochs", "1", name="other_seed")
+    assert (other / "folds.csv").read_bytes() == (runs["label"] / "folds.csv").read_bytes()
+    assert (other / "oof.csv").read_bytes() != (runs["label"] / "oof.csv").read_bytes()
+    assert experiment.read_args(runs["label"])["fold_seed"] == 42
+
+
 def test_nofold_trains_everyone_and_keeps_the_last_epoch(fit):
     run = fit("--kfold", "0", name="nofold", pictures=True)
     assert not (run / "oof.csv").exists()
@@ -335,6 +344,16 @@ def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     (["--name", "a/b"], "--name 'a/b': must be a plain folder name"),
     (["--weights", "none.pth"], "--weights none.pth: no such file"),
     (["--kfold", "0", "--scheduler", "Plateau"], "--scheduler Plateau: follows the validation F1"),
+    (["--loss", "ce+ordinal"], "--loss ce+ordinal: ordinal needs classes with an order; --target label has none"),
+    (["--top-age-spread", "5"], "--top-age-spread: belongs to --target age"),
+    (["--ema", "0.9", "--average-last", "2"], "--average-last: and --ema both average weights"),
+    (["--freeze-epochs", "2", "--epochs", "2"], "--freeze-epochs 2: leaves none of 2 epochs"),
+    (["--kfold", "0", "--finish-on-all", "1"], "--finish-on-all 1: --kfold 0 trains everyone from the start"),
+    (["--scheduler", "Plateau", "--finish-on-all", "1"], "--finish-on-all 1: --scheduler Plateau follows"),
+    (["--mix-rare"], "--mix-rare: says whom to mix with"),
+    (["--layer-decay", "1.5"], "argument --layer-decay: 1.5 is not a number above 0 and up to 1"),
+    (["--sampler", "person", "--accum", "13"], "--accum 13: 12 training images make 12 parts at most"),
+    (["--pseudo", "runs/none"], "runs/none: no such run"),
     (["--limit-people", "3"], "--limit-people 3: with --kfold 2 at least 12"),
     (["--lr", "-1"], "argument --lr: -1 is not a number above 0"),
     (["--optimiser", "SGD"], "--optimiser: no such option. Did you mean --optimizer"),

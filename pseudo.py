@@ -1,0 +1,112 @@
+"""Pseudo-labels: eval images that join the training with what earlier runs predicted for them as soft labels.
+
+After Lee 2013, "Pseudo-Label", with soft labels instead of the most probable class, and without its leak through the
+validation people: the labels that train fold i come only from models of fold i, which never saw the people that fold i
+is validated on. So both trainings must have the same folds. A run that was trained with pseudo-labels gives the
+next round's labels in the same way.
+"""
+
+import numpy as np
+import pandas as pd
+import yaml
+
+import blend
+import evaluation
+import experiment
+import members
+from dataset import read_csv
+from errors import InputError
+from labels import HEADS, age_group_probs, head_slices, marginals
+from predictions import columns
+
+FORMAT = "%.9g"  # float32 as text and back, bit by bit
+
+
+def find_runs(source):
+    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once."""
+    found = members.open_source(str(source))
+    if found.is_run:
+        if found.choice != "all":
+            raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
+        return [found.folder]
+    runs = []
+    for member in yaml.safe_load((found.folder / "recipe.yaml").read_text())["members"]:
+        weight = member["weight"]
+        if weight is None or (sum(weight.values()) if isinstance(weight, dict) else weight) > 0:
+            runs += find_runs(member["run"].partition(":")[0])
+    return list(dict.fromkeys(runs))
+
+
+def check_folds(run, people, folds, kfold):
+    """InputError unless fold i of `run` held out everyone whom fold i of this training validates on."""
+    if kfold == 0:
+        return
+    if experiment.read_args(run)["kfold"] == 0:
+        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {kfold} validates on")
+    if experiment.read_args(run)["finish_on_all"]:
+        raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
+    theirs = read_csv(run / "folds.csv", ("path", "fold"))
+    held_out = dict(zip(theirs["path"], theirs["fold"].astype(int)))
+    for path, fold in zip(people["path"], folds.tolist()):
+        if held_out.get(path, fold) != fold:
+            raise InputError(
+                f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}; train with the same "
+                f"people, --kfold and --fold-seed, or its labels would leak"
+            )
+
+
+def soft_labels(target, sources, bounds):
+    """Soft targets float64 [N, num_outputs(target)] from predictions [(target, probs), ...] of the same images."""
+    same = [probs for source, probs in sources if source == target]
+    if len(same) == len(sources):
+        return np.mean(same, axis=0)
+    if target == "age":
+        raise InputError("--pseudo: --target age learns single years, which only runs of target age can give")
+    decided = {part for source, _probs in sources for part in blend.DECIDES[source]}
+    wanted = set(blend.DECIDES[target])
+    if not wanted <= decided:
+        raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
+    if decided == set(blend.PARTS):
+        label = blend.blend(sources, bounds=bounds)
+        return label if target == "label" else np.concatenate([marginals(label)[head] for head in HEADS[target]], axis=1)
+    parts = [blend.member_parts(source, probs, bounds) for source, probs in sources]
+    return np.mean([part[target] for part in parts if target in part], axis=0)
+
+
+def confidence(target, probs):
+    """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
+    if target == "age":
+        return age_group_probs(probs).max(1)
+    return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
+
+
+def make(args, people, folds, images, device):
+    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above.
+
+    images: evaluation.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
+    """
+    runs = find_runs(args.pseudo)
+    for run in runs:
+        check_folds(run, people, folds, args.kfold)
+    numbers = {run: evaluation.select_folds(run, list(range(args.kfold)) if args.kfold else "all") for run in runs}
+    options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
+    jobs = [(run, number) for run in runs for number in numbers[run]]
+    evaluation.predict_folds(jobs, images, evaluation.Settings(batch_size=128, tta="none", **options), device)
+    targets = {run: experiment.read_args(run)["target"] for run in runs}
+    tables = []
+    for fold in range(max(args.kfold, 1)):
+        sources = []
+        for run in runs:
+            table = evaluation.fold_mean(run, targets[run], [fold] if args.kfold else numbers[run], "none")
+            sources.append((targets[run], table[columns(targets[run])].to_numpy()))
+        probs = soft_labels(args.target, sources, tuple(args.age_bounds))
+        sure = confidence(args.target, probs) >= args.pseudo_min_confidence
+        table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
+        tables.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def read(run, target):
+    """The table of `make` that a run keeps."""
+    table = read_csv(run / "pseudo.csv", ("fold", "ImageID", *columns(target)))
+    return table.astype({"fold": int, **dict.fromkeys(columns(target), np.float32)})
