@@ -1,0 +1,92 @@
+"""Draw what the training losses ask of a sample: loss and pull against the probability of its true class.
+
+    python loss_plots.py --out docs/losses.png
+
+One image of 18 classes; the wrong classes share what the true one leaves equally. The pull is minus the slope of the loss by
+the logit of the true class: what a step of gradient descent moves, before the network. docs/losses.md explains the picture.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import errors
+import layout
+import loss
+import options
+from errors import InputError
+from experiment import write_atomic
+from labels import LABELS
+
+# Training images of the 18 classes: mask 5:1:1 x (male, female) x age group of the competition's 2,700 people.
+PEOPLE = ((549, 410, 83), (732, 817, 109))
+COUNTS = [images * people for images in (5, 1, 1) for gender in PEOPLE for people in gender]
+RAREST, COMMONEST = int(np.argmin(COUNTS)), int(np.argmax(COUNTS))
+SMOOTHING, GAMMA = 0.1, 2.0
+CURVES = {
+    "cross-entropy": (loss.cross_entropy, RAREST, "#1f2328", "-"),
+    f"label smoothing {SMOOTHING}": (partial(loss.label_smoothing, smoothing=SMOOTHING), RAREST, "#0072b2", "-"),
+    f"focal, gamma {GAMMA:g}": (partial(loss.focal, gamma=GAMMA), RAREST, "#d55e00", "-"),
+    "soft F1, alone of its class": (loss.soft_f1, RAREST, "#009e73", "-"),
+    f"logit adjusted, rarest class ({COUNTS[RAREST]} images)": (
+        partial(loss.logit_adjusted, class_counts=torch.tensor(COUNTS)), RAREST, "#cc79a7", "-",
+    ),
+    f"logit adjusted, commonest class ({COUNTS[COMMONEST]:,})": (
+        partial(loss.logit_adjusted, class_counts=torch.tensor(COUNTS)), COMMONEST, "#cc79a7", "--",
+    ),
+}  # fmt: skip
+
+
+def curve(function, true, probs):
+    """(loss, pull) float64 [N] of a loss function at probabilities [N] of the class `true`."""
+    C = len(LABELS)
+    values = []
+    for p in probs:
+        logits = torch.zeros(1, C, dtype=torch.float64)
+        logits[0, true] = np.log(p * (C - 1) / (1 - p))
+        logits.requires_grad_()
+        value = function(logits, torch.tensor([true]))
+        (slope,) = torch.autograd.grad(value, logits)
+        values.append((value.item(), -slope[0, true].item()))
+    return np.array(values).T
+
+
+def losses_figure():
+    """Both panels: Figure."""
+    figure = layout.new_page(
+        9.8, 5.1, "what a loss asks of a sample", "one image of 18 classes; its wrong classes share the rest equally"
+    )
+    panels = [layout.new_axes(figure, left, 1.15, 4.0, 2.75) for left in (0.75, 5.45)]
+    probs = np.linspace(0.002, 0.998, 400)
+    for name, (function, true, color, style) in CURVES.items():
+        for axes, values in zip(panels, curve(function, true, probs)):
+            axes.plot(probs, values, color=color, ls=style, lw=1.8, label=name)
+    for axes, title in zip(panels, ("loss", "pull on the logit of the true class")):
+        axes.set_title(title, loc="left", fontsize=10, color=layout.INK, pad=8)
+        axes.set_xlabel("probability of the true class", fontsize=8.5, color=layout.GREY)
+        axes.set_xlim(0, 1)
+        axes.grid(color=layout.FAINT, lw=0.6, alpha=0.7)
+    panels[0].set_ylim(0, 6)
+    panels[1].axhline(0, color=layout.GREY, lw=0.8)
+    handles, names = panels[0].get_legend_handles_labels()
+    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.4 / 5.1), "borderpad": 0, "borderaxespad": 0}
+    figure.legend(handles, names, ncols=3, fontsize=8.5, labelcolor=layout.INK, frameon=False, columnspacing=1.6, **place)
+    return figure
+
+
+def main(argv=None):
+    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser.add_argument("--out", default="losses.png", metavar="FILE", help="the picture")
+    args = parser.parse_args(argv)
+    if not Path(args.out).parent.is_dir():
+        raise InputError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    write_atomic(Path(args.out), losses_figure().savefig)
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
