@@ -8,6 +8,7 @@ random generator.
 import contextlib
 import copy
 import ctypes
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,8 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
-import augment
 import metrics
-import mixing
+import parts
 import sampling
 from cache import ImageStore, draw_seed
 from distributed import Ranks
@@ -274,54 +274,6 @@ class Fit:
         return (self.epoch - 1) * self.steps + self.step
 
 
-@dataclass(frozen=True)
-class Part:
-    """What a process takes in at once: `rows` [B] of the store with their `params` of augment.draw.
-
-    `mixed` bool [B]: which of them are mixed with the rows `partners` [M], by `mix_params` [M] of mixing.draw; the partners
-    have their own `partner_params` of augment.draw.
-    """
-
-    rows: np.ndarray
-    params: torch.Tensor
-    mixed: np.ndarray
-    mix_params: torch.Tensor
-    partners: np.ndarray
-    partner_params: torch.Tensor
-
-    @property
-    def reads(self):
-        """The rows whose images it needs: its own and those of their partners."""
-        return np.concatenate([self.rows, self.partners])
-
-
-def step_parts(fit, order, step):
-    """The `accum` Parts of this process in a step of `fit.epoch`, whose rows come in `order`: a pure function."""
-    recipe, ranks = fit.recipe, fit.ranks
-    size, micro = fit.step_size, fit.step_size // recipe.accum
-    key = (recipe.seed, fit.data.fold, fit.epoch, step)
-    rows = order[step * size : (step + 1) * size]
-    params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("augment", *key)))
-    mixed, mix_params, uniform = mixing.draw(
-        recipe.mix, size, recipe.mix_prob, recipe.mix_alpha, sampling.generator("mix", *key)
-    )
-    partners, partner_params = rows[:0], params[:0]
-    if fit.partners:
-        partners = fit.partners.draw(rows, uniform)
-        partner_params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("partners", *key)))
-
-    def part(start):
-        def mine(values):
-            return ranks.share(values[start : start + micro])
-
-        own = mine(mixed)
-        if not own.any():
-            return Part(mine(rows), mine(params), own, mix_params[:0], rows[:0], params[:0])
-        return Part(mine(rows), mine(params), own, mine(mix_params)[own], mine(partners)[own], mine(partner_params)[own])
-
-    return [part(start) for start in range(0, size, micro)]
-
-
 def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True.
 
@@ -332,11 +284,11 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     order = sampling.epoch_order(data.train_rows, recipe.seed, data.fold, fit.epoch, recipe.sampler, classes, persons)
     fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
-    steps = [step_parts(fit, order, step) for step in range(fit.step, fit.steps)]
-    reads = [part.reads for parts in steps for part in parts]
+    steps, ahead = itertools.tee(parts.step_parts(fit, order, step) for step in range(fit.step, fit.steps))
+    reads = (part.reads for step in ahead for part in step)
     with contextlib.closing(data.store.batches(reads)) as batches:
-        for parts in steps:
-            train_step(fit, parts, batches)
+        for step in steps:
+            train_step(fit, step, batches)
             fit.step += 1
             fit.seconds = before + time.perf_counter() - started
             if after_step():
@@ -344,7 +296,7 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     return True
 
 
-def train_step(fit, parts, batches):
+def train_step(fit, step, batches):
     """One optimizer step over its Parts, whose images come next from `batches`."""
     recipe, key = fit.recipe, (fit.recipe.seed, fit.data.fold, fit.epoch, fit.step)
     torch.manual_seed(draw_seed("dropout", *key, fit.ranks.rank))
@@ -353,26 +305,12 @@ def train_step(fit, parts, batches):
                history=fit.val_f1s)  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    learn(fit, (prepare(fit, part, next(batches)) for part in parts))
+    learn(fit, (parts.prepare(fit, part, next(batches)) for part in step))
 
 
-def prepare(fit, part, batch):
-    """(images float32 [B, 3, H, W], soft targets [B, num_outputs]) of a Part, whose `reads` are the batch (uint8)."""
-    params = torch.cat([part.params, part.partner_params])
-    images = augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std)
-    targets = fit.targets[torch.from_numpy(part.reads).to(fit.ranks.device, non_blocking=True)]
-    B = len(part.rows)
-    if len(part.partners):
-        mixed = torch.from_numpy(part.mixed).to(images.device, non_blocking=True)
-        mix_params = part.mix_params.to(images.device, non_blocking=True)
-        own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
-        images, targets = mixing.mix_batch(fit.recipe.mix, *own, mixed, mix_params, *others)
-    return images.contiguous(memory_format=fit.layout), targets
-
-
-def learn(fit, parts):
+def learn(fit, made):
     """One optimizer step on the mean loss of `accum` parts (images, targets); a generator makes each when it is its turn."""
-    for number, (images, targets) in enumerate(parts, start=1):
+    for number, (images, targets) in enumerate(made, start=1):
         last = number == fit.recipe.accum
         sync = contextlib.nullcontext() if last or fit.ranks.world == 1 else fit.forward.no_sync()
         with sync:

@@ -1,14 +1,13 @@
-"""One fold, from its first step to its complete folder: data, model, saved state, best weights, log and predictions."""
+"""One fold, from its first step to its complete folder: model, saved state, best weights, log and predictions."""
 
 import contextlib
 import copy
 import resource
 import sys
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -17,133 +16,13 @@ import cache
 import dataset
 import engine
 import errors
-import evaluation
 import experiment
 import model
 import precision
 import predictions
-import pseudo
+import training_data
 from errors import InputError, Interrupted
-from images import Geometry
-from labels import CLASS_NAMES, FIRST_AGE, HEADS, SCORED_AS, encode, head_slices, to_age_group
-
-
-@dataclass
-class Data:
-    """The data of a run: people with their folds, image rows, and the labels that training sees.
-
-    With --pseudo the store holds the eval images too, after the others; `pseudo` is the table of pseudo.csv.
-    """
-
-    people: pd.DataFrame
-    folds: np.ndarray
-    images: pd.DataFrame
-    labelled: pd.DataFrame
-    bad: list
-    store: cache.ImageStore
-    eval_names: list
-    pseudo: pd.DataFrame | None
-
-
-def load_data(args, device, run=None):
-    """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
-
-    run: the folder of a run that goes on; its pseudo-labels are those that it began with.
-    """
-    everyone = people = dataset.read_people(args.data_dir)
-    if args.limit_people:
-        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
-    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
-    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
-    labelled = images
-    if args.label_fixes:
-        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
-        fixes = fixes[fixes["path"].isin(people["path"])]
-        labelled = dataset.apply_label_fixes(images, fixes)
-        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
-    if args.drop_ages:
-        errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
-    geometry = Geometry.of(args.img_size, args.crop)
-    files = dataset.image_files(args.data_dir, images["image"])
-    eval_names, labels = [], None
-    if args.pseudo:
-        eval_images = evaluation.read_eval_images(args.data_dir)
-        labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
-        eval_names, files = eval_images.names, [*files, *eval_images.files]
-        counts = labels["fold"].value_counts().sort_index()
-        told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
-        errors.say(
-            f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
-        )
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
-    lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
-    if bad or lacking:
-        errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
-    return Data(people, folds, images, labelled, bad, cache.ImageStore(pixels, device, args.cache_device), eval_names, labels)
-
-
-def fold_data(args, data, fold, mean, std, everyone=False):
-    """The rows of one fold: all others train, less bad images and people whose age, once fixed, is in --drop-ages.
-
-    everyone: those whom the fold holds out train too, and nobody is validated on. Pseudo-labelled eval images follow.
-    """
-    fold_of_image = data.images["path"].map(dict(zip(data.people["path"], data.folds))).to_numpy()
-    good = np.ones(len(data.images) + len(data.eval_names), dtype=bool)
-    good[data.bad] = False
-    good, good_eval = np.split(good, [len(data.images)])
-    training = good & ~data.labelled["age"].isin(args.drop_ages).to_numpy()
-    validates = bool(args.kfold) and not everyone
-    if validates:
-        training &= fold_of_image != fold
-    validation = good & (fold_of_image == fold) if validates else np.zeros_like(good)
-    if not training.any():
-        raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
-    bounds = tuple(args.age_bounds)
-    targets = dataset.head_targets(data.labelled, HEADS[args.target], bounds)
-    truth = dataset.head_targets(data.images, (SCORED_AS[args.target],))[:, 0]
-    persons, masks = pd.factorize(data.images["id"])[0], data.labelled["mask"].to_numpy()
-    rows, soft = np.flatnonzero(training), None
-    if data.pseudo is not None:
-        rows, soft = pseudo_rows(args, data, fold, rows, good_eval)
-        targets = np.concatenate([targets, hard_targets(args.target, soft)])
-        masks = np.concatenate([masks, hard_masks(args.target, soft)])
-        persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
-    classes = sampled_classes(args.target, targets, bounds)
-    return engine.FoldData(
-        fold, data.store, rows, np.flatnonzero(validation), targets, truth, mean, std, classes, persons, masks, soft
-    )
-
-
-def pseudo_rows(args, data, fold, rows, good_eval):
-    """(training rows with a fold's pseudo-labelled eval images added, soft targets float32 [eval images, num_outputs])."""
-    table = data.pseudo[data.pseudo["fold"] == fold]
-    places = pd.Index(data.eval_names).get_indexer(table["ImageID"])
-    if (places < 0).any():
-        raise InputError(f"pseudo-labels: {table['ImageID'].iloc[(places < 0).argmax()]} is no eval image of {args.data_dir}")
-    soft = np.zeros((len(data.eval_names), len(predictions.columns(args.target))), dtype=np.float32)
-    soft[places] = table[predictions.columns(args.target)].to_numpy()
-    return np.concatenate([rows, len(data.images) + places[good_eval[places]]]), soft
-
-
-def hard_targets(target, soft):
-    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
-    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
-    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
-
-
-def hard_masks(target, soft):
-    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
-    if target == "label":
-        return soft.argmax(1) // 6
-    heads = head_slices(target)
-    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
-
-
-def sampled_classes(target, targets, bounds):
-    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
-    if target == "multi":
-        return encode(*targets.T)
-    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]
+from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 
 def build_model(args, fold, device, try_size=False):
@@ -165,7 +44,7 @@ def check(args, data, net, ranks):
     """
     mean, std = model.mean_std(net)
     for fold in range(max(args.kfold, 1)):
-        images = engine.epoch_images(recipe(args), fold_data(args, data, fold, mean, std))
+        images = engine.epoch_images(recipe(args), training_data.fold_data(args, data, fold, mean, std))
         size = engine.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
             try:
@@ -174,14 +53,6 @@ def check(args, data, net, ranks):
                 raise InputError(
                     f"--batch-size {args.batch_size}: {args.model} has batch norm, which can't train on one image at a time"
                 ) from error
-
-
-def check_same(args, data, ranks):
-    """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
-    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.FORMAT)
-    mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad, labels) if ranks.world > 1 else ()
-    if ranks.any(int(mine != ranks.from_first(mine))):
-        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
 
 
 def save_state(run, fold, state):
@@ -223,7 +94,7 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     """
     net = build_model(args, fold, ranks.device) if net is None else net
     mean, std = model.mean_std(net)
-    fit = engine.Fit(net, recipe(args), fold_data(args, data, fold, mean, std), ranks)
+    fit = engine.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
     state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
@@ -260,7 +131,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     weights = experiment.fold_dir(run, fold) / "best.safetensors"
     net = build_model(args, fold, ranks.device)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
-    everyone = fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
+    everyone = training_data.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
     final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:

@@ -25,9 +25,11 @@ import evaluation
 import experiment
 import fold
 import model
+import parts
 import precision
 import predictions
 import timing
+import training_data
 import usual
 from errors import InputError
 from images import Geometry, open_rgb
@@ -51,20 +53,20 @@ def train(args, device):
 def build_fit(args, device):
     """(engine.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
     net = fold.build_model(args, 0, device, try_size=True)
-    data = fold.load_data(args, device)
+    data = training_data.load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
     fold.check(args, data, net, ranks)
     about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
     args.amp, args.memory_format = precision.choose(net, *about)
     net = fold.build_model(args, 0, device)
-    fit = engine.Fit(net, fold.recipe(args), fold.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    fit = engine.Fit(net, fold.recipe(args), training_data.fold_data(args, data, 0, *model.mean_std(net)), ranks)
     return fit, dataset.image_files(args.data_dir, data.images["image"])
 
 
 def fixed_batch(fit):
     """(images, targets) of the first rows, as a step of train.py gets them."""
-    (part,) = engine.step_parts(fit, fit.data.train_rows, 0)
-    return engine.prepare(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
+    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
+    return parts.prepare(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
 
 
 def ceiling(fit):
@@ -127,12 +129,12 @@ def time_stages(fit, seconds):
         last = time.perf_counter()
 
     for step in steps:
-        (part,) = engine.step_parts(fit, fit.data.train_rows, step)
+        (part,) = parts.step_parts(fit, fit.data.train_rows, step)
         batch = store.gather(part.reads)
         lap("gather")
         batch = batch.to(device, non_blocking=True)
         lap("copy")
-        images, targets = engine.prepare(fit, part, batch)
+        images, targets = parts.prepare(fit, part, batch)
         lap("augment")
         part_loss = engine.part_loss(fit, images, targets)
         lap("forward")

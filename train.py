@@ -34,6 +34,7 @@ import predictions
 import pseudo
 import report
 import sampling
+import training_data
 from errors import InputError, Interrupted
 from images import open_rgb
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
@@ -384,11 +385,11 @@ def train(argv, ranks, stop, started):
         net = fold.build_model(args, numbers[0], ranks.device, try_size=True)
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
     with ranks.one_first():
-        data = fold.load_data(args, ranks.device, Path(args.resume) if args.resume else None)
+        data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)
-    fold.check_same(args, data, ranks)
+    training_data.check_same(args, data, ranks)
     run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
     if ranks.first:
         size = f"{args.img_size[0]} x {args.img_size[1]}"

@@ -8,6 +8,7 @@ import torch
 
 import engine
 import model
+import parts
 from cache import ImageStore
 from distributed import Ranks
 from errors import InputError
@@ -211,9 +212,9 @@ def test_layers_far_from_the_head_learn_more_slowly():
 
 def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
     fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
-    (part,) = engine.step_parts(fit, fit.data.train_rows, 0)
+    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
     assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
-    images, targets = engine.prepare(fit, part, fit.data.store.gather(part.reads))
+    images, targets = parts.prepare(fit, part, fit.data.store.gather(part.reads))
     torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
     mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
     for image, row, partner in zip(images, part.rows, part.partners):
@@ -232,7 +233,7 @@ def test_processes_share_the_mix_of_a_step():
     def part(ranks):
         fit = make_fit(mix="cutmix")
         fit.ranks = ranks
-        return engine.step_parts(fit, np.arange(30), 1)[0]
+        return parts.step_parts(fit, np.arange(30), 1)[0]
 
     whole, *shares = map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device)))
     partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))
@@ -258,8 +259,8 @@ def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
 
 
 def test_every_step_draws_its_own_changes(monkeypatch):
-    drawn, draw = [], engine.augment.draw
-    monkeypatch.setattr(engine.augment, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    drawn, draw = [], parts.augment.draw
+    monkeypatch.setattr(parts.augment, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
     train(make_fit(), stop_after=3)
     assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
 

@@ -13,11 +13,11 @@ from conftest import assert_same_run, without_pictures
 import engine
 import errors
 import experiment
-import fold
 import inference
 import model
 import pseudo
 import train
+import training_data
 from errors import InputError
 from labels import combine
 
@@ -86,8 +86,8 @@ def test_labels_of_a_fold_come_from_the_model_of_that_fold_alone(runs, taught):
 
 
 def test_eval_images_train_and_never_validate(taught, shared_data, workplace, monkeypatch):
-    seen, real = [], fold.fold_data
-    monkeypatch.setattr(fold, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
+    seen, real = [], training_data.fold_data
+    monkeypatch.setattr(training_data, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
     monkeypatch.setattr(engine, "train_one_epoch", lambda *args: (_ for _ in ()).throw(errors.Interrupted(143, "enough")))
     again = workplace / "runs" / "enough"
     argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(again.parent),

@@ -24,6 +24,7 @@ import fold
 import metrics
 import model
 import train
+import training_data
 from errors import InputError
 from labels import TARGETS
 
@@ -142,22 +143,23 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
     args = train.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
                                     "--drop-ages", "22"))  # fmt: skip
-    data = fold.load_data(args, torch.device("cpu"))
+    data = training_data.load_data(args, torch.device("cpu"))
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
     assert "drop ages: 0 people leave training" in err
     assert sorted(data.labelled["age"].unique()) == [23, 45, 60]
-    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert len(rows.train_rows) == 6 * 7
     args.drop_ages = [23, 60]
-    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    data = training_data.load_data(args, torch.device("cpu"))
+    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
 
 
 def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = fold.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
-    rows = fold.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    data = training_data.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
+    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     fixed = data.images["path"].str.startswith("000001_female").to_numpy()
     assert fixed.sum() == 7
     assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}

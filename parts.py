@@ -1,0 +1,73 @@
+"""What a training step takes in: rows of the store, their random changes and their partners, made into images and targets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import augment
+import mixing
+import sampling
+from cache import draw_seed
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process takes in at once: `rows` [B] of the store with their `params` of augment.draw.
+
+    `mixed` bool [B]: which of them are mixed with the rows `partners` [M], by `mix_params` [M] of mixing.draw; the partners
+    have their own `partner_params` of augment.draw.
+    """
+
+    rows: np.ndarray
+    params: torch.Tensor
+    mixed: np.ndarray
+    mix_params: torch.Tensor
+    partners: np.ndarray
+    partner_params: torch.Tensor
+
+    @property
+    def reads(self):
+        """The rows whose images it needs: its own and those of their partners."""
+        return np.concatenate([self.rows, self.partners])
+
+
+def step_parts(fit, order, step):
+    """The `accum` Parts of this process in a step of `fit.epoch`, whose rows come in `order`: a pure function."""
+    recipe, ranks = fit.recipe, fit.ranks
+    size, micro = fit.step_size, fit.step_size // recipe.accum
+    key = (recipe.seed, fit.data.fold, fit.epoch, step)
+    rows = order[step * size : (step + 1) * size]
+    params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("augment", *key)))
+    mixed, mix_params, uniform = mixing.draw(
+        recipe.mix, size, recipe.mix_prob, recipe.mix_alpha, sampling.generator("mix", *key)
+    )
+    partners, partner_params = rows[:0], params[:0]
+    if fit.partners:
+        partners = fit.partners.draw(rows, uniform)
+        partner_params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("partners", *key)))
+
+    def part(start):
+        def mine(values):
+            return ranks.share(values[start : start + micro])
+
+        own = mine(mixed)
+        if not own.any():
+            return Part(mine(rows), mine(params), own, mix_params[:0], rows[:0], params[:0])
+        return Part(mine(rows), mine(params), own, mine(mix_params)[own], mine(partners)[own], mine(partner_params)[own])
+
+    return [part(start) for start in range(0, size, micro)]
+
+
+def prepare(fit, part, batch):
+    """(images float32 [B, 3, H, W], soft targets [B, num_outputs]) of a Part, whose `reads` are the batch (uint8)."""
+    params = torch.cat([part.params, part.partner_params])
+    images = augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std)
+    targets = fit.targets[torch.from_numpy(part.reads).to(fit.ranks.device, non_blocking=True)]
+    B = len(part.rows)
+    if len(part.partners):
+        mixed = torch.from_numpy(part.mixed).to(images.device, non_blocking=True)
+        mix_params = part.mix_params.to(images.device, non_blocking=True)
+        own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
+        images, targets = mixing.mix_batch(fit.recipe.mix, *own, mixed, mix_params, *others)
+    return images.contiguous(memory_format=fit.layout), targets

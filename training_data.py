@@ -1,0 +1,167 @@
+"""The data of a training: images with their pixels and labels, and which rows train and validate each fold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+import cache
+import dataset
+import engine
+import errors
+import evaluation
+import predictions
+import pseudo
+from errors import InputError
+from images import Geometry
+from labels import FIRST_AGE, HEADS, SCORED_AS, encode, head_slices, to_age_group
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What training goes by, of each image [N]: its fold, whether it may be shown and whether it may train, training targets
+    [N, heads], the official classes that it is scored on, its person and its mask state (ints)."""
+
+    fold: np.ndarray
+    good: np.ndarray
+    trains: np.ndarray
+    targets: np.ndarray
+    truth: np.ndarray
+    persons: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass
+class Data:
+    """The data of a run: people with their folds, image rows, those with the labels that training sees, and its Labels.
+
+    With --pseudo the store holds the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
+    `good_eval` tells which of the images could be read.
+    """
+
+    people: pd.DataFrame
+    folds: np.ndarray
+    images: pd.DataFrame
+    labelled: pd.DataFrame
+    bad: list
+    store: cache.ImageStore
+    labels: Labels
+    eval_names: list
+    good_eval: np.ndarray
+    pseudo: pd.DataFrame | None
+
+
+def load_data(args, device, run=None):
+    """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
+
+    run: the folder of a run that goes on; its pseudo-labels are those that it began with.
+    """
+    everyone = people = dataset.read_people(args.data_dir)
+    if args.limit_people:
+        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
+    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    labelled = images
+    if args.label_fixes:
+        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
+        fixes = fixes[fixes["path"].isin(people["path"])]
+        labelled = dataset.apply_label_fixes(images, fixes)
+        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    if args.drop_ages:
+        errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
+    geometry = Geometry.of(args.img_size, args.crop)
+    files = dataset.image_files(args.data_dir, images["image"])
+    eval_names, labels = [], None
+    if args.pseudo:
+        eval_images = evaluation.read_eval_images(args.data_dir)
+        labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
+        eval_names, files = eval_images.names, [*files, *eval_images.files]
+        counts = labels["fold"].value_counts().sort_index()
+        told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
+        errors.say(
+            f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
+        )
+    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
+    if bad or lacking:
+        errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
+    store = cache.ImageStore(pixels, device, args.cache_device)
+    good = np.ones(len(files), dtype=bool)
+    good[bad] = False
+    good, good_eval = np.split(good, [len(images)])
+    made = make_labels(args, people, folds, images, labelled, good)
+    return Data(people, folds, images, labelled, bad, store, made, eval_names, good_eval, labels)
+
+
+def make_labels(args, people, folds, images, labelled, good):
+    """The Labels of image rows. People whose age, once fixed, is in --drop-ages do not train."""
+    return Labels(
+        images["path"].map(dict(zip(people["path"], folds))).to_numpy(),
+        good,
+        good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
+        dataset.head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
+        dataset.head_targets(images, (SCORED_AS[args.target],))[:, 0],
+        pd.factorize(images["id"])[0],
+        labelled["mask"].to_numpy(),
+    )
+
+
+def fold_data(args, data, fold, mean, std, everyone=False):
+    """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
+
+    everyone: those whom the fold holds out train too, and nobody is validated on.
+    """
+    labels, validates = data.labels, bool(args.kfold) and not everyone
+    mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
+    rows = np.flatnonzero(labels.trains & ~mine)
+    if not len(rows):
+        raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
+    targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
+    if data.pseudo is not None:
+        rows, soft = pseudo_rows(args, data, fold, rows)
+        targets = np.concatenate([targets, hard_targets(args.target, soft)])
+        masks = np.concatenate([masks, hard_masks(args.target, soft)])
+        persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
+    classes = sampled_classes(args.target, targets, tuple(args.age_bounds))
+    val_rows = np.flatnonzero(labels.good & mine)
+    return engine.FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
+
+
+def pseudo_rows(args, data, fold, rows):
+    """(training rows with a fold's pseudo-labelled eval images added, soft targets float32 [eval images, num_outputs])."""
+    table = data.pseudo[data.pseudo["fold"] == fold]
+    places = pd.Index(data.eval_names).get_indexer(table["ImageID"])
+    if (places < 0).any():
+        raise InputError(f"pseudo-labels: {table['ImageID'].iloc[(places < 0).argmax()]} is no eval image of {args.data_dir}")
+    soft = np.zeros((len(data.eval_names), len(predictions.columns(args.target))), dtype=np.float32)
+    soft[places] = table[predictions.columns(args.target)].to_numpy()
+    return np.concatenate([rows, len(data.images) + places[data.good_eval[places]]]), soft
+
+
+def hard_targets(target, soft):
+    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
+    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
+    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
+
+
+def hard_masks(target, soft):
+    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
+    if target == "label":
+        return soft.argmax(1) // 6
+    heads = head_slices(target)
+    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
+
+
+def sampled_classes(target, targets, bounds):
+    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
+    if target == "multi":
+        return encode(*targets.T)
+    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]
+
+
+def check_same(args, data, ranks):
+    """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
+    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.FORMAT)
+    mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad, labels) if ranks.world > 1 else ()
+    if ranks.any(int(mine != ranks.from_first(mine))):
+        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
