@@ -160,7 +160,7 @@ class Fit:
         recipe, data, device = self.recipe, self.data, self.ranks.device
         if self.ranks.world > 1 and device.type == "cuda":
             self.model = convert_sync_batchnorm(self.model)  # timm's: torch's would drop the activations in its norm layers
-        self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.layer_decay)
+        self._new_optimizer()
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.averaged = copy.deepcopy(self.model) if recipe.average_last else None
@@ -182,6 +182,10 @@ class Fit:
         self.frozen = False
         self._wrap()
 
+    def _new_optimizer(self):
+        recipe = self.recipe
+        self.optimizer = build_optimizer(self.model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.layer_decay)
+
     def _wrap(self):
         """`forward`, the model as a training step calls it."""
         self.forward, device = self.model, self.ranks.device
@@ -194,7 +198,8 @@ class Fit:
     def train_mode(self):
         """Put the model in training mode for `epoch`; in the first `freeze_epochs` all but the head stays as it is.
 
-        The frozen part also keeps its running statistics, and no gradient goes through it.
+        The frozen part also keeps its running statistics, and no gradient goes through it. When it joins, the optimizer
+        begins anew for all: torch's fused ones can't begin with some weights later than with others.
         """
         self.model.train()
         frozen, head = self.epoch <= self.recipe.freeze_epochs, head_parameters(self.model)
@@ -205,6 +210,8 @@ class Fit:
                 parameter.requires_grad_(not frozen or any(parameter is own for own in head))
             self.frozen = frozen
             self._wrap()
+            if not frozen:
+                self._new_optimizer()
 
     @property
     def evaluated(self):
