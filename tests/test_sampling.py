@@ -39,6 +39,13 @@ def test_classes_come_in_proportion_and_images_of_one_evenly(sampler, expected):
             assert abs(mine.sum() - share) < 3 * np.sqrt(len(mine) / 4) + 1
 
 
+def test_no_order_of_rows_or_persons_is_left():
+    """Of 100 draws some 25 are of the four rare images, which would stand side by side eight at a time."""
+    assert (np.diff(order("balanced")) == 0).sum() < 12
+    persons = PERSONS[order("person") - 100]
+    assert (np.diff(persons) > 0).sum() < 12
+
+
 def test_images_of_a_class_take_turns_over_the_epochs():
     """Of 80 images of the common class 33.3 come an epoch: in 12 epochs nearly all of them came."""
     seen = {row for epoch in range(1, 13) for row in order("balanced", epoch=epoch)}
