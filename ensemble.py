@@ -28,6 +28,7 @@ import errors
 import evaluation
 import experiment
 import members
+import metrics
 import options
 import pipeline
 import predictions
@@ -125,6 +126,7 @@ def main(argv=None):
     say_members(result)
     say_fit(result)
     say_scores(result)
+    say_plain_oof(args.tta, found)
     evaluation.say_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
@@ -304,13 +306,20 @@ def say_scores(result):
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
     if plan != pipeline.Plan(seed=plan.seed):
         low, high = scores["gain_ci95"]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "noise"
         print(
             f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
-            f"95 % CI {low:+.4f} .. {high:+.4f}: {verdict}"
+            f"95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}"
         )
     if plan.meets_prior:
         say_true_shares(result.images.truth)
+
+
+def say_plain_oof(tta, found):
+    """Which members' part in the out-of-fold score is without the TTA that their eval predictions have."""
+    lacking = [member.name for member in found if member.oof is not None and not members.has_oof(member.source, tta)]
+    if lacking:
+        made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
+        say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")
 
 
 def say_true_shares(truth):

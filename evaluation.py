@@ -75,10 +75,11 @@ def is_fresh(run, number, tta, names=None):
     if not (table.is_file() and facts.is_file()):
         return False
     made = experiment.read_json(facts)
-    return made["weights_sha256"] == _weights_digest(run, number) and (names is None or made["images"] == _digest(names))
+    return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
 
 
-def _weights_digest(run, number):
+def weights_digest(run, number):
+    """The digest of a complete fold's weights, as its fold.json has it."""
     return experiment.read_json(experiment.fold_dir(run, number) / "fold.json")["weights_sha256"]
 
 
@@ -95,7 +96,7 @@ def predict_folds(jobs, images, args, device):
     by_geometry = {}
     for run, number in jobs:
         if not is_fresh(run, number, args.tta, images.names):
-            facts = model.read_facts(_weights(run, number))
+            facts = model.read_facts(weights_file(run, number))
             by_geometry.setdefault(Geometry.of(facts["img_size"], facts["crop"]), []).append((run, number))
     for geometry, missing in by_geometry.items():
         pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
@@ -104,7 +105,8 @@ def predict_folds(jobs, images, args, device):
             _predict_group(group, images, store, args, device)
 
 
-def _weights(run, number):
+def weights_file(run, number):
+    """The Path of a fold's weights."""
     return experiment.fold_dir(run, number) / "best.safetensors"
 
 
@@ -112,7 +114,7 @@ def _groups(jobs):
     """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
     groups, size = [], 0
     for run, number in jobs:
-        weights = _weights(run, number).stat().st_size
+        weights = weights_file(run, number).stat().st_size
         if not groups or size + weights > GROUP_BYTES:
             groups.append([])
             size = 0
@@ -122,25 +124,31 @@ def _groups(jobs):
 
 
 def _predict_group(group, images, store, args, device):
-    models, facts = [], []
+    predicted = predict_rows(group, store, np.arange(len(images.names)), args, device)
+    for (run, number), (target, probs) in zip(group, predicted):
+        table, sidecar = _fold_files(run, number, args.tta)
+        sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
+        experiment.write_csv(table, predictions.eval_table(images.names, target, probs), predictions.FORMAT)
+        experiment.write_json(sidecar, {"weights_sha256": weights_digest(run, number), "images": _digest(images.names)})
+
+
+def predict_rows(group, store, rows, args, device):
+    """(target, probabilities [len(rows), num_outputs]) of each of `group`, a list of (run, fold number), for rows of `store`, a
+    cache.ImageStore. `args`: batch_size, amp, tta, quiet.
+    """
+    models, targets = [], []
     for run, number in group:
-        net, fold_facts = model.load(_weights(run, number))
+        net, facts = model.load(weights_file(run, number))
         net = net.to(device, memory_format=precision.FORMATS[precision.usual_format(net)])
-        models.append((net, fold_facts["mean"], fold_facts["std"]))
-        facts.append(fold_facts)
-    rows = np.arange(len(images.names))
-    groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
+        models.append((net, facts["mean"], facts["std"]))
+        targets.append(facts["target"])
+    batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
     runs = list(dict.fromkeys(Path(run).name for run, _number in group))
     what = f"{len(group)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
     amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
     with tqdm(total=len(rows) * len(group), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
-        logits = model.predict_together(models, _counted(store.batches(groups), len(group), bar), amp_dtype, args.tta)
-    for (run, number), fold_facts, fold_logits in zip(group, facts, logits):
-        probs = engine.head_probs(fold_facts["target"], fold_logits)
-        table, sidecar = _fold_files(run, number, args.tta)
-        sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
-        experiment.write_csv(table, predictions.eval_table(images.names, fold_facts["target"], probs), predictions.FORMAT)
-        experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
+        logits = model.predict_together(models, _counted(batches, len(group), bar), amp_dtype, args.tta)
+    return [(target, engine.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
 
 
 def _counted(batches, times, bar):
