@@ -4,14 +4,15 @@
     python ensemble.py --models "runs/*" --search greedy --decode f1
 
 Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes submissions/NAME/: submission.csv, eval.csv
-(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, and bounds.png with --tune-bounds. What is
-fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those probabilities.
+(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, bounds.png with --tune-bounds, persons.csv with
+--persons. What is fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those
+probabilities.
 """
 
 import shlex
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ import experiment
 import members
 import metrics
 import options
+import persons
 import pipeline
 import predictions
 from errors import InputError
@@ -52,6 +54,8 @@ def parse_args(argv):
                         "for each mask state, so that the predictions are 5:1:1 by mask as the eval images are")  # fmt: skip
     parser.add_argument("--temperature", action="store_true",
                         help="scale each member to be as sure as it is right, before members are averaged")  # fmt: skip
+    parser.add_argument("--persons", action="store_true",
+                        help="images that look like one person share gender and age; the contest's rules decide")  # fmt: skip
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
                      help="where the distributions of target age runs are cut")  # fmt: skip
@@ -97,7 +101,7 @@ class OofImages:
 @dataclass(frozen=True)
 class Result:
     """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those
-    of pipeline.finish on the eval images."""
+    of pipeline.finish on the eval images, `grouping`: persons.Grouping with --persons."""
 
     plan: pipeline.Plan
     members: list
@@ -107,6 +111,7 @@ class Result:
     scored: pipeline.OutOfFold | None
     eval_probs: np.ndarray
     mask_factors: np.ndarray | None = None
+    grouping: persons.Grouping | None = None
 
     @property
     def weights(self):
@@ -121,7 +126,7 @@ def main(argv=None):
     args = parse_args(argv)
     plan, data_dir = make_plan(args), dataset.find(args.data_dir)
     found = read_members(args, plan)
-    result = combine(plan, found, args.quiet)
+    result = combine(args, plan, found)
     folder = write_result(args, result)
     say_members(result)
     say_fit(result)
@@ -169,15 +174,20 @@ def read_oof_images(found):
     return OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in found])
 
 
-def combine(plan, found, quiet):
+def combine(args, plan, found):
     """The Result of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
     names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
-    fitted, scored = pipeline.Fitted(plan.bounds), None
+    given, plain = [(member.target, member.eval_probs(names)) for member in found], images and blend.blend(images.members)
+    fitted, scored, grouping = pipeline.Fitted(plan.bounds), None, None
+    if args.persons:
+        grouping = persons.find_all(names, images and images.table, args)
+        given = persons.share_members(given, grouping.eval)
+        images = images and replace(images, members=persons.share_members(images.members, grouping.oof))
     if images:
         fitted = pipeline.fit(plan, images.members, images.truth)
-        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, quiet)
-    applied = pipeline.apply(plan, fitted, [(member.target, member.eval_probs(names)) for member in found])
-    return Result(plan, found, names, images, fitted, scored, *pipeline.finish(plan, applied))
+        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
+    finished = pipeline.finish(plan, pipeline.apply(plan, fitted, given))
+    return Result(plan, found, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
@@ -190,6 +200,7 @@ def make_recipe(args, result):
         "age_bounds": list(fitted.bounds),
         "tune_bounds": args.tune_bounds,
         "temperature": plan.temperature,
+        "persons": args.persons,
         "tta": args.tta,
         "seed": plan.seed,
         "members": [
@@ -226,7 +237,10 @@ def write_result(args, result):
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             experiment.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
         experiment.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
-        experiment.write_json(inside / "score.json", scored.scores if scored else pipeline.UNSCORED)
+        scores = scored.scores if scored else pipeline.UNSCORED
+        experiment.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
+        if result.grouping:
+            result.grouping.write(inside)
         if plan.method == "stack":
             table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             experiment.write_csv(inside / "stack.csv", table)
@@ -286,6 +300,8 @@ def say_fit(result):
     if result.plan.meets_prior:
         told = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
         say(f"factors of the mask states for 5:1:1 among the eval images: {told}")
+    for line in result.grouping.lines() if result.grouping else ():
+        say(line.strip(), indent=" " * (len(line) - len(line.lstrip())), hang="    ")
 
 
 def say_scores(result):
@@ -304,7 +320,7 @@ def say_scores(result):
         parts = scores["crossfit_parts"]
         print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
-    if plan != pipeline.Plan(seed=plan.seed):
+    if plan != pipeline.Plan(seed=plan.seed) or result.grouping:
         low, high = scores["gain_ci95"]
         print(
             f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
@@ -364,7 +380,8 @@ def say_next(args, result, folder):
     elif images and not result.plan.fitted_options and len(result.members) > 1:
         told = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         cut = "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
-        told += f"{cut}{data}{' --decode prior' if result.plan.meets_prior else ''} --search greedy"
+        kept = f"{' --decode prior' if result.plan.meets_prior else ''}{' --persons' if args.persons else ''}"
+        told += f"{cut}{data}{kept} --search greedy"
     else:
         told = "leaderboard.py"
     print(f"next: python {told}")

@@ -186,8 +186,11 @@ UNSCORED = dict.fromkeys(
 )
 
 
-def evaluate(plan, fitted, members, truth, persons, quiet=True):
-    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`."""
+def evaluate(plan, fitted, members, truth, persons, quiet=True, plain=None):
+    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
+
+    The gain is that over `plain` [N, 18], without it over the plain average of the members.
+    """
     probs, parts, in_sample = apply(plan, fitted, members), [], None
     if plan.fitted_options:
         in_sample = round(float(metrics.macro_f1(truth, finish(plan, probs)[0].argmax(1), len(LABELS))), 6)
@@ -205,6 +208,8 @@ def evaluate(plan, fitted, members, truth, persons, quiet=True):
         with bar:
             probs = search.crossfit(fit_part, apply_part, members, truth, persons, PARTS, plan.seed)
     probs, mask_factors = finish(plan, probs)
-    scores = UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members), persons)
+    scores = (
+        UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members) if plain is None else plain, persons)
+    )
     scores |= {"in_sample_f1": in_sample, "crossfit_parts": PARTS if plan.fitted_options else None}
     return OutOfFold(probs, scores, parts, mask_factors)
