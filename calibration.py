@@ -11,7 +11,6 @@ from blend import PARTS
 from labels import FIRST_AGE, decode, head_slices, to_age_group
 
 LIMITS = (0.1, 10.0)  # of a temperature; members that are never wrong would ask for 0
-GRID = 9  # temperatures tried first, evenly spaced in their logarithm: the loss of an age head may have two valleys
 FLOOR = 1e-12  # what a probability of 0 stands for: too small to be written down
 
 
@@ -30,7 +29,8 @@ def fit(probs, right):
     """The temperature within LIMITS of least negative log-likelihood: a float, rounded as it is written down.
 
     After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool
-    [N, C] marks the true column of each row. Different: several columns may be right, as the ages of a group are.
+    [N, C] marks the true column of each row. Different: several columns may be right, as the ages of a group are. With one
+    right column a row the loss has a single valley, which Brent's bounded search in the logarithm can't miss.
     """
     logs = _logs(probs)
 
@@ -38,10 +38,8 @@ def fit(probs, right):
         powers = np.exp(logs * np.exp(-log_temperature))
         return np.mean(np.log(powers.sum(1)) - np.log(np.where(right, powers, 0.0).sum(1)))
 
-    grid = np.linspace(*np.log(LIMITS), GRID)
-    best = int(np.argmin([loss(value) for value in grid]))
-    near = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
-    return round(float(np.exp(optimize.minimize_scalar(loss, bounds=near, method="bounded").x)), 6)
+    found = optimize.minimize_scalar(loss, bounds=np.log(LIMITS), method="bounded")
+    return round(float(np.exp(found.x)), 6)
 
 
 def fit_member(target, probs, truth):
