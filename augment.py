@@ -112,6 +112,23 @@ def augment(images, params, aug, mean, std):
     return out
 
 
+def view(images, flipped, shift_x, shift_y):
+    """A view for TTA: float images [B, 3, H, W] mirrored if `flipped`, then moved by parts of the width and height.
+
+    Positive is to the right and down; shifts are rounded to whole pixels and borders are reflected as by `warp`. The memory
+    format stays.
+    """
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    images = images.flip(-1) if flipped else images
+    for dim, part in ((3, shift_x), (2, shift_y)):
+        side = images.shape[dim]
+        source = torch.arange(side, device=images.device) - round(part * side)
+        if part:
+            source = torch.where(source < 0, -1 - source, source)
+            images = images.index_select(dim, torch.where(source >= side, 2 * side - 1 - source, source))
+    return images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def _constants(mean, std, device):
     return (torch.as_tensor(v, dtype=torch.float32).to(device, non_blocking=True) for v in (mean, std))
 

@@ -42,7 +42,7 @@ def total_weight(weight):
 def _f1(plan, fitted, weights, members, truth):
     """In-sample macro F1 with other weights and everything else as fitted; -inf where a part is left undecided."""
     try:
-        probs = pipeline.apply(plan, replace(fitted, weights=weights), members)
+        probs, _factors = pipeline.finish(plan, pipeline.apply(plan, replace(fitted, weights=weights), members))
     except InputError:
         return -np.inf
     return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))
@@ -58,6 +58,7 @@ def added(plan, fitted, members, truth):
     adds = np.full(len(members), np.nan)
     if plan.method == "stack" or len(used) > MANY:
         return adds
+    fitted, members = pipeline.scale(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     for index in used:
         adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
@@ -85,6 +86,7 @@ def left_out(plan, fitted, members, truth, limit=SHOWN):
     used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)
     if not len(unused):
         return []
+    fitted, members = pipeline.scale(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused[:limit])}
     found = []

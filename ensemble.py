@@ -4,14 +4,15 @@
     python ensemble.py --models "runs/*" --search greedy --decode f1
 
 Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes submissions/NAME/: submission.csv, eval.csv
-(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, and bounds.png with --tune-bounds. What is
-fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those probabilities.
+(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, bounds.png with --tune-bounds, persons.csv with
+--persons. What is fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those
+probabilities.
 """
 
 import shlex
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,9 @@ import errors
 import evaluation
 import experiment
 import members
+import metrics
 import options
+import persons
 import pipeline
 import predictions
 from errors import InputError
@@ -47,7 +50,12 @@ def parse_args(argv):
     parser.add_argument("--search", choices=pipeline.SEARCHES, default="none",
                         help="greedy: choose members, with replacement; weights: weigh each member and part")  # fmt: skip
     parser.add_argument("--decode", choices=pipeline.DECODES, default="argmax",
-                        help="f1: a factor for each class before the highest probability is taken, for macro F1")  # fmt: skip
+                        help="before the highest probability is taken: f1: a factor for each class, for macro F1; prior: one "
+                        "for each mask state, so that the predictions are 5:1:1 by mask as the eval images are")  # fmt: skip
+    parser.add_argument("--temperature", action="store_true",
+                        help="scale each member to be as sure as it is right, before members are averaged")  # fmt: skip
+    parser.add_argument("--persons", action="store_true",
+                        help="images that look like one person share gender and age; the contest's rules decide")  # fmt: skip
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
                      help="where the distributions of target age runs are cut")  # fmt: skip
@@ -64,6 +72,8 @@ def parse_args(argv):
     options.check_bounds(parser, args.age_bounds)
     if args.search != "none" and args.method != "soft":
         parser.error(f"--search {args.search}: finds weights for --method soft; with --method {args.method} leave it out")
+    if args.temperature and args.method != "soft":
+        parser.error(f"--temperature: is for averages; leave it out with --method {args.method}, which goes by no scale")
     if args.method == "stack" and (args.tune_bounds or tuple(args.age_bounds) != OFFICIAL_BOUNDS):
         parser.error(f"{bounds_option(args)}: --method stack learns from single ages where to cut; leave one of the two out")
     return args
@@ -90,7 +100,8 @@ class OofImages:
 
 @dataclass(frozen=True)
 class Result:
-    """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv."""
+    """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those
+    of pipeline.finish on the eval images, `grouping`: persons.Grouping with --persons."""
 
     plan: pipeline.Plan
     members: list
@@ -99,6 +110,8 @@ class Result:
     fitted: pipeline.Fitted
     scored: pipeline.OutOfFold | None
     eval_probs: np.ndarray
+    mask_factors: np.ndarray | None = None
+    grouping: persons.Grouping | None = None
 
     @property
     def weights(self):
@@ -113,11 +126,12 @@ def main(argv=None):
     args = parse_args(argv)
     plan, data_dir = make_plan(args), dataset.find(args.data_dir)
     found = read_members(args, plan)
-    result = combine(plan, found, args.quiet)
+    result = combine(args, plan, found)
     folder = write_result(args, result)
     say_members(result)
     say_fit(result)
     say_scores(result)
+    say_plain_oof(args.tta, found)
     evaluation.say_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
@@ -128,7 +142,8 @@ def main(argv=None):
 
 def make_plan(args):
     """The pipeline.Plan of the options."""
-    return pipeline.Plan(args.method, args.search, args.decode, None if args.tune_bounds else tuple(args.age_bounds), args.seed)
+    cut = None if args.tune_bounds else tuple(args.age_bounds)
+    return pipeline.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
 
 
 def read_members(args, plan):
@@ -159,15 +174,20 @@ def read_oof_images(found):
     return OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in found])
 
 
-def combine(plan, found, quiet):
+def combine(args, plan, found):
     """The Result of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
     names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
-    fitted, scored = pipeline.Fitted(plan.bounds), None
+    given, plain = [(member.target, member.eval_probs(names)) for member in found], images and blend.blend(images.members)
+    fitted, scored, grouping = pipeline.Fitted(plan.bounds), None, None
+    if args.persons:
+        grouping = persons.find_all(names, images and images.table, args)
+        given = persons.share_members(given, grouping.eval)
+        images = images and replace(images, members=persons.share_members(images.members, grouping.oof))
     if images:
         fitted = pipeline.fit(plan, images.members, images.truth)
-        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, quiet)
-    eval_probs = pipeline.apply(plan, fitted, [(member.target, member.eval_probs(names)) for member in found])
-    return Result(plan, found, names, images, fitted, scored, eval_probs)
+        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
+    finished = pipeline.finish(plan, pipeline.apply(plan, fitted, given))
+    return Result(plan, found, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
@@ -179,6 +199,8 @@ def make_recipe(args, result):
         "decode": plan.decode,
         "age_bounds": list(fitted.bounds),
         "tune_bounds": args.tune_bounds,
+        "temperature": plan.temperature,
+        "persons": args.persons,
         "tta": args.tta,
         "seed": plan.seed,
         "members": [
@@ -186,11 +208,17 @@ def make_recipe(args, result):
             for member, weight in zip(result.members, result.weights)
         ],
     }
+    for member, temperature in zip(recipe["members"], fitted.temperatures or ()):
+        member["temperature"] = temperature
     if fitted.path:
         scores = [(index, None if np.isnan(f1) else round(float(f1), 6)) for index, f1 in fitted.path]
         recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
     if fitted.biases is not None:
         recipe["biases"] = fitted.biases.tolist()
+    if plan.meets_prior:
+        recipe["mask_factors"] = result.mask_factors.tolist()
+        if result.scored:
+            recipe["oof_mask_factors"] = result.scored.mask_factors.tolist()
     if args.tune_bounds:
         recipe["crossfit_bounds"] = [list(part.bounds) for part in result.scored.parts]
     return recipe
@@ -209,12 +237,16 @@ def write_result(args, result):
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             experiment.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
         experiment.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
-        experiment.write_json(inside / "score.json", scored.scores if scored else pipeline.UNSCORED)
+        scores = scored.scores if scored else pipeline.UNSCORED
+        experiment.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
+        if result.grouping:
+            result.grouping.write(inside)
         if plan.method == "stack":
             table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             experiment.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            study = bounds.study(images.members, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
+            fitted, given = pipeline.scale(fitted, images.members)
+            study = bounds.study(given, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
             bounds.draw(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {folder.name}")
     return folder
 
@@ -246,8 +278,12 @@ def say_members(result):
 
 
 def say_fit(result):
-    """What was found: the path of the search, the bounds and the biases."""
+    """What was found: the temperatures, the path of the search, the bounds, the biases and the factors of the mask states."""
     fitted = result.fitted
+    if fitted.temperatures:
+        told = [" ".join(f"{value:.2f}" for value in heads.values()) for heads in fitted.temperatures[: contributions.SHOWN]]
+        rest = f" and {len(fitted.temperatures) - len(told)} more" if len(fitted.temperatures) > len(told) else ""
+        say(f"temperatures: {', '.join(f'{index}: {values}' for index, values in enumerate(told, start=1))}{rest}")
     if fitted.path:
         steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
         rest = f" and {len(steps) - contributions.SHOWN} more" if len(steps) > contributions.SHOWN else ""
@@ -261,6 +297,11 @@ def say_fit(result):
         strongest = np.argsort(-np.abs(np.log(fitted.biases)))[:3]
         told = "; ".join(f"{fitted.biases[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest)
         say(f"strongest factors: {told}")
+    if result.plan.meets_prior:
+        told = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
+        say(f"factors of the mask states for 5:1:1 among the eval images: {told}")
+    for line in result.grouping.lines() if result.grouping else ():
+        say(line.strip(), indent=" " * (len(line) - len(line.lstrip())), hang="    ")
 
 
 def say_scores(result):
@@ -279,13 +320,30 @@ def say_scores(result):
         parts = scores["crossfit_parts"]
         print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
-    if plan != pipeline.Plan(seed=plan.seed):
+    if plan != pipeline.Plan(seed=plan.seed) or result.grouping:
         low, high = scores["gain_ci95"]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "noise"
         print(
             f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
-            f"95 % CI {low:+.4f} .. {high:+.4f}: {verdict}"
+            f"95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}"
         )
+    if plan.meets_prior:
+        say_true_shares(result.images.truth)
+
+
+def say_plain_oof(tta, found):
+    """Which members' part in the out-of-fold score is without the TTA that their eval predictions have."""
+    lacking = [member.name for member in found if member.oof is not None and not members.has_oof(member.source, tta)]
+    if lacking:
+        made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
+        say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")
+
+
+def say_true_shares(truth):
+    """Where the true mask shares of labels [N] depart from 5:1:1, that the prior is not theirs."""
+    shares = np.bincount(decode(truth)[0], minlength=len(MASKS)) / len(truth)
+    if np.abs(shares - MASK_PRIOR).max() > PRIOR_TOLERANCE:
+        told = ", ".join(f"{name} {share:.1%}" for name, share in zip(MASKS, shares))
+        say(f"the out-of-fold images are not 5:1:1 by mask ({told}): the prior is a wrong one there", indent="  ", hang="    ")
 
 
 def predicted_shares(eval_probs):
@@ -322,7 +380,8 @@ def say_next(args, result, folder):
     elif images and not result.plan.fitted_options and len(result.members) > 1:
         told = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         cut = "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
-        told += f"{cut}{data} --search greedy"
+        kept = f"{' --decode prior' if result.plan.meets_prior else ''}{' --persons' if args.persons else ''}"
+        told += f"{cut}{data}{kept} --search greedy"
     else:
         told = "leaderboard.py"
     print(f"next: python {told}")

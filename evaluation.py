@@ -88,10 +88,11 @@ def is_fresh(run, number, tta, names=None):
     if not (table.is_file() and facts.is_file()):
         return False
     made = experiment.read_json(facts)
-    return made["weights_sha256"] == _weights_digest(run, number) and (names is None or made["images"] == _digest(names))
+    return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
 
 
-def _weights_digest(run, number):
+def weights_digest(run, number):
+    """The digest of a complete fold's weights, as its fold.json has it."""
     return experiment.read_json(experiment.fold_dir(run, number) / "fold.json")["weights_sha256"]
 
 
@@ -131,26 +132,32 @@ def _groups(jobs):
 
 
 def _predict_group(group, images, store, args, device):
-    models, facts = [], []
-    for run, number in group:
-        net, fold_facts = model.load(experiment.weights_file(run, number))
-        memory_format = fold_facts["options"]["memory_format"]  # as in training, so that its numbers round alike
-        net = net.to(device, memory_format=precision.FORMATS[memory_format])
-        models.append((net, fold_facts["mean"], fold_facts["std"]))
-        facts.append(fold_facts)
-    rows = np.arange(len(images.names))
-    groups = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
-    runs = list(dict.fromkeys(Path(run).name for run, _number in group))
-    what = f"{len(group)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
-    amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
-    with tqdm(total=len(rows) * len(group), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
-        logits = model.predict_together(models, _counted(store.batches(groups), len(group), bar), amp_dtype, args.tta)
-    for (run, number), fold_facts, fold_logits in zip(group, facts, logits):
-        probs = engine.head_probs(fold_facts["target"], fold_logits)
+    weights = [experiment.weights_file(run, number) for run, number in group]
+    predicted = predict_rows(weights, store, np.arange(len(images.names)), args, device)
+    for (run, number), (target, probs) in zip(group, predicted):
         table, sidecar = _fold_files(run, number, args.tta)
         sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
-        experiment.write_csv(table, predictions.eval_table(images.names, fold_facts["target"], probs), predictions.FORMAT)
-        experiment.write_json(sidecar, {"weights_sha256": _weights_digest(run, number), "images": _digest(images.names)})
+        experiment.write_csv(table, predictions.eval_table(images.names, target, probs), predictions.FORMAT)
+        experiment.write_json(sidecar, {"weights_sha256": weights_digest(run, number), "images": _digest(images.names)})
+
+
+def predict_rows(weights, store, rows, args, device):
+    """(target, probabilities [len(rows), num_outputs]) of each of `weights`, files of folds, for rows of `store`, a
+    cache.ImageStore. `args`: batch_size, amp, tta, quiet.
+    """
+    models, targets = [], []
+    for path in weights:
+        net, facts = model.load(path)
+        net = net.to(device, memory_format=precision.FORMATS[facts["options"]["memory_format"]])  # to round as training did
+        models.append((net, facts["mean"], facts["std"]))
+        targets.append(facts["target"])
+    batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
+    runs = list(dict.fromkeys(path.parent.parent.name for path in weights))
+    what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
+    amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
+    with tqdm(total=len(rows) * len(weights), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
+        logits = model.predict_together(models, _counted(batches, len(weights), bar), amp_dtype, args.tta)
+    return [(target, engine.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
 
 
 def _counted(batches, times, bar):

@@ -237,10 +237,15 @@ def fold_dir(run, fold):
     return Path(run) / f"fold{fold}"
 
 
+def best_weights(run, fold):
+    """The weights of a fold's best epoch, which never saw its validation people."""
+    return fold_dir(run, fold) / "best.safetensors"
+
+
 def weights_file(run, fold):
-    """The weights that predict for a fold: those after --finish-on-all where it has them, else of its best epoch."""
+    """The weights that predict the eval images for a fold: those after --finish-on-all where it has them, else its best."""
     final = fold_dir(run, fold) / "final.safetensors"
-    return final if final.exists() else fold_dir(run, fold) / "best.safetensors"
+    return final if final.exists() else best_weights(run, fold)
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     the epochs' rows of the log.
     """
     fold, ranks, best = fit.data.fold, fit.ranks, fit.best_epoch
-    weights = experiment.fold_dir(run, fold) / "best.safetensors"
+    weights = experiment.best_weights(run, fold)
     net = build_model(args, fold, ranks.device)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
     everyone = training_data.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
@@ -189,7 +189,7 @@ def keep_epoch(args, run, data, fit, probs):
     """After an epoch: the weights and validation predictions if it is the best one, the log, then the state."""
     fold = fit.data.fold
     if fit.best_epoch == len(fit.history):
-        save_weights(fit, weights_facts(args, fit), experiment.fold_dir(run, fold) / "best.safetensors")
+        save_weights(fit, weights_facts(args, fit), experiment.best_weights(run, fold))
         if probs is not None:
             write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
     experiment.write_log(run, fold, fit.history)

@@ -4,7 +4,8 @@
 
 Reads eval/info.csv and eval/images of the data folder and the weights of the runs (they hold model, size and
 normalisation). Writes RUN/eval.csv (ImageID and probabilities, the mean over folds) and, for the targets label and multi,
-RUN/submission.csv (ImageID,ans in the order of info.csv).
+RUN/submission.csv (ImageID,ans in the order of info.csv). With --oof it reads train/images instead and writes RUN/oof_TTA.csv,
+each fold's validation images with the --tta, which says whether that is worth having.
 """
 
 import shlex
@@ -17,8 +18,10 @@ import engine
 import errors
 import evaluation
 import experiment
+import metrics
 import options
 import predictions
+import validation
 from labels import SCORED_AS, scored_probs
 
 
@@ -27,11 +30,14 @@ def parse_args(argv):
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders of train.py")
     options.add_folds(parser, numbers=True)
     options.add_tta(parser)
+    parser.add_argument("--oof", action="store_true", help="predict each fold's own validation images instead, to score --tta")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options.add_data(parser)
     options.add_compute(parser, batch_size=128)
     args = parser.parse_args(argv)
     args.folds = options.chosen_folds(parser, args.folds)
+    if args.oof and (args.tta == "none" or args.folds != "all"):
+        parser.error("--oof: compares a --tta with none, on all folds; add one, such as --tta hflip, and leave out --folds")
     return args
 
 
@@ -41,6 +47,8 @@ def main(argv=None):
     runs = [experiment.find_run(run) for run in dict.fromkeys(args.models)]
     folds = [evaluation.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
+    if args.oof:
+        return score_tta(args, runs, device)
     images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     evaluation.predict_folds(jobs, images, args, device)
@@ -53,18 +61,32 @@ def main(argv=None):
             experiment.write_csv(run / "submission.csv", predictions.submission_table(images.names, probs))
             print(f"{run / 'submission.csv'}: ImageID,ans")
             evaluation.say_score(images.data_dir, images.names, probs, run.name)
-    say_next(images.data_dir, runs, targets)
+    say_next(images.data_dir, runs, targets, args.tta)
     return 0
 
 
-def say_next(data_dir, runs, targets):
+def score_tta(args, runs, device):
+    """--oof: what the TTA is worth for each run, and the command that predicts the eval images with it, or without."""
+    data_dir, verdicts = dataset.locate(args.data_dir)[0], set()
+    for run in runs:
+        found = validation.predict(run, data_dir, args, device)
+        verdicts.add(metrics.verdict(*found["gain_ci95"]))
+        for line in validation.lines(run, args.tta, found):
+            print(line)
+    tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
+    print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{dataset.as_option(data_dir)}")
+    return 0
+
+
+def say_next(data_dir, runs, targets, tta):
     """The command that makes a submission of these runs, or what is missing for one."""
     decided = {part for target in targets for part in blend.DECIDES[target]}
     lacking = [part for part in blend.PARTS if part not in decided]
     if lacking:
         print(f"next: these runs leave {' and '.join(lacking)} open; train them too, then python ensemble.py --models RUN ...")
     else:
-        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{dataset.as_option(data_dir)}")
+        views = "" if tta == "none" else f" --tta {tta}"
+        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{dataset.as_option(data_dir)}")
 
 
 if __name__ == "__main__":

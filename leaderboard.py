@@ -33,8 +33,8 @@ FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "cro
            "class_weights", "aug", "epochs", "kfold")  # fmt: skip
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold"}
-# What stands in recipe.yaml beside the choices: the members, told one by one, and how a search came to them.
-FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds"}
+# What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
+FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
 EFFECTS_ARE = (
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "

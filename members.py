@@ -18,6 +18,7 @@ import errors
 import evaluation
 import experiment
 import predictions
+import validation
 from errors import InputError
 from labels import decode, encode
 
@@ -101,9 +102,19 @@ def find_sources(patterns, folds="all", option="--models"):
     return list({source.name: source for source in sources}.values())
 
 
-def read_oof(source):
-    """The oof.csv table of a source, or None where it has none (a nofold run, an ensemble with one)."""
+def has_oof(source, tta):
+    """Whether out-of-fold predictions with a TTA are there: an ensemble's are as it was made, a run's as inference.py did."""
+    return tta == "none" or not source.is_run or validation.is_fresh(source.folder, tta)
+
+
+def read_oof(source, tta="none"):
+    """The oof.csv table of a source, or None where it has none (a nofold run, an ensemble with one).
+
+    That of a TTA where `has_oof` says that it is there, else the plain one.
+    """
     path = source.folder / "oof.csv"
+    if source.is_run and tta != "none" and has_oof(source, tta):
+        path = validation.oof_files(source.folder, tta)[0]
     return predictions.read(path, source.target, ("image", "path")) if path.is_file() else None
 
 
@@ -136,7 +147,7 @@ def read(sources, tta, predict):
         tables = [
             read_eval(source, tta) if table is None else (table, folds) for source, (table, folds) in zip(sources, tables)
         ]
-    members = [Member(source, folds, table, read_oof(source)) for source, (table, folds) in zip(sources, tables)]
+    members = [Member(source, folds, table, read_oof(source, tta)) for source, (table, folds) in zip(sources, tables)]
     check_same_images(members)
     return members
 

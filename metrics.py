@@ -233,6 +233,11 @@ def interval(samples, level=0.95):
     return float(lo), float(hi)
 
 
+def verdict(low, high):
+    """What the interval of a gain says: 'better' or 'worse' when it leaves out 0, else 'noise'."""
+    return "better" if low > 0 else "worse" if high < 0 else "noise"
+
+
 def softmax(logits):
     """Probabilities over the last axis, computed in float64 from any finite logits: float32, same shape."""
     logits = np.asarray(logits, dtype=np.float64)

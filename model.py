@@ -176,20 +176,22 @@ def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
 def predict_together(models, batches, amp_dtype=None, tta="none"):
     """`predict` for several models, a list of (model, mean, std): a list of their logits.
 
-    Each batch is read, normalised and mirrored once for all models; the logits are the same bits as of each alone.
+    Each batch is read and normalised once for all models, and so is each of its views made; the logits are the same bits as
+    of each alone.
     """
     training = [net.training for net, _mean, _std in models]
     kinds = [(tuple(mean), tuple(std), layout(net.eval())) for net, mean, std in models]
+    constants = {kind: (mean, std) for kind, (_net, mean, std) in zip(kinds, models)}
     logits = [[] for _ in models]
     for batch in batches:
-        views = {}
-        for (net, mean, std), kind, mine in zip(models, kinds, logits):
-            if kind not in views:
-                images = augment.normalise(batch, mean, std).contiguous(memory_format=kind[2])
-                views[kind] = [images.flip(-1) if flipped else images for flipped in TTAS[tta]]
+        images = {kind: augment.normalise(batch, *constants[kind]).contiguous(memory_format=kind[2]) for kind in constants}
+        sums = [0.0] * len(models)
+        for view in TTAS[tta]:
+            seen = {kind: augment.view(normalised, *view) for kind, normalised in images.items()}
             with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
-                seen = [net(view).float() for view in views[kind]]
-            mine.append(sum(seen) / len(seen))
+                sums = [total + net(seen[kind]).float() for total, (net, *_), kind in zip(sums, models, kinds)]
+        for mine, total in zip(logits, sums):
+            mine.append(total / len(TTAS[tta]))
     for (net, _mean, _std), was in zip(models, training):
         net.train(was)
     return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]

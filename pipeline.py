@@ -1,7 +1,8 @@
 """What turns members into the 18 probabilities: what is fixed, what is fitted on out-of-fold predictions, and its score.
 
-`fit` and `apply` are one pipeline of bounds, weights or a stacker, and biases, in this order, so that cross-fitting scores
-all of it at once. Members are lists of (target, probabilities [N, num_outputs(target)]), as blend.blend takes them.
+`fit` and `apply` are one pipeline of temperatures, bounds, weights or a stacker, and biases, in this order, so that
+cross-fitting scores all of it at once; `finish` is what looks at all images together. Members are lists of (target,
+probabilities [N, num_outputs(target)]), as blend.blend takes them.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,14 +13,16 @@ from tqdm import tqdm
 
 import blend
 import bounds
+import calibration
 import metrics
 import predictions
+import prior
 import search
 from labels import LABELS, OFFICIAL_BOUNDS
 
 METHODS = (*blend.METHODS, "stack")
 SEARCHES = ("none", "greedy", "weights")
-DECODES = ("argmax", "f1")
+DECODES = ("argmax", "f1", "prior", "f1+prior")
 PARTS = 5  # of the people, for cross-fitting
 
 
@@ -32,6 +35,15 @@ class Plan:
     decode: str = "argmax"
     bounds: tuple | None = OFFICIAL_BOUNDS
     seed: int = 0
+    temperature: bool = False
+
+    @property
+    def fits_biases(self):
+        return "f1" in self.decode.split("+")
+
+    @property
+    def meets_prior(self):
+        return "prior" in self.decode.split("+")
 
     @property
     def fitted_options(self):
@@ -39,8 +51,9 @@ class Plan:
         asked = {
             "--method stack": self.method == "stack",
             f"--search {self.search}": self.search != "none",
-            f"--decode {self.decode}": self.decode != "argmax",
+            f"--decode {self.decode}": self.fits_biases,
             "--tune-bounds": self.bounds is None,
+            "--temperature": self.temperature,
         }
         return [option for option, fits in asked.items() if fits]
 
@@ -48,13 +61,15 @@ class Plan:
 @dataclass(frozen=True)
 class Fitted:
     """What a Plan amounts to on some images: `weights` as blend.blend takes them (None: equal), `stack` of search.fit_stack,
-    `biases` [18], `path` of the greedy search as (member index, in-sample macro F1)."""
+    `biases` [18], `path` of the greedy search as (member index, in-sample macro F1), `temperatures` {head: number} of each
+    member."""
 
     bounds: tuple = OFFICIAL_BOUNDS
     weights: list | None = None
     stack: object = None
     biases: np.ndarray | None = None
     path: list = field(default_factory=list)
+    temperatures: list | None = None
 
 
 def _rounded(weights):
@@ -69,6 +84,10 @@ def fit(plan, members, truth):
 
     Bounds are tuned at equal weights, and once more at the weights that a search then finds.
     """
+    temperatures = None
+    if plan.temperature:
+        temperatures = [calibration.fit_member(target, probs, truth) for target, probs in members]
+        members = calibration.scale_members(members, temperatures)
     tunes = plan.bounds is None
     cut = bounds.tune(members, truth, plan.method) if tunes else plan.bounds
     weights, path = _search(plan, members, truth, cut)
@@ -76,10 +95,10 @@ def fit(plan, members, truth):
         cut = bounds.tune(members, truth, plan.method, weights)
     stack = search.fit_stack(members, truth) if plan.method == "stack" else None
     fitted = Fitted(cut, weights, stack, None, path)
-    if plan.decode == "argmax":
-        return fitted
-    biases = metrics.fit_biases(apply(plan, fitted, members), truth, len(LABELS))
-    return replace(fitted, biases=np.round(biases, 6))
+    if plan.fits_biases:
+        biases = metrics.fit_biases(apply(plan, fitted, members), truth, len(LABELS))
+        fitted = replace(fitted, biases=np.round(biases, 6))
+    return replace(fitted, temperatures=temperatures)
 
 
 def _search(plan, members, truth, cut):
@@ -92,13 +111,29 @@ def _search(plan, members, truth, cut):
     return [_rounded(weight) for weight in found.weights], found.trace
 
 
+def scale(fitted, members):
+    """(Fitted without temperatures, members scaled by them): the same answers, for what asks for many of them."""
+    if fitted.temperatures is None:
+        return fitted, members
+    return replace(fitted, temperatures=None), calibration.scale_members(members, fitted.temperatures)
+
+
 def apply(plan, fitted, members):
     """Probabilities [N, 18] of members' images by a plan as it was fitted."""
+    fitted, members = scale(fitted, members)
     if plan.method == "stack":
         probs = search.apply_stack(fitted.stack, members)
     else:
         probs = blend.blend(members, plan.method, fitted.bounds, fitted.weights)
     return probs if fitted.biases is None else metrics.apply_biases(probs, fitted.biases)
+
+
+def finish(plan, probs):
+    """(probabilities [N, 18] as their argmax answers for these images as a whole, factors [3] of the mask states or None)."""
+    if not plan.meets_prior:
+        return probs, None
+    factors = prior.fit_factors(probs)
+    return prior.apply(probs, factors), factors
 
 
 def stack_table(stack, members):
@@ -137,11 +172,13 @@ def gain(truth, probs, plain, persons):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Out-of-fold probabilities [N, 18] of a plan, its score.json, and what was fitted to each part of the people."""
+    """Out-of-fold probabilities [N, 18] of a plan, its score.json, what was fitted to each part of the people, and the
+    factors of `finish`."""
 
     probs: np.ndarray
     scores: dict
     parts: list
+    mask_factors: np.ndarray | None = None
 
 
 UNSCORED = dict.fromkeys(
@@ -149,11 +186,14 @@ UNSCORED = dict.fromkeys(
 )
 
 
-def evaluate(plan, fitted, members, truth, persons, quiet=True):
-    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`."""
+def evaluate(plan, fitted, members, truth, persons, quiet=True, plain=None):
+    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
+
+    The gain is that over `plain` [N, 18], without it over the plain average of the members.
+    """
     probs, parts, in_sample = apply(plan, fitted, members), [], None
     if plan.fitted_options:
-        in_sample = round(float(metrics.macro_f1(truth, probs.argmax(1), len(LABELS))), 6)
+        in_sample = round(float(metrics.macro_f1(truth, finish(plan, probs)[0].argmax(1), len(LABELS))), 6)
 
         bar = tqdm(total=PARTS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None)
 
@@ -167,6 +207,9 @@ def evaluate(plan, fitted, members, truth, persons, quiet=True):
 
         with bar:
             probs = search.crossfit(fit_part, apply_part, members, truth, persons, PARTS, plan.seed)
-    scores = UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members), persons)
+    probs, mask_factors = finish(plan, probs)
+    scores = (
+        UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members) if plain is None else plain, persons)
+    )
     scores |= {"in_sample_f1": in_sample, "crossfit_parts": PARTS if plan.fitted_options else None}
-    return OutOfFold(probs, scores, parts)
+    return OutOfFold(probs, scores, parts, mask_factors)

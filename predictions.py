@@ -9,7 +9,15 @@ from errors import InputError
 from labels import CLASS_NAMES, HEADS, LABELS, encode, num_outputs, scored_probs
 
 FORMAT = "%.6g"  # of a probability
-TTAS = {"none": (False,), "hflip": (False, True)}  # views that predictions are the mean of: whether each is flipped
+SHIFT = 0.04  # of a side, in a shifted view
+PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
+# The views that predictions are the mean of: whether each is flipped, its shift to the right and down as parts of the sides.
+TTAS = {
+    "none": ((False, 0.0, 0.0),),
+    "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
+    "shift": tuple((False, *place) for place in PLACES),
+    "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
+}
 
 
 def columns(target):

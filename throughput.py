@@ -217,7 +217,7 @@ def forward_alone(args, models, batch):
     """The forward of all models and views on one batch, normalised before."""
     (_net, mean, std), dtype = models[0], precision.AMP_DTYPES[args.amp]
     images = augment.normalise(batch, mean, std).contiguous(memory_format=precision.layout(models[0][0]))
-    views = [images.flip(-1) if flipped else images for flipped in predictions.TTAS[args.tta]]
+    views = [augment.view(images, *view) for view in predictions.TTAS[args.tta]]
 
     @torch.inference_mode()
     def run(window):

@@ -246,6 +246,26 @@ def test_nothing_waits_for_the_accelerator(aug):
         assert out.device.type == "cuda" and out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_view_by_hand():
+    """Of 5 columns 40 % are 2: to the right the first two mirror columns 1 and 0, to the left the last two 4 and 3; 1 row down."""
+    images = torch.arange(10.0).reshape(1, 1, 2, 5).expand(1, 3, 2, 5)
+    assert augment.view(images, False, 0.4, 0.0)[0, 0].tolist() == [[1, 0, 0, 1, 2], [6, 5, 5, 6, 7]]
+    assert augment.view(images, False, -0.4, 0.0)[0, 1].tolist() == [[2, 3, 4, 4, 3], [7, 8, 9, 9, 8]]
+    assert augment.view(images, False, 0.0, 0.5)[0, 2].tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
+    assert augment.view(images, True, 0.2, -0.5)[0, 0].tolist() == [[9, 9, 8, 7, 6], [9, 9, 8, 7, 6]]
+    assert torch.equal(augment.view(images, False, 0.0, 0.0), images)
+
+
+@pytest.mark.parametrize(("flipped", "x", "y"), [(True, 0, 0), (False, 3, 0), (True, -2, 1), (False, 0, -4)])
+def test_a_view_is_a_warp_by_whole_pixels(flipped, x, y):
+    images = direct_normalise(images_of(2, 20, 16)).contiguous(memory_format=torch.channels_last)
+    seen = augment.view(images, flipped, (x + 0.3) / 16, (y - 0.4) / 20)  # rounded to x and y
+    flip, shift_x, shift_y, one, zero = (torch.full((2,), v) for v in (float(flipped), x / 16, y / 20, 1.0, 0.0))
+    torch.testing.assert_close(seen, augment.warp(images, flip, shift_x, shift_y, one, zero), atol=1e-4, rtol=0)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(augment.view(images.contiguous(), flipped, x / 16, y / 20), seen, atol=0, rtol=0)
+
+
 def test_refuses():
     with pytest.raises(InputError, match=r'unknown augmentation "heavy"; allowed: none, light, medium, strong\.'):
         draw("heavy", 2)

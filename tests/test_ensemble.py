@@ -21,7 +21,7 @@ import errors
 import metrics
 import predictions
 import search
-from labels import HEADS, age_group_probs, combine, marginals
+from labels import HEADS, age_group_probs, combine, head_slices, marginals
 from pipeline import Fitted, Plan
 
 
@@ -181,11 +181,15 @@ def blend_of(simulated, tmp_path, monkeypatch):
     return run
 
 
-def by_recipe(recipe, table):
+def by_recipe(recipe, table, factors=None):
     """Probabilities [N, 18] by a recipe of soft blending alone, without blend.py: sums over the parts, then the product."""
     sums = {}
     for member in recipe["members"]:
         values = probs(Path(member["run"]) / table, member["target"])
+        for head, temperature in member.get("temperature", {}).items():
+            columns = head_slices(member["target"])[head]
+            powers = np.maximum(values[:, columns], 1e-12) ** (1 / temperature)
+            values[:, columns] = powers / powers.sum(1, keepdims=True)
         if member["target"] == "age":
             given = {"age_group": age_group_probs(values, recipe["age_bounds"])}
         elif member["target"] == "multi":
@@ -202,14 +206,14 @@ def by_recipe(recipe, table):
     if weight and label_weight:
         mean = marginals(label / label_weight) | mean
     blended = label + (weight * combine(*(mean[part] for part in blend.PARTS)) if weight else 0)
-    biased = blended * recipe.get("biases", np.ones(18))
+    biased = blended * recipe.get("biases", np.ones(18)) * np.repeat(recipe.get(factors, np.ones(3)), 6)
     return biased / biased.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize("options", [
     ["--search", "weights", "--tune-bounds", "--decode", "f1"],
     ["--search", "greedy", "--decode", "f1"],
-    ["--tune-bounds"],
+    ["--tune-bounds", "--temperature"],
 ], ids=" ".join)  # fmt: skip
 def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
     monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))  # the recipe says what was found,
@@ -226,7 +230,7 @@ def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkey
 
     assert score["oof_f1"] == f1(oof[predictions.columns("label")].to_numpy())
     assert score["in_sample_f1"] == f1(by_recipe(recipe, "oof.csv"))
-    plain = [{**member, "weight": 1} for member in recipe["members"]]
+    plain = [{"run": member["run"], "target": member["target"], "weight": 1} for member in recipe["members"]]
     assert score["plain_f1"] == f1(by_recipe({"members": plain, "age_bounds": [30, 60]}, "oof.csv"))
     assert (folder / "bounds.png").exists() == recipe["tune_bounds"] == ("--tune-bounds" in options)
     assert len(recipe.get("crossfit_bounds", [])) == 5 * recipe["tune_bounds"]
@@ -237,6 +241,45 @@ def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkey
     verdict = "better" if low > 0 else "worse" if high < 0 else "noise"
     assert f"gain {score['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}" in out
     assert max(len(line) for line in out.splitlines() if not line.startswith(("next:", str(folder)))) <= 100
+
+
+@pytest.mark.parametrize("decode", ["prior", "f1+prior"])
+def test_the_recipe_has_the_factors_of_the_prior(blend_of, decode, capsys, monkeypatch):
+    """Those of the eval images and, where nothing is fitted, those of the out-of-fold images give either's answers."""
+    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=1))
+    folder, recipe, score = blend_of("mask", "gender", "age", options=["--decode", decode])
+    expected = by_recipe(recipe, "eval.csv", "mask_factors")
+    pred = pd.read_csv(folder / "submission.csv")["ans"]
+    np.testing.assert_array_equal(pred, expected.argmax(1))
+    np.testing.assert_allclose(probs(folder / "eval.csv", "label"), expected, rtol=1e-4, atol=1e-6)
+    assert np.bincount(pred // 6).tolist() == [200, 40, 40] and len(recipe["oof_mask_factors"]) == 3
+    oof = pd.read_csv(folder / "oof.csv")
+    assert np.bincount(probs(folder / "oof.csv", "label").argmax(1) // 6).tolist() == [300, 60, 60]
+    out = capsys.readouterr().out
+    assert "factors of the mask states for 5:1:1 among the eval images: worn" in out and "not 5:1:1" not in out
+    if decode == "prior":
+        np.testing.assert_allclose(
+            probs(folder / "oof.csv", "label"), by_recipe(recipe, "oof.csv", "oof_mask_factors"), rtol=1e-4, atol=1e-6
+        )
+        assert score["in_sample_f1"] is None and out.endswith(" --decode prior --search greedy\n")
+    plain = by_recipe({"members": recipe["members"], "age_bounds": [30, 60]}, "oof.csv").argmax(1)
+    gain = score["oof_f1"] - sklearn.metrics.f1_score(oof["target"], plain, average="macro")
+    assert score["gain"] == pytest.approx(gain, abs=2e-6) and f"gain {score['gain']:+.4f}" in out
+
+
+def test_out_of_fold_images_of_other_mask_shares_are_told(capsys):
+    ensemble.say_true_shares(np.repeat([0, 6, 12], [50, 10, 10]))
+    assert capsys.readouterr().out == ""
+    ensemble.say_true_shares(np.repeat([0, 6, 17], [50, 12, 8]))
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("the out-of-fold images are not 5:1:1 by mask (worn 71.4%, incorrect 17.1%, not worn 11.4%)")
+
+
+def test_temperatures_are_told(capsys):
+    fitted = Fitted(temperatures=[{"label": 1.234}, {"mask": 0.5, "gender": 1, "age_group": 2}] + [{"age": 3.0}] * 11)
+    ensemble.say_fit(SimpleNamespace(plan=Plan(), fitted=fitted))
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("temperatures: 1: 1.23, 2: 0.50 1.00 2.00, 3: 3.00, ") and told.endswith("12: 3.00 and 1 more")
 
 
 def test_a_stack_is_written_down(blend_of, simulated):
@@ -310,6 +353,7 @@ def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
 def test_options_become_the_plan():
     argv = ["--models", "x", "--decode", "f1", "--seed", "3"]
     assert ensemble.make_plan(ensemble.parse_args(argv)) == Plan(decode="f1", seed=3)
+    assert ensemble.make_plan(ensemble.parse_args([*argv, "--temperature"])) == Plan(decode="f1", seed=3, temperature=True)
     assert ensemble.make_plan(ensemble.parse_args([*argv, "--tune-bounds"])).bounds is None
     assert ensemble.make_plan(ensemble.parse_args([*argv, "--age-bounds", "29", "59"])).bounds == (29, 59)
 
@@ -382,6 +426,8 @@ def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
 @pytest.mark.parametrize(("options", "message"), [
     (["--search", "greedy", "--method", "hard"], "--search greedy: finds weights for --method soft; with --method hard"),
     (["--search", "weights", "--method", "stack"], "--search weights: finds weights for --method soft; with --method stack"),
+    (["--temperature", "--method", "stack"], "--temperature: is for averages; leave it out with --method stack"),
+    (["--temperature", "--method", "hard"], "--temperature: is for averages; leave it out with --method hard"),
     (["--tune-bounds"], "--tune-bounds: only runs of target age can be cut anew, and none is given"),
     (["--tune-bounds", "--age-bounds", "29", "59"], "--age-bounds: not allowed with argument --tune-bounds"),
     (["--tune-bounds", "--method", "stack"], "--tune-bounds: --method stack learns from single ages"),
@@ -395,7 +441,10 @@ def test_options_that_exclude_each_other(simulated, tmp_path, capsys, options, m
     assert not (tmp_path / "submissions").exists()
 
 
-@pytest.mark.parametrize("option", ["--search greedy", "--search weights", "--decode f1", "--method stack", "--tune-bounds"])
+@pytest.mark.parametrize("option", [
+    *("--search greedy", "--search weights", "--decode f1", "--decode f1+prior"),
+    *("--method stack", "--tune-bounds", "--temperature"),
+])  # fmt: skip
 def test_nothing_is_fitted_without_out_of_fold_predictions(simulated, tmp_path, capsys, option):
     nofold = Path(shutil.copytree(simulated["multi"], tmp_path / "nofold"))
     (nofold / "oof.csv").unlink()

@@ -319,3 +319,9 @@ def test_correlation_of_errors():
     rng = np.random.default_rng(2)
     a, b = rng.random((2, 300)) < [[0.3], [0.6]]
     assert metrics.phi(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1])
+
+
+def test_a_verdict_leaves_out_0():
+    assert [metrics.verdict(*ends) for ends in ((0.001, 0.1), (-0.2, -0.001), (-0.1, 0.1), (0.0, 0.1))] == [
+        "better", "worse", "noise", "noise",
+    ]  # fmt: skip

@@ -182,7 +182,23 @@ def test_predict_joins_batches_and_averages_the_views_of_tta():
     assert net.training and np.abs(plain - flipped).max() > 1e-4
 
 
-@pytest.mark.parametrize("tta", ["none", "hflip"])
+def test_shifted_views_are_those_of_shifted_images():
+    """Of 32 pixels 4 % are 1.28, so 1: the mean over the image, its four neighbours with mirrored borders, and all flipped."""
+    torch.manual_seed(2)
+    net = model.create("test_resnet", "mask", (32, 32))
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8).numpy()
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="symmetric")
+    moved = [padded[:, y : y + 32, x : x + 32] for y, x in ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))]
+    plain, flipped = (
+        np.mean([model.predict(net, [torch.from_numpy(view[:, :, ::step].copy())], MEAN, STD) for view in moved], axis=0)
+        for step in (1, -1)
+    )
+    batches = [torch.from_numpy(images)]
+    np.testing.assert_allclose(model.predict(net, batches, MEAN, STD, tta="shift"), plain, atol=1e-5)
+    np.testing.assert_allclose(model.predict(net, batches, MEAN, STD, tta="hflip+shift"), (plain + flipped) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("tta", ["none", "hflip", "hflip+shift"])
 def test_models_together_give_the_bits_of_each_alone(tta):
     torch.manual_seed(3)
     nets = [

@@ -9,14 +9,16 @@ from simulated import People
 
 import blend
 import bounds
+import calibration
 import metrics
 import pipeline
+import prior
 import search
 from labels import age_group_probs, combine
 from pipeline import Fitted, Plan
 
 FITS = [
-    Plan(search="weights", decode="f1", bounds=None),
+    Plan(search="weights", decode="f1", bounds=None, temperature=True),
     Plan(method="hard", bounds=None),
     Plan(search="greedy", seed=3),
     Plan(method="stack"),
@@ -43,7 +45,8 @@ def quick(monkeypatch):
 def test_the_options_that_fit():
     assert Plan().fitted_options == Plan("hard", bounds=(29, 59)).fitted_options == []
     assert Plan("soft", "greedy", "f1", None).fitted_options == ["--search greedy", "--decode f1", "--tune-bounds"]
-    assert Plan("stack").fitted_options == ["--method stack"]
+    assert Plan("stack").fitted_options == ["--method stack"] and Plan(temperature=True).fitted_options == ["--temperature"]
+    assert Plan(decode="prior").fitted_options == [] and Plan(decode="f1+prior").fitted_options == ["--decode f1+prior"]
 
 
 def test_a_plan_without_fit_is_the_blend(members, people):
@@ -88,6 +91,32 @@ def test_biases_are_those_of_the_weighted_blend(members, people, quick):
     assert fitted.weights == [{part: round(w, 6) for part, w in each.items()} for each in weights]
     blended = blend.blend(members, bounds=(28, 58), weights=fitted.weights)
     np.testing.assert_allclose(fitted.biases, metrics.fit_biases(blended, people.label, 18), atol=5.1e-7)
+
+
+def test_temperatures_come_first_and_all_else_sees_what_they_give(members, people, quick):
+    plan = Plan(search="weights", decode="f1", bounds=None, temperature=True)
+    fitted = pipeline.fit(plan, members, people.label)
+    assert fitted.temperatures == [calibration.fit_member(target, probs, people.label) for target, probs in members]
+    scaled = calibration.scale_members(members, fitted.temperatures)
+    after = pipeline.fit(Plan(search="weights", decode="f1", bounds=None), scaled, people.label)
+    assert (fitted.bounds, fitted.weights) == (after.bounds, after.weights)
+    np.testing.assert_array_equal(fitted.biases, after.biases)
+    np.testing.assert_array_equal(pipeline.apply(plan, fitted, members), pipeline.apply(plan, after, scaled))
+    assert pipeline.scale(after, members) == (after, members)
+
+
+def test_the_prior_is_met_by_all_images_together_after_cross_fitting(members, people, quick):
+    plan, before = Plan(decode="f1+prior"), Plan(decode="f1")
+    fitted = pipeline.fit(plan, members, people.label)
+    probs = pipeline.evaluate(before, fitted, members, people.label, people.path).probs
+    result = pipeline.evaluate(plan, fitted, members, people.label, people.path)
+    np.testing.assert_array_equal(result.mask_factors, prior.fit_factors(probs))
+    np.testing.assert_array_equal(result.probs, prior.apply(probs, result.mask_factors))
+    assert prior.predicted_counts(result.probs).tolist() == prior.expected_counts(len(probs)).tolist()
+    in_sample = prior.apply(*[table := pipeline.apply(before, fitted, members), prior.fit_factors(table)])
+    f1 = metrics.macro_f1(people.label, in_sample.argmax(1), 18)
+    assert result.scores["in_sample_f1"] == pytest.approx(f1, abs=1e-6)
+    assert pipeline.finish(before, probs) == (probs, None)
 
 
 def test_a_greedy_search_sees_the_cut_and_the_seed(members, people, monkeypatch):

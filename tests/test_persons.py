@@ -1,0 +1,174 @@
+"""persons.py and ensemble.py --persons: groups by likeness, what a group shares, and how that is scored and recorded."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+import ensemble
+import errors
+import persons
+import predictions
+from labels import marginals
+
+
+def photographs(people, seed=0, images=7, H=24, W=18):
+    """(uint8 [N, H, W, 3], who [N]): each person's picture in other light, with another patch where masks are."""
+    rng = np.random.default_rng(seed)
+    scenes = np.kron(rng.uniform(40, 200, (people, 6, 6, 3)), np.ones((1, H // 6, W // 6, 1)))
+    pictures = np.repeat(scenes, images, axis=0) * rng.uniform(0.7, 1.2, (people * images, 1, 1, 3))
+    top, bottom, left, right = (round(part * side) for part, side in zip(persons.MASKED, (H, H, W, W)))
+    pictures[:, top + 1 : bottom - 1, left + 1 : right - 1] = rng.uniform(0, 255, (people * images, 1, 1, 3))
+    noisy = pictures + rng.normal(0, 3, pictures.shape)
+    return noisy.clip(0, 255).astype(np.uint8), np.repeat(np.arange(people), images)
+
+
+def same_partition(one, other):
+    return len(set(zip(one.tolist(), other.tolist()))) == len(set(one.tolist())) == len(set(other.tolist()))
+
+
+@pytest.mark.parametrize("people", [1, 3, 40])
+def test_pictures_of_a_person_come_together_in_any_order(people):
+    pictures, who = photographs(people)
+    groups = persons.group(persons.features(pictures))
+    assert same_partition(groups, who) and groups.tolist() == who.tolist()  # numbered as they appear
+    order = np.random.default_rng(1).permutation(len(who))
+    shuffled = persons.group(persons.features(pictures[order]))
+    assert same_partition(shuffled, who[order]) and shuffled[0] == 0
+
+
+def test_features_by_hand():
+    """Length 1; light and what lies under a mask change nothing; a flat picture is no division by zero."""
+    pictures, _who = photographs(1)
+    vectors = persons.features(pictures)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert (vectors @ vectors.T).min() > 0.98
+    other = persons.features(photographs(1, seed=1)[0])
+    assert np.abs(other @ vectors.T).max() < 0.6
+    assert np.isfinite(persons.features(np.full((1, 24, 18, 3), 7, dtype=np.uint8))).all()
+
+
+def unit(degrees):
+    return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1).astype(np.float32)
+
+
+def test_groups_by_hand(monkeypatch):
+    """At 0, 1, 2 and 4 degrees with 3 a group: 0 - 1 - 2 fill up, 4 stays alone; 100 and 101 are a pair; 190 is like nothing."""
+    monkeypatch.setattr(persons, "SIZE", 3)
+    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
+    monkeypatch.setattr(persons, "SIZE", 7)
+    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
+    monkeypatch.setattr(persons, "ALIKE", float(np.cos(np.deg2rad(1.95))))
+    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
+    monkeypatch.setattr(persons, "ALIKE", float(np.cos(np.deg2rad(1.85))))
+    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
+    assert persons.group(unit([5])).tolist() == [0]
+
+
+def test_no_group_is_too_large_and_blocks_change_nothing(monkeypatch):
+    pictures, who = photographs(5, images=9)
+    groups = persons.group(persons.features(pictures))
+    assert np.bincount(groups).max() == persons.SIZE == 7
+    assert all(len(set(who[groups == number])) == 1 for number in set(groups[np.bincount(groups)[groups] > 2]))
+    monkeypatch.setattr(persons, "BLOCK", 4)
+    np.testing.assert_array_equal(persons.group(persons.features(pictures)), groups)
+
+
+def test_sharing_by_hand():
+    """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone."""
+    groups = np.array([0, 1, 0])
+    gender = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    np.testing.assert_allclose(persons.share("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
+    mask = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(persons.share("mask", mask, groups), mask)
+    age_group = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.5]])
+    multi = persons.share("multi", np.hstack([mask, gender, age_group]), groups)
+    expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
+    np.testing.assert_allclose(multi, expected)
+    ages = np.eye(43)[[0, 1, 42]]
+    np.testing.assert_allclose(persons.share("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
+
+
+def test_sharing_the_18_classes():
+    """The mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
+    rng, groups = np.random.default_rng(0), np.array([0, 1, 0, 2, 2, 2])
+    label = rng.dirichlet(np.ones(18), 6)
+    shared = persons.share("label", label, groups)
+    before, after = marginals(label), marginals(shared)
+    np.testing.assert_allclose(after["mask"], before["mask"])
+    for part in ("gender", "age_group"):
+        for number in range(3):
+            np.testing.assert_allclose(
+                after[part][groups == number], before[part][groups == number].mean(0)[None].repeat((groups == number).sum(), 0)
+            )
+    np.testing.assert_array_equal(shared[1], label[1])
+    rest = label.reshape(6, 3, 6).sum(1)[[0, 2]].mean(0)
+    np.testing.assert_allclose(shared[0], np.outer(before["mask"][0], rest).ravel())
+
+
+def test_pair_scores_by_hand():
+    """a a a b in groups 0 0 1 1: of the pairs 01 and 23 the first is right, of the three pairs of `a` one is found."""
+    assert persons.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
+    assert persons.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
+    assert persons.pair_scores(np.array([5, 5, 2]), ["x", "x", "y"]) == (1, 1)
+
+
+@pytest.fixture
+def places(shared_data, workplace, tmp_path):
+    return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet",
+            "--output-dir", str(tmp_path / "submissions")]  # fmt: skip
+
+
+def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp_path, capsys):
+    """The recipe, persons.csv and the members' predictions give the answers; the gain is that over the plain average."""
+    members = [runs["multi"], runs["label"]]
+    plain = ["--models", *map(str, members), *places]
+    assert ensemble.main([*plain, "--name", "plain"]) == 0
+    assert ensemble.main([*plain, "--name", "shared", "--persons"]) == 0
+    folder, before = tmp_path / "submissions" / "shared", tmp_path / "submissions" / "plain"
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["persons"] is True
+    for table, key, groups_file in (("eval.csv", "ImageID", "persons.csv"), ("oof.csv", "image", "oof_persons.csv")):
+        made, groups = pd.read_csv(folder / table), pd.read_csv(folder / groups_file)
+        assert groups["image"].tolist() == made[key].tolist() and groups["group"].value_counts().max() <= 7
+        multi, label = (
+            persons.share(
+                target,
+                pd.read_csv(run / table).set_index(key).loc[made[key], predictions.columns(target)].to_numpy(),
+                groups["group"].to_numpy(),
+            )
+            for target, run in zip(("multi", "label"), members)
+        )
+        product = (multi[:, :3, None, None] * multi[:, None, 3:5, None] * multi[:, None, None, 5:]).reshape(-1, 18)
+        np.testing.assert_allclose(made[predictions.columns("label")], (product + label) / 2, rtol=1e-4, atol=1e-6)
+    score, plain_score = (json.loads((each / "score.json").read_text()) for each in (folder, before))
+    assert score["plain_f1"] == plain_score["oof_f1"] and score["gain"] == pytest.approx(
+        score["oof_f1"] - score["plain_f1"], abs=2e-6
+    )
+    groups = pd.read_csv(folder / "oof_persons.csv")
+    precision, recall = persons.pair_scores(groups["group"].to_numpy(), groups["image"].str.partition("/")[0])
+    assert (score["pair_precision"], score["pair_recall"]) == (precision, recall) and "pair_recall" not in plain_score
+    out = " ".join(capsys.readouterr().out.partition("submissions/plain/submission.csv")[2].split())
+    assert f"of the pairs in a group {precision:.1%} are of one person, of the pairs of a person {recall:.1%}" in out
+    assert "the contest's rules to say: ask before you hand it in" in out and f"gain {score['gain']:+.4f}" in out
+    assert not (before / "persons.csv").exists()
+
+
+def test_without_out_of_fold_predictions_only_eval_images_are_grouped(fit, places, tmp_path, capsys):
+    run = fit("--kfold", "0", "--target", "label", name="nofold_for_persons")
+    assert ensemble.main(["--models", str(run), "--name", "unscored", "--persons", *places]) == 0
+    names = {path.name for path in (tmp_path / "submissions" / "unscored").iterdir()}
+    assert "persons.csv" in names and "oof_persons.csv" not in names
+    assert "of the pairs in a group" not in capsys.readouterr().out
+
+
+def test_an_image_that_is_missing_is_named(tmp_path, capsys):
+    Image.new("RGB", (18, 24)).save(tmp_path / "a.png")
+    args = SimpleNamespace(cache_dir=tmp_path / "cache", quiet=True)
+    assert persons.find([tmp_path / "a.png"], args).tolist() == [0]
+    assert errors.run(lambda: persons.find([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
+    assert f"error: {tmp_path / 'b.png'}: No such file" in capsys.readouterr().err
