@@ -52,7 +52,7 @@ def load_data(args, device):
         errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
     if args.drop_ages:
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
-    geometry = Geometry.of(args.img_size, args.crop)
+    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     files = dataset.image_files(args.data_dir, images["image"])
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
@@ -213,6 +213,7 @@ def keep_epoch(args, run, data, fit, probs):
             "target": args.target,
             "img_size": args.img_size,
             "crop": args.crop,
+            "face_crop": args.face_crop,
             "mean": fit.data.mean,
             "std": fit.data.std,
             "age_bounds": args.age_bounds,
