@@ -61,13 +61,13 @@ def figure(rows, load_image, geometry, title, limit=24):
     step = THUMBNAIL[0] + 22 / DPI, THUMBNAIL[1] + 70 / DPI
     lost = int(rows["left"].isna().sum())
     subtitle = (
-        f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, these keep the centre crop. "
-        f"Shown: {len(shown)}, such images and the smallest faces first"
+        f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, which keep the centre crop. "
+        f"Shown: {len(shown)}, first those and the smallest faces"
     )
     width = 2 * MARGIN + COLUMNS * step[0] - 22 / DPI
     page = layout.new_page(width, 1.15 + step[1] * -(-len(shown) // COLUMNS), title, subtitle)
-    found, seen = "● the face that was found   ", "● what the model sees"
-    layout.draw_words(page, MARGIN, 0.77, [(found, FACE_COLOR), (seen, CROP_COLOR)])
+    end = layout.draw_words(page, MARGIN, 0.77, [("● the face that was found", FACE_COLOR)])
+    layout.draw_words(page, end + MARGIN, 0.77, [("● what the model sees", CROP_COLOR)])
     for index, row in enumerate(shown.itertuples(index=False)):
         corner = MARGIN + index % COLUMNS * step[0], 1.1 + index // COLUMNS * step[1]
         _draw(page, *corner, load_image(row.image), row, geometry)
