@@ -53,6 +53,7 @@ FIXED = {
     "clip_grad": 0.0, "ema": 0.0, "limit_people": None, "label_fixes": None, "skip_bad_images": False, "quiet": True,
     "fold_seed": 0, "top_age_spread": None, "sampler": "shuffle", "mix": "none", "mix_prob": 0.5, "mix_alpha": 1.0,
     "mix_rare": False, "freeze_epochs": 0, "layer_decay": 1.0, "average_last": 0, "finish_on_all": 0, "pseudo": None,
+    "face_crop": None,
 }  # fmt: skip
 MEASUREMENTS = {
     "train": throughput.train,

@@ -3,6 +3,8 @@
 A cache is a pair of files under --cache-dir, shared by every run, fold and script with the same images and geometry:
 `{key}.npy` uint8 [N, H, W, 3], memory-mapped, and `{key}.json` with the names of images that could not be read. The key
 is a digest of all that changes the pixels: geometry, decoder version, and each file's name, size and mtime.
+With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32 [N, 4]; they serve every geometry, so their
+key is a digest of the detector's version and the files.
 """
 
 import contextlib
@@ -21,13 +23,21 @@ import PIL
 import torch
 from tqdm import tqdm
 
+import detector
 from decoding import DECODER, decode
 from errors import InputError, say
 
 
 def cache_key(files, geometry):
     """Hex digest of what decides the pixels. InputError names a file that is missing."""
-    digest = hashlib.sha256(repr((DECODER, PIL.__version__, torch.__version__, geometry)).encode())
+    made_by = (DECODER, PIL.__version__, torch.__version__, geometry)
+    if geometry.face_margin is not None:
+        made_by += (detector.DETECTOR, geometry.face_margin)
+    return _key(made_by, files)
+
+
+def _key(made_by, files):
+    digest = hashlib.sha256(repr(made_by).encode())
     here = os.getcwd()
     for file in files:
         try:
@@ -69,26 +79,53 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     cache_dir = make_dir(cache_dir)
     key = cache_key(files, geometry)
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
-    if not facts.exists():
-        try:
-            with _exclusive(cache_dir / f"{key}.lock", f"waiting for another process to build {pixels}"):
-                if not facts.exists():
-                    _build(files, geometry, pixels, facts, skip_bad, quiet)
-        except OSError as error:
-            raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+    faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
+    _build_once(cache_dir, key, facts, lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
     bad = json.loads(facts.read_text())["bad"]
     if bad and not skip_bad:
         raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all{_advice(skip_bad)}")
     for entry in bad:
         say(f"skipped: {entry['error']}")
-    return np.load(pixels, mmap_mode="r"), [entry["index"] for entry in bad]
+    bad = [entry["index"] for entry in bad]
+    if faces is not None:
+        lost = np.delete(np.isnan(faces[:, 0]), bad).sum()
+        say(f"face crop: no face found in {lost:,} of {len(files) - len(bad):,} images; those are cropped around their centre")
+    return np.load(pixels, mmap_mode="r"), bad
+
+
+def open_faces(files, cache_dir, quiet=False):
+    """The boxes of `detector.find`, float32 [N, 4], looked for if they are not there; safe as `open_cache` is."""
+    cache_dir = make_dir(cache_dir)
+    key = _key((detector.DETECTOR, PIL.__version__), files)
+    boxes = cache_dir / f"{key}.faces.npy"
+
+    def build():
+        found = detector.find(files, quiet)
+        temporary = boxes.with_suffix(".tmp.npy")  # the lock is ours, as in _build
+        np.save(temporary, found)
+        os.replace(temporary, boxes)
+
+    _build_once(cache_dir, key, boxes, build)
+    return np.load(boxes)
+
+
+def _build_once(cache_dir, key, made, build):
+    """Call `build`, which makes the file `made`, unless it is there or another process makes it just now."""
+    if made.exists():
+        return
+    try:
+        with _exclusive(cache_dir / f"{key}.lock", f"waiting for another process to build {made.with_suffix('.npy')}"):
+            if not made.exists():
+                build()
+    except OSError as error:
+        raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
 
 
 def _advice(skip_bad):
     return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
-def _build(files, geometry, pixels, facts, skip_bad, quiet):
+def _build(files, geometry, faces, pixels, facts, skip_bad, quiet):
     shape = (len(files), geometry.height, geometry.width, 3)
     temporary = pixels.with_suffix(".tmp")  # the lock is ours: a leftover of a killed process may be overwritten
     try:
@@ -96,7 +133,7 @@ def _build(files, geometry, pixels, facts, skip_bad, quiet):
         if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a crash in the memory map (macOS has none)
             with open(temporary, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
-        bad = _decode_all(files, geometry, images, skip_bad, quiet)
+        bad = _decode_all(files, geometry, faces, images, skip_bad, quiet)
         images.flush()
         os.replace(temporary, pixels)
         temporary_facts = facts.with_suffix(".json.tmp")
@@ -111,12 +148,13 @@ def _build(files, geometry, pixels, facts, skip_bad, quiet):
         temporary.unlink(missing_ok=True)
 
 
-def _decode_all(files, geometry, images, skip_bad, quiet):
+def _decode_all(files, geometry, faces, images, skip_bad, quiet):
     """Fill `images` from `files` on all cores (decoding leaves the GIL to others); returns the bad ones."""
 
     def fill(index):
+        face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
         try:
-            images[index] = decode(files[index], geometry)
+            images[index] = decode(files[index], geometry, face)
         except InputError as error:
             return {"index": index, "error": str(error)}
 

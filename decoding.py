@@ -19,14 +19,17 @@ DECODER = 2  # part of the cache's key: raise it when decode() gives other pixel
 SPARE = 1.5  # how many times larger than the target a JPEG stays when its decoder halves it
 
 
-def decode(file, geometry):
-    """One image as uint8 [H, W, 3]. InputError names the file when it is no readable image or smaller than the crop."""
+def decode(file, geometry, face=None):
+    """One image as uint8 [H, W, 3]; `face` as in Geometry.box.
+
+    InputError names the file when it is no readable image or smaller than the crop.
+    """
     try:
         with Image.open(file) as image:
             if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
-                return _resize(*_draft(image, geometry), geometry)
+                return _resize(*_draft(image, geometry, face), geometry)
             image = to_rgb(image)
-            return _resize(image, geometry.box(*image.size), geometry)
+            return _resize(image, geometry.box(*image.size, face), geometry)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -34,10 +37,10 @@ def decode(file, geometry):
         raise InputError(f"{file}: not a readable image ({size}; {error})") from error
 
 
-def _draft(image, geometry):
+def _draft(image, geometry, face):
     """A JPEG that its decoder itself halves while it stays SPARE times as large as the target, and the box in it."""
     width, height = image.size
-    left, top, right, bottom = geometry.box(width, height)
+    left, top, right, bottom = geometry.box(width, height, face)
     ratio = SPARE * geometry.width / (right - left)
     image.draft("RGB", (math.ceil(width * ratio), math.ceil(height * ratio)))
     x, y = image.size[0] / width, image.size[1] / height

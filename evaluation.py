@@ -110,7 +110,8 @@ def predict_folds(jobs, images, args, device):
     for run, number in jobs:
         if not is_fresh(run, number, args.tta, images.names):
             facts = model.read_facts(experiment.weights_file(run, number))
-            by_geometry.setdefault(Geometry.of(facts["img_size"], facts["crop"]), []).append((run, number))
+            geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))  # none in older weights
+            by_geometry.setdefault(geometry, []).append((run, number))
     for geometry, missing in by_geometry.items():
         pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = cache.ImageStore(pixels, device, args.cache_device)

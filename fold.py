@@ -209,6 +209,7 @@ def weights_facts(args, fit):
         "target": args.target,
         "img_size": args.img_size,
         "crop": args.crop,
+        "face_crop": args.face_crop,
         "mean": fit.data.mean,
         "std": fit.data.std,
         "age_bounds": args.age_bounds,

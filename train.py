@@ -3,8 +3,9 @@
     python train.py --loss focal --optimizer AdamP --kfold 5
 
 Reads the competition's folder (see --data-dir; the drawn demo set when there is none). Writes runs/NAME/: args.yaml,
-env.json, folds.csv, log.csv, oof.csv, summary.json, the weights of each fold, curves.png, confusion.png, mistakes.png and
-TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes on as if nothing had happened.
+env.json, folds.csv, log.csv, oof.csv, summary.json, the weights of each fold, curves.png, confusion.png, mistakes.png,
+crops.png with --face-crop, and TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes on as if
+nothing had happened.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 import augment
+import cache
+import crops
 import dataset
 import distributed
 import engine
@@ -36,7 +39,7 @@ import report
 import sampling
 import training_data
 from errors import InputError, Interrupted
-from images import open_rgb
+from images import Geometry, open_rgb
 from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
@@ -106,6 +109,9 @@ def make_parser():
 def add_learning(parser):
     """What learns, how: model and images, loss, optimizer and schedule, compute."""
     group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
+    group.add_argument("--face-crop", type=options.natural_float, metavar="MARGIN",
+                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
+                            "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
 
@@ -324,6 +330,15 @@ def open_run(args, argv, data, ranks):
     return run
 
 
+def draw_crops(args, run, data):
+    """crops.png: what --face-crop cuts out of the images, drawn before anything is learned from them."""
+    faces = cache.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
+    rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
+    root = Path(args.data_dir) / "train" / "images"
+    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
+    crops.write(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
+
+
 def draw_pictures(args, run):
     """curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
     scored_as = SCORED_AS[args.target]
@@ -397,6 +412,8 @@ def train(argv, ranks, stop, started):
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
     try:
         with stop.deferred(), ranks.together():
+            if ranks.first and args.face_crop is not None and not (run / "crops.png").exists():
+                draw_crops(args, run, data)
             if args.parallel_folds > 1:
                 parallel.train_folds(args, run, data, numbers, ranks.device, stop)
             else:

@@ -35,7 +35,7 @@ class Labels:
 class Data:
     """The data of a run: people with their folds, image rows, those with the labels that training sees, and its Labels.
 
-    With --pseudo the store holds the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
+    With --pseudo `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
     `good_eval` tells which of the images could be read.
     """
 
@@ -43,6 +43,7 @@ class Data:
     folds: np.ndarray
     images: pd.DataFrame
     labelled: pd.DataFrame
+    files: list
     bad: list
     store: cache.ImageStore
     labels: Labels
@@ -69,7 +70,7 @@ def load_data(args, device, run=None):
         errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
     if args.drop_ages:
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
-    geometry = Geometry.of(args.img_size, args.crop)
+    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     files = dataset.image_files(args.data_dir, images["image"])
     eval_names, labels = [], None
     if args.pseudo:
@@ -90,7 +91,7 @@ def load_data(args, device, run=None):
     good[bad] = False
     good, good_eval = np.split(good, [len(images)])
     made = make_labels(args, people, folds, images, labelled, good)
-    return Data(people, folds, images, labelled, bad, store, made, eval_names, good_eval, labels)
+    return Data(people, folds, images, labelled, files, bad, store, made, eval_names, good_eval, labels)
 
 
 def make_labels(args, people, folds, images, labelled, good):

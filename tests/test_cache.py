@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import gradient, save
+from conftest import gradient, save, white_box
 
 import cache
+import detector
 from decoding import decode
 from errors import InputError
 from images import Geometry
@@ -55,6 +56,62 @@ def test_key_follows_all_that_changes_pixels(files):
     os.utime(files[3], ns=(1, 1))
     keys.add(cache.cache_key(files, Geometry(8, 8)))
     assert len(keys) == 5
+
+
+def test_key_of_an_image_without_faces_is_what_it_was(files, monkeypatch):
+    """Caches made before there was --face-crop stay valid: the key is that of the words below and the files."""
+    assert repr(Geometry(8, 8)) == "Geometry(height=8, width=8, crop=None)"
+    words = (cache.DECODER, cache.PIL.__version__, torch.__version__, Geometry(8, 8))
+    key = cache.cache_key(files, Geometry(8, 8))
+    assert key == cache._key(words, files)
+    monkeypatch.setattr(detector, "DETECTOR", "another")
+    assert key == cache.cache_key(files, Geometry(8, 8))
+
+
+def test_key_follows_the_margin_and_the_detector(files, monkeypatch):
+    keys = {cache.cache_key(files, Geometry(8, 8, None, margin)) for margin in (None, 0.0, 0.4)}
+    monkeypatch.setattr(detector, "DETECTOR", "another")
+    keys.add(cache.cache_key(files, Geometry(8, 8, None, 0.4)))
+    assert len(keys) == 4
+
+
+@pytest.fixture
+def faces(white_detector, tmp_path):
+    """Files of 96 x 128: faces at (20, 30, 40, 50) and (50, 60, 70, 100), and none."""
+    boxes = ((20, 30, 40, 50), (50, 60, 70, 100), None)
+    return [save(tmp_path / f"face{n}.png", white_box((96, 128), box)) for n, box in enumerate(boxes)]
+
+
+def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, capsys):
+    geometry = Geometry(16, 16, None, 0.0)
+    images, bad = cache.open_cache(faces, geometry, tmp_path / "cache")
+    boxes = [(20, 30, 40, 50), (50, 60, 70, 100), None]
+    np.testing.assert_array_equal(images, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
+    assert bad == [] and (images[0] == 255).all()  # a square face fills the image
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
+    monkeypatch.setattr(detector, "find", None)  # from here looking for faces would fail
+    found = cache.open_faces(faces, tmp_path / "cache")
+    np.testing.assert_array_equal(found, np.array([*boxes[:2], (np.nan,) * 4], dtype=np.float32))
+    cache.open_cache(faces, geometry, tmp_path / "cache")
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
+    wider, _ = cache.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
+    assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
+
+
+def test_no_detector_is_needed_without_the_option(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(detector, "find", None)
+    cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    assert "face" not in capsys.readouterr().err
+    assert not list((tmp_path / "cache").glob("*.faces.npy"))
+
+
+def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path, capsys):
+    files, geometry = [*faces, bad_files[1]], Geometry(16, 16, None, 0.4)
+    with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
+        cache.open_cache(files, geometry, tmp_path / "cache", skip_bad=False)
+    _images, bad = cache.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
+    assert bad == [3]
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
 
 
 def _open(files, place, results):

@@ -25,6 +25,29 @@ def test_crop_without_resize_takes_the_very_pixels(tmp_path):
     np.testing.assert_array_equal(pixels[:, 0, 1], np.arange(10, 20))
 
 
+def test_face_crop_takes_the_very_pixels(tmp_path):
+    """A face of columns 8..17, rows 6..15 and no margin, at its own size; then with half of it around: 3..22, 1..20."""
+    file, face = save(tmp_path / "a.png", gradient(40, 30)), (8, 6, 18, 16)
+    pixels = decoding.decode(file, Geometry(10, 10, None, 0.0), face)
+    np.testing.assert_array_equal(pixels[0, :, 0], np.arange(8, 18))
+    np.testing.assert_array_equal(pixels[:, 0, 1], np.arange(6, 16))
+    pixels = decoding.decode(file, Geometry(20, 20, None, 0.5), face)
+    np.testing.assert_array_equal(pixels[0, :, 0], np.arange(3, 23))
+    np.testing.assert_array_equal(pixels[:, 0, 1], np.arange(1, 21))
+
+
+def test_a_face_is_cut_out_of_a_jpeg_at_full_size_and_a_centre_crop_is_its_fallback(tmp_path):
+    """Halving the JPEG would be too coarse for a small face; both crops follow Pillow's."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (64, 48, 3), dtype=np.uint8)).resize((384, 512), Image.Resampling.BICUBIC)
+    file = save(tmp_path / "a.jpg", smooth, quality=95)
+    whole = Image.open(file).convert("RGB")
+    geometry = Geometry(64, 64, (320, 320), 0.5)
+    for face, box in (((100, 120, 140, 160), (80, 100, 160, 180)), (None, (32, 96, 352, 416))):
+        wanted = np.asarray(whole.resize((64, 64), Image.Resampling.BICUBIC, box)).astype(int)
+        assert np.abs(decoding.decode(file, geometry, face).astype(int) - wanted).mean() < 2
+
+
 def test_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path):
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 256, (16, 12, 3), dtype=np.uint8)).resize((384, 512), Image.Resampling.BICUBIC)

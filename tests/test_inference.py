@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cache
+import detector
 import errors
 import evaluation
 import experiment
@@ -35,14 +36,15 @@ def own_run(runs, tmp_path):
     return Path(shutil.copytree(runs["label"], tmp_path / "own", ignore=PREDICTED))
 
 
-def by_hand(run, numbers, data, tta="none"):
-    """Probabilities of the eval images from the weights, image by image."""
+def by_hand(run, numbers, data, tta="none", faces=None):
+    """Probabilities of the eval images from the weights, image by image; `faces`: (margin, box or None of each image)."""
     names, files = (pd.read_csv(data / "eval" / "info.csv")["ImageID"], data / "eval" / "images")
+    margin, boxes = faces or (None, [None] * len(names))
     folds = []
     for number in numbers:
         net, facts = model.load(run / f"fold{number}" / "best.safetensors")
-        geometry = Geometry(*facts["img_size"])
-        images = np.stack([decode(files / name, geometry) for name in names])
+        geometry = Geometry(*facts["img_size"], None, margin)
+        images = np.stack([decode(files / name, geometry, box) for name, box in zip(names, boxes)])
         logits = model.predict(net, [torch.from_numpy(images)], facts["mean"], facts["std"], tta=tta)
         exp = np.exp(logits - logits.max(1, keepdims=True))
         folds.append(exp / exp.sum(1, keepdims=True))
@@ -61,6 +63,17 @@ def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, sha
     assert submission.columns.tolist() == ["ImageID", "ans"]
     np.testing.assert_array_equal(submission["ans"], expected.argmax(1))
     assert "macro F1" in capsys.readouterr().out  # the tiny set has answers
+
+
+def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, shared_data):
+    run = fit("--face-crop", "0.25", "--fold", "0", name="face_crop")
+    inference.main(["--models", str(run), *places])
+    files = [shared_data / "eval" / "images" / name for name in pd.read_csv(shared_data / "eval" / "info.csv")["ImageID"]]
+    boxes = [None if np.isnan(box[0]) else box.tolist() for box in detector.find(files, quiet=True)]
+    assert 0 < boxes.count(None) < len(boxes)
+    table = pd.read_csv(run / "eval.csv").iloc[:, 1:].to_numpy()
+    np.testing.assert_allclose(table, by_hand(run, [0], shared_data, faces=(0.25, boxes)), rtol=1e-4, atol=1e-6)
+    assert np.abs(table - by_hand(run, [0], shared_data)).max() > 1e-3  # than without the crop
 
 
 def test_single_folds_best_and_tta(own_run, places, shared_data):

@@ -1,6 +1,7 @@
 """train.py as a user runs it: the run folder, names, resume after a kill, and every error in one line."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import assert_same_run, without_pictures
 from PIL import Image
 
 import dataset
+import detector
 import engine
 import errors
 import experiment
@@ -343,6 +345,7 @@ def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     (["--target", "nose"], "argument --target: invalid choice: 'nose'"),
     (["--img-size", "1", "2", "3"], "--img-size 1 2 3: takes one number"),
     (["--crop", "500"], "--crop 500 500 is larger than the image"),
+    (["--face-crop", "-0.1"], "argument --face-crop: -0.1 is not a number from 0 on"),
     (["--name", "a/b"], "--name 'a/b': must be a plain folder name"),
     (["--weights", "none.pth"], "--weights none.pth: no such file"),
     (["--kfold", "0", "--scheduler", "Plateau"], "--scheduler Plateau: follows the validation F1"),
@@ -371,6 +374,30 @@ def test_misuse_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, op
     assert err[-1].startswith("error: ") and message in err[-1]
     assert not any("Traceback" in line for line in err)
     assert not (tmp_path / "runs").exists()
+
+
+def test_face_crop_without_its_detector_is_one_line(shared_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
+    code = errors.run(lambda: train.main(command(shared_data, tmp_path, "--face-crop", "0.4")))
+    assert code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(
+        "error: --face-crop: needs its detector, pip install"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, capsys):
+    assert (
+        trained(command(shared_data, tmp_path, "--face-crop", "0.25", "--name", "cropped", "--epochs", "1", "--fold", "0")) == 0
+    )
+    run = tmp_path / "runs" / "cropped"
+    assert re.search(r"face crop: no face found in \d+ of 168 images", capsys.readouterr().err)
+    assert yaml.safe_load((run / "args.yaml").read_text())["face_crop"] == 0.25
+    facts = model.read_facts(run / "fold0" / "best.safetensors")
+    assert facts["face_crop"] == 0.25
+    assert min(Image.open(run / "crops.png").size) > 300
+    (run / "crops.png").write_bytes(b"seen")
+    assert trained(["--resume", str(run), "--fold", "1", "--quiet"]) == 0
+    assert (run / "crops.png").read_bytes() == b"seen"
 
 
 def test_an_existing_run_is_never_overwritten(runs, fit):
