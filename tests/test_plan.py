@@ -54,6 +54,7 @@ def test_experiments_have_the_common_options_before_their_own(tmp_path):
     ("a:\nb: --loss 'ce\n", r"sweep.txt line 2: no closing quotation in \"--loss 'ce\""),
     ("a:\n\n# x\na: --ema 0.9\n", "sweep.txt line 4: a stands twice, first in line 1"),
     ("mix:\nMix: --ema 0.9\n", "sweep.txt line 2: Mix stands twice, first in line 1"),
+    ("Mix:\nmix: --ema 0.9\n", "sweep.txt line 2: mix stands twice, first in line 1"),
     ("a b: --ema 0.9\n", r"sweep.txt line 1: takes NAME: OPTIONS, the name of letters.*found 'a b: --ema 0.9'"),
     ("../a: --ema 0.9\n", "sweep.txt line 1: takes NAME: OPTIONS"),
     ("--loss ce\n", "sweep.txt line 1: takes NAME: OPTIONS"),

@@ -4,10 +4,12 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +85,11 @@ def swept(text, *argv):
     return errors.run(lambda: sweep.main(["sweep.txt", *map(str, argv)]))
 
 
+def without_times(text):
+    """`text` with T for every duration, which the machine decides."""
+    return re.sub(r"\b\d+ (s|min)\b", "T", text)
+
+
 def commands():
     """{run: the options it was started with}, from the runs' own records."""
     return {path.parent.name: path.read_text().partition("\n")[0] for path in sorted(Path("runs").glob("*/args.yaml"))}
@@ -102,7 +109,8 @@ def test_every_experiment_runs_with_every_seed_and_is_compared(place, capsys):
     assert lines[0] == "4 runs, 0 of them finished"
     starts = [line.partition(":")[0] for line in lines if line.endswith(": starts")]
     assert starts == ["base-s1", "mix-s1", "base-s2", "mix-s2"]
-    assert lines[2] == "base-s1: OOF F1 0.5000, 0 s; 3 left, about 0 s" and lines[-1] == "mix-s2: OOF F1 0.5000, 0 s; 0 left"
+    assert without_times(lines[2]) == "base-s1: OOF F1 0.5000, T; 3 left, about T"
+    assert without_times(lines[-1]) == "mix-s2: OOF F1 0.5000, T; 0 left"
     assert out.splitlines()[1].split()[:5] == ["base", "2", "0.7333", "±", "0.0000"]
     assert out.splitlines()[2].split()[4:6] == ["0.0000", "+0.2667"]
     log = Path("runs/.sweep/mix-s2.log").read_text()
@@ -148,8 +156,8 @@ def test_a_failing_experiment_does_not_stop_the_others(place, capsys):
     assert swept("base:\nbad: --fail\nlast:\n") == 1
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert lines[4] == (
-        "bad-s42: failed after 0 s: error: the training loss is nan (exit code 2, runs/.sweep/bad-s42.log); 1 left, about 0 s"
+    assert without_times(lines[4]) == (
+        "bad-s42: failed after T: error: the training loss is nan (exit code 2, runs/.sweep/bad-s42.log); 1 left, about T"
     )
     assert lines[-1] == "failed: bad-s42; the same command tries them again"
     assert (place / "runs" / "last-s42" / "summary.json").exists() and "2 of 3 runs are finished" in out
@@ -161,8 +169,8 @@ def test_a_run_that_ends_without_its_files_or_by_a_signal_has_failed(place, caps
     for code, told in (("pass", "exit code 0"), ("os.kill(os.getpid(), 9)", "killed by SIGKILL")):
         sweep.TRAIN.write_text(f"import os, sys\nif '--help' not in sys.argv:\n    {code}\n")
         assert swept("base:\n") == 1
-        line = f"base-s42: failed after 0 s: no output ({told}, runs/.sweep/base-s42.log); 0 left"
-        assert line in capsys.readouterr().err
+        line = f"base-s42: failed after T: no output ({told}, runs/.sweep/base-s42.log); 0 left"
+        assert line in without_times(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("text", "argv", "message"), [
@@ -330,8 +338,9 @@ class Forked:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         with without_pictures():
             code = errors.run(lambda: train.main(argv))
-        run = Path(argv[argv.index("--output-dir") + 1]) / argv[argv.index("--name") + 1]
-        (run / "mistakes.png").write_bytes(b"")
+        given = dict(pairwise(argv))
+        run = given.get("--resume") or Path(given["--output-dir"]) / given["--name"]
+        Path(run, "mistakes.png").write_bytes(b"")
         sys.stdout.flush()
         sys.exit(code)
 
@@ -348,24 +357,28 @@ class Forked:
 
 
 def test_a_sweep_of_real_runs(shared_data, workplace, tmp_path, monkeypatch, capsys):
-    """Two experiments with two seeds on the tiny competition."""
+    """Two experiments with two seeds on the tiny competition; then one of them loses its summary and goes on."""
     monkeypatch.setattr(sweep, "train_options", listed)
     monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.05)
     text = f"""
     common: --data-dir {shared_data} --cache-dir {workplace / "cache"} --target mask --model test_resnet --no-pretrained
     common: --img-size 32 24 --kfold 2 --epochs 1 --batch-size 16 --lr 3e-3 --device cpu --memory-format channels_last
-    common: --threads 1
+    common: --threads 1 --fold-seed 0
     base:
     longer: --epochs 2
     """
     (tmp_path / "sweep.txt").write_text(text)
-    argv = [str(tmp_path / "sweep.txt"), "--output-dir", str(tmp_path / "runs"), "--seeds", "1", "2", "--markdown"]
-    assert errors.run(lambda: sweep.main(argv)) == 2
-    runs = {name: tmp_path / "runs" / name for name in ("base-s1", "longer-s1", "base-s2", "longer-s2")}
-    err = capsys.readouterr().err
-    for name, run in runs.items():
-        summary = json.loads((run / "summary.json").read_text())
+    argv = [str(tmp_path / "sweep.txt"), "--output-dir", str(tmp_path / "runs"), "--seeds", "1", "2"]
+    assert errors.run(lambda: sweep.main(argv)) == 0
+    out, err = capsys.readouterr()
+    for name in ("base-s1", "longer-s1", "base-s2", "longer-s2"):
+        summary = json.loads((tmp_path / "runs" / name / "summary.json").read_text())
         assert f"{name}: OOF F1 {summary['oof_f1']:.4f}" in err
-        assert ablation.read_run(run).f1 == pytest.approx(summary["oof_f1"], abs=1e-6)
-    assert "other folds" in err
+        assert ablation.read_run(tmp_path / "runs" / name).f1 == pytest.approx(summary["oof_f1"], abs=1e-6)
+    scores = [json.loads((tmp_path / "runs" / f"longer-s{seed}" / "summary.json").read_text())["oof_f1"] for seed in (1, 2)]
+    assert out.splitlines()[2].split()[:3] == ["longer", "2", f"{sum(scores) / 2:.4f}"]
+    (tmp_path / "runs" / "longer-s2" / "summary.json").unlink()
+    assert errors.run(lambda: sweep.main(argv)) == 0
+    again, err = capsys.readouterr()
+    assert "longer-s2: goes on" in err and "base-s1" not in err and again == out
