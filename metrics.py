@@ -106,16 +106,28 @@ def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=
 
     Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1.
     """
-    truth, pred_a = _as_classes(truth, pred_a, num_classes)
-    truth, pred_b = _as_classes(truth, pred_b, num_classes)
+    return bootstrap_mean_difference(truth, [pred_a], [pred_b], persons, num_classes, resamples, seed)
+
+
+def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
+    """Mean macro F1 of the predictions `preds_a` minus that of `preds_b` on each draw of persons: float64 [resamples].
+
+    preds_a [S, N], preds_b [T, N]: those of the same experiment trained S or T times, as with several seeds. All see the
+    same draws. What is drawn is people, never a training: the samples vary as the score of these very models would with
+    other people, and how other seeds would do is not in them.
+    """
+    preds = [_as_classes(truth, pred, num_classes)[1] for pred in (*preds_a, *preds_b)]
+    if not len(preds_a) or not len(preds_b):
+        raise ValueError(f"{len(preds_a)} and {len(preds_b)} predictions to compare; it takes one or more of each")
+    truth, C, S = np.asarray(truth).astype(np.int64), num_classes, len(preds_a)
     person, P = _number_persons(persons, len(truth))
-    counts, C = np.hstack([_counts_per_person(truth, pred, person, P, num_classes) for pred in (pred_a, pred_b)]), num_classes
-    return np.concatenate(
-        [
-            _mean_f1(sums[:, :C], sums[:, C : 2 * C]) - _mean_f1(sums[:, 2 * C : 3 * C], sums[:, 3 * C :])
-            for sums in _resampled_sums(counts, resamples, seed)
-        ]
-    )
+    counts = np.hstack([_counts_per_person(truth, pred, person, P, C) for pred in preds])
+    differences = []
+    for sums in _resampled_sums(counts, resamples, seed):
+        sums = sums.reshape(len(sums), len(preds), 2, C)
+        f1 = _mean_f1(sums[:, :, 0], sums[:, :, 1])
+        differences.append(f1[:, :S].mean(1) - f1[:, S:].mean(1))
+    return np.concatenate(differences)
 
 
 def phi(wrong_a, wrong_b):

@@ -182,6 +182,22 @@ def test_paired_bootstrap_is_the_difference_of_two_on_the_same_draws():
     assert np.array_equal(metrics.bootstrap_difference(truth, pred_a, pred_a, persons, 5, resamples=9), np.zeros(9))
 
 
+def test_mean_difference_is_that_of_a_plain_loop_over_draws_and_seeds():
+    """Two predictions of A and three of B, each draw of persons with all their images, scored one by one and averaged."""
+    rng = np.random.default_rng(1)
+    persons, truth = rng.integers(30, size=200), rng.integers(5, size=200)
+    preds_a, preds_b = three_of(rng, truth, 5), [*three_of(rng, truth, 5), truth]
+    samples = metrics.bootstrap_mean_difference(truth, preds_a, preds_b, persons, 5, resamples=20, seed=3)
+    direct_rng, names = np.random.default_rng(3), list(dict.fromkeys(persons.tolist()))
+    for sample in samples:
+        drawn = [names[index] for index in direct_rng.integers(len(names), size=len(names))]
+        rows = np.concatenate([np.flatnonzero(persons == name) for name in drawn])
+        means = [np.mean([metrics.macro_f1(truth[rows], p[rows], 5) for p in preds]) for preds in (preds_a, preds_b)]
+        assert sample == pytest.approx(means[0] - means[1], abs=1e-12)
+    with pytest.raises(ValueError, match="2 and 0 predictions to compare"):
+        metrics.bootstrap_mean_difference(truth, preds_a, [], persons, 5)
+
+
 def test_paired_interval_is_narrower_than_that_of_unpaired_draws():
     """Predictions that differ on 1 image in 20 share nearly all that a draw does to them."""
     rng = np.random.default_rng(0)
