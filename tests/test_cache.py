@@ -2,6 +2,8 @@ import json
 import multiprocessing
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -96,6 +98,19 @@ def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, ca
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
     wider, _ = cache.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
     assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
+
+
+def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch):
+    place, found = cache.make_dir(tmp_path / "cache"), detector.find(faces, quiet=True)
+    monkeypatch.setattr(detector, "find", None)
+    boxes = place / f"{cache._key((detector.DETECTOR, cache.PIL.__version__), faces)}.faces.npy"
+    with ThreadPoolExecutor(1) as pool:
+        with cache._exclusive(place / boxes.name.replace("faces.npy", "lock"), ""):
+            waiting = pool.submit(cache.open_faces, faces, place)
+            time.sleep(0.3)
+            assert not waiting.done()
+            np.save(boxes, found)
+        np.testing.assert_array_equal(waiting.result(60), found)
 
 
 def test_no_detector_is_needed_without_the_option(files, tmp_path, monkeypatch, capsys):
