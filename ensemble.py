@@ -130,6 +130,7 @@ def main(argv=None):
     folder = write_result(args, result)
     say_members(result)
     say_fit(result)
+    say_persons(result.grouping)
     say_scores(result)
     say_plain_oof(args.tta, found)
     evaluation.say_score(data_dir, result.names, result.eval_probs, folder.name)
@@ -300,7 +301,11 @@ def say_fit(result):
     if result.plan.meets_prior:
         told = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
         say(f"factors of the mask states for 5:1:1 among the eval images: {told}")
-    for line in result.grouping.lines() if result.grouping else ():
+
+
+def say_persons(grouping):
+    """What --persons found, and that it needs leave; nothing without it."""
+    for line in grouping.lines() if grouping else ():
         say(line.strip(), indent=" " * (len(line) - len(line.lstrip())), hang="    ")
 
 

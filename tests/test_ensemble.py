@@ -341,13 +341,17 @@ def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
     gain = (low + high) / 2
     scores = {"oof_f1": 0.5, "oof_acc": 0.6, "oof_f1_ci95": [0.4, 0.6], "in_sample_f1": 0.7, "crossfit_parts": 5}
     scored = SimpleNamespace(scores=scores | {"plain_f1": 0.5 - gain, "gain": gain, "gain_ci95": [low, high]})
-    ensemble.say_scores(SimpleNamespace(plan=Plan(search="greedy"), scored=scored))
+    ensemble.say_scores(SimpleNamespace(plan=Plan(search="greedy"), scored=scored, grouping=None))
     assert capsys.readouterr().out.endswith(f"gain {gain:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}\n")
-    ensemble.say_scores(SimpleNamespace(plan=Plan(seed=3), scored=scored))
+    ensemble.say_scores(SimpleNamespace(plan=Plan(seed=3), scored=scored, grouping=None))
     assert "gain" not in capsys.readouterr().out
-    ensemble.say_scores(SimpleNamespace(plan=Plan("hard"), scored=scored))  # nothing is fitted, and yet it is not the average
+    ensemble.say_scores(
+        SimpleNamespace(plan=Plan("hard"), scored=scored, grouping=None)
+    )  # nothing is fitted, and yet it is not the average
     out = capsys.readouterr().out
     assert verdict in out and "cross-fitted" not in out
+    ensemble.say_scores(SimpleNamespace(plan=Plan(), scored=scored, grouping="there are groups"))
+    assert verdict in capsys.readouterr().out
 
 
 def test_options_become_the_plan():

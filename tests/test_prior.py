@@ -73,6 +73,9 @@ def test_ties_go_together():
     assert decoded.tolist() == [0, 0, 0, 0, 0, 1, 2]
     same = label_probs([[0.4, 0.5, 0.1]] * 7)
     assert len(set(prior.apply(same, prior.fit_factors(same)).argmax(1))) == 1
+    halves = label_probs([[0.4, 0.5, 0.1]] * 10 + [[0.3, 0.1, 0.6]] * 4)  # 10, 2, 2 are due
+    best = np.sort(prior.apply(halves, prior.fit_factors(halves)), axis=1)
+    assert (best[:, -1] - best[:, -2]).min() > 1e-3  # rounding decides nothing
 
 
 def test_zeros_stay():
