@@ -214,10 +214,12 @@ def test_as_many_at_once_as_asked_each_on_its_part_of_the_threads(place, monkeyp
 
 
 def process(*argv):
-    """sweep.py as a process of its own that starts the stand-in."""
+    """sweep.py as a process that starts the stand-in, with a process group of its own, as a terminal gives it."""
     code = "import sys, pathlib, errors, sweep; sweep.TRAIN = pathlib.Path('stand_in.py'); sys.exit(errors.run(sweep.main))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code, *argv], stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv], stderr=subprocess.PIPE, text=True, env=environment, process_group=0
+    )
 
 
 def until(true, seconds=60):
@@ -250,13 +252,26 @@ def test_a_signal_is_handed_on_and_the_same_command_goes_on(place, capsys, numbe
     Path("sweep.txt").write_text(LONG)
     sweeping = process("sweep.txt", "--jobs", "2")
     pids("a-s42", "b-s42")
-    sweeping.send_signal(number)
+    os.killpg(sweeping.pid, number)  # as Ctrl-C does: the runs are asked once all the same, and by SIGTERM
     err = sweeping.communicate(timeout=60)[1]
     assert sweeping.returncode == code, err
     assert err.splitlines()[-1] == "stopped; 0 of 3 runs are finished, others go on with: python sweep.py sweep.txt --jobs 2"
     assert all((place / "runs" / name / "saved").exists() for name in ("a-s42", "b-s42"))
     assert swept(LONG, "--jobs", 2) == 0
     assert "a-s42: goes on" in capsys.readouterr().err
+
+
+def test_all_runs_are_asked_to_stop_before_one_is_waited_for():
+    calls = []
+
+    def running(name):
+        process = SimpleNamespace(terminate=lambda: calls.append(f"ask {name}"), wait=lambda: calls.append(f"wait for {name}"))
+        return SimpleNamespace(process=process)
+
+    sweeping = sweep.Sweep([], Path("logs"), 2, None)
+    sweeping.running = [running("a"), running("b")]
+    sweeping.run(SimpleNamespace(requested=143))
+    assert calls == ["ask a", "ask b", "wait for a", "wait for b"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
