@@ -229,6 +229,13 @@ def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
         )
 
 
+def test_partners_are_changed_by_draws_of_their_own():
+    fit = make_fit(mix="mixup", mix_prob=1.0, aug="strong")
+    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
+    assert len(part.partner_params) == len(part.params) == 8
+    assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
+
+
 def test_processes_share_the_mix_of_a_step():
     """What two ranks take in together is what one process takes in, row for row."""
 
