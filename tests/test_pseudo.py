@@ -167,9 +167,9 @@ def test_the_finished_weights_predict(finished, shared_data, workplace):
     assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]
 
 
-@pytest.mark.parametrize("stop_after", [3, 40, 48])
+@pytest.mark.parametrize(("stop_after", "where"), [(8, "epoch 2, step 3"), (20, " on everyone")])
 def test_all_techniques_at_once_resume_to_the_same_bits(
-    finished, runs, shared_data, workplace, tmp_path, monkeypatch, stop_after
+    finished, runs, shared_data, workplace, tmp_path, monkeypatch, capsys, stop_after, where
 ):
     """Stopped in a fold's own epochs, or on everyone; the pseudo-labels are those that the run began with."""
     steps, real = [], engine.train_step
@@ -190,7 +190,10 @@ def test_all_techniques_at_once_resume_to_the_same_bits(
         assert errors.run(lambda: train.main(argv)) == 143
         monkeypatch.undo()
         shutil.rmtree(source)
+        capsys.readouterr()
         assert train.main(["--resume", str(tmp_path / "stopped"), "--quiet"]) == 0
+    went_on = next(line for line in capsys.readouterr().err.splitlines() if "goes on" in line)
+    assert went_on.startswith("fold 0: goes on at epoch ") and went_on.endswith(where)
     assert_same_run(finished, tmp_path / "stopped")
     for number in (0, 1):
         one, other = (

@@ -94,14 +94,14 @@ def test_they_are_made_once_and_again_when_the_weights_change(own_run, places, m
     inference.main(argv)
     told, made = capsys.readouterr().out, []
     predict = evaluation.predict_rows
-    monkeypatch.setattr(evaluation, "predict_rows", lambda group, *rest: (made.extend(group), predict(group, *rest))[1])
+    monkeypatch.setattr(evaluation, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
     inference.main(argv)
     assert capsys.readouterr().out == told and made == []
     facts = experiment.read_json(run / "fold1" / "fold.json")
     experiment.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     assert not validation.is_fresh(run, "hflip") and not validation.is_fresh(run, "shift")
     inference.main(argv)
-    assert made == [(run, 0), (run, 1)]
+    assert made == [experiment.best_weights(run, 0), experiment.best_weights(run, 1)]
 
 
 def test_an_ensemble_takes_them_where_they_are(own_run, places, tmp_path, capsys):
