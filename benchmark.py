@@ -43,18 +43,20 @@ import options
 import precision
 import throughput
 import timing
-from labels import OFFICIAL_BOUNDS, TARGETS
+import train_options
+from labels import TARGETS
 
-# Options of train.py that are not offered here, and what they are.
+# Options of train.py that are not offered here and have other values than its defaults.
 FIXED = {
-    "pretrained": False, "weights": None, "seed": 0, "kfold": 0, "drop_ages": [], "age_bounds": list(OFFICIAL_BOUNDS),
-    "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "lr": 1e-4, "weight_decay": 0.01,
-    "scheduler": "none", "lr_step": 1, "lr_gamma": 1.0, "warmup_epochs": 0, "epochs": 1, "patience": 0, "accum": 1,
-    "clip_grad": 0.0, "ema": 0.0, "limit_people": None, "label_fixes": None, "skip_bad_images": False, "quiet": True,
-    "fold_seed": 0, "top_age_spread": None, "sampler": "shuffle", "mix": "none", "mix_prob": 0.5, "mix_alpha": 1.0,
-    "mix_rare": False, "freeze_epochs": 0, "layer_decay": 1.0, "average_last": 0, "finish_on_all": 0, "pseudo": None,
-    "face_crop": None,
-}  # fmt: skip
+    "pretrained": False,
+    "seed": 0,
+    "fold_seed": 0,
+    "kfold": 0,
+    "scheduler": "none",
+    "epochs": 1,
+    "patience": 0,
+    "quiet": True,
+}
 MEASUREMENTS = {
     "train": throughput.train,
     "validation": throughput.validation,
@@ -95,8 +97,8 @@ def parse_args(argv):
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group = options.add_compute(parser, batch_size=64)
     options.add_step(group, precision.FORMATS)
-    parser.set_defaults(**FIXED)
-    args = parser.parse_args(argv)
+    args = argparse.Namespace(**vars(train_options.make_parser().parse_args([])) | FIXED)
+    args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)

@@ -8,7 +8,6 @@ crops.png with --face-crop, and TensorBoard events. Stopped by a signal it saves
 nothing had happened.
 """
 
-import argparse
 import shlex
 import sys
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pandas as pd
 
-import augment
 import cache
 import crops
 import dataset
@@ -26,270 +24,17 @@ import errors
 import experiment
 import fold
 import loss
-import mixing
-import model
-import objective
 import optim
-import options
 import parallel
 import precision
 import predictions
 import pseudo
 import report
-import sampling
+import train_options
 import training_data
 from errors import InputError, Interrupted
 from images import Geometry, open_rgb
-from labels import OFFICIAL_BOUNDS, SCORED_AS, TARGETS
-
-# What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
-DEMO_DEFAULTS = {
-    "model": "test_resnet",
-    "img_size": [64, 48],
-    "pretrained": False,
-    "lr": 3e-3,
-    "lr_step": 3,
-    "epochs": 10,
-    "patience": 0,
-    "amp": "off",
-    "memory_format": "channels_last",
-}
-# What each of several processes has of its own: boxes may keep things in other places.
-PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
-# What may be given beside --resume: where things are, never what is trained.
-RESUME_MAY_CHANGE = {
-    "resume",
-    "fold",
-    "data_dir",
-    "cache_dir",
-    "cache_device",
-    "device",
-    "save_minutes",
-    "quiet",
-    "parallel_folds",
-}
-
-
-def make_parser():
-    parser = options.Parser(__doc__.split("\n\n")[0])
-    options.add_data(parser)
-    group = parser.add_argument_group("experiment")
-    group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
-    group.add_argument("--kfold", type=options.natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
-    group.add_argument(
-        "--fold", type=options.whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume"
-    )
-    group.add_argument("--seed", type=options.natural_int, default=42, help="of folds, order, augmentation and initial weights")
-    group.add_argument("--fold-seed", type=options.natural_int, metavar="N",
-                       help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
-    group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
-    group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
-    group.add_argument("--resume", metavar="RUN", help="continue a stopped run with its own options")
-    group.add_argument(
-        "--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="minutes between saved states"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
-
-    group = parser.add_argument_group("people and labels")
-    group.add_argument("--age-bounds", type=options.whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
-                       help="age groups of the training labels; scores always use the official ones")  # fmt: skip
-    group.add_argument("--drop-ages", type=options.natural_int, nargs="+", default=[], metavar="A",
-                       help="people of these ages leave training, never validation")  # fmt: skip
-    group.add_argument("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
-    group.add_argument(
-        "--fix-confidence", type=options.confidence, default=0.9, metavar="P", help="fixes below this are left out"
-    )
-    group.add_argument("--limit-people", type=options.positive_int, metavar="N", help="quick look: only N people, stratified")
-    group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
-
-    add_learning(parser)
-    return parser
-
-
-def add_learning(parser):
-    """What learns, how: model and images, loss, optimizer and schedule, compute."""
-    group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
-    group.add_argument("--face-crop", type=options.natural_float, metavar="MARGIN",
-                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
-                            "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
-    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
-    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-
-    add_sampling(parser)
-    group = parser.add_argument_group("loss")
-    group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
-    group.add_argument("--smoothing", type=options.fraction, default=0.025, metavar="S", help="of label_smoothing")
-    group.add_argument("--gamma", type=options.natural_float, default=2.0, metavar="G", help="of focal")
-    group.add_argument("--class-weights", choices=objective.CLASS_WEIGHTS, default="none",
-                       help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
-    group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
-                       help="width of the label distribution of --target age")  # fmt: skip
-    group.add_argument("--top-age-spread", type=options.natural_float, metavar="YEARS",
-                       help="--target age: a recorded 60 may be so many years more; without it 60 is certain")  # fmt: skip
-
-    group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
-    group.add_argument("--lr", type=options.positive_float, default=1e-4, metavar="LR", help="learning rate")
-    group.add_argument(
-        "--weight-decay", type=options.natural_float, default=0.01, metavar="W", help="of all but biases and norms"
-    )
-    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
-    group.add_argument("--lr-step", type=options.positive_int, default=2, metavar="EPOCHS",
-                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: waited for a better F1")  # fmt: skip
-    group.add_argument(
-        "--lr-gamma", type=options.positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop"
-    )
-    group.add_argument("--warmup-epochs", type=options.natural_int, default=0, metavar="N", help="linear warm-up")
-    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N", help="epochs of a fold, at most")
-    group.add_argument("--patience", type=options.natural_int, default=3, metavar="N",
-                       help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
-    group.add_argument(
-        "--accum", type=options.positive_int, default=1, metavar="N", help="batches that make one optimizer step"
-    )
-    group.add_argument(
-        "--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped"
-    )
-    group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
-    group.add_argument("--average-last", type=options.natural_int, default=0, metavar="N",
-                       help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
-    group.add_argument("--freeze-epochs", type=options.natural_int, default=0, metavar="N",
-                       help="the first N epochs train the head alone")  # fmt: skip
-    group.add_argument("--layer-decay", type=options.share, default=1.0, metavar="D",
-                       help="learning rate of each block, as a part of that of the next one towards the head")  # fmt: skip
-    group.add_argument("--finish-on-all", type=options.natural_int, default=0, metavar="N",
-                       help="then the last N epochs up to the best one again on everyone, validation people included; "
-                            "their weights predict the eval images")  # fmt: skip
-    group = options.add_compute(parser, batch_size=64)
-    options.add_step(group, precision.FORMATS)
-    group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
-                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
-
-
-def add_sampling(parser):
-    """Which images an epoch shows and which it mixes; eval images that train too."""
-    group = parser.add_argument_group("sampling and mixing")
-    group.add_argument("--sampler", choices=sampling.SAMPLERS, default="shuffle",
-                       help="each image once; classes equally often; by root of size; one image a person")  # fmt: skip
-    group.add_argument("--mix", choices=mixing.MIXES, default="none",
-                       help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
-    group.add_argument("--mix-prob", type=options.confidence, default=0.5, metavar="P", help="share of images that are mixed")
-    group.add_argument("--mix-alpha", type=options.positive_float, default=1.0, metavar="A",
-                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
-    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
-    group.add_argument("--pseudo", metavar="RUN", help="eval images train too, by what this run or ensemble predicts for them")
-    group.add_argument("--pseudo-min-confidence", type=options.confidence, default=0.9, metavar="P",
-                       help="only those predicted with this probability and above")  # fmt: skip
-
-
-def parse_args(argv, ranks=distributed.ALONE):
-    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0."""
-    parser = make_parser()
-    given = parser.given(argv)
-    args = parser.parse_args(argv)
-    if args.resume is not None:
-        return resumed_args(parser, args, given, ranks)
-    with ranks.one_first():  # the demo set is drawn once
-        args.data_dir, demo = dataset.locate(args.data_dir)
-    args.data_dir = str(args.data_dir)
-    if demo:
-        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
-        vars(args).update(chosen)
-        errors.say(f"Defaults for the demo set (your own options win):\n  {as_options(chosen)}")
-    args.loss = args.loss.replace(" ", "")
-    loss.parse_loss(args.loss)
-    model.check_name(args.model)
-    args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
-    args.optimizer = optim.optimizer_name(args.optimizer)
-    args.scheduler = optim.scheduler_name(args.scheduler)
-    args.pretrained = args.pretrained and args.weights is None
-    args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
-    args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
-    options.check_bounds(parser, args.age_bounds)
-    if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
-        parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
-    if args.kfold == 1:
-        parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
-    if args.kfold == 0 and args.scheduler == "Plateau":
-        parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
-    check_techniques(parser, args)
-    check_folds(parser, args)
-    check_parallel(parser, args)
-    return args
-
-
-def check_techniques(parser, args):
-    """Refuse techniques that do nothing or contradict each other."""
-    if "ordinal" in args.loss and args.target not in ("age", "age_group"):
-        parser.error(
-            f"--loss {args.loss}: ordinal needs classes with an order; --target {args.target} has none, age and age_group"
-        )
-    if args.top_age_spread is not None and args.target != "age":
-        parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
-    if args.ema and args.average_last:
-        parser.error("--average-last: and --ema both average weights; take one of them")
-    if args.freeze_epochs >= args.epochs:
-        parser.error(f"--freeze-epochs {args.freeze_epochs}: leaves none of {args.epochs} epochs to train the backbone")
-    if args.finish_on_all and (args.kfold == 0 or args.scheduler == "Plateau"):
-        why = "--kfold 0 trains everyone from the start" if args.kfold == 0 else "--scheduler Plateau follows the validation F1"
-        parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
-    if args.mix == "none" and args.mix_rare:
-        parser.error("--mix-rare: says whom to mix with; add --mix mixup, cutmix or halves")
-
-
-def as_options(values):
-    """Options as one would type them: --model NAME --img-size 64 48 --no-pretrained."""
-    words = []
-    for name, value in values.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    return " ".join(words)
-
-
-def check_folds(parser, args):
-    last = max(args.kfold, 1) - 1
-    for number in args.fold or ():
-        if not 0 <= number <= last:
-            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
-
-
-def check_parallel(parser, args):
-    if args.parallel_folds != 1 and distributed.world_size() > 1:
-        parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
-
-
-def same_options(args, ranks):
-    """Rank 0's options in every process, but for PLACES."""
-    shared = {name: value for name, value in vars(args).items() if name not in PLACES}
-    return argparse.Namespace(**{**vars(args), **ranks.from_first(shared)})
-
-
-def read_run(resume):
-    """(run folder, its recorded options) of --resume."""
-    run = experiment.find_run(resume)
-    return run, experiment.read_args(run)
-
-
-def resumed_args(parser, args, given, ranks):
-    """The options of the run that --resume names, with the few that may change taken from the command line."""
-    run, recorded = ranks.from_first(read_run(args.resume) if ranks.first else None)
-    fixed = given - RESUME_MAY_CHANGE
-    if fixed:
-        option = f"--{sorted(fixed)[0].replace('_', '-')}"
-        parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
-    unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
-    if unknown:
-        raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
-    changed = {name: getattr(args, name) for name in given}
-    args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
-    args.data_dir = str(dataset.locate(args.data_dir)[0])
-    check_folds(parser, args)
-    if args.parallel_folds == "auto":
-        parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
-    check_parallel(parser, args)
-    return args
+from labels import SCORED_AS
 
 
 def choose_speed(args, net, ranks, cores, threads):
@@ -389,7 +134,8 @@ def main(argv=None):
 
 def train(argv, ranks, stop, started):
     """A run from its options to its pictures; all of several processes go through it side by side."""
-    args = same_options(parse_args(argv, ranks), ranks)
+    what = __doc__.split("\n\n")[0]
+    args = train_options.same_options(train_options.parse_args(argv, ranks, what), ranks)
     ranks = ranks.on(args.device)
     cores, threads = engine.use_threads(None), args.threads
     args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))

@@ -15,6 +15,7 @@ import experiment
 import parallel
 import precision
 import train
+import train_options
 from errors import InputError, Interrupted
 
 CPU = torch.device("cpu")
@@ -181,4 +182,4 @@ def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeyp
         train.main(["--resume", str(runs["mask"]), "--parallel-folds", "auto"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        train.parse_args([*argv, "--parallel-folds", "2"])
+        train_options.parse_args([*argv, "--parallel-folds", "2"])

@@ -20,6 +20,7 @@ import ablation
 import errors
 import sweep
 import train
+import train_options
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -318,13 +319,13 @@ def test_the_lock_of_a_log_lives_as_long_as_the_run(place):
 
 def listed():
     """The options of train.py, from its parser."""
-    names = {name for action in train.make_parser()._actions for name in action.option_strings if name.startswith("--")}
+    names = {name for action in train_options.make_parser()._actions for name in action.option_strings if name.startswith("--")}
     return names - {"--help"}
 
 
 def test_the_options_of_train_are_those_it_lists(monkeypatch):
     """What argparse prints for each option is read, and nothing that a help text only speaks of."""
-    help_text = train.make_parser().format_help()
+    help_text = train_options.make_parser().format_help()
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_more: subprocess.CompletedProcess([], 0, help_text, ""))
     assert sweep.train_options() == listed()
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_more: subprocess.CompletedProcess([], 1, "", "x\nNo module\n"))

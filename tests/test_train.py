@@ -26,6 +26,7 @@ import fold
 import metrics
 import model
 import train
+import train_options
 import training_data
 from errors import InputError
 from labels import TARGETS
@@ -143,7 +144,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     people = dataset.read_people(shared_data)
     rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
     (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
-    args = train.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
+    args = train_options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
                                     "--drop-ages", "22"))  # fmt: skip
     data = training_data.load_data(args, torch.device("cpu"))
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
@@ -160,7 +161,9 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
 def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = training_data.load_data(args := train.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
+    data = training_data.load_data(
+        args := train_options.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu")
+    )
     rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     fixed = data.images["path"].str.startswith("000001_female").to_numpy()
     assert fixed.sum() == 7
@@ -421,8 +424,8 @@ def test_resume_refuses_other_options_and_other_people(runs, data):
 
 
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train.dataset, "locate", lambda data_dir: (tmp_path, True))
-    args = train.parse_args(["--epochs", "3"])
-    assert (args.epochs, args.model, args.pretrained) == (3, train.DEMO_DEFAULTS["model"], False)
-    assert args.img_size == train.DEMO_DEFAULTS["img_size"]
+    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir: (tmp_path, True))
+    args = train_options.parse_args(["--epochs", "3"])
+    assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
+    assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
     assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
