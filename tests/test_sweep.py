@@ -214,16 +214,26 @@ def test_as_many_at_once_as_asked_each_on_its_part_of_the_threads(place, monkeyp
     assert [line.count("--threads 3") for line in commands().values()] == [1, 1, 0, 1]
 
 
-def process(*argv):
-    """sweep.py as a process that starts the stand-in, with a process group of its own, as a terminal gives it."""
+@pytest.fixture
+def process(place):
+    """process(*argv): sweep.py as a process that starts the stand-in, with a process group of its own, as a terminal gives it.
+
+    A test that fails leaves none behind.
+    """
     code = "import sys, pathlib, errors, sweep; sweep.TRAIN = pathlib.Path('stand_in.py'); sys.exit(errors.run(sweep.main))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *argv], stderr=subprocess.PIPE, text=True, env=environment, process_group=0
-    )
+    environment, started = {**os.environ, "PYTHONPATH": str(ROOT)}, []
+
+    def begin(*argv):
+        words = [sys.executable, "-c", code, *argv]
+        started.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, process_group=0))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.kill()
 
 
-def until(true, seconds=60):
+def until(true, seconds=120):
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -245,16 +255,16 @@ def is_alive(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if Path("/proc").is_dir() else True
 
 
-LONG = "a: --seconds 60\nb: --seconds 60\nc: --seconds 0\n"
+LONG = "a: --seconds 600\nb: --seconds 600\nc: --seconds 0\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_is_handed_on_and_the_same_command_goes_on(place, capsys, number, code):
+def test_a_signal_is_handed_on_and_the_same_command_goes_on(place, process, capsys, number, code):
     Path("sweep.txt").write_text(LONG)
     sweeping = process("sweep.txt", "--jobs", "2")
     pids("a-s42", "b-s42")
     os.killpg(sweeping.pid, number)  # as Ctrl-C does: the runs are asked once all the same, and by SIGTERM
-    err = sweeping.communicate(timeout=60)[1]
+    err = sweeping.communicate(timeout=120)[1]
     assert sweeping.returncode == code, err
     assert err.splitlines()[-1] == "stopped; 0 of 3 runs are finished, others go on with: python sweep.py sweep.txt --jobs 2"
     assert all((place / "runs" / name / "saved").exists() for name in ("a-s42", "b-s42"))
@@ -276,12 +286,12 @@ def test_all_runs_are_asked_to_stop_before_one_is_waited_for():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_runs_of_a_killed_sweep_save_their_state_and_end(place):
+def test_runs_of_a_killed_sweep_save_their_state_and_end(place, process):
     Path("sweep.txt").write_text(LONG)
     sweeping = process("sweep.txt", "--jobs", "2")
     running = pids("a-s42", "b-s42")
     sweeping.kill()
-    sweeping.communicate(timeout=60)
+    sweeping.communicate(timeout=120)
     until(lambda: not any(map(is_alive, running)))
     assert all((place / "runs" / name / "saved").exists() for name in ("a-s42", "b-s42"))
 
