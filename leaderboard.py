@@ -30,7 +30,7 @@ from errors import InputError
 from labels import CLASS_NAMES
 
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
-           "label_fixes", "class_weights", "aug", "epochs", "kfold")  # fmt: skip
+           "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold"}
 # What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
