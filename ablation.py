@@ -70,7 +70,7 @@ class Row:
             return "-"
         mean, spread = np.mean(self.differences), deviation(self.differences)
         sure = spread is None or abs(mean) > 2 * spread / np.sqrt(len(self.differences))
-        return "better" if self.low > 0 and sure else "worse" if self.high < 0 and sure else "noise"
+        return metrics.verdict(self.low, self.high) if sure else "noise"
 
     def cells(self):
         """The texts under HEAD."""

@@ -54,7 +54,7 @@ def own_share(mix, params, height, width):
 
 
 def mix_batch(mix, images, targets, mixed, params, others, other_targets):
-    """Images [B, 3, H, W] and soft targets [B, C] whose samples `mixed` (bool [B], M of them) are changed in place.
+    """Images [B, 3, H, W] and soft targets [B, C] whose samples `mixed` (int64 [M]; bools would make a GPU wait) are changed.
 
     params: the rows [M, len(COLUMNS)] of `draw` for those; others [M, 3, H, W] and other_targets [M, C]: their partners. A
     target gets of the partner's what the partner has of the pixels.

@@ -66,7 +66,7 @@ def prepare(fit, part, batch):
     targets = fit.targets[torch.from_numpy(part.reads).to(fit.ranks.device, non_blocking=True)]
     B = len(part.rows)
     if len(part.partners):
-        mixed = torch.from_numpy(part.mixed).to(images.device, non_blocking=True)
+        mixed = torch.from_numpy(np.flatnonzero(part.mixed)).to(images.device, non_blocking=True)
         mix_params = part.mix_params.to(images.device, non_blocking=True)
         own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
         images, targets = mixing.mix_batch(fit.recipe.mix, *own, mixed, mix_params, *others)

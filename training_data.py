@@ -14,7 +14,7 @@ import predictions
 import pseudo
 from errors import InputError
 from images import Geometry
-from labels import FIRST_AGE, HEADS, SCORED_AS, encode, head_slices, to_age_group
+from labels import FIRST_AGE, HEADS, SCORED_AS, decode, encode, head_slices, to_age_group
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def hard_targets(target, soft):
 def hard_masks(target, soft):
     """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
     if target == "label":
-        return soft.argmax(1) // 6
+        return decode(soft.argmax(1))[0]
     heads = head_slices(target)
     return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mixing
 
@@ -13,7 +14,7 @@ def mixed_up(mix, row, size=4):
     """One white image of class 0 mixed with a black one of class 1: (its pixels [size, size], its target)."""
     images, targets = torch.ones(1, 3, size, size), torch.tensor([[1.0, 0.0]])
     others, other_targets = torch.zeros(1, 3, size, size), torch.tensor([[0.0, 1.0]])
-    images, targets = mixing.mix_batch(mix, images, targets, torch.tensor([True]), params(row), others, other_targets)
+    images, targets = mixing.mix_batch(mix, images, targets, torch.tensor([0]), params(row), others, other_targets)
     assert (images == images[:, :1]).all()
     return images[0, 0], targets[0].tolist()
 
@@ -47,7 +48,7 @@ def test_only_the_mixed_samples_change_and_each_by_its_own_partner():
     others, other_targets = torch.full((2, 3, 2, 2), 8.0), torch.tensor([[0.0, 1, 0], [0, 0, 1]])
     others[1] = 4
     rows = params([0.75, 0, 0, 0], [0.5, 0, 0, 0])
-    mixed = torch.tensor([True, False, True])
+    mixed = torch.tensor([0, 2])
     images, targets = mixing.mix_batch("mixup", images, targets, mixed, rows, others, other_targets)
     assert images[:, 0, 0, 0].tolist() == [2, 0, 2]
     assert targets.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]]
@@ -78,3 +79,13 @@ def test_boxes_have_the_area_and_lie_everywhere_inside():
     assert (own.mean((1, 2, 3)) - rows[:, 0]).abs().max() < 0.06
     covered = (own == 0).float().mean(0)[0]
     assert covered.min() > 0.03  # corners least
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "halves"])
+def test_nothing_waits_for_the_accelerator(mix):
+    """Fake CUDA tensors have no values, so what asks for one raises: .item(), or the places of a mask."""
+    with FakeTensorMode():
+        images, targets = torch.empty(4, 3, 8, 6, device="cuda"), torch.empty(4, 5, device="cuda")
+        mixed, rows = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, 4, device="cuda")
+        images, targets = mixing.mix_batch(mix, images, targets, mixed, rows, images[:2].clone(), targets[:2].clone())
+        assert images.device.type == targets.device.type == "cuda"
