@@ -237,8 +237,9 @@ def log_epoch(args, board, fit, on=""):
             board.add_scalar(f"fold{row['fold']}/{name}", row[name], row["epoch"])
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
+    epoch = f"epoch {row['epoch']:>2}{on or f'/{args.epochs}'}"
     errors.say(
-        f"fold {row['fold']} epoch {row['epoch']:>2}/{args.epochs}{on}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
+        f"fold {row['fold']} {epoch}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
         f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} img/s{best}"
     )
 
