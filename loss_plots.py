@@ -60,7 +60,7 @@ def losses_figure():
         9.8, 5.1, "what a loss asks of a sample", "one image of 18 classes; its wrong classes share the rest equally"
     )
     panels = [layout.new_axes(figure, left, 1.15, 4.0, 2.75) for left in (0.75, 5.45)]
-    probs = np.linspace(0.002, 0.998, 400)
+    probs = np.linspace(0.002, 0.998, 160)
     for name, (function, true, color, style) in CURVES.items():
         for axes, values in zip(panels, curve(function, true, probs)):
             axes.plot(probs, values, color=color, ls=style, lw=1.8, label=name)
