@@ -5,9 +5,11 @@
     halves: --mix halves
 
 Each experiment is a line NAME: OPTIONS of train.py, the first the baseline of the others; `#` begins a comment. An option
-that stands twice counts as its last, so an experiment's own win over the common ones.
+that stands twice counts as its last, so an experiment's own win over the common ones. `$FACES` stands for the environment
+variable of that name.
 """
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 import experiment
 from errors import InputError, did_you_mean
 
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # what a line may not say, as the sweep does
 # What may be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
@@ -164,6 +167,7 @@ def _words(place, text):
         words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"{place}: {str(error).lower()} in {text.strip()!r}") from error
+    words = [VARIABLE.sub(lambda found: _variable(place, found[1] or found[2]), word) for word in words]
     try:
         taken = [option for option in options_of(words) if option in OWN]
     except ValueError as error:
@@ -171,6 +175,12 @@ def _words(place, text):
     if taken:
         raise InputError(f"{place}: {taken[0]} is given by sweep.py; see its --seeds and --output-dir")
     return words
+
+
+def _variable(place, name):
+    if name not in os.environ:
+        raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for")
+    return os.environ[name]
 
 
 def check_options(experiments, known):

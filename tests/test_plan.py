@@ -69,6 +69,16 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, message):
         read(tmp_path, text)
 
 
+def test_variables_of_the_environment_are_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACES", "my faces")
+    text = 'common: --data-dir $FACES --cache-dir ${FACES}/cache\na: --label-fixes "$FACES/fixes.csv"\n'
+    words = ("--data-dir", "my faces", "--cache-dir", "my faces/cache", "--label-fixes", "my faces/fixes.csv")
+    assert read(tmp_path, text)[0].words == words
+    monkeypatch.delenv("FACES")
+    with pytest.raises(InputError, match=r"sweep.txt line 1: \$FACES is not set; export FACES=... first"):
+        read(tmp_path, text)
+
+
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(InputError, match=r"none.txt: not readable \(No such file"):
         plan.read(tmp_path / "none.txt")
