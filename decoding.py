@@ -5,15 +5,12 @@ nothing beyond the box.
 """
 
 import math
-import os
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from errors import InputError
-from images import EXIF_ORIENTATION, to_rgb
+from images import EXIF_ORIENTATION, opened, to_rgb
 
 DECODER = 2  # part of the cache's key: raise it when decode() gives other pixels
 SPARE = 1.5  # how many times larger than the target a JPEG stays when its decoder halves it
@@ -24,17 +21,11 @@ def decode(file, geometry, face=None):
 
     InputError names the file when it is no readable image or smaller than the crop.
     """
-    try:
-        with Image.open(file) as image:
-            if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
-                return _resize(*_draft(image, geometry, face), geometry)
-            image = to_rgb(image)
-            return _resize(image, geometry.box(*image.size, face), geometry)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        size = f"{os.path.getsize(file)} bytes" if os.path.exists(file) else "missing"
-        raise InputError(f"{file}: not a readable image ({size}; {error})") from error
+    with opened(file) as image:
+        if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+            return _resize(*_draft(image, geometry, face), geometry)
+        image = to_rgb(image)
+        return _resize(image, geometry.box(*image.size, face), geometry)
 
 
 def _draft(image, geometry, face):

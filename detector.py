@@ -126,7 +126,7 @@ def main():
     for line in sys.stdin:
         try:
             box = detect(open_rgb(json.loads(line)))
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        except InputError:
             box = None  # decoding.decode says what is wrong with the file
         print(json.dumps(box), flush=True)
     return 0

@@ -1,13 +1,21 @@
 """One image file as an upright 8-bit RGB picture, and which part of it a model sees. Without torch, unlike decoding.py."""
 
+import contextlib
+import os
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from errors import InputError
+from errors import InputError, Interrupted
 
 EXIF_ORIENTATION = 0x0112
+# What is read, whatever a file is called. Not all that Pillow knows: PostScript is a program, which Pillow would run.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "MPO")
+MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory holds
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
+warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,26 @@ class Geometry:
         return left, top, left + box_width, top + box_height
 
 
+@contextlib.contextmanager
+def opened(file):
+    """The Pillow image in a file while this holds. InputError names the file when it is no image that can be read, whether
+    that shows at once or while this holds.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(f"{width} x {height} pixels; images of {MAX_PIXELS // 10**6} million and less are read")
+            yield image
+    except Interrupted:
+        raise
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except Exception as error:  # decoders raise anything over a damaged file; nothing of it is used
+        size = f"{os.path.getsize(file)} bytes" if os.path.exists(file) else "missing"
+        raise InputError(f"{file}: not a readable image ({size}; {error})") from error
+
+
 def to_rgb(image):
     """8-bit RGB of any Pillow image: grey, palette, alpha, CMYK, 16-bit; turned upright by its EXIF orientation."""
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -65,6 +93,6 @@ def to_rgb(image):
 
 
 def open_rgb(file):
-    """A source image as an upright 8-bit RGB Pillow image, in full size."""
-    with Image.open(file) as image:
+    """A source image as an upright 8-bit RGB Pillow image, in full size; InputError as `opened`."""
+    with opened(file) as image:
         return to_rgb(image)

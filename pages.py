@@ -13,7 +13,6 @@ from numbers import Integral, Real
 
 from PIL import Image
 
-from errors import InputError
 from images import open_rgb
 
 # Nothing is loaded from anywhere, whatever a name or a file holds.
@@ -148,10 +147,7 @@ def thumbnail(file, height=160):
 
     InputError names the file when it is no readable image.
     """
-    try:
-        image = open_rgb(file)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: not a readable image ({error})") from error
+    image = open_rgb(file)
     if image.height > height:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
     stream = io.BytesIO()

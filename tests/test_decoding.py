@@ -9,7 +9,7 @@ from PIL import Image
 import cache
 import decoding
 from errors import InputError
-from images import EXIF_ORIENTATION, Geometry
+from images import Geometry
 
 
 def test_crop_larger_than_the_image_names_the_file(tmp_path):
@@ -55,43 +55,6 @@ def test_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path):
     fast = decoding.decode(file, Geometry(64, 64)).astype(int)
     whole = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC, (0, 64, 384, 448))
     assert np.abs(fast - np.asarray(whole).astype(int)).mean() < 1.5
-
-
-def test_all_kinds_of_files_become_upright_rgb(tmp_path):
-    """A bright left half must stay on the left (on top, where EXIF says the camera was turned)."""
-    half = np.zeros((32, 32), dtype=np.uint8)
-    half[:, :16] = 200
-    grey = Image.fromarray(half)
-    alpha = grey.convert("RGBA")
-    alpha.putalpha(255)
-    deep = Image.fromarray(half.astype(np.uint16) * 257)
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6  # shown turned by 90 degrees clockwise: the left half comes to the top
-    files = {
-        "grey.jpg": save(tmp_path / "grey.jpg", grey),
-        "cmyk.jpg": save(tmp_path / "cmyk.jpg", grey.convert("CMYK"), quality=95),
-        "alpha.png": save(tmp_path / "alpha.png", alpha),
-        "palette.png": save(tmp_path / "palette.png", grey.convert("P")),
-        "deep.png": save(tmp_path / "deep.png", deep),
-        "lying.png": save(tmp_path / "lying.png", grey.convert("RGB"), format="JPEG", quality=95),
-        "turned.jpg": save(tmp_path / "turned.jpg", grey.convert("RGB"), exif=exif, quality=95),
-    }
-    for name, file in files.items():
-        pixels = decoding.decode(file, Geometry(16, 16)).astype(int)
-        assert pixels.shape == (16, 16, 3)
-        bright, dark = (pixels[:6], pixels[10:]) if name == "turned.jpg" else (pixels[:, :6], pixels[:, 10:])
-        assert bright.mean() == pytest.approx(200, abs=8), name
-        assert dark.mean() == pytest.approx(0, abs=8), name
-
-
-@pytest.mark.parametrize(("index", "message"), [
-    (1, r"empty.jpg: not a readable image \(0 bytes"),
-    (2, r"text.jpg: not a readable image \(13 bytes"),
-    (3, r"cut.jpg: not a readable image .*[Tt]runcated"),
-])  # fmt: skip
-def test_bad_image_is_named(bad_files, index, message):
-    with pytest.raises(InputError, match=message):
-        decoding.decode(bad_files[index], Geometry(16, 16))
 
 
 @pytest.mark.parametrize("size", [(224, 224), (128, 96), (300, 40), (600, 600)])
