@@ -96,7 +96,7 @@ def read_run(folder):
     folder = Path(folder)
     args = experiment.read_args(folder)
     target = args["target"]
-    run = Run(folder, SCORED_AS[target], experiment.read_json(folder / "summary.json")["seconds"])
+    run = Run(folder, SCORED_AS[target], experiment.read_json(folder / "summary.json", seconds=experiment.NUMBER)["seconds"])
     if args.get("kfold"):
         table = predictions.read(folder / "oof.csv", target, ("image", "path")).sort_values("image")
         run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()

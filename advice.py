@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import experiment
 import metrics
@@ -58,13 +57,13 @@ def _read(folder, f1, images, names):
     """The Result of a folder, or None where it is not over these train images and these eval images."""
     try:
         oof = predictions.read(folder / "oof.csv", "label", ("image",)).set_index("image")
-        submission = pd.read_csv(folder / "submission.csv", dtype={"ImageID": str}).set_index("ImageID")
-    except (InputError, OSError, ValueError, KeyError):
+        answers = dict(zip(*predictions.read_submission(folder / "submission.csv")))
+    except InputError:
         return None
-    if len(oof) != len(images) or len(submission) != len(names) or {*oof.index} != {*images} or {*submission.index} != {*names}:
+    if len(oof) != len(images) or len(answers) != len(names) or {*oof.index} != {*images} or {*answers} != {*names}:
         return None
     pred = oof.loc[images, predictions.columns("label")].to_numpy().argmax(1)
-    return Result(folder, f1, pred, submission.loc[names, "ans"].to_numpy())
+    return Result(folder, f1, pred, np.array([answers[name] for name in names]))
 
 
 def advise(folder, oof, names):

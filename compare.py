@@ -32,7 +32,7 @@ import options
 import predictions
 from differences import Comparison, signed
 from errors import InputError, did_you_mean
-from labels import CLASS_NAMES, LABELS, SCORED_AS, scored_probs
+from labels import CLASS_NAMES, SCORED_AS, scored_probs
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
@@ -73,23 +73,11 @@ class Side:
         return "csv" if self.source is None else "run, target " + self.source.target if self.source.is_run else "ensemble"
 
 
-def read_answers(path):
-    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
-    table = dataset.read_csv(path, ("ImageID", "ans"))
-    twice = table["ImageID"].duplicated()
-    if twice.any():
-        raise InputError(f"{path}, line {int(twice.argmax()) + 2}: {table['ImageID'][twice].iloc[0]!r} stands twice")
-    for line, answer in enumerate(table["ans"], start=2):
-        if not (answer.isascii() and answer.isdigit() and int(answer) < len(LABELS)):
-            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
-    return table["ImageID"].tolist(), table["ans"].to_numpy(dtype=np.int64)
-
-
 def read_side(name):
     """The Side of a csv, a run, a fold of a run or an ensemble."""
     path = Path(name)
     if path.is_file():
-        return Side(name, "label", None, *read_answers(path), None)
+        return Side(name, "label", None, *predictions.read_submission(path), None)
     if path.suffix == ".csv":
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
@@ -97,17 +85,10 @@ def read_side(name):
     table, _folds = members.read_eval(source)
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
     if table is not None:
-        check_once(table["ImageID"], f"{source.name}: eval.csv")
         probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
         side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
         side.answers = side.probs.argmax(1)
     return side
-
-
-def check_once(images, what):
-    """InputError when an image stands twice in a column of a table."""
-    if images.duplicated().any():
-        raise InputError(f"{what} holds {images[images.duplicated()].iloc[0]} twice; make it anew")
 
 
 def inference_command(source):
@@ -142,7 +123,6 @@ def read_oof(side, part):
     table = members.read_oof(side.source) if side.source else None
     if table is None:
         return None
-    check_once(table["image"], f"{side.name}: oof.csv")
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
     return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
@@ -213,7 +193,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
 def label_lines(path, comparison):
     """Scores of A and B on known answers to the eval images, in lines for the user."""
     path = Path(path) / "eval" / "answers.csv" if Path(path).is_dir() else Path(path)
-    known = dict(zip(*read_answers(path)))
+    known = dict(zip(*predictions.read_submission(path)))
     rows = np.array([row for row, image in enumerate(comparison.images) if image in known], dtype=np.int64)
     if not len(rows):
         raise InputError(

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 import demo
+import predictions
+import tables
 from errors import InputError, did_you_mean, say
 from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
 
@@ -49,66 +51,49 @@ def as_option(data_dir):
     return "" if find() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
-def read_csv(path, columns):
-    """A csv as strings, exactly as written, with at least `columns`; InputError names the file and what is missing."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a csv with the columns {','.join(columns)} is needed")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable csv ({error})") from error
-    for column in columns:
-        if column not in table.columns:
-            raise InputError(
-                f"{path}: column {column!r} is missing, found {','.join(map(str, table.columns))}."
-                f"{did_you_mean(column, table.columns)}"
-            )
-    if table.empty:
-        raise InputError(f"{path}: no rows under the header")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field of each row as its name
-        raise InputError(f"{path}: rows have more fields than the header's {len(table.columns)}; a comma too many?")
-    return table
-
-
 def read_people(data_dir):
     """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
 
-    Raises InputError, naming the file and row, for a missing column, an unknown gender, an age that is no whole number
-    between 0 and 120, or a path that stands twice.
+    Raises InputError, naming the file and line, for a missing column, an unknown gender, an age that is no whole number
+    between 0 and 120, an id that lost its zeros, or a path that stands twice or leaves train/images.
     """
     path = Path(data_dir) / "train" / "train.csv"
-    table = read_csv(path, ("id", "gender", "age", "path"))
-    for row, (gender, age) in enumerate(zip(table["gender"], table["age"]), start=2):
+    table = tables.read(path, ("id", "gender", "age", "path"))
+    for line, name, gender, age, folder in table[[tables.LINE, "id", "gender", "age", "path"]].itertuples(index=False):
+        where = f"{path}, line {line}"
         if gender not in GENDERS:
-            raise InputError(f"{path}, line {row}: gender {gender!r} is neither male nor female")
-        if not is_age(age):
-            raise InputError(f"{path}, line {row}: age {age!r} is not a whole number from 0 to 120")
-    twice = table["path"].duplicated()
-    if twice.any():
-        raise InputError(f"{path}, line {int(twice.argmax()) + 2}: path {table['path'][twice].iloc[0]!r} stands twice")
+            raise InputError(f"{where}: gender {gender!r} is neither male nor female")
+        if to_age(age) is None:
+            raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
+        if folder in ("", ".") or ".." in Path(folder).parts or os.path.isabs(folder):
+            raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
+        bare = f"{tables.whole(name)}_"
+        if folder.startswith("0") and folder.lstrip("0").startswith(bare) and not folder.startswith(f"{name}_"):
+            raise InputError(f"{where}: id {name!r} has lost the zeros of {folder!r}, as in a spreadsheet; take the original")
+    tables.check_once(path, table, "path")
     return pd.DataFrame(
         {
             "path": table["path"],
             "id": table["id"],
             "gender": table["gender"].map(GENDERS.index).astype(np.int64),
-            "age": table["age"].astype(np.int64),
+            "age": table["age"].map(to_age).astype(np.int64),
         }
     )
 
 
-def is_age(text):
-    """Whether a text is an age: a whole number from 0 to 120."""
-    return text.isascii() and text.isdigit() and int(text) <= 120
+def to_age(text):
+    """The age in a text: a whole number from 0 to 120, or None."""
+    age = tables.whole(text)
+    return age if age is not None and age <= 120 else None
 
 
 def person_images(folder):
-    """The image files of one person: {kind: file name}. Dot-files and files that are no images are passed over.
+    """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are passed over.
 
     InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
     except OSError as error:
@@ -162,18 +147,22 @@ def image_files(data_dir, images):
 
 
 def read_eval(data_dir):
-    """ImageIDs of eval/info.csv, in its order, and their files. InputError names the first that is missing or doubled."""
+    """ImageIDs of eval/info.csv, in its order, and their files. InputError names the first that is missing or doubled.
+
+    Images that it leaves out are told, as they would lack in a submission.
+    """
     path = Path(data_dir) / "eval" / "info.csv"
-    names = read_csv(path, ("ImageID",))["ImageID"].tolist()
+    table = tables.read(path, ("ImageID",))
     root = Path(data_dir) / "eval" / "images"
-    on_disk = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
-    seen = set()
-    for row, name in enumerate(names, start=2):
+    on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
+    for line, name in zip(table[tables.LINE], table["ImageID"]):
         if name not in on_disk:
-            raise InputError(f"{path}, line {row}: image {name!r} is not in {root}")
-        if name in seen:
-            raise InputError(f"{path}, line {row}: image {name!r} stands twice")
-        seen.add(name)
+            raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}")
+    tables.check_once(path, table, "ImageID")
+    names = table["ImageID"].tolist()
+    left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and Path(name).suffix in IMAGE_SUFFIXES)
+    if left_out:
+        say(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
     return names, [root / name for name in names]
 
 
@@ -182,10 +171,10 @@ def read_answers(data_dir, names):
     path = Path(data_dir) / "eval" / "answers.csv"
     if not path.is_file():
         return None
-    answers = read_csv(path, ("ImageID", "ans")).set_index("ImageID")["ans"]
-    if not set(names) <= set(answers.index):
+    answers = dict(zip(*predictions.read_submission(path)))
+    if not set(names) <= set(answers):
         return None  # predictions of another data set
-    return answers.loc[names].astype(np.int64).to_numpy()
+    return np.array([answers[name] for name in names], dtype=np.int64)
 
 
 def read_label_fixes(path, people, min_confidence):
@@ -195,19 +184,19 @@ def read_label_fixes(path, people, min_confidence):
     normal and incorrect_mask change places). Rows below `min_confidence` are left out and counted. InputError names the
     line of an unknown path, column or value.
     """
-    table = read_csv(path, ("path", "column", "value"))
+    table = tables.read(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
     fixes, left_out = [], 0
-    for line, (name, column, value, sure) in enumerate(
-        zip(table["path"], table["column"], table["value"], confidence), start=2
-    ):
+    for line, name, column, value, sure in zip(table[tables.LINE], table["path"], table["column"], table["value"], confidence):
         where = f"{path}, line {line}"
         if name not in by_name:
-            raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{did_you_mean(name, by_name)}")
-        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": is_age(value)}
+            zeros = [known for known in by_name if known.lstrip("0") == name]  # a spreadsheet took them away
+            meant = f" Did you mean {zeros[0]}?" if zeros else did_you_mean(name, by_name)
+            raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{meant}")
+        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
         if column not in allowed:
             raise InputError(f"{where}: column {column!r} is none of gender, age, mask")
         if not allowed[column]:
@@ -217,6 +206,7 @@ def read_label_fixes(path, people, min_confidence):
         if to_confidence(sure, where) < min_confidence:
             left_out += 1
             continue
+        value = str(to_age(value)) if column == "age" else value
         fixes.extend((path, column, value) for path in by_name[name])
     return pd.DataFrame(fixes, columns=["path", "column", "value"]), left_out
 

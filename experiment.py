@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from datetime import datetime
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,25 @@ import yaml
 
 import metrics
 import predictions
+import tables
 from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What others than train.py go by in args.yaml, and what a complete fold's fold.json holds.
+ARGS = {"kfold": int, "data_dir": str, "finish_on_all": int, "label_fixes": (str, NoneType), "fix_confidence": (int, float)}
+NUMBER = (int, float)
+FOLD = {
+    "fold": int,
+    "best_epoch": int,
+    "val_f1": (*NUMBER, NoneType),
+    "val_acc": (*NUMBER, NoneType),
+    "seconds": NUMBER,
+    "images_per_second": NUMBER,
+    "peak_memory_mib": NUMBER,
+    "weights_sha256": str,
+}
 NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?P<split>\d+fold|nofold)")
 
 
@@ -68,14 +84,28 @@ def write_csv(path, table, float_format=None):
     write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 
-def read_json(path):
-    """The value of a JSON file; InputError when it is missing or damaged."""
+def read_json(path, **kinds):
+    """The object in a JSON file, which holds the keys of `kinds`, each of its type or types; InputError when it does not."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    check_kinds(path, value, kinds)
+    return value
+
+
+def check_kinds(path, found, kinds):
+    """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here."""
+    for key, kind in kinds.items():
+        value = found.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
 
 
 @contextlib.contextmanager
@@ -120,11 +150,12 @@ def _folders(directory):
 
 
 def check_free(output_dir, name):
-    """InputError when the name that was given to a new run (None: none) is no folder name, or is taken."""
+    """InputError when the name that was given to a new folder (None: none) is no folder name, or is taken."""
     check_name(name)
-    run = Path(output_dir) / (name or "")
-    if name is not None and run.exists():
-        raise InputError(f"{run}: exists and is never overwritten; choose another --name or --resume {run}")
+    folder = Path(output_dir) / (name or "")
+    if name is not None and folder.exists():
+        resume = f" or --resume {folder}" if (folder / "args.yaml").is_file() else ""
+        raise InputError(f"{folder}: exists and is never overwritten; choose another --name{resume}")
 
 
 def create_run(output_dir, name, recipe, target, kfold):
@@ -180,8 +211,8 @@ def find_run(path):
     if (run / "args.yaml").is_file():
         return run
     if run.is_dir():
-        raise InputError(f"{run}: not a run of train.py (it holds no args.yaml)")
-    near = did_you_mean(run.name, _folders(run.parent))
+        raise InputError(f"{run}: not a run of train.py (it holds no args.yaml); python leaderboard.py lists runs")
+    near = did_you_mean(run.name, _folders(run.parent)) or " python train.py makes one, python leaderboard.py lists them"
     raise InputError(f"{run}: no such run.{near}")
 
 
@@ -191,14 +222,71 @@ def write_args(run, args, command):
 
 
 def read_args(run):
-    """The options of a run (a dict)."""
-    try:
-        args = yaml.safe_load((run / "args.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{run / 'args.yaml'}: not readable ({' '.join(str(error).split())})") from error
-    if not isinstance(args, dict) or args.get("target") not in list(HEADS):
-        raise InputError(f"{run / 'args.yaml'}: not the options of a run (no valid target)")
+    """The options of a run (a dict), those that others than train.py go by checked."""
+    path = Path(run) / "args.yaml"
+    args = read_yaml(path)
+    if args.get("target") not in list(HEADS):  # whatever stands there, a list too
+        raise InputError(f"{path}: not the options of a run (no valid target)")
+    check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
+    kfold = args.get("kfold", 0)
+    if kfold < 0 or kfold == 1:
+        raise InputError(f"{path}: kfold is {kfold!r}; it takes 0, 2 or more")
     return args
+
+
+def summed_folds(run):
+    """The numbers of the folds that summary.json of a run holds."""
+    path = Path(run) / "summary.json"
+    rows = read_json(path, folds=list)["folds"]
+    for row in rows:
+        check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
+    return [row["fold"] for row in rows]
+
+
+def read_recipe(folder):
+    """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`; InputError when it is none."""
+    path = Path(folder) / "recipe.yaml"
+    recipe = read_yaml(path)
+    members = recipe.get("members", [])
+    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+        raise InputError(f"{path}: not a recipe of ensemble.py (its members are no list of mappings)")
+    for member in members:
+        check_kinds(path, member, {"run": str})
+        weight = member.get("weight")
+        parts = weight if isinstance(weight, dict) else {"weight": weight}
+        check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *NUMBER)))
+    return recipe
+
+
+def read_yaml(path):
+    """The mapping in a YAML file; nothing in it can run code. InputError when it is missing, damaged, or holds none."""
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no options (it is no mapping)")
+    return value
+
+
+def read_folds(run):
+    """folds.csv of a run: DataFrame path, fold (int); InputError names the line that has no fold."""
+    path = Path(run) / "folds.csv"
+    table = tables.read(path, ("path", "fold"))
+    for line, fold in zip(table[tables.LINE], table["fold"]):
+        if fold != "-1" and tables.whole(fold) is None:
+            raise InputError(f"{path}, line {line}: fold {fold!r} is not a whole number from -1 on")
+    tables.check_once(path, table, "path")
+    return table[["path"]].assign(fold=[-1 if fold == "-1" else tables.whole(fold) for fold in table["fold"]])
+
+
+def read_log(path):
+    """A log.csv; InputError when it is damaged."""
+    tables.read(path, LOG_COLUMNS)  # what it can't read is told there
+    try:
+        return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
+    except ValueError as error:
+        raise InputError(f"{path}: not a readable log ({error})") from error
 
 
 def environment(device):
@@ -278,7 +366,7 @@ def done_folds(run):
     found = {}
     for name in _folders(run):
         if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
-            found[int(name[4:])] = read_json(Path(run) / name / "fold.json")
+            found[int(name[4:])] = read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
 
 
@@ -287,7 +375,7 @@ def write_log(run, fold, rows):
     write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
     with locked(run, wait=True):
         logs = sorted(Path(run).glob("fold*/log.csv"), key=lambda path: int(path.parent.name[4:]))
-        write_csv(Path(run) / "log.csv", pd.concat([pd.read_csv(path) for path in logs]))
+        write_csv(Path(run) / "log.csv", pd.concat([read_log(path) for path in logs]))
 
 
 def finish_fold(run, fold, facts):

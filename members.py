@@ -97,7 +97,7 @@ def find_sources(patterns, folds="all", option="--models"):
         for path in set(matches) - set(known):
             errors.say(f"passed over: {path} is neither a run nor an ensemble")
         if not known:
-            raise InputError(f"{option} {pattern}: matches no run")
+            raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")
         sources.extend(open_source(f"{path}{colon}{fold}", folds) for path in known)
     return list({source.name: source for source in sources}.values())
 
@@ -153,12 +153,10 @@ def read(sources, tta, predict):
 
 
 def check_same_images(members):
-    """InputError that names the two members whose eval or oof tables hold different images, or one that holds one twice."""
+    """InputError that names the two members whose eval or oof tables hold different images."""
     for kind, key in (("eval", "ImageID"), ("oof", "image")):
         tables = [(member.name, getattr(member, kind)) for member in members if getattr(member, kind) is not None]
         for name, table in tables:
-            if table[key].duplicated().any():
-                raise InputError(f"{name}: {kind}.csv holds {table[key][table[key].duplicated()].iloc[0]} twice")
             first_name, first = tables[0]
             apart = set(table[key]) ^ set(first[key])
             if apart:

@@ -76,7 +76,7 @@ class Job:
             return False
         kfold = experiment.read_args(self.run).get("kfold", 0)
         asked = {int(number) for number in self.folds if number.isdigit()} or set(range(max(kfold, 1)))
-        return asked <= {row["fold"] for row in experiment.read_json(self.run / "summary.json")["folds"]}
+        return asked <= set(experiment.summed_folds(self.run))
 
     def command(self, threads=None):
         """The words after `python` that start this run or go on with it; threads: of its CPU threads, if its line has none."""
@@ -93,11 +93,12 @@ class Job:
         """InputError when the folder is no run, or one of other options than the line has now."""
         if self.is_new:
             return
-        first = (self.run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
-        words = shlex.split(first.removeprefix("#"))
-        if "train.py" not in words:
-            raise InputError(f"{self.run / 'args.yaml'}: its first line is no command of train.py")
-        before, now = options_of(words[words.index("train.py") + 1 :]), self.options
+        try:
+            first = (self.run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
+            words = shlex.split(first.removeprefix("#"))
+            before, now = options_of(words[words.index("train.py") + 1 :]), self.options
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.run / 'args.yaml'}: its first line is no command of train.py ({error})") from error
         ignored = UNCOMPARED if "--threads" in now else (*UNCOMPARED, "--threads")
         apart = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
         if apart:
@@ -134,7 +135,7 @@ def _said(option, values):
 def read(path):
     """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from error
     common, places, found = [], {}, {}

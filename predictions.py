@@ -1,12 +1,11 @@
-"""Tables of probabilities, oof.csv and eval.csv: their columns, reading and checking them, what they are scored on."""
-
-from pathlib import Path
+"""Tables of probabilities, oof.csv and eval.csv, and of answers: columns, reading and checking, what they are scored on."""
 
 import numpy as np
 import pandas as pd
 
+import tables
 from errors import InputError
-from labels import CLASS_NAMES, HEADS, LABELS, encode, num_outputs, scored_probs
+from labels import CLASS_NAMES, HEADS, LABELS, SCORED_AS, encode, num_outputs, scored_probs
 
 FORMAT = "%.6g"  # of a probability
 SHIFT = 0.04  # of a side, in a shifted view
@@ -42,25 +41,32 @@ def oof_table(images, fold, target, truth, probs):
 
 
 def read(path, target, keys):
-    """A csv of probabilities with `keys` columns as strings; InputError names what is missing or no probability."""
-    path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(keys, str), keep_default_na=False, na_values=[])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable csv ({error})") from error
-    names = columns(target)
-    lacking = [column for column in (*keys, *names) if column not in table.columns]
-    if lacking:
-        raise InputError(f"{path}: column {lacking[0]!r} is missing for target {target}")
-    try:
-        probs = table[names].to_numpy(dtype=np.float64)
-    except ValueError as error:
-        raise InputError(f"{path}: a probability is no number ({error})") from error
-    if not (np.isfinite(probs).all() and (probs >= 0).all()):
-        raise InputError(f"{path}: a probability is negative or not finite")
+    """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; those of oof.csv (with the
+    key image) have official classes too. InputError names the line of what is no probability or no class, or stands twice.
+    """
+    wholes = {}
+    if "image" in keys:
+        classes = HEADS[target] if target == "multi" else [SCORED_AS[target]]
+        counts = [len(CLASS_NAMES[each]) for each in classes]
+        wholes = {"fold": tables.FOLDS, **dict(zip(truth_columns(target), counts))}
+    table = tables.read_numbers(path, keys, (*wholes, *columns(target)))
+    table = tables.to_wholes(path, table, wholes)
+    twice = table[keys[0]].duplicated()
+    if twice.any():
+        row = int(twice.argmax())
+        raise InputError(f"{tables.place(path, row)}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
     return table
+
+
+def read_submission(path):
+    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
+    table = tables.read(path, ("ImageID", "ans"))
+    tables.check_once(path, table, "ImageID")
+    labels = [tables.whole(answer) for answer in table["ans"]]
+    for line, answer, label in zip(table[tables.LINE], table["ans"], labels):
+        if label is None or label >= len(LABELS):
+            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
+    return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
 
 
 def scored(table, target):

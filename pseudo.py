@@ -6,15 +6,17 @@ is validated on. So both trainings must have the same folds. A run that was trai
 next round's labels in the same way.
 """
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
-import yaml
 
 import blend
 import evaluation
 import experiment
 import members
-from dataset import read_csv
+import tables
 from errors import InputError
 from labels import HEADS, age_group_probs, head_slices, marginals
 from predictions import columns
@@ -29,24 +31,41 @@ def find_runs(source):
         if found.choice != "all":
             raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
         return [found.folder]
-    runs = []
-    for member in yaml.safe_load((found.folder / "recipe.yaml").read_text())["members"]:
-        weight = member["weight"]
-        if weight is None or (sum(weight.values()) if isinstance(weight, dict) else weight) > 0:
-            runs += find_runs(member["run"].partition(":")[0])
-    return list(dict.fromkeys(runs))
+    runs, ensembles = [], [found.folder]
+    for ensemble in ensembles:  # which grows: ensembles may be members
+        for member in experiment.read_recipe(ensemble).get("members", []):
+            weight = member.get("weight")
+            if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight):
+                one = open_member(ensemble, member["run"].partition(":")[0])
+                places = runs if one.is_run else ensembles
+                places += [] if one.folder in places else [one.folder]
+    return runs
+
+
+def open_member(ensemble, name):
+    """The source that a recipe names, which lies where one works or beside the ensemble: InputError for one that climbs out of
+    both, as what is missing would be written there.
+    """
+    places = Path.cwd(), Path(os.path.abspath(ensemble)).parent.parent
+    if not any(Path(os.path.abspath(name)).is_relative_to(place) for place in places):
+        raise InputError(
+            f"{ensemble / 'recipe.yaml'}: member {name!r} lies outside of {' and '.join(map(str, dict.fromkeys(places)))}; "
+            "start from the folder that holds it"
+        )
+    return members.open_source(name)
 
 
 def check_folds(run, people, folds, kfold):
     """InputError unless fold i of `run` held out everyone whom fold i of this training validates on."""
     if kfold == 0:
         return
-    if experiment.read_args(run)["kfold"] == 0:
+    args = experiment.read_args(run)
+    if args.get("kfold", 0) == 0:
         raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {kfold} validates on")
-    if experiment.read_args(run)["finish_on_all"]:
+    if args.get("finish_on_all"):
         raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
-    theirs = read_csv(run / "folds.csv", ("path", "fold"))
-    held_out = dict(zip(theirs["path"], theirs["fold"].astype(int)))
+    theirs = experiment.read_folds(run)
+    held_out = dict(zip(theirs["path"], theirs["fold"]))
     for path, fold in zip(people["path"], folds.tolist()):
         if held_out.get(path, fold) != fold:
             raise InputError(
@@ -108,5 +127,6 @@ def make(args, people, folds, images, device):
 
 def read(run, target):
     """The table of `make` that a run keeps."""
-    table = read_csv(run / "pseudo.csv", ("fold", "ImageID", *columns(target)))
-    return table.astype({"fold": int, **dict.fromkeys(columns(target), np.float32)})
+    table = tables.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
+    table = tables.to_wholes(run / "pseudo.csv", table, {"fold": tables.FOLDS})
+    return table.astype(dict.fromkeys(columns(target), np.float32))

@@ -13,18 +13,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 import experiment
 from errors import InputError, did_you_mean
-from labels import HEADS, SCORED_AS
+from labels import SCORED_AS
 
 MARKS = {"args.yaml": "run", "recipe.yaml": "ensemble"}
 READ = (*MARKS, "summary.json", "score.json", "folds.csv", "lb.json")
 FOLD = re.compile(r"fold(\d+)")
 CACHE = ".leaderboard.cache"
 FORMAT = 1  # of the cache; another one is read anew
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -97,19 +94,12 @@ def read_record(folder):
             return {}
 
     if kind_of(folder) == "ensemble":
-        recipe = _read_mapping(folder / "recipe.yaml")
-        members = recipe.get("members", [])
-        if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-            raise InputError(f"{folder / 'recipe.yaml'}: not a recipe of ensemble.py (its members are no list of mappings)")
+        recipe = _plain(folder / "recipe.yaml", experiment.read_recipe(folder))
         facts = attempt(lambda: _read_scores(folder / "score.json"))
         lb = attempt(lambda: read_lb(folder))
         return Record(str(folder), "ensemble", "label", options=recipe, **facts, **lb), problems
-    args = _read_mapping(folder / "args.yaml")
-    if args.get("target") not in list(HEADS):  # whatever stands there, a list too
-        raise InputError(f"{folder / 'args.yaml'}: not the options of a run (no valid target)")
+    args = _plain(folder / "args.yaml", experiment.read_args(folder))
     kfold = args.get("kfold", 0)
-    if isinstance(kfold, bool) or not isinstance(kfold, int) or kfold < 0 or kfold == 1:
-        raise InputError(f"{folder / 'args.yaml'}: kfold is {kfold!r}; it takes 0, 2 or more")
     folds = {number: attempt(lambda path=path: _read_fold(path)) for number, path in _fold_files(folder)}
     facts = {"seconds": sum(fold.get("seconds", 0.0) for fold in folds.values()) or None}
     facts |= attempt(lambda: _read_scores(folder / "summary.json"))
@@ -119,22 +109,12 @@ def read_record(folder):
     return Record(str(folder), "run", args["target"], kfold, args, done, **facts, **lb), problems
 
 
-def _read_mapping(path):
+def _plain(path, mapping):
     """A YAML file's mapping with values as JSON has them, so that they are the same from the cache."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no options (it is no mapping)")
-    return json.loads(json.dumps({str(key): value[key] for key in value}, default=str))
-
-
-def _read_object(path):
-    value = experiment.read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    return value
+        return json.loads(json.dumps({str(key): value for key, value in mapping.items()}, default=str))
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are dates, lists that hold themselves
+        raise InputError(f"{path}: not readable ({error})") from error
 
 
 def _number(value, path, key, high=1.0):
@@ -148,7 +128,7 @@ def _read_scores(path):
     """The scores, time and folds in summary.json or score.json; {} without the file (the run was stopped)."""
     if not path.is_file():
         return {}
-    found = _read_object(path)
+    found = experiment.read_json(path)
     facts = {key: _number(found[key], path, key) for key in ("oof_f1", "oof_acc") if found.get(key) is not None}
     bounds = found.get("oof_f1_ci95")
     if bounds is not None:
@@ -171,7 +151,7 @@ def _fold_files(folder):
 
 
 def _read_fold(path):
-    found = _read_object(path)
+    found = experiment.read_json(path)
     return {"seconds": _number(found.get("seconds", 0.0), path, "seconds", float("inf"))}
 
 
@@ -195,7 +175,7 @@ def read_lb(folder):
     path = Path(folder) / "lb.json"
     if not path.is_file():
         return {}
-    found = _read_object(path)
+    found = experiment.read_json(path)
     if not isinstance(found.get("history"), list):
         raise InputError(f"{path}: holds no history; delete it to record the score anew")
     return {"lb": _number(found.get("lb"), path, "lb")}
@@ -208,7 +188,7 @@ def record_lb(folder, value):
         for leftover in path.parent.glob(".lb.json.*.tmp*"):
             leftover.unlink(missing_ok=True)
         earlier = read_lb(folder).get("lb")
-        history = [] if earlier is None else _read_object(path)["history"]
+        history = [] if earlier is None else experiment.read_json(path)["history"]
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         experiment.write_json(path, {"lb": value, "history": [*history, {"lb": value, "recorded": now}]})
     return earlier

@@ -325,7 +325,8 @@ def mistakes(rows, load_image, scored_as, path, title, limit=24):
 def main(argv=None):
     parser = options.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
     parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
-    parser.add_argument("--noise-rate", type=float, default=0.01, metavar="P", help="share of labels that are wrong, a guess")
+    parser.add_argument("--noise-rate", type=options.positive_float, default=0.01, metavar="P",
+                        help="share of labels that are wrong, a guess")  # fmt: skip
     parser.add_argument("--top", type=options.positive_int, default=50, metavar="N", help="suggestions of each part at most")
     parser.add_argument("--out", default="label-noise", metavar="DIR", help="folder of the files; older ones are replaced")
     parser.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
@@ -333,7 +334,7 @@ def main(argv=None):
     if not 0 < args.noise_rate < 0.5:
         parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
     found = noise.read(args.label_noise)
-    recorded = next((read_args(member.source.folder)["data_dir"] for member in found if member.source.is_run), None)
+    recorded = next((read_args(member.source.folder).get("data_dir") for member in found if member.source.is_run), None)
     data_dir = dataset.find(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""

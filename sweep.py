@@ -48,8 +48,9 @@ def parse_args(argv):
     parser.add_argument("--jobs", type=options.positive_int, default=1, metavar="N",
                         help="runs at once, each on its part of the CPU threads")  # fmt: skip
     parser.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs, how far each is, and their commands")
-    parser.add_argument("--table", action="store_true", help="only the table of what is finished")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--dry-run", action="store_true", help="only list the runs, how far each is, and their commands")
+    only.add_argument("--table", action="store_true", help="only the table of what is finished")
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown, for a team page")
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds):
@@ -202,7 +203,7 @@ class Sweep:
 
 def result_text(job):
     """'OOF F1 0.5208' of a finished run."""
-    score = experiment.read_json(job.run / "summary.json")["oof_f1"]
+    score = experiment.read_json(job.run / "summary.json").get("oof_f1")
     return "nofold, no score" if score is None else f"OOF F1 {score:.4f}"
 
 
@@ -245,6 +246,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     experiments = plan.read(args.file)
+    if Path(args.output_dir).is_file():
+        raise InputError(f"--output-dir {args.output_dir}: is a file; name a folder")
     jobs = plan.jobs(experiments, args.seeds, args.output_dir)
     for job in jobs:
         job.check()

@@ -56,10 +56,8 @@ def open_run(args, argv, data, ranks):
     folds = pd.DataFrame({"path": data.people["path"], "fold": data.folds})
     if args.resume:
         run = experiment.find_run(args.resume)
-        recorded = dataset.read_csv(run / "folds.csv", ("path", "fold"))
-        if not recorded["path"].equals(folds["path"].astype(recorded["path"].dtype)) or (
-            recorded["fold"].astype(int).tolist() != folds["fold"].tolist()
-        ):
+        recorded = experiment.read_folds(run)
+        if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         experiment.sweep_run(run)
         return run
@@ -91,7 +89,7 @@ def draw_pictures(args, run):
     table = predictions.read(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
     kind = "out-of-fold" if args.kfold else "in-sample: its own training images"
-    report.curves(pd.read_csv(run / "log.csv"), run / "curves.png", run.name)
+    report.curves(experiment.read_log(run / "log.csv"), run / "curves.png", run.name)
     report.confusion(truth, probs.argmax(1), scored_as, run / "confusion.png", f"{run.name} ({kind})")
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(args.data_dir) / "train" / "images"

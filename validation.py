@@ -27,7 +27,9 @@ def oof_files(run, tta):
 def is_fresh(run, tta):
     """Whether a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
     table, facts = oof_files(run, tta)
-    return table.is_file() and facts.is_file() and experiment.read_json(facts)["weights_sha256"] == _digests(run)
+    if not (table.is_file() and facts.is_file()):
+        return False
+    return experiment.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
 
 
 def _digests(run):
@@ -47,7 +49,7 @@ def open_images(run, plain, data_dir, args, device):
 
     The cache is that of the training, as it holds the images of the same people. InputError names an image that is not there.
     """
-    known = set(dataset.read_csv(Path(run) / "folds.csv", ("path", "fold"))["path"])
+    known = set(experiment.read_folds(run)["path"])
     people = dataset.read_people(data_dir)
     people = people[people["path"].isin(known)]
     names = dataset.list_images(data_dir, people, skip_missing=True)["image"]

@@ -225,7 +225,7 @@ def test_without_eval_predictions_the_verdict_is_still_there(make_run, here, cap
     a = make_run("a", "label", kinds=("oof", "eval"))
     b = make_run("b", "label", seed=3, kinds=("oof",))
     (b / "fold0").mkdir()
-    (b / "fold0" / "fold.json").write_text(json.dumps({"val_f1": 0.5, "weights_sha256": "0"}))
+    (b / "fold0" / "fold.json").write_text(json.dumps(dict.fromkeys(experiment.FOLD, 0) | {"weights_sha256": "0"}))
     assert compare.main([str(a), f"{b}:fold0"]) == 0
     out = capsys.readouterr().out
     assert "A - B = " in out and "rows that differ" not in out and not (here / "comparisons").exists()
@@ -265,7 +265,7 @@ def test_runs_of_some_folds_are_compared_where_both_have_predictions(make_run, h
     assert compare.main([str(a), str(b)]) == 0
     assert "no out-of-fold verdict: their oof.csv have no image in common" in capsys.readouterr().out
     pd.concat([table, table.iloc[:1]]).to_csv(b / "oof.csv", index=False)
-    assert f"{b}: oof.csv holds {table['image'].iloc[0]} twice" in refused(capsys, a, b)
+    assert f"{b}/oof.csv, line 170: image '{table['image'].iloc[0]}' stands twice" in refused(capsys, a, b)
     table.assign(target="5").to_csv(b / "oof.csv", index=False)
     assert "official labels differ, such as that of" in refused(capsys, a, b)
 
@@ -291,9 +291,6 @@ def test_names_of_pages_are_safe(name, safe):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda table: table.rename(columns={"ans": "answer"}), "bad.csv: column 'ans' is missing, found ImageID,answer. Did you mean answer?"),
     (lambda table: table.iloc[:-1], "bad.csv: answers to different images (20 and 19, 1 in one alone, such as "),
-    (lambda table: table.assign(ans=18), "bad.csv, line 2: ans '18' is not a label; allowed: 0 to 17"),
-    (lambda table: table.assign(ans="worn"), "bad.csv, line 2: ans 'worn' is not a label"),
-    (lambda table: pd.concat([table, table.iloc[:1]]), "bad.csv, line 22: "),
 ])  # fmt: skip
 def test_bad_submissions_are_named(images, here, capsys, change, message):
     a = write_submission(here / "a.csv", images[1], images[2])
@@ -307,15 +304,3 @@ def test_either_may_lack_images(images, here, capsys):
     few = write_submission(here / "few.csv", images[1][:15], images[2][:15])
     for pair, counts in (((a, few), "20 and 15"), ((few, a), "15 and 20")):
         assert f"answers to different images ({counts}, 5 in one alone, such as " in refused(capsys, *pair)
-
-
-def test_misuse_is_one_line(make_run, here, capsys):
-    mask, gender = make_run("mask", "mask"), make_run("gender", "gender")
-    assert f"{mask} and {gender}: mask against gender have no answer in common" in refused(capsys, mask, gender)
-    assert "no such run. Did you mean mask" in refused(capsys, mask, here / "runs" / "maks")
-    (here / "mine.csv").touch()
-    assert "mime.csv: no such file. Did you mean mine.csv?" in refused(capsys, mask, here / "mime.csv")
-    assert "--out x.csv: must be the name of a page, FILE.html" in refused(capsys, mask, mask, "--out", "x.csv")
-    assert "the following arguments are required: A B" in refused(capsys, mask)
-    assert "--data-dir no: no such folder" in refused(capsys, mask, mask, "--data-dir", "no")
-    assert not (here / "comparisons").exists()

@@ -79,7 +79,7 @@ def test_find_run_suggests(tmp_path):
 
 def test_args_that_are_no_options_are_refused(tmp_path):
     (tmp_path / "args.yaml").write_text("- just\n- a list\n")
-    with pytest.raises(InputError, match=r"args.yaml: not the options of a run"):
+    with pytest.raises(InputError, match=r"args.yaml: holds no options"):
         experiment.read_args(tmp_path)
     (tmp_path / "args.yaml").write_text("!!python/object/apply:os.system ['true']\n")
     with pytest.raises(InputError, match=r"args.yaml: not readable"):

@@ -115,12 +115,11 @@ def test_the_truth_is_joined_by_image(simulated):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda table: table.iloc[1:], "hold different images"),
     (lambda table: pd.concat([table, table.iloc[:1].assign(image="new", ImageID="new")]), "hold different images"),
-    (lambda table: pd.concat([table, table.iloc[:1]]), "twice"),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", ["eval", "oof"])
 def test_members_of_other_images_are_refused(simulated, kind, change, message):
     for which in (0, 1):
         found = members.read(members.find_sources(map(str, simulated[1].values())), "none", unasked)
         setattr(found[which], kind, change(getattr(found[which], kind)))
-        with pytest.raises(InputError, match=f"{kind}.csv hold.* {message.split()[-1]}"):
+        with pytest.raises(InputError, match=f"{kind}.csv {message}"):
             members.check_same_images(found)
