@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 import detector
+import experiment
 from decoding import DECODER, decode
 from errors import InputError, say
 
@@ -81,7 +82,7 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
     _build_once(cache_dir, key, facts, lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
-    bad = json.loads(facts.read_text())["bad"]
+    bad = _read_bad(facts, len(files))
     if bad and not skip_bad:
         raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all{_advice(skip_bad)}")
     for entry in bad:
@@ -90,7 +91,7 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     if faces is not None:
         lost = np.delete(np.isnan(faces[:, 0]), bad).sum()
         say(f"face crop: no face found in {lost:,} of {len(files) - len(bad):,} images; those are cropped around their centre")
-    return np.load(pixels, mmap_mode="r"), bad
+    return read_array(pixels, np.uint8, (len(files), geometry.height, geometry.width, 3)), bad
 
 
 def open_faces(files, cache_dir, quiet=False):
@@ -106,7 +107,29 @@ def open_faces(files, cache_dir, quiet=False):
         os.replace(temporary, boxes)
 
     _build_once(cache_dir, key, boxes, build)
-    return np.load(boxes)
+    return np.array(read_array(boxes, np.float32, (len(files), 4)))
+
+
+def read_array(file, dtype, shape):
+    """The memory map of an array of the cache; no objects are unpickled. InputError when it is another one, or damaged."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew") from error
+    found = (array.dtype, array.shape) if isinstance(array, np.memmap) and array.flags.c_contiguous else None
+    if found != (np.dtype(dtype), shape):
+        raise InputError(f"{file}: damaged (holds another array); delete it and its .json to have it built anew")
+    return array
+
+
+def _read_bad(facts, count):
+    """The images of a cache that could not be read: [{index, error}]."""
+    bad = experiment.read_json(facts, bad=list)["bad"]
+    for entry in bad:
+        experiment.check_kinds(facts, entry if isinstance(entry, dict) else {}, {"index": int, "error": str})
+        if not 0 <= entry["index"] < count:
+            raise InputError(f"{facts}: damaged (image {entry['index']} of {count}); delete it to have it built anew")
+    return bad
 
 
 def _build_once(cache_dir, key, made, build):

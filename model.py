@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 
 import augment
 from errors import InputError, did_you_mean
-from labels import num_outputs
-from precision import layout
+from labels import HEADS, num_outputs
+from precision import FORMATS, layout
 from predictions import TTAS
+
+MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
 def check_name(name):
@@ -82,7 +85,7 @@ def read_state_dict(path):
         raise InputError(f"--weights {path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load_file(path)  # a format without code
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
         reason = str(error).splitlines()[0]
@@ -90,7 +93,7 @@ def read_state_dict(path):
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise InputError(f"--weights {path}: holds no state dict (names to tensors)")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
@@ -113,7 +116,10 @@ def load_backbone(model, path):
     heads = _head_names(model)
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:  # timm's own: old names, position embeddings resampled to another image size
-        state = adapt(state, model)
+        try:
+            state = adapt(state, model)
+        except Exception as error:  # it takes a file of its model for granted
+            raise InputError(f"--weights {path}: not a backbone of this --model ({type(error).__name__}: {error})") from error
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
     own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -143,24 +149,53 @@ def save_weights(model, facts, path):
 
 
 def read_facts(path):
-    """The `facts` that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ..."""
+    """The `facts` that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
+
+    InputError where they are not what a prediction can go by; a model that is not timm's own (of a hub or a folder) is none.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["experiment"])
+            facts = json.loads((file.metadata() or {})["experiment"])
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not weights written by train.py ({error})") from error
+    facts = facts if isinstance(facts, dict) else {}
+    name, options, crop, margin = (facts.get(key) for key in ("model", "options", "crop", "face_crop"))
+    fine = {
+        "model": isinstance(name, str) and timm.is_model(name),
+        "target": facts.get("target") in list(HEADS),
+        "img_size": _are_numbers(facts.get("img_size"), 2, int, 1, MAX_SIDE),
+        "crop": crop is None or _are_numbers(crop, 2, int, 1, math.inf),
+        "face_crop": margin is None or _are_numbers([margin], 1, (int, float), 0, math.inf),
+        "mean": _are_numbers(facts.get("mean"), 3, (int, float), 0, 1),
+        "std": _are_numbers(facts.get("std"), 3, (int, float), 1e-3, 1),
+        "options": isinstance(options, dict) and options.get("memory_format") in list(FORMATS),
+    }
+    for key, good in fine.items():
+        if not good:
+            raise InputError(f"{path}: damaged, or not weights written by train.py (its {key} is {facts.get(key)!r:.100})")
+    return facts
+
+
+def _are_numbers(value, count, kinds, low, high):
+    """Whether `value` is a list of so many numbers of these kinds from `low` to `high`."""
+    numbers = value if isinstance(value, list) else []
+    return len(numbers) == count and all(isinstance(n, kinds) and low <= n <= high and n is not True for n in numbers)
 
 
 def load(path):
     """(model in eval mode, facts) from a file of `save_weights`; nothing needs to be typed again."""
     facts = read_facts(path)
-    model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
+        state = safetensors.torch.load_file(path)
+        model.load_state_dict(state)
+    except Exception as error:  # a damaged file fails in as many ways as it has parts
         raise InputError(f"{path}: weights don't fit {facts['model']} ({str(error).splitlines()[0]})") from error
+    other = [name for name, value in model.state_dict().items() if value.is_floating_point() != state[name].is_floating_point()]
+    if other:
+        raise InputError(f"{path}: weights don't fit {facts['model']} ({other[0]} is {state[other[0]].dtype})")
     return model.eval(), facts
 
 

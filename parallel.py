@@ -124,7 +124,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
         return {str(n): _rate_at_once(net, n, threads or cores // n, img_size, batch, amp) for n in candidates}
 
     key = (name, *img_size, amp, candidates, cores, threads)
-    rates, told = precision.measured_once(cache_dir, "parallel", key, measure)
+    rates, told = precision.measured_once(cache_dir, "parallel", key, list(map(str, candidates)), measure)
     best = max(rates, key=rates.get)
     chosen = int(best) if rates[best] > CLEARLY * rates["1"] else 1
     listed = ", ".join(f"{n} at once {rate:.3g} images/s" for n, rate in rates.items())

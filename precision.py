@@ -66,7 +66,11 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
         return candidates[0]
     key = (name, *img_size, candidates, torch.get_num_threads())
     rates, told = measured_once(
-        cache_dir, "precision", key, lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH))
+        cache_dir,
+        "precision",
+        key,
+        [" ".join(candidate) for candidate in candidates],
+        lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH)),
     )
     usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
     chosen = best if rates[best] > CLEARLY * rates[usual] else usual
@@ -75,10 +79,11 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
     return tuple(chosen.split())
 
 
-def measured_once(cache_dir, what, key, measure):
+def measured_once(cache_dir, what, key, names, measure):
     """({candidate: images/s}, where they come from) of `measure()`, called if the cache folder has no result for this `key`.
 
-    The result also depends on the processor and on torch's version.
+    names: the candidates. InputError where the cache folder's result is damaged. The result also depends on the processor and
+    on torch's version.
     """
     key = repr((key, torch.__version__, torch.cpu.get_capabilities().get("cpu_name")))
     file = Path(cache_dir) / f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
@@ -89,7 +94,9 @@ def measured_once(cache_dir, what, key, measure):
             experiment.write_json(
                 file, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}}
             )
-    return experiment.read_json(file)["images_per_second"], told
+    rates = experiment.read_json(file, images_per_second=dict)["images_per_second"]
+    experiment.check_kinds(file, rates, dict.fromkeys(names, experiment.NUMBER))
+    return {name: rates[name] for name in names}, told
 
 
 def _measure(net, candidates, img_size, batch):

@@ -11,6 +11,8 @@ import model
 from errors import InputError
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+FACTS = {"model": "test_resnet", "target": "mask", "img_size": [32, 32], "mean": MEAN, "std": STD}
+FACTS |= {"options": {"memory_format": "contiguous"}}  # what train.py writes beside weights, as far as a prediction goes by it
 
 
 class Payload:
@@ -143,7 +145,7 @@ def test_hostile_or_damaged_weights_run_nothing(tmp_path):
 def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
     torch.manual_seed(1)
     net = model.create("test_efficientnet", "multi", (40, 30)).eval()
-    facts = {"model": "test_efficientnet", "target": "multi", "img_size": [40, 30], "mean": MEAN, "std": STD}
+    facts = {**FACTS, "model": "test_efficientnet", "target": "multi", "img_size": [40, 30]}
     model.save_weights(net, facts, tmp_path / "best.safetensors")
     again, read = model.load(tmp_path / "best.safetensors")
     assert read == {**facts, "mean": list(MEAN), "std": list(STD)}
@@ -153,7 +155,7 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
 
 def test_a_trained_model_is_loaded_without_a_forward(tmp_path, monkeypatch):
     net = model.create("test_resnet", "mask", (32, 32))
-    model.save_weights(net, {"model": "test_resnet", "target": "mask", "img_size": [32, 32]}, tmp_path / "best.safetensors")
+    model.save_weights(net, FACTS, tmp_path / "best.safetensors")
 
     def forward(*_args):
         raise ValueError("a forward")
