@@ -98,7 +98,7 @@ def parse_args(argv):
     group = options.add_compute(parser, batch_size=64)
     options.add_step(group, precision.FORMATS)
     args = argparse.Namespace(**vars(train_options.make_parser().parse_args([])) | FIXED)
-    args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
+    args, given = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv))), parser.given(argv)
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
@@ -108,6 +108,10 @@ def parse_args(argv):
     if not Path(args.out).parent.is_dir():
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     args.data_dir = str(dataset.locate(args.data_dir)[0])
+    belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
+    belongs |= {"usual": ("train",), "workers": ("train",)}
+    rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
+    options.check_idle(parser, args, given, rules)
     return args
 
 

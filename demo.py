@@ -165,6 +165,14 @@ def _write_person(job):
     return named
 
 
+def check_sheet(path):
+    """InputError, before anything is drawn, when a picture can't have that name."""
+    if not Path(path).parent.is_dir():
+        raise InputError(f"--sheet {path}: there is no folder {Path(path).parent}")
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise InputError(f"--sheet {path}: must be the name of a picture, FILE.png")
+
+
 def draw_sheet(path, columns=8, seed=0):
     """A contact sheet: a column a person, with a worn, an incorrect and no mask, and a caption."""
     width, height = 144, 192
@@ -191,8 +199,11 @@ def main(argv=None):
     parser.add_argument("--eval-people", type=options.positive_int, default=80, metavar="N", help="people to be judged on")
     parser.add_argument("--seed", type=options.natural_int, default=0)
     parser.add_argument("--sheet", metavar="FILE.png", help="draw only a contact sheet")
-    args = parser.parse_args(argv)
+    args, others = parser.parse_args(argv), sorted(parser.given(argv) - {"sheet"})
+    if args.sheet and others:
+        parser.error(f"--{others[0].replace('_', '-')}: a --sheet always shows the same people; leave it out")
     if args.sheet:
+        check_sheet(args.sheet)
         draw_sheet(args.sheet)
         return 0
     draw_demo(args.out, args.people, args.eval_people, args.seed)

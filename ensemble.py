@@ -52,7 +52,7 @@ def parse_args(argv):
     parser.add_argument("--persons", action="store_true",
                         help="images that look like one person share gender and age; the contest's rules decide")  # fmt: skip
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument("--age-bounds", type=int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+    cut.add_argument("--age-bounds", type=options.whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
                      help="where the distributions of target age runs are cut")  # fmt: skip
     cut.add_argument("--tune-bounds", action="store_true", help="find that cut on out-of-fold predictions, and draw bounds.png")
     options.add_folds(parser, numbers=False)
@@ -116,6 +116,7 @@ class Result:
 def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
+    experiment.check_free(args.output_dir, args.name)
     plan, data_dir = make_plan(args), dataset.find(args.data_dir)
     found = read_members(args, plan)
     result = combine(args, plan, found)

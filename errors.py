@@ -29,6 +29,11 @@ def did_you_mean(name, known):
     return f" Did you mean {' or '.join(by_lower[option] for option in near)}?" if near else ""
 
 
+def one_line(text):
+    """A text in one line, its unprintable characters as Python writes them: a file's name or content moves no cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
+
+
 def say(text):
     """A line for the user on stderr, at once."""
     print(text, file=sys.stderr, flush=True)
@@ -80,7 +85,7 @@ def run(main):
     try:
         return main()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -59,6 +59,9 @@ def parse_args(argv):
     output.add_argument("--diff", nargs=2, metavar=("A", "B"), help="only what differs between two runs or two ensembles")
     args = parser.parse_args(argv)
     args.sort = scoreboard.column_of(args.sort)
+    if args.diff and not args.html:
+        rules = [(name, False, "the table, which --diff leaves out", True) for name in ("sort", "bootstrap")]
+        options.check_idle(parser, args, parser.given(argv), rules)
     return args
 
 

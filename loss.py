@@ -28,7 +28,7 @@ def parse_loss(spec):
         weight, star, name = (piece.strip() for piece in term.rpartition("*"))
         if name not in LOSS_CODES:
             raise InputError(
-                f'unknown loss "{name}" in "{spec}"; allowed: {", ".join(LOSS_CODES)}, or a sum such as '
+                f'--loss {spec}: unknown loss "{name}"; allowed: {", ".join(LOSS_CODES)}, or a sum such as '
                 f"0.6*focal+0.4*f1.{did_you_mean(name, LOSS_CODES)}"
             )
         try:
@@ -36,7 +36,7 @@ def parse_loss(spec):
         except ValueError:
             value = math.nan
         if not 0 < value < math.inf:
-            raise InputError(f'weight "{weight}" of {name} in "{spec}" is not a positive number, such as 0.5*{name}')
+            raise InputError(f'--loss {spec}: weight "{weight}" of {name} is not a positive number, such as 0.5*{name}')
         parts.append((value, name))
     return parts
 

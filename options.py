@@ -2,7 +2,7 @@
 
 import argparse
 
-from errors import InputError, did_you_mean
+from errors import InputError, did_you_mean, say
 from labels import FIRST_AGE, LAST_AGE
 from predictions import TTAS
 
@@ -123,6 +123,26 @@ def check_bounds(parser, bounds):
     low, high = bounds
     if not FIRST_AGE < low < high <= LAST_AGE:
         parser.error(f"--age-bounds {low} {high}: must be LO HI with {FIRST_AGE} < LO < HI <= {LAST_AGE}")
+
+
+def check_idle(parser, args, given, rules):
+    """Refuse, or tell in one line, what was typed and does nothing beside the other options.
+
+    given: names of the options that were typed; rules: (name, whether it does something, what it belongs to, whether it is
+    refused). What is only told may stand in a sweep's common line, for the experiments that use it.
+    """
+    told = []
+    for name, works, belongs, refused in rules:
+        if name not in given or works:
+            continue
+        value = getattr(args, name)
+        words = [] if value is True else value if isinstance(value, list) else [value]
+        option = " ".join([f"--{name.replace('_', '-')}", *map(str, words)])
+        if refused:
+            parser.error(f"{option}: does nothing without {belongs}; add that, or leave this out")
+        told.append(f"{option} (of {belongs})")
+    if told:
+        say(f"does nothing here: {', '.join(told)}")
 
 
 def count_or_auto(text):

@@ -178,6 +178,8 @@ def parse_args(argv, ranks=distributed.ALONE, what=""):
     args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.scheduler = optim.scheduler_name(args.scheduler)
+    if "pretrained" in given and args.pretrained and args.weights is not None:
+        parser.error(f"--weights {args.weights}: and --pretrained both give the backbone's weights; leave one of the two out")
     args.pretrained = args.pretrained and args.weights is None
     args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
@@ -191,7 +193,30 @@ def parse_args(argv, ranks=distributed.ALONE, what=""):
     check_techniques(parser, args)
     check_folds(parser, args)
     check_parallel(parser, args)
+    options.check_idle(parser, args, given, idle_rules(args))
     return args
+
+
+def idle_rules(args):
+    """The rules of options.check_idle: what belongs to a technique that is off is refused, the others are told."""
+    losses, mixes = {name for _weight, name in loss.parse_loss(args.loss)}, args.mix != "none"
+    scheduler, folds = args.scheduler, len(args.fold or range(args.kfold))
+    return (
+        ("mix_prob", mixes, "--mix mixup, cutmix or halves", True),
+        ("mix_rare", mixes, "--mix mixup, cutmix or halves", True),
+        ("mix_alpha", args.mix in ("mixup", "cutmix"), "--mix mixup or cutmix", not mixes),
+        ("fix_confidence", args.label_fixes is not None, "--label-fixes FILE", True),
+        ("pseudo_min_confidence", args.pseudo is not None, "--pseudo RUN", True),
+        ("gamma", "focal" in losses, "--loss focal", False),
+        ("smoothing", "label_smoothing" in losses, "--loss label_smoothing", False),
+        ("age_sigma", args.target == "age", "--target age", False),
+        ("age_bounds", args.target in ("label", "age_group", "multi"), "targets with age groups", False),
+        ("lr_step", scheduler in ("StepLR", "CAWR", "Plateau"), "--scheduler StepLR, CAWR or Plateau", False),
+        ("lr_gamma", scheduler in ("StepLR", "Plateau"), "--scheduler StepLR or Plateau", False),
+        ("patience", args.kfold > 0 or args.patience == 0, "--kfold 2 and more", False),
+        ("fold_seed", args.kfold > 0 or args.limit_people is not None, "--kfold 2 and more", False),
+        ("parallel_folds", args.parallel_folds == "auto" or folds > 1, "two folds and more", False),
+    )
 
 
 def check_techniques(parser, args):
@@ -209,8 +234,6 @@ def check_techniques(parser, args):
     if args.finish_on_all and (args.kfold == 0 or args.scheduler == "Plateau"):
         why = "--kfold 0 trains everyone from the start" if args.kfold == 0 else "--scheduler Plateau follows the validation F1"
         parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
-    if args.mix == "none" and args.mix_rare:
-        parser.error("--mix-rare: says whom to mix with; add --mix mixup, cutmix or halves")
 
 
 def as_options(values):

@@ -126,24 +126,6 @@ def test_runs_that_do_not_fit_are_named(runs, three, places, tmp_path, capsys, c
     assert not (tmp_path / "submissions").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--models", "{gender}"], "--models: no run decides mask or age_group"),
-    (["--models", "{label}", "--age-bounds", "29", "59"], "--age-bounds 29 59: only runs of target age"),
-    (["--models", "{label}", "--age-bounds", "60", "30"], "--age-bounds 60 30: must be LO HI"),
-    (["--models", "nothing*"], "--models nothing*: matches no run"),
-    (["--models", "{label}x"], "no such run. Did you mean shared_label"),
-    (["--models", "{label}", "--method", "mean"], "argument --method: invalid choice: 'mean'"),
-    (["--models", "{label}", "--folds", "7"], "argument --folds: invalid choice: '7'"),
-    (["--models", "{label}", "--name", "../x"], "--name '../x': must be a plain folder name"),
-])  # fmt: skip
-def test_misuse_is_one_line(runs, places, tmp_path, capsys, options, message):
-    argv = [option.format(**runs) for option in options]
-    assert errors.run(lambda: ensemble.main([*argv, *places])) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not (tmp_path / "submissions").exists()
-
-
 def test_an_existing_result_is_never_overwritten(runs, places, capsys):
     argv = ["--models", str(runs["label"]), "--name", "mine", *places]
     assert ensemble.main(argv) == 0
@@ -361,33 +343,3 @@ def test_the_next_command_keeps_the_bounds(last_line):
 
 def test_after_a_search_or_a_single_member_the_next_command_shows_all(last_line):
     assert last_line(["label"]) == last_line(["label", "multi"], ["--search", "weights"]) == ["leaderboard.py"]
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    (["--search", "greedy", "--method", "hard"], "--search greedy: finds weights for --method soft; with --method hard"),
-    (["--search", "weights", "--method", "stack"], "--search weights: finds weights for --method soft; with --method stack"),
-    (["--temperature", "--method", "stack"], "--temperature: is for averages; leave it out with --method stack"),
-    (["--temperature", "--method", "hard"], "--temperature: is for averages; leave it out with --method hard"),
-    (["--tune-bounds"], "--tune-bounds: only runs of target age can be cut anew, and none is given"),
-    (["--tune-bounds", "--age-bounds", "29", "59"], "--age-bounds: not allowed with argument --tune-bounds"),
-    (["--tune-bounds", "--method", "stack"], "--tune-bounds: --method stack learns from single ages"),
-    (["--age-bounds", "29", "59", "--method", "stack"], "--age-bounds 29 59: --method stack learns from single ages"),
-])  # fmt: skip
-def test_options_that_exclude_each_other(simulated, tmp_path, capsys, options, message):
-    argv = ["--models", str(simulated["label"]), "--output-dir", str(tmp_path / "submissions"), *options]
-    assert errors.run(lambda: ensemble.main(argv)) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not (tmp_path / "submissions").exists()
-
-
-@pytest.mark.parametrize("option", [
-    *("--search greedy", "--search weights", "--decode f1", "--decode f1+prior"),
-    *("--method stack", "--tune-bounds", "--temperature"),
-])  # fmt: skip
-def test_nothing_is_fitted_without_out_of_fold_predictions(simulated, tmp_path, capsys, option):
-    nofold = Path(shutil.copytree(simulated["multi"], tmp_path / "nofold"))
-    (nofold / "oof.csv").unlink()
-    argv = ["--models", str(nofold), str(simulated["age"]), "--output-dir", str(tmp_path / "submissions"), *option.split()]
-    assert errors.run(lambda: ensemble.main(argv)) == 2
-    assert f"error: {option}: needs out-of-fold predictions, and {nofold} has no oof.csv" in capsys.readouterr().err

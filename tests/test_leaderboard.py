@@ -10,7 +10,6 @@ import pytest
 import yaml
 from test_records import SCORES, make_ensemble, make_run
 
-import errors
 import leaderboard
 import records
 from errors import InputError
@@ -76,37 +75,6 @@ def test_names_select_nothing(place, capsys):
     make_run(place / "runs", "10-AdamP-StepLR-FL-v0-age_group_5fold", target="mask")
     row = next(line for line in listed(capsys)[1].splitlines() if line.startswith("10-AdamP"))
     assert row.split()[1:3] == ["mask", "2/2"]
-
-
-@pytest.mark.parametrize(("argv", "message"), [
-    (["nowhere"], "runs nowhere: no such folder"),
-    (["--submissions", "x"], "--submissions x: no such folder"),
-    (["runs/01-focal"], "runs runs/01-focal: is a run itself; give the folder that holds it"),
-    (["--sort", "naem"], "--sort naem: no such column. Did you mean name?"),
-    (["--diff", "01-focal", "02-cee"], "--diff 02-cee: no such run or ensemble. Did you mean 02-ce?"),
-    (["--diff", "01-focal", "01-soft-2runs"], "01-focal is of kind run and 01-soft-2runs of kind ensemble; give two of a kind"),
-    (["--diff", "01-focal", "02-ce", "--markdown"], "not allowed with argument"),
-    (["--html", "nowhere/page.html"], "nowhere/page.html: can't be written"),
-    (["--lb", "0.7478"], "0.7478 takes NAME=SCORE"),
-    (["--lb", "=0.7478"], "=0.7478 takes NAME=SCORE"),
-    (["--lb", "01-focal=74.78"], "'74.78' is no score from 0 to 1; did you mean 0.7478?"),
-    (["--lb", "01-focal=7478"], "'7478' is no score from 0 to 1; did you mean 0.7478?"),
-    (["--lb", "01-focal=0,7478"], "'0,7478' is no score from 0 to 1; did you mean 0.7478?"),
-    (["--lb", "01-focal=high"], "'high' is no score from 0 to 1"),
-    (["--lb", "01-focal=nan"], "'nan' is no score from 0 to 1"),
-    (["--lb", "01-focal=inf"], "'inf' is no score from 0 to 1"),
-    (["--lb", "01-focal=-0.1"], "'-0.1' is no score from 0 to 1"),
-    (["--lb", "01-focal="], "'' is no score from 0 to 1"),
-    (["--lb", "01-focla=0.7"], "--lb 01-focla: no such run or ensemble. Did you mean 01-focal?"),
-    (["--lb", "03-mask=0.7"], "--lb 03-mask: a run of target mask has no leaderboard score"),
-    (["--lb", "02-ce=0.7", "--lb", "runs/02-ce=0.8"], "--lb runs/02-ce: given twice, with 0.7 and 0.8"),
-    (["--lb", "02-ce=0.7", "--lb", "no=0.8"], "--lb no: no such run"),
-])  # fmt: skip
-def test_misuse_is_one_line_and_changes_nothing(place, capsys, argv, message):
-    assert errors.run(lambda: leaderboard.main(argv)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
-    assert not list(place.rglob("lb.json"))
 
 
 # ---- leaderboard scores

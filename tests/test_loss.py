@@ -50,13 +50,13 @@ def test_loss_code_leaves_weights_out():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("focl", r'unknown loss "focl" in "focl"; allowed: ce, label_smoothing, .*Did you mean focal\?'),
-        ("ce+F-1", r'unknown loss "F-1" in "ce\+F-1".*Did you mean f1\?'),
+        ("focl", r'^--loss focl: unknown loss "focl"; allowed: ce, label_smoothing, .*Did you mean focal\?'),
+        ("ce+F-1", r'^--loss ce\+F-1: unknown loss "F-1".*Did you mean f1\?'),
         ("", 'unknown loss ""'),
         ("ce+", 'unknown loss ""'),
         ("focal*0.5", 'unknown loss "0.5".* such as 0.6'),
         ("0*ce", 'weight "0" of ce'),
-        ("ce+-1*f1", r'weight "-1" of f1 in "ce\+-1\*f1" is not a positive number, such as 0.5\*f1'),
+        ("ce+-1*f1", r'^--loss ce\+-1\*f1: weight "-1" of f1 is not a positive number, such as 0.5\*f1'),
         ("nan*ce", 'weight "nan"'),
         ("inf*ce", 'weight "inf"'),
         ("*ce", 'weight ""'),

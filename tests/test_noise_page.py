@@ -107,21 +107,11 @@ def test_in_a_browser_keys_move_filter_and_accept(run, data, tmp_path, browser):
     assert not [line for line in console if "Error" in line or "Refused" in line]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--label-noise", "{run}", "--noise-rate", "0.5"], "--noise-rate 0.5: must lie between 0 and 0.5"),
-    (["--label-noise", "{run}x"], "no such run. Did you mean sure"),
-    (["--label-noise", "{run}", "--tops", "3"], "--tops: no such option. Did you mean --top"),
-    (["--label-noise", "{run}", "--top", "0"], "argument --top"),
-    (["--label-noise", "{run}", "--data-dir", "nowhere"], "--data-dir nowhere: no such folder"),
-    (["--label-noise", "{run}", "--out", "{run}/args.yaml"], "args.yaml: can't be made (File exists)"),
-    ([], "--label-noise"),
-])  # fmt: skip
-def test_misuse_is_one_line(run, data, capsys, options, message):
-    argv = [option.format(run=run) for option in options]
-    argv += [] if "--data-dir" in options else ["--data-dir", str(data)]
-    assert errors.run(lambda: report.main(argv)) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
+def test_a_folder_that_can_not_be_made_is_one_line(run, data, capsys):
+    assert (
+        errors.run(lambda: report.main(["--label-noise", str(run), "--data-dir", str(data), "--out", f"{run}/args.yaml"])) == 2
+    )
+    assert "args.yaml: can't be made (File exists)" in capsys.readouterr().err
 
 
 def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, capsys):

@@ -174,20 +174,6 @@ def test_a_run_that_ends_without_its_files_or_by_a_signal_has_failed(place, caps
         assert line in without_times(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(("text", "argv", "message"), [
-    ("base:\nmix: --em 0.9\n", [], "sweep.txt line 2: train.py has no option --em. Did you mean --ema"),
-    ("base:\nbase:\n", [], "sweep.txt line 2: base stands twice"),
-    ("base:\n", ["--seeds", "1", "1"], "--seeds 1 1: holds one twice"),
-    ("base:\n", ["--jobs", "0"], "argument --jobs: 0 is not above 0"),
-    ("base:\n", ["--output-dir", "stand_in.py"], "stand_in.py"),
-])  # fmt: skip
-def test_misuse_is_one_line_and_starts_nothing(place, capsys, text, argv, message):
-    assert swept(text, *argv) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not Path("runs").exists()
-
-
 def test_a_changed_line_is_refused_before_anything_starts(place, capsys):
     assert swept("base:\n") == 0
     assert swept("new:\nbase: --ema 0.9\n") == 2

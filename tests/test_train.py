@@ -329,53 +329,13 @@ def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--kfold", "5"], "--kfold 5: the smallest stratum (male, age group 0) has 4 people"),
-    (["--kfold", "1"], "--kfold 1: a single fold"),
-    (["--kfold", "five"], "argument --kfold: five is not a whole number"),
-    (["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
-    (["--accum", "100"], "--accum 100: 84 training images make 84 parts at most"),
-    (["--batch-size", "1"], "--batch-size 1: test_resnet has batch norm"),
-    (["--model", "resnet18.foo"], "resnet18 has no weights 'foo'"),
-    (["--fix-confidence", "nan"], "argument --fix-confidence: nan is not a number from 0 to 1"),
-    (["--name", "a\nb"], "--name 'a\\nb': must be a plain folder name"),
-    (["--model", "resnet81"], "--model resnet81: timm"),
-    (["--loss", "focl"], 'unknown loss "focl"'),
-    (["--optimizer", "AdamPP"], "--optimizer AdamPP: timm has no such optimizer. Did you mean AdamP"),
-    (["--scheduler", "StepL"], "--scheduler StepL: none of"),
-    (["--fold", "7"], "--fold 7: --kfold 2 has the folds 0 to 1"),
-    (["--target", "age_group", "--age-bounds", "60", "30"], "--age-bounds 60 30: must be LO HI"),
-    (["--target", "age", "--age-bounds", "29", "59"], "--age-bounds: --target age learns single years"),
-    (["--target", "nose"], "argument --target: invalid choice: 'nose'"),
-    (["--img-size", "1", "2", "3"], "--img-size 1 2 3: takes one number"),
     (["--crop", "500"], "--crop 500 500 is larger than the image"),
-    (["--face-crop", "-0.1"], "argument --face-crop: -0.1 is not a number from 0 on"),
-    (["--name", "a/b"], "--name 'a/b': must be a plain folder name"),
-    (["--weights", "none.pth"], "--weights none.pth: no such file"),
-    (["--kfold", "0", "--scheduler", "Plateau"], "--scheduler Plateau: follows the validation F1"),
-    (["--loss", "ce+ordinal"], "--loss ce+ordinal: ordinal needs classes with an order; --target label has none"),
-    (["--top-age-spread", "5"], "--top-age-spread: belongs to --target age"),
-    (["--ema", "0.9", "--average-last", "2"], "--average-last: and --ema both average weights"),
-    (["--freeze-epochs", "2", "--epochs", "2"], "--freeze-epochs 2: leaves none of 2 epochs"),
-    (["--kfold", "0", "--finish-on-all", "1"], "--finish-on-all 1: --kfold 0 trains everyone from the start"),
-    (["--scheduler", "Plateau", "--finish-on-all", "1"], "--finish-on-all 1: --scheduler Plateau follows"),
-    (["--mix-rare"], "--mix-rare: says whom to mix with"),
-    (["--layer-decay", "1.5"], "argument --layer-decay: 1.5 is not a number above 0 and up to 1"),
     (["--sampler", "person", "--accum", "13"], "--accum 13: 12 training images make 12 parts at most"),
-    (["--pseudo", "runs/none"], "runs/none: no such run"),
-    (["--limit-people", "3"], "--limit-people 3: with --kfold 2 at least 12"),
-    (["--lr", "-1"], "argument --lr: -1 is not a number above 0"),
-    (["--optimiser", "SGD"], "--optimiser: no such option. Did you mean --optimizer"),
-    (["--device", "cuda:77"], "--device cuda:77: can't be used here"),
-    (["--label-fixes", "none.csv"], "none.csv: no such file"),
-    (["--resume", "runs/none"], "runs/none: no such run"),
-    (["--resume", ""], "not a run of train.py"),
 ])  # fmt: skip
-def test_misuse_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, options, message):
-    code = errors.run(lambda: train.main(command(shared_data, tmp_path, *options)))
-    err = capsys.readouterr().err.splitlines()
-    assert code == 2
-    assert err[-1].startswith("error: ") and message in err[-1]
-    assert not any("Traceback" in line for line in err)
+def test_what_only_the_images_tell_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, options, message):
+    assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,0 +1,315 @@
+"""Misuse of every script: exit code 2, one line that names the option or file with its value and says what would do, no more.
+
+Nothing is trained and no image is decoded here: what these commands ask for is refused before.
+"""
+
+import importlib
+import json
+import shlex
+import signal
+
+import pytest
+import yaml
+from simulated import People, write_run
+
+import demo
+import errors
+import experiment
+import predictions
+import sweep
+import train_options
+
+TRAIN = "--data-dir data --model test_resnet --no-pretrained --img-size 32 24 --device cpu --kfold 2 --quiet "
+BENCHMARK = "--data-dir data --model test_resnet --img-size 32 24 --device cpu "
+# (script, its command line, what the line says, with … for what is left out)
+CASES = [
+    ("train", TRAIN + "--optimiser SGD", "--optimiser: no such option. Did you mean --optimizer…--help lists them"),
+    ("train", TRAIN + "--opt SGD", "--opt: no such option…--help lists them"),
+    ("train", TRAIN + "stray", "stray: no such option"),
+    ("train", TRAIN + "--lr", "argument --lr: expected one argument"),
+    ("train", TRAIN + "--lr -1", "argument --lr: -1 is not a number above 0"),
+    ("train", TRAIN + "--lr 1e-3x", "argument --lr: 1e-3x is not a number"),
+    ("train", TRAIN + "--epochs 1.5", "argument --epochs: 1.5 is not a whole number"),
+    ("train", TRAIN + "--epochs 0", "argument --epochs: 0 is not above 0"),
+    ("train", TRAIN + "--seed -1", "argument --seed: -1 is below 0"),
+    ("train", TRAIN + "--smoothing 1", "argument --smoothing: 1 is not a number from 0 to below 1"),
+    ("train", TRAIN + "--layer-decay 1.5", "argument --layer-decay: 1.5 is not a number above 0 and up to 1"),
+    ("train", TRAIN + "--face-crop -0.1", "argument --face-crop: -0.1 is not a number from 0 on"),
+    ("train", TRAIN + "--mix halves --mix-prob 1.1", "argument --mix-prob: 1.1 is not a number from 0 to 1"),
+    ("train", TRAIN + "--label-fixes x --fix-confidence nan", "argument --fix-confidence: nan is not a number from 0 to 1"),
+    ("train", TRAIN + "--parallel-folds many", "argument --parallel-folds: many is not a whole number"),
+    ("train", TRAIN + "--target nose", "argument --target: invalid choice: 'nose' (choose from"),
+    ("train", TRAIN + "--aug heavy", "argument --aug: invalid choice: 'heavy' (choose from"),
+    ("train", TRAIN + "--model resnet81", "--model resnet81: timm…has no such model. Did you mean resnet"),
+    ("train", TRAIN + "--model hf-hub:someone/resnet18", "--model hf-hub:someone/resnet18: timm…has no such model"),
+    ("train", TRAIN + "--model resnet18.foo", "--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"),
+    ("train", TRAIN + "--loss focl", '--loss focl: unknown loss "focl"; allowed: ce,…Did you mean focal?'),
+    ("train", TRAIN + "--loss 0*ce", '--loss 0*ce: weight "0" of ce is not a positive number, such as 0.5*ce'),
+    ("train", TRAIN + "--loss ce+ordinal", "--loss ce+ordinal: ordinal needs classes with an order; --target label has none, age and age_group"),
+    ("train", TRAIN + "--optimizer AdamPP", "--optimizer AdamPP: timm has no such optimizer. Did you mean AdamP"),
+    ("train", TRAIN + "--scheduler StepL", "--scheduler StepL: none of StepLR, Cosine,…Did you mean StepLR?"),
+    ("train", TRAIN + "--img-size 1 2 3", "--img-size 1 2 3: takes one number, or height and width"),
+    ("train", TRAIN + "--crop 1 2 3", "--crop 1 2 3: takes one number, or height and width"),
+    ("train", TRAIN + "--kfold 1", "--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds"),
+    ("train", TRAIN + "--kfold 3", "--kfold 3: the smallest stratum (male, age group 0) has 2 people; --kfold can be 2 at most"),
+    ("train", TRAIN + "--fold 7", "--fold 7: --kfold 2 has the folds 0 to 1"),
+    ("train", TRAIN + "--fold -1", "--fold -1: --kfold 2 has the folds 0 to 1"),
+    ("train", TRAIN + "--limit-people 3", "--limit-people 3: with --kfold 2 at least 12 people are needed"),
+    ("train", TRAIN + "--age-bounds 60 30", "--age-bounds 60 30: must be LO HI with 18 < LO < HI <= 60"),
+    ("train", TRAIN + "--target age --age-bounds 29 59", "--age-bounds: --target age learns single years; cut them anywhere with ensemble.py"),
+    ("train", TRAIN + "--kfold 0 --scheduler Plateau", "--scheduler Plateau: follows the validation F1, and --kfold 0 has none"),
+    ("train", TRAIN + "--top-age-spread 5", "--top-age-spread: belongs to --target age"),
+    ("train", TRAIN + "--ema 0.9 --average-last 2", "--average-last: and --ema both average weights; take one of them"),
+    ("train", TRAIN + "--freeze-epochs 2 --epochs 2", "--freeze-epochs 2: leaves none of 2 epochs"),
+    ("train", TRAIN + "--kfold 0 --finish-on-all 1", "--finish-on-all 1: --kfold 0 trains everyone from the start; leave one of the two out"),
+    ("train", TRAIN + "--scheduler Plateau --finish-on-all 1", "--finish-on-all 1: --scheduler Plateau follows the validation F1; leave one"),
+    ("train", TRAIN + "--mix-rare", "--mix-rare: does nothing without --mix mixup, cutmix or halves; add that, or leave this out"),
+    ("train", TRAIN + "--mix-prob 0.3", "--mix-prob 0.3: does nothing without --mix mixup, cutmix or halves; add that"),
+    ("train", TRAIN + "--mix-alpha 0.4", "--mix-alpha 0.4: does nothing without --mix mixup or cutmix; add that"),
+    ("train", TRAIN + "--fix-confidence 0.5", "--fix-confidence 0.5: does nothing without --label-fixes FILE; add that"),
+    ("train", TRAIN + "--pseudo-min-confidence 0.5", "--pseudo-min-confidence 0.5: does nothing without --pseudo RUN; add that"),
+    ("train", TRAIN + "--pretrained --weights w.pth", "--weights w.pth: and --pretrained both give the backbone's weights; leave one of the two out"),
+    ("train", TRAIN + "--weights none.pth", "--weights none.pth: no such file"),
+    ("train", TRAIN + "--weights text.pth", "--weights text.pth: not a readable weights file"),
+    ("train", TRAIN + "--device cuda:77", "--device cuda:77: can't be used here"),
+    ("train", TRAIN + "--label-fixes none.csv", "none.csv: no such file; a csv with the columns path,column,value is needed"),
+    ("train", TRAIN + "--label-fixes data", "data: not readable (Is a directory); a csv with the columns path,column,value"),
+    ("train", TRAIN + "--data-dir nowhere", "--data-dir nowhere: no such folder; it must hold train/train.csv and eval/info.csv"),
+    ("train", TRAIN + "--data-dir empty", "empty/train/train.csv: no such file; a csv with the columns id,gender,age,path is needed"),
+    ("train", TRAIN + "--name a/b", "--name 'a/b': must be a plain folder name; the place goes into --output-dir"),
+    ("train", TRAIN + "--name ''", "--name '': must be a plain folder name"),
+    ("train", TRAIN + "--name .hidden", "--name '.hidden': must be a plain folder name"),
+    ("train", TRAIN + "--name $'a\\nb'".replace("$'a\\nb'", "'a\nb'"), "--name 'a\\nb': must be a plain folder name"),
+    ("train", TRAIN + "--name label", "runs/label: exists and is never overwritten; choose another --name or --resume runs/label"),
+    ("train", TRAIN + "--pseudo runs/none", "runs/none: no such run. python train.py makes one"),
+    ("train", "--resume runs/lable", "runs/lable: no such run. Did you mean label"),
+    ("train", "--resume empty", "empty: not a run of train.py (it holds no args.yaml); python leaderboard.py lists runs"),
+    ("train", "--resume ''", "not a run of train.py (it holds no args.yaml)"),
+    ("train", "--resume submissions/mix", "submissions/mix: not a run of train.py"),
+    ("train", "--resume runs/label --lr 0.1", "--lr: can't be given with --resume; the run goes on with its own options (runs/label/args.yaml)"),
+    ("train", "--resume runs/label", "runs/label/args.yaml: lacks accum; it was not written by this version of train.py"),
+
+    ("inference", "", "the following arguments are required: --models"),
+    ("inference", "--models runs/lable", "runs/lable: no such run. Did you mean label"),
+    ("inference", "--models submissions/mix", "submissions/mix: not a run of train.py"),
+    ("inference", "--models runs/mask", "runs/mask: no fold is complete; python train.py --resume runs/mask goes on with it"),
+    ("inference", "--models runs/label --folds 5", "--folds 5: runs/label has the complete folds 0 1"),
+    ("inference", "--models runs/label --folds all 1", "--folds all 1: takes all, best, or fold numbers"),
+    ("inference", "--models runs/label --folds some", "argument --folds: some is not a whole number"),
+    ("inference", "--models runs/label --tta vflip", "argument --tta: invalid choice: 'vflip' (choose from"),
+    ("inference", "--models runs/label --oof", "--oof: compares a --tta with none, on all folds; add one, such as --tta hflip"),
+    ("inference", "--models runs/label --oof --tta hflip --folds best", "--oof: compares a --tta with none, on all folds"),
+    ("inference", "--models runs/label --batch-size 0", "argument --batch-size: 0 is not above 0"),
+    ("inference", "--models runs/label --device abacus", "--device abacus: can't be used here"),
+    ("inference", "--models runs/label --data-dir nowhere", "--data-dir nowhere: no such folder"),
+    ("inference", "--models runs/label --data-dir empty", "empty/eval/info.csv: no such file; a csv with the columns ImageID is needed"),
+    ("inference", "--models runs/label --data-dir data --device cpu", "runs/label/fold0/best.safetensors: no such file"),
+
+    ("ensemble", "", "the following arguments are required: --models"),
+    ("ensemble", "--models runs/gender", "--models: no run decides mask or age_group; add such runs, or one of target label or multi"),
+    ("ensemble", "--models nothing*", "--models nothing*: matches no run; python leaderboard.py lists what there is"),
+    ("ensemble", "--models runs/lable", "runs/lable: no such run. Did you mean label"),
+    ("ensemble", "--models submissions/mix:fold0", "submissions/mix:fold0: submissions/mix is an ensemble; only runs of train.py have folds"),
+    ("ensemble", "--models runs/label --method mean", "argument --method: invalid choice: 'mean' (choose from"),
+    ("ensemble", "--models runs/label --folds 7", "argument --folds: invalid choice: '7' (choose from"),
+    ("ensemble", "--models runs/label --name ../x", "--name '../x': must be a plain folder name; the place goes into --output-dir"),
+    ("ensemble", "--models runs/label --name mix", "submissions/mix: exists and is never overwritten; choose another --name"),
+    ("ensemble", "--models runs/label --age-bounds 60 30", "--age-bounds 60 30: must be LO HI"),
+    ("ensemble", "--models runs/label --age-bounds 29 59", "--age-bounds 29 59: only runs of target age can be cut anew, and none is given"),
+    ("ensemble", "--models runs/label --tune-bounds", "--tune-bounds: only runs of target age can be cut anew"),
+    ("ensemble", "--models runs/age --tune-bounds --age-bounds 29 59", "--age-bounds: not allowed with argument --tune-bounds"),
+    ("ensemble", "--models runs/age --tune-bounds --method stack", "--tune-bounds: --method stack learns from single ages where to cut; leave one"),
+    ("ensemble", "--models runs/age --age-bounds 29 59 --method stack", "--age-bounds 29 59: --method stack learns from single ages"),
+    ("ensemble", "--models runs/label --search greedy --method hard", "--search greedy: finds weights for --method soft; with --method hard leave it out"),
+    ("ensemble", "--models runs/label --search weights --method stack", "--search weights: finds weights for --method soft"),
+    ("ensemble", "--models runs/label --temperature --method stack", "--temperature: is for averages; leave it out with --method stack"),
+    ("ensemble", "--models runs/label --temperature --method hard", "--temperature: is for averages; leave it out with --method hard"),
+    *(("ensemble", f"--models runs/nofold {option}", f"{option}: needs out-of-fold predictions, and runs/nofold has no oof.csv; leave out that member or the option")
+      for option in ("--search greedy", "--search weights", "--decode f1", "--decode f1+prior", "--method stack", "--temperature")),
+    ("ensemble", "--models runs/nofold runs/age --tune-bounds", "--tune-bounds: needs out-of-fold predictions, and runs/nofold has no oof.csv"),
+    ("ensemble", "--models runs/label runs/other", "runs/other and runs/label: their eval.csv hold different images (2 in one alone"),
+
+    ("compare", "runs/label", "the following arguments are required: A B"),
+    ("compare", "runs/mask runs/gender", "runs/mask and runs/gender: mask against gender have no answer in common; compare two that are scored on the same"),
+    ("compare", "runs/mask runs/maks", "runs/maks: no such run. Did you mean mask?"),
+    ("compare", "runs/label mime.csv", "mime.csv: no such file. Did you mean mine.csv"),
+    ("compare", "runs/label few.csv", "runs/label and few.csv: answers to different images (14 and 1, 13 in one alone, such as"),
+    ("compare", "mine.csv mine.csv --out x.csv", "--out x.csv: must be the name of a page, FILE.html"),
+    ("compare", "mine.csv mine.csv --limit -1", "argument --limit: -1 is below 0"),
+    ("compare", "mine.csv mine.csv --data-dir nowhere", "--data-dir nowhere: no such folder"),
+    ("compare", "mine.csv mine.csv --labels none.csv", "none.csv: no such file; a csv with the columns ImageID,ans is needed"),
+    ("compare", "mine.csv mine.csv --labels foreign.csv", "--labels foreign.csv: holds none of the 14 images, such as"),
+
+    ("leaderboard", "nowhere", "runs nowhere: no such folder; give the one that holds runs or ensembles"),
+    ("leaderboard", "--submissions x", "--submissions x: no such folder; give the one"),
+    ("leaderboard", "runs/label", "runs runs/label: is a run itself; give the folder that holds it"),
+    ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name?…There are name, target"),
+    ("leaderboard", "--diff label lable", "--diff lable: no such run or ensemble. Did you mean label"),
+    ("leaderboard", "--diff label mix", "label is of kind run and mix of kind ensemble; give two of a kind"),
+    ("leaderboard", "--diff label mask --markdown", "not allowed with argument"),
+    ("leaderboard", "--diff label mask --bootstrap 100", "--bootstrap 100: does nothing without the table, which --diff leaves out"),
+    ("leaderboard", "--diff label mask --sort time", "--sort time: does nothing without the table"),
+    ("leaderboard", "--bootstrap -1", "argument --bootstrap: -1 is below 0"),
+    ("leaderboard", "--lb 0.7478", "0.7478 takes NAME=SCORE, such as"),
+    ("leaderboard", "--lb =0.7478", "=0.7478 takes NAME=SCORE"),
+    *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1; did you mean 0.7478?") for number in ("74.78", "7478", "0,7478")),
+    *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1") for number in ("high", "nan", "inf", "-0.1", "")),
+    ("leaderboard", "--lb lable=0.7", "--lb lable: no such run or ensemble. Did you mean label"),
+    ("leaderboard", "--lb mask=0.7", "--lb mask: a run of target mask has no leaderboard score; record it for its ensemble"),
+    ("leaderboard", "--lb label=0.7 --lb runs/label=0.8", "--lb runs/label: given twice, with 0.7 and 0.8"),
+    ("leaderboard", "--lb label=0.7 --lb no=0.8", "--lb no: no such run"),
+
+    ("benchmark", BENCHMARK + "--model resnet19", "--model resnet19: timm…has no such model. Did you mean…resnet18"),
+    ("benchmark", BENCHMARK + "--img-size 1 2 3", "--img-size 1 2 3: takes one number, or height and width"),
+    ("benchmark", BENCHMARK + "--seconds 0", "argument --seconds: 0 is not a number above 0"),
+    ("benchmark", BENCHMARK + "--what speed", "argument --what: invalid choice: 'speed' (choose from"),
+    ("benchmark", BENCHMARK + "--out nowhere/out.json", "--out nowhere/out.json: there is no folder nowhere"),
+    ("benchmark", BENCHMARK + "--data-dir nowhere", "--data-dir nowhere: no such folder"),
+    ("benchmark", BENCHMARK + "--worker 2", "--worker: no such option. Did you mean --workers"),
+    ("benchmark", BENCHMARK + "--device abacus", "--device abacus: can't be used here"),
+    ("benchmark", BENCHMARK + "--loss focl", '--loss focl: unknown loss "focl"; allowed: ce,'),
+
+    ("sweep", "none.txt", "none.txt: not readable (No such file or directory)"),
+    ("sweep", "empty.txt", "empty.txt: names no experiment; it takes lines such as baseline: and focal: --loss focal"),
+    ("sweep", "wrong.txt", "wrong.txt line 2: train.py has no option --em. Did you mean --ema"),
+    ("sweep", "twice.txt", "twice.txt line 2: base stands twice, first in line 1"),
+    ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
+    ("sweep", "sweep.txt --seeds 1 1", "--seeds 1 1: holds one twice"),
+    ("sweep", "sweep.txt --jobs 0", "argument --jobs: 0 is not above 0"),
+    ("sweep", "sweep.txt --table --dry-run", "argument --dry-run: not allowed with argument --table"),
+    ("sweep", "sweep.txt --output-dir mine.csv", "--output-dir mine.csv: is a file; name a folder"),
+    ("sweep", "sweep.txt --output-dir taken", "taken/base-s42: not a run of train.py (it holds no args.yaml)"),
+
+    ("report", "", "the following arguments are required: --label-noise"),
+    ("report", "--label-noise runs/label --noise-rate 0.5", "--noise-rate 0.5: must lie between 0 and 0.5, such as 0.01"),
+    ("report", "--label-noise runs/label --noise-rate many", "argument --noise-rate: many is not a number"),
+    ("report", "--label-noise runs/label --top 0", "argument --top: 0 is not above 0"),
+    ("report", "--label-noise runs/label --tops 3", "--tops: no such option. Did you mean --top"),
+    ("report", "--label-noise runs/lable", "runs/lable: no such run. Did you mean label"),
+    ("report", "--label-noise runs/nofold", "runs/nofold: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more"),
+    ("report", "--label-noise runs/label --data-dir nowhere", "--data-dir nowhere: no such folder"),
+    ("report", "--label-noise runs/label --data-dir data", "data/train/train.csv: lacks '000000_x_Asian_"),
+
+    ("demo", "--people 0", "argument --people: 0 is not above 0"),
+    ("demo", "--out data", "data: exists and is no demo set (it holds no demo.json); move it away or name another folder"),
+    ("demo", "--out mine.csv", "mine.csv: exists and is no demo set"),
+    ("demo", "--sheet sheet.png --people 5", "--people: a --sheet always shows the same people; leave it out"),
+    ("demo", "--sheet nowhere/sheet.png", "--sheet nowhere/sheet.png: there is no folder nowhere"),
+    ("demo", "--sheet sheet.txt", "--sheet sheet.txt: must be the name of a picture, FILE.png"),
+
+    ("loss_plots", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
+    ("loss_plots", "--ot x.png", "--ot: no such option. Did you mean --out?"),
+]  # fmt: skip
+SWEEPS = {
+    "empty.txt": "# nothing\n",
+    "wrong.txt": "base:\nmix: --em 0.9\n",
+    "twice.txt": "base:\nbase:\n",
+    "seed.txt": "base: --seed 3\n",
+    "sweep.txt": "base:\n",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working folder: data without pixels, runs and an ensemble with predictions, csv files, sweeps."""
+    place = tmp_path_factory.mktemp("misuse")
+    train, held = People(20, seed=0), People(2, seed=1)
+    for target in ("label", "mask", "gender", "age"):
+        write_run(place / "runs" / target, target, train, held)
+    for name in ("nofold", "other"):
+        write_run(place / "runs" / name, "label", train, held)
+    (place / "runs" / "nofold" / "oof.csv").unlink()
+    table = (place / "runs" / "other" / "eval.csv").read_text()
+    (place / "runs" / "other" / "eval.csv").write_text(table.replace(f"{0:040x}", "x", 1))
+    (place / "runs" / "label" / "args.yaml").write_text("target: label\nkfold: 2\n")
+    for fold in (0, 1):
+        facts = dict.fromkeys(experiment.FOLD, fold) | {"weights_sha256": "0"}
+        (place / "runs" / "label" / f"fold{fold}").mkdir()
+        (place / "runs" / "label" / f"fold{fold}" / "fold.json").write_text(json.dumps(facts))
+    mix = place / "submissions" / "mix"
+    mix.mkdir(parents=True)
+    (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": "runs/label", "weight": 1}]}))
+    answers = predictions.read(place / "runs" / "label" / "eval.csv", "label", ("ImageID",))["ImageID"].to_frame().assign(ans=0)
+    answers.to_csv(place / "mine.csv", index=False)
+    answers[:1].to_csv(place / "few.csv", index=False)
+    answers.assign(ImageID="x" + answers["ImageID"]).to_csv(place / "foreign.csv", index=False)
+    for folder in ("empty", "taken/base-s42", "data/eval/images", "data/train"):
+        (place / folder).mkdir(parents=True)
+    rows = ["id,gender,race,age,path"]
+    for number in range(12):
+        gender, age = ("male", "female")[number % 2], (22, 45, 60)[number // 2 % 3]
+        path = f"{number:06d}_{gender}_Asian_{age}"
+        rows.append(f"{number:06d},{gender},Asian,{age},{path}")
+        (place / "data" / "train" / "images" / path).mkdir(parents=True)
+        for kind in demo.KINDS:
+            (place / "data" / "train" / "images" / path / f"{kind}.jpg").touch()
+    (place / "data" / "train" / "train.csv").write_text("\n".join(rows))
+    (place / "data" / "eval" / "info.csv").write_text("ImageID,ans\na.jpg,0\n")
+    (place / "data" / "eval" / "images" / "a.jpg").touch()
+    (place / "text.pth").write_text("no weights")
+    for name, text in SWEEPS.items():
+        (place / name).write_text(text)
+    return place
+
+
+def listing(place):
+    """Everything in a folder with its time and size."""
+    return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in place.rglob("*")}
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """The signal handlers that a script's main leaves behind go."""
+    before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("script", "line", "said"), CASES, ids=[f"{script} {line[-50:]}" for script, line, _said in CASES])
+def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, script, line, said):
+    monkeypatch.chdir(place)
+    known = {option for action in train_options.make_parser()._actions for option in action.option_strings}
+    monkeypatch.setattr(sweep, "train_options", lambda: known)
+    before = listing(place)
+    main = importlib.import_module(script).main
+    assert errors.run(lambda: main(shlex.split(line))) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and len(told) < 400 + len(str(place)), told
+    at = 0
+    for piece in said.split("…"):
+        assert piece in told[at:], told
+        at = told.index(piece, at) + len(piece)
+    assert listing(place) == before
+
+
+def test_there_are_enough_and_of_every_script():
+    assert len(CASES) == len({case[:2] for case in CASES}) > 100
+    mains = {"train", "inference", "ensemble", "compare", "leaderboard", "benchmark", "sweep", "report", "demo", "loss_plots"}
+    assert {case[0] for case in CASES} == mains
+
+
+IDLE = [
+    ("--gamma 1", "--gamma 1.0 (of --loss focal)"),
+    ("--smoothing 0.1 --loss focal", "--smoothing 0.1 (of --loss label_smoothing)"),
+    ("--age-sigma 3", "--age-sigma 3.0 (of --target age)"),
+    ("--target mask --age-bounds 29 59", "--age-bounds 29 59 (of targets with age groups)"),
+    ("--scheduler Cosine --lr-step 3", "--lr-step 3 (of --scheduler StepLR, CAWR or Plateau)"),
+    ("--scheduler CAWR --lr-gamma 0.1", "--lr-gamma 0.1 (of --scheduler StepLR or Plateau)"),
+    ("--mix halves --mix-alpha 0.4", "--mix-alpha 0.4 (of --mix mixup or cutmix)"),
+    ("--kfold 0 --patience 2 --fold-seed 1", "--patience 2 (of --kfold 2 and more), --fold-seed 1 (of --kfold 2 and more)"),
+    ("--fold 1 --parallel-folds 2", "--parallel-folds 2 (of two folds and more)"),
+    ("--loss ce+focal --gamma 1 --target age --age-sigma 3", None),
+    ("--scheduler Plateau --lr-step 3 --lr-gamma 0.3", None),
+    ("--loss label_smoothing --smoothing 0.1 --kfold 0 --patience 0", None),
+    ("--mix mixup --mix-alpha 0.4 --mix-prob 0.3 --mix-rare", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("line", "told"), IDLE)
+def test_options_that_do_nothing_are_told(place, monkeypatch, capsys, line, told):
+    """Those may stand in a sweep's common line; what belongs to a technique that is off is refused, as above."""
+    monkeypatch.chdir(place)
+    train_options.parse_args(shlex.split(TRAIN + line))
+    assert capsys.readouterr().err == (f"does nothing here: {told}\n" if told else "")
