@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import experiment
+import mappings
 import metrics
 import predictions
 import scoreboard
@@ -96,7 +97,7 @@ def read_run(folder):
     folder = Path(folder)
     args = experiment.read_args(folder)
     target = args["target"]
-    run = Run(folder, SCORED_AS[target], experiment.read_json(folder / "summary.json", seconds=experiment.NUMBER)["seconds"])
+    run = Run(folder, SCORED_AS[target], mappings.read_json(folder / "summary.json", seconds=mappings.NUMBER)["seconds"])
     if args.get("kfold"):
         table = predictions.read(folder / "oof.csv", target, ("image", "path")).sort_values("image")
         run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()

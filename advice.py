@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-import experiment
+import mappings
 import metrics
 import predictions
 from errors import InputError
@@ -45,7 +45,7 @@ def scored_folders(output_dir):
     found = []
     for path in Path(output_dir).glob("*/score.json"):
         try:
-            scores = experiment.read_json(path)
+            scores = mappings.read_json(path)
             low, high = scores["oof_f1_ci95"]
             found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
         except (InputError, KeyError, TypeError, ValueError):

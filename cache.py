@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 import detector
-import experiment
+import mappings
 from decoding import DECODER, decode
 from errors import InputError, say
 
@@ -124,9 +124,9 @@ def read_array(file, dtype, shape):
 
 def _read_bad(facts, count):
     """The images of a cache that could not be read: [{index, error}]."""
-    bad = experiment.read_json(facts, bad=list)["bad"]
+    bad = mappings.read_json(facts, bad=list)["bad"]
     for entry in bad:
-        experiment.check_kinds(facts, entry if isinstance(entry, dict) else {}, {"index": int, "error": str})
+        mappings.check_kinds(facts, entry if isinstance(entry, dict) else {}, {"index": int, "error": str})
         if not 0 <= entry["index"] < count:
             raise InputError(f"{facts}: damaged (image {entry['index']} of {count}); delete it to have it built anew")
     return bad

@@ -158,7 +158,7 @@ def thumbnails(data_dir, names):
     if data_dir is None:
         return {}, "no data folder here; --data-dir DIR names it"
     root = Path(data_dir) / "eval" / "images"
-    on_disk = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+    on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
     found = {name: pages.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
     lacking = [name for name in names if name not in found]
     return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""

@@ -15,6 +15,7 @@ import dataset
 import engine
 import errors
 import experiment
+import mappings
 import metrics
 import model
 import precision
@@ -87,13 +88,13 @@ def is_fresh(run, number, tta, names=None):
     table, facts = _fold_files(run, number, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    made = experiment.read_json(facts, weights_sha256=str, images=str)
+    made = mappings.read_json(facts, weights_sha256=str, images=str)
     return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
 
 
 def weights_digest(run, number):
     """The digest of a complete fold's weights, as its fold.json has it."""
-    return experiment.read_json(experiment.fold_dir(run, number) / "fold.json", weights_sha256=str)["weights_sha256"]
+    return mappings.read_json(experiment.fold_dir(run, number) / "fold.json", weights_sha256=str)["weights_sha256"]
 
 
 def _digest(names):
@@ -201,7 +202,7 @@ def read_run_eval(run, target, choice, tta):
 def used_folds(run):
     """The folds that RUN/eval.csv is the mean of; [] where nothing tells."""
     facts = Path(run) / "eval.json"
-    return experiment.read_json(facts, folds=list)["folds"] if facts.is_file() else []
+    return mappings.read_json(facts, folds=list)["folds"] if facts.is_file() else []
 
 
 def say_score(data_dir, names, label_probs, what):

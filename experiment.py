@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+import mappings
 import metrics
 import predictions
 import tables
@@ -30,18 +31,16 @@ from errors import InputError, did_you_mean
 from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What others than train.py go by in args.yaml, and what a complete fold's fold.json holds.
 ARGS = {"kfold": int, "data_dir": str, "finish_on_all": int, "label_fixes": (str, NoneType), "fix_confidence": (int, float)}
-NUMBER = (int, float)
 FOLD = {
     "fold": int,
     "best_epoch": int,
-    "val_f1": (*NUMBER, NoneType),
-    "val_acc": (*NUMBER, NoneType),
-    "seconds": NUMBER,
-    "images_per_second": NUMBER,
-    "peak_memory_mib": NUMBER,
+    "val_f1": (*mappings.NUMBER, NoneType),
+    "val_acc": (*mappings.NUMBER, NoneType),
+    "seconds": mappings.NUMBER,
+    "images_per_second": mappings.NUMBER,
+    "peak_memory_mib": mappings.NUMBER,
     "weights_sha256": str,
 }
 NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?P<split>\d+fold|nofold)")
@@ -82,30 +81,6 @@ def write_json(path, value):
 def write_csv(path, table, float_format=None):
     """`write_atomic` of a DataFrame, without its index."""
     write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
-
-
-def read_json(path, **kinds):
-    """The object in a JSON file, which holds the keys of `kinds`, each of its type or types; InputError when it does not."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    check_kinds(path, value, kinds)
-    return value
-
-
-def check_kinds(path, found, kinds):
-    """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here."""
-    for key, kind in kinds.items():
-        value = found.get(key)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
 
 
 @contextlib.contextmanager
@@ -224,10 +199,10 @@ def write_args(run, args, command):
 def read_args(run):
     """The options of a run (a dict), those that others than train.py go by checked."""
     path = Path(run) / "args.yaml"
-    args = read_yaml(path)
+    args = mappings.read_yaml(path)
     if args.get("target") not in list(HEADS):  # whatever stands there, a list too
         raise InputError(f"{path}: not the options of a run (no valid target)")
-    check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
+    mappings.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
     kfold = args.get("kfold", 0)
     if kfold < 0 or kfold == 1:
         raise InputError(f"{path}: kfold is {kfold!r}; it takes 0, 2 or more")
@@ -237,36 +212,25 @@ def read_args(run):
 def summed_folds(run):
     """The numbers of the folds that summary.json of a run holds."""
     path = Path(run) / "summary.json"
-    rows = read_json(path, folds=list)["folds"]
+    rows = mappings.read_json(path, folds=list)["folds"]
     for row in rows:
-        check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
+        mappings.check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
     return [row["fold"] for row in rows]
 
 
 def read_recipe(folder):
     """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`; InputError when it is none."""
     path = Path(folder) / "recipe.yaml"
-    recipe = read_yaml(path)
+    recipe = mappings.read_yaml(path)
     members = recipe.get("members", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise InputError(f"{path}: not a recipe of ensemble.py (its members are no list of mappings)")
     for member in members:
-        check_kinds(path, member, {"run": str})
+        mappings.check_kinds(path, member, {"run": str})
         weight = member.get("weight")
         parts = weight if isinstance(weight, dict) else {"weight": weight}
-        check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *NUMBER)))
+        mappings.check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *mappings.NUMBER)))
     return recipe
-
-
-def read_yaml(path):
-    """The mapping in a YAML file; nothing in it can run code. InputError when it is missing, damaged, or holds none."""
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable ({' '.join(str(error).split())})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no options (it is no mapping)")
-    return value
 
 
 def read_folds(run):
@@ -366,7 +330,7 @@ def done_folds(run):
     found = {}
     for name in _folders(run):
         if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
-            found[int(name[4:])] = read_json(Path(run) / name / "fold.json", **FOLD)
+            found[int(name[4:])] = mappings.read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
 
 

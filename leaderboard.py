@@ -122,7 +122,7 @@ def collect(directories):
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             errors.say(f"passed over in {directory}, neither run nor ensemble: {', '.join(map(ascii, others[:3]))}{more}")
     for problem in problems:
-        errors.say(f"error: {' '.join(problem.split())}")
+        errors.say(f"error: {errors.one_line(problem)}")
     return found, len(problems)
 
 

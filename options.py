@@ -37,6 +37,25 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
         return parsed
 
+    def check_recorded(self, recorded, path):
+        """InputError unless this parser would take the options of a mapping that was read from `path` as they stand there."""
+        words = []
+        for action in self._actions:
+            value, option = recorded.get(action.dest), action.option_strings[-1]
+            if isinstance(value, list) and value:
+                words += [option, *map(str, value)]
+            elif value is not None and not isinstance(value, (bool, list)):
+                words.append(f"{option}={value}")
+        try:
+            taken = vars(self.parse_args(words))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        for action in self._actions:
+            value, is_flag = recorded.get(action.dest), action.nargs == 0
+            same = isinstance(value, bool) == is_flag and (is_flag or value == taken.get(action.dest))
+            if action.dest in recorded and not same:
+                raise InputError(f"{path}: {action.dest} is {value!r:.100}; damaged, or not written by train.py")
+
     def given(self, args=None):
         """Names (dest) of the options that stand in the command line itself."""
         unset = object()

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import experiment
+import mappings
 from errors import say
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,8 +95,8 @@ def measured_once(cache_dir, what, key, names, measure):
             experiment.write_json(
                 file, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}}
             )
-    rates = experiment.read_json(file, images_per_second=dict)["images_per_second"]
-    experiment.check_kinds(file, rates, dict.fromkeys(names, experiment.NUMBER))
+    rates = mappings.read_json(file, images_per_second=dict)["images_per_second"]
+    mappings.check_kinds(file, rates, dict.fromkeys(names, mappings.NUMBER))
     return {name: rates[name] for name in names}, told
 
 

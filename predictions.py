@@ -51,6 +51,7 @@ def read(path, target, keys):
         wholes = {"fold": tables.FOLDS, **dict(zip(truth_columns(target), counts))}
     table = tables.read_numbers(path, keys, (*wholes, *columns(target)))
     table = tables.to_wholes(path, table, wholes)
+    tables.check_inside(path, table, keys[0])
     twice = table[keys[0]].duplicated()
     if twice.any():
         row = int(twice.argmax())

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import experiment
+import mappings
 from errors import InputError, did_you_mean
 from labels import SCORED_AS
 
@@ -128,7 +129,7 @@ def _read_scores(path):
     """The scores, time and folds in summary.json or score.json; {} without the file (the run was stopped)."""
     if not path.is_file():
         return {}
-    found = experiment.read_json(path)
+    found = mappings.read_json(path)
     facts = {key: _number(found[key], path, key) for key in ("oof_f1", "oof_acc") if found.get(key) is not None}
     bounds = found.get("oof_f1_ci95")
     if bounds is not None:
@@ -151,7 +152,7 @@ def _fold_files(folder):
 
 
 def _read_fold(path):
-    found = experiment.read_json(path)
+    found = mappings.read_json(path)
     return {"seconds": _number(found.get("seconds", 0.0), path, "seconds", float("inf"))}
 
 
@@ -175,7 +176,7 @@ def read_lb(folder):
     path = Path(folder) / "lb.json"
     if not path.is_file():
         return {}
-    found = experiment.read_json(path)
+    found = mappings.read_json(path)
     if not isinstance(found.get("history"), list):
         raise InputError(f"{path}: holds no history; delete it to record the score anew")
     return {"lb": _number(found.get("lb"), path, "lb")}
@@ -188,7 +189,7 @@ def record_lb(folder, value):
         for leftover in path.parent.glob(".lb.json.*.tmp*"):
             leftover.unlink(missing_ok=True)
         earlier = read_lb(folder).get("lb")
-        history = [] if earlier is None else experiment.read_json(path)["history"]
+        history = [] if earlier is None else mappings.read_json(path)["history"]
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         experiment.write_json(path, {"lb": value, "history": [*history, {"lb": value, "recorded": now}]})
     return earlier

@@ -29,7 +29,7 @@ import numpy as np
 
 import ablation
 import errors
-import experiment
+import mappings
 import options
 import plan
 import scoreboard
@@ -203,7 +203,7 @@ class Sweep:
 
 def result_text(job):
     """'OOF F1 0.5208' of a finished run."""
-    score = experiment.read_json(job.run / "summary.json").get("oof_f1")
+    score = mappings.read_json(job.run / "summary.json").get("oof_f1")
     return "nofold, no score" if score is None else f"OOF F1 {score:.4f}"
 
 

@@ -143,6 +143,13 @@ def to_wholes(path, table, counts):
     return table.astype(dict.fromkeys(counts, np.int64))
 
 
+def check_inside(path, table, column):
+    """InputError that names the first row of a table whose file name in `column` is none, or climbs out of its folder."""
+    for row, name in enumerate(table[column]):
+        if not name or name[0] == "/" or ".." in name.split("/"):
+            raise InputError(f"{place(path, row)}: {column} {name!r} is not the name of an image below its folder")
+
+
 def check_once(path, table, column):
     """InputError that names the second line which has the same text in a column of a table of `read`."""
     twice = table[column].duplicated()

@@ -282,9 +282,11 @@ def resumed_args(parser, args, given, ranks):
     unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
     if unknown:
         raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
+    parser.check_recorded(recorded, run / "args.yaml")
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(dataset.locate(args.data_dir)[0])
+    model.check_name(args.model)
     check_folds(parser, args)
     if args.parallel_folds == "auto":
         parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")

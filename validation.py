@@ -11,6 +11,7 @@ import cache
 import dataset
 import evaluation
 import experiment
+import mappings
 import metrics
 import model
 import predictions
@@ -29,7 +30,7 @@ def is_fresh(run, tta):
     table, facts = oof_files(run, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    return experiment.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
+    return mappings.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
 
 
 def _digests(run):

@@ -15,6 +15,7 @@ import errors
 import evaluation
 import experiment
 import inference
+import mappings
 import model
 import precision
 import predictions
@@ -80,7 +81,7 @@ def test_single_folds_best_and_tta(own_run, places, shared_data):
     inference.main(["--models", str(own_run), "--folds", "1", "--tta", "hflip", *places])
     expected = by_hand(own_run, [1], shared_data, "hflip")
     np.testing.assert_allclose(pd.read_csv(own_run / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
-    folds = experiment.read_json(own_run / "summary.json")["folds"]
+    folds = mappings.read_json(own_run / "summary.json")["folds"]
     best = max(folds, key=lambda facts: facts["val_f1"])["fold"]
     inference.main(["--models", str(own_run), "--folds", "best", *places])
     np.testing.assert_allclose(
@@ -112,7 +113,7 @@ def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, pl
     monkeypatch.setattr(evaluation, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
     inference.main(["--models", str(own_run), *places])
     assert made == []
-    facts = experiment.read_json(own_run / "fold1" / "fold.json")
+    facts = mappings.read_json(own_run / "fold1" / "fold.json")
     experiment.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     inference.main(["--models", str(own_run), *places])
     assert made == [(own_run, 1)]

@@ -14,6 +14,7 @@ import engine
 import errors
 import experiment
 import inference
+import mappings
 import model
 import pseudo
 import train
@@ -161,7 +162,7 @@ def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
 def test_the_finished_weights_predict(finished, shared_data, workplace):
     argv = ["--models", str(finished), "--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--quiet"]
     assert inference.main([*argv, "--device", "cpu"]) == 0
-    digests = [experiment.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
+    digests = [mappings.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
     finals = [experiment.weights_file(finished, number) for number in (0, 1)]
     assert [path.name for path in finals] == ["final.safetensors"] * 2
     assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]

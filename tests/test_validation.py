@@ -16,6 +16,7 @@ import errors
 import evaluation
 import experiment
 import inference
+import mappings
 import metrics
 import model
 import predictions
@@ -97,7 +98,7 @@ def test_they_are_made_once_and_again_when_the_weights_change(own_run, places, m
     monkeypatch.setattr(evaluation, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
     inference.main(argv)
     assert capsys.readouterr().out == told and made == []
-    facts = experiment.read_json(run / "fold1" / "fold.json")
+    facts = mappings.read_json(run / "fold1" / "fold.json")
     experiment.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     assert not validation.is_fresh(run, "hflip") and not validation.is_fresh(run, "shift")
     inference.main(argv)
