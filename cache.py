@@ -114,7 +114,7 @@ def read_array(file, dtype, shape):
     """The memory map of an array of the cache; no objects are unpickled. InputError when it is another one, or damaged."""
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy reads a header as Python's own text, which fails in many ways
         raise InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew") from error
     found = (array.dtype, array.shape) if isinstance(array, np.memmap) and array.flags.c_contiguous else None
     if found != (np.dtype(dtype), shape):

@@ -73,9 +73,39 @@ def load_state(run, fold):
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); delete it to train this fold anew") from error
+        raise damaged(path, error) from error
+    if not isinstance(state, dict):
+        raise damaged(path, f"holds a {type(state).__name__}")
+    return state
+
+
+def damaged(path, error):
+    """The InputError of a saved state that can't be gone on from, for the reason `error`."""
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(f"{path}: damaged ({reason}); delete it to train this fold anew")
+
+
+def check_state(state):
+    """ValueError unless `state` has the parts of engine.Fit.state_dict, as far as the loop goes by them."""
+    kinds = {"model": dict, "optimizer": dict, "scaler": dict, "loss_sum": torch.Tensor, "tail": list, "history": list}
+    kinds |= {"epoch": int, "step": int, "seconds": (int, float)}
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"its {name} is a {type(state.get(name)).__name__}")
+    for row in state["history"]:
+        if not set(experiment.LOG_COLUMNS) <= set(row):
+            raise ValueError("its history lacks columns of log.csv")
+
+
+def restore(fit, state, path):
+    """`fit` goes on from a state that was read from `path`; InputError when it is of another model, or damaged."""
+    try:
+        check_state(state)
+        fit.load_state_dict(state)
+    except Exception as error:  # torch says what does not fit in many ways
+        raise damaged(path, error) from error
 
 
 def train_missing(args, run, data, fold, ranks, stop, net=None):
@@ -98,7 +128,7 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
-        fit.load_state_dict(state)
+        restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
         if ranks.first:
             at = last or state
             errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
@@ -135,7 +165,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
-        final.load_state_dict(last)
+        restore(final, last, experiment.fold_dir(run, fold) / "last.pt")
 
     def state():
         return {**fit.state_dict(), "last": final.state_dict()}

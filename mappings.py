@@ -31,7 +31,9 @@ def read_json(path, **kinds):
 def check_kinds(path, found, kinds):
     """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here."""
     for key, kind in kinds.items():
-        value = found.get(key)
+        if key not in found:
+            raise InputError(f"{path}: lacks {key}; damaged, or not written by this version")
+        value = found[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 from simulated import People, write_run
+from test_engine import make_fit
 
 import cache
 import compare
@@ -83,6 +84,16 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
     pickled(tmp_path / "fold0" / "last.pt", owned, how)
     with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it to train this fold anew"):
         fold.load_state(tmp_path, 0)
+
+
+@pytest.mark.parametrize("change", [
+    {"model": None}, {"model": {}}, {"optimizer": {}}, {"epoch": "1"}, {"step": None}, {"history": [{}]}, {"loss_sum": torch.zeros(3)}, {"scaler": 7},
+])  # fmt: skip
+def test_states_that_no_training_can_go_on_from(tmp_path, change):
+    fit = make_fit()
+    fold.restore(fit, fit.state_dict(), tmp_path / "last.pt")
+    with pytest.raises(InputError, match=r"last.pt: damaged \(.*\); delete it to train this fold anew"):
+        fold.restore(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
 
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):
