@@ -12,7 +12,7 @@ from errors import InputError, Interrupted
 
 EXIF_ORIENTATION = 0x0112
 # What is read, whatever a file is called. Not all that Pillow knows: PostScript is a program, which Pillow would run.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory holds
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows

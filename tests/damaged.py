@@ -107,7 +107,7 @@ IMAGES = {
     "text.jpg": (b"not a picture", "not a readable image (13 bytes"),
     "page.jpg": (b"<!doctype html><title>404</title>", "not a readable image (33 bytes"),
     "apple_double.jpg": (b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(64), "not a readable image"),
-    "program.jpg": (PROGRAM, "not a readable image"),
+    "program.jpg": (PROGRAM, "cannot identify image file"),
     "half.jpg": (whole("JPEG")[:400], "not a readable image"),
     "half.png": (whole("PNG")[:60], "not a readable image"),
     "half.webp": (whole("WEBP")[:40], "not a readable image"),

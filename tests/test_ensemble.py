@@ -126,9 +126,10 @@ def test_runs_that_do_not_fit_are_named(runs, three, places, tmp_path, capsys, c
     assert not (tmp_path / "submissions").exists()
 
 
-def test_an_existing_result_is_never_overwritten(runs, places, capsys):
+def test_an_existing_result_is_never_overwritten(runs, places, monkeypatch, capsys):
     argv = ["--models", str(runs["label"]), "--name", "mine", *places]
     assert ensemble.main(argv) == 0
+    monkeypatch.setattr(ensemble, "read_members", None)  # it is told before any work
     assert errors.run(lambda: ensemble.main(argv)) == 2
     assert "exists and is never overwritten" in capsys.readouterr().err
 
