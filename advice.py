@@ -48,7 +48,7 @@ def scored_folders(output_dir):
             scores = mappings.read_json(path)
             low, high = scores["oof_f1_ci95"]
             found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
-        except (InputError, KeyError, TypeError, ValueError):
+        except (InputError, ArithmeticError, KeyError, TypeError, ValueError):
             continue  # no score, or none that a result of ours has
     return sorted(found, key=lambda row: (-row[0], str(row[2])))
 

@@ -9,6 +9,7 @@ from errors import InputError
 
 NUMBER = (int, float)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LARGEST = 1e300  # a number beyond it, or not a number, is no fact of a run
 MAX_DEPTH = 100  # of YAML; libyaml's own loader runs off its stack some thousands deep
 
 
@@ -29,12 +30,14 @@ def read_json(path, **kinds):
 
 
 def check_kinds(path, found, kinds):
-    """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here."""
+    """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here, and
+    numbers are finite."""
     for key, kind in kinds.items():
         if key not in found:
             raise InputError(f"{path}: lacks {key}; damaged, or not written by this version")
         value = found[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        vast = isinstance(value, NUMBER) and not abs(value) <= LARGEST
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or vast:
             raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
 
 

@@ -120,7 +120,7 @@ def _plain(path, mapping):
 
 def _number(value, path, key, high=1.0):
     """`value` as a float in 0..high, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, mappings.NUMBER) or not 0 <= value <= min(high, mappings.LARGEST):
         raise InputError(f"{path}: {key} is {value!r}; it takes a number from 0 to {high:g}")
     return float(value)
 

@@ -84,6 +84,8 @@ def read_text(path, columns=()):
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not in UTF-8 (byte {content[error.start]:#x}); save it as CSV UTF-8") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{path}: no such file; {wanted}") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{path}, line {line}: holds a NUL character: damaged, or not in UTF-8; save it as CSV UTF-8")

@@ -251,6 +251,7 @@ TABLES = [
     ("train.csv", "a Korean name in UTF-8", in_encoding("utf-8"), SAME),
     ("train.csv", "a quote that never ends", changed("male", '"male'), "line 2: not a readable csv (unexpected end of data)"),
     ("train.csv", "a line break in a name", changed("Asian,45", '"As\nian",4x'), "line 4: age '4x'"),
+    ("train.csv", "a line break in a name above the bad one", lambda text: text.replace("Asian,22", '"As\nian",22').replace(",45,", ",4x,"), "line 5: age '4x'"),
     ("train.csv", "a line break in a name above", changed("Asian,22", '"As\nian",22'), SAME),
     ("train.csv", "a comma at the end of every row", changed("\n", ",\n", -1), SAME),
     ("train.csv", "a comma at the end of all rows but the header", below(changed("\n", ",\n", -1)), "line 2: 6 fields under a header of 5"),
