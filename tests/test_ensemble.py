@@ -114,8 +114,8 @@ def bad_number(run):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lose_a_row("oof.csv"), "their oof.csv hold different images (1 in one alone"),
-    (bad_number, "oof.csv: a probability is"),
-    (lambda run: (run / "oof.csv").write_text("image,path\n"), "oof.csv: column 'p0' is missing"),
+    (bad_number, "oof.csv, line 5: p1 'nan' is not a number from 0 on"),
+    (lambda run: (run / "oof.csv").write_text("image,path\n"), "oof.csv: column 'fold' is missing"),
 ])  # fmt: skip
 def test_runs_that_do_not_fit_are_named(runs, three, places, tmp_path, capsys, change, message):
     copy = Path(shutil.copytree(three[0], tmp_path / "odd"))
