@@ -19,6 +19,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
+import finite
 import metrics
 import parts
 import sampling
@@ -175,6 +176,7 @@ class Fit:
             classes = data.of_train(data.classes) if recipe.mix_rare else None
             self.partners = sampling.Partners.of(data.train_rows, len(targets), same, classes)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)  # of this epoch, those with a finite loss_sum
         self.amp_dtype, self.layout = AMP_DTYPES[recipe.amp], layout(self.model)
         self.images = epoch_images(recipe, data)
         self.step_size = step_size(recipe, self.images, self.ranks.world)
@@ -270,6 +272,7 @@ class Fit:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.loss_sum.copy_(state["loss_sum"])
+        self.finite_steps.fill_(state["step"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.history, self.tail = state["history"], state["tail"]
         if self.tail:
@@ -285,10 +288,9 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True.
 
     Leaves the loss summed over steps in `fit.loss_sum` (on the device: no step waits for it) and `fit.step` at the next.
+    finite.NotFinite when a loss is not, on a GPU some steps later.
     """
-    recipe, data = fit.recipe, fit.data
-    classes, persons = data.of_train(data.classes), data.of_train(data.persons)
-    order = sampling.epoch_order(data.train_rows, recipe.seed, data.fold, fit.epoch, recipe.sampler, classes, persons)
+    order, data = parts.epoch_order(fit), fit.data
     fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
     steps, ahead = itertools.tee(parts.step_parts(fit, order, step) for step in range(fit.step, fit.steps))
@@ -297,7 +299,11 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
         for step in steps:
             train_step(fit, step, batches)
             fit.step += 1
+            if fit.averaged and fit.step == fit.steps:
+                fit.average()
             fit.seconds = before + time.perf_counter() - started
+            if fit.ranks.device.type == "cpu" or fit.step % finite.LOOK_STEPS == 0:
+                finite.check_loss(fit)
             if after_step():
                 return False
     return True
@@ -324,6 +330,7 @@ def learn(fit, made):
             loss = part_loss(fit, images, targets)
             backward(fit, loss)
         fit.loss_sum += loss.detach()
+    fit.finite_steps += fit.loss_sum.isfinite()  # once it is not finite it stays so
     update(fit)
 
 
@@ -352,13 +359,24 @@ def update(fit):
         fit.ema.update(fit.model, step=fit.global_step)
 
 
-def predict_rows(fit, rows, batch_size=None):
-    """Logits float32 [len(rows), num_outputs] of the evaluated model, each process doing its share."""
-    batch_size, data = batch_size or fit.recipe.batch_size, fit.data
+def predict_rows(fit, rows, before_batch=lambda: None):
+    """Logits float32 [len(rows), num_outputs] of the evaluated model, each process doing its share.
+
+    `before_batch()` is called as often in every process; what it raises ends the prediction.
+    """
+    batch_size, data = fit.recipe.batch_size, fit.data
     fit.ranks.same_buffers(fit.evaluated)
-    mine = fit.ranks.share(rows)
+    mine, most = fit.ranks.share(rows), len(rows[:: fit.ranks.world])
     groups = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
-    logits = predict(fit.evaluated, data.store.batches(groups), data.mean, data.std, fit.amp_dtype)
+
+    def batches():
+        with contextlib.closing(data.store.batches(groups)) as read:
+            for _turn, batch in itertools.zip_longest(range(0, most, batch_size), read):
+                before_batch()
+                if batch is not None:
+                    yield batch
+
+    logits = predict(fit.evaluated, batches(), data.mean, data.std, fit.amp_dtype)
     return fit.ranks.unshare(logits, len(rows))
 
 
@@ -367,13 +385,14 @@ def head_probs(target, logits):
     return np.concatenate([metrics.softmax(logits[:, part]) for part in head_slices(target).values()], axis=1)
 
 
-def evaluate(fit):
+def evaluate(fit, before_batch=lambda: None):
     """(val_loss, val_f1, val_acc, probs [N, num_outputs]) of the validation rows; scores against official labels.
 
     The loss is the training loss on the training labels' definition, so that its curve compares with the training curve.
+    `before_batch` is that of predict_rows.
     """
     recipe, data = fit.recipe, fit.data
-    logits = predict_rows(fit, data.val_rows)
+    logits = predict_rows(fit, data.val_rows, before_batch)
     targets = fit.targets[torch.from_numpy(data.val_rows).to(fit.ranks.device)]
     val_loss = float(fit.criterion(torch.from_numpy(logits).to(fit.ranks.device), targets))
     probs = head_probs(recipe.target, logits)
@@ -382,30 +401,26 @@ def evaluate(fit):
     return val_loss, float(metrics.macro_f1(truth, pred, classes)), float(metrics.accuracy(truth, pred, classes)), probs
 
 
-def end_epoch(fit):
+def end_epoch(fit, before_batch=lambda: None):
     """Evaluate and close `fit.epoch`: its row joins the history. Returns the validation probabilities, None without a fold.
 
-    InputError when the training loss is not finite: nothing after it would be worth keeping.
+    `before_batch` is called before each batch of the validation; until that is over nothing of the state changes, so it may
+    save the state and raise. finite.NotFinite when the loss or the weights are not: nothing after it would be worth keeping.
     """
+    finite.check_state(fit)
     train_loss = fit.ranks.from_first(float(fit.loss_sum)) / fit.steps
-    if not np.isfinite(train_loss):
-        raise InputError(
-            f"the training loss of fold {fit.data.fold}, epoch {fit.epoch} is {train_loss}; "
-            f"try a lower --lr, --clip-grad 1 or --amp off (the last good state is kept)"
-        )
     lr = fit.optimizer.param_groups[0]["lr"] / fit.optimizer.param_groups[0].get("lr_scale", 1.0)
     row = {"fold": fit.data.fold, "epoch": fit.epoch, "lr": lr, "train_loss": train_loss}
     row |= {"val_loss": None, "val_f1": None, "val_acc": None}
     rate = fit.steps * fit.step_size / max(fit.seconds, 1e-9)
-    if fit.averaged:
-        fit.average()
     probs = None
     if len(fit.data.val_rows):
         started = time.perf_counter()
-        row["val_loss"], row["val_f1"], row["val_acc"], probs = evaluate(fit)
+        row["val_loss"], row["val_f1"], row["val_acc"], probs = evaluate(fit, before_batch)
         fit.seconds += time.perf_counter() - started
     row |= {"seconds": round(fit.seconds, 3), "images_per_second": round(rate, 1)}
     fit.history.append(fit.ranks.from_first(row))  # boxes that round differently agree on the best epoch
     fit.epoch, fit.step, fit.seconds = fit.epoch + 1, 0, 0.0
     fit.loss_sum.zero_()
+    fit.finite_steps.zero_()
     return probs

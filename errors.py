@@ -14,8 +14,11 @@ class InputError(ValueError):
     """Bad input or misuse. The message is one line: the file or option, the value found, and what would do."""
 
 
-class Interrupted(Exception):
-    """A signal asked the program to stop and its state is saved. `code` is the exit code, the message the way back."""
+class Interrupted(BaseException):
+    """A signal asked the program to stop and its state is saved. `code` is the exit code, the message the way back.
+
+    Like KeyboardInterrupt no Exception: a library that a signal finds within its `except Exception` would swallow it.
+    """
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -39,6 +42,24 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def leave_on_signals():
+    """From here on a signal ends this process at once, in one line: for the seconds in which a script imports its modules."""
+
+    def leave(number, _frame):
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+            _say_amid(f"stopped by {signal.Signals(number).name}")
+        os._exit(EXIT_CODES[number])
+
+    for number in EXIT_CODES:
+        signal.signal(number, leave)
+
+
+def _say_amid(text):
+    """`say` from within a signal handler, whose signal may have come in the middle of another line's writing."""
+    with contextlib.suppress(RuntimeError):
+        say(text)
+
+
 def ignore_signals():
     """From here on no signal stops this process, which is about to end."""
     for number in EXIT_CODES:
@@ -49,12 +70,14 @@ class StopSignals:
     """SIGINT, SIGTERM and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
 
     Outside of `deferred()` a signal raises Interrupted at once; inside it sets `requested` (the exit code) and the loop
-    that polls it stops at its next safe point. A second signal leaves at once; but not under torchrun, which hands on a
-    signal that a scheduler may have sent to all processes already, and kills what is there 30 seconds later.
+    that polls it stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but not
+    under torchrun, which hands on a signal that a scheduler may have sent to all processes already, and kills what is there
+    30 seconds later.
     """
 
     def __init__(self):
         self.requested = 0
+        self._by = ""
         self._defer = False
         for number in EXIT_CODES:
             signal.signal(number, self._on_signal)
@@ -65,23 +88,29 @@ class StopSignals:
             return
         if self.requested:
             os._exit(code)
-        self.requested = code
+        self.requested, self._by = code, signal.Signals(number).name
         if not self._defer:
-            raise Interrupted(code, f"stopped by {signal.Signals(number).name}")
-        print(f"{signal.Signals(number).name}: saving the state, then leaving (again: leave at once)", file=sys.stderr)
+            raise Interrupted(code, f"stopped by {self._by}")
+        _say_amid(f"{self._by}: saving the state, then leaving (again: leave at once)")
 
     @contextlib.contextmanager
     def deferred(self):
-        """While this holds, signals only set `requested`."""
+        """While this holds, signals only set `requested`; Interrupted when it ends with one that nobody met."""
         self._defer = True
         try:
             yield
         finally:
             self._defer = False
+        if self.requested:
+            raise Interrupted(self.requested, f"stopped by {self._by}")
 
 
 def run(main):
-    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2."""
+    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2.
+
+    A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
+    """
+    StopSignals()
     try:
         return main()
     except InputError as error:

@@ -193,7 +193,17 @@ def find_run(path):
 
 def write_args(run, args, command):
     """args.yaml: every option as resolved (a dict), under a comment with the exact command (a list of words)."""
-    write_text(run / "args.yaml", f"# {shlex.join(command)}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
+    _write_args(run, args, f"# {shlex.join(command)}")
+
+
+def change_args(run, **changed):
+    """Give options in args.yaml other values; the comment with the command that began the run stays."""
+    comment = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    _write_args(run, {**read_args(run), **changed}, comment)
+
+
+def _write_args(run, args, comment):
+    write_text(run / "args.yaml", f"{comment}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
 
 
 def read_args(run):
@@ -342,12 +352,23 @@ def write_log(run, fold, rows):
         write_csv(Path(run) / "log.csv", pd.concat([read_log(path) for path in logs]))
 
 
-def finish_fold(run, fold, facts):
-    """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes."""
+def finish_fold(run, fold, facts, keep_state=False):
+    """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes unless it is kept."""
     with open(weights_file(run, fold), "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
-    (fold_dir(run, fold) / "last.pt").unlink(missing_ok=True)
+    drop_state(run, fold, keep_state)
+
+
+def drop_state(run, fold, keep_state=False):
+    """Remove the state of a complete fold, if it is there: a kill may have come between its fold.json and this."""
+    if not keep_state:
+        (fold_dir(run, fold) / "last.pt").unlink(missing_ok=True)
+
+
+def reopen_fold(run, fold):
+    """A fold that is trained on is not complete any more."""
+    (fold_dir(run, fold) / "fold.json").unlink(missing_ok=True)
 
 
 def write_summary(run, target, kfold):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import resource
 import sys
 import time
@@ -17,6 +18,7 @@ import dataset
 import engine
 import errors
 import experiment
+import finite
 import model
 import precision
 import predictions
@@ -108,19 +110,66 @@ def restore(fit, state, path):
         raise damaged(path, error) from error
 
 
+def is_complete(args, facts):
+    """Whether a fold with this fold.json has nothing left to train: all its --epochs are done, or --patience has ended it."""
+    return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
+
+
+def check_epochs(args, run):
+    """InputError when a run that goes on can't end after --epochs: more are begun, or a complete fold's state is gone."""
+    done = experiment.done_folds(run)
+    for fold in range(max(args.kfold, 1)):
+        kept = (experiment.fold_dir(run, fold) / "last.pt").exists()
+        state = load_state(run, fold) if kept and fold not in done else {"epoch": 0, "step": 1}
+        begun = done[fold]["epochs"] if fold in done else state["epoch"] - (state["step"] == 0)
+        if args.epochs < begun:
+            raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
+        if fold in done and not is_complete(args, done[fold]) and not kept:
+            raise InputError(
+                f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
+                f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
+            )
+
+
 def train_missing(args, run, data, fold, ranks, stop, net=None):
-    """`train_fold`, unless the fold is complete already; its folder is held meanwhile. InputError when another holds it."""
+    """`train_fold`, unless the fold is complete already; its folder is held meanwhile.
+
+    InputError when another process holds it, and for a loss or weights that are no numbers any more.
+    """
+    if code := ranks.any(stop.requested):
+        raise Interrupted(code, "stopped between two folds")
     done = ranks.from_first(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
-    if fold not in done:
-        with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
+    if fold in done and is_complete(args, done[fold]):
+        if ranks.first:
+            experiment.drop_state(run, fold, args.keep_state)
+        return
+    with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
+        try:
             train_fold(args, run, data, fold, ranks, stop, net)
+        except finite.NotFinite as error:
+            raise InputError(tell_not_finite(args, run, data, fold, error, ranks)) from None
+
+
+def tell_not_finite(args, run, data, fold, error, ranks):
+    """What went wrong in which step, with its images, all of which are listed in a file, and what to try."""
+    images, listed = [str(data.files[row]) for row in error.rows], experiment.fold_dir(run, fold) / "not_finite.txt"
+    if ranks.first:
+        experiment.write_text(listed, "".join(f"{image}\n" for image in images))
+    tries = [f"a lower --lr than {args.lr:g}", *(["--clip-grad 1"] if not args.clip_grad else [])]
+    tries += {"fp16": ["--amp bf16", "--amp off"], "bf16": ["--amp off"]}.get(args.amp, [])
+    return (
+        f"fold {fold}, epoch {error.epoch}, step {error.step}: {error}; the step's {len(images)} images are {images[0]} and "
+        f"others, listed in {listed}. The last good state is kept; try a new run with {' or '.join(tries)}"
+    )
 
 
 def train_fold(args, run, data, fold, ranks, stop, net=None):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
     `args` are the options of train.py, `stop` its StopSignals, `net` what `build_model` makes for this fold, if it is made
-    already. Raises Interrupted, with the state saved, when a signal came.
+    already. Raises Interrupted, with the state saved, when a signal came. With more --epochs than it had a fold is trained on
+    from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that
+    began with as many.
     """
     net = build_model(args, fold, ranks.device) if net is None else net
     mean, std = model.mean_std(net)
@@ -129,24 +178,30 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
         restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
+        last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
             errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
+    if ranks.first:
+        experiment.reopen_fold(run, fold)
     with SummaryWriter(run) if ranks.first else contextlib.nullcontext() as board:
         while not fit.finished:
             train_epoch(args, run, fit, stop, fit.state_dict)
-            probs = engine.end_epoch(fit)
+            where = f"epoch {fit.epoch}, while validating"
+            probs = engine.end_epoch(fit, functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where))
             if ranks.first:
                 keep_epoch(args, run, data, fit, probs)
                 log_epoch(args, board, fit)
         rows = fit.history + (finish_on_all(args, run, data, fit, last, board, stop) if args.finish_on_all else [])
     if not args.kfold:
-        logits = engine.predict_rows(fit, fit.data.train_rows)
+        where = "while predicting its training images"
+        asked = functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where)
+        logits = engine.predict_rows(fit, fit.data.train_rows, asked)
         probs = engine.head_probs(args.target, logits)
         if ranks.first:
             write_predictions(args, run, data, fold, fit.data.train_rows, probs, "insample.csv")
     if ranks.first:
-        finish(run, fit, rows)
+        finish(run, fit, rows, args.keep_state)
     ranks.wait()
 
 
@@ -197,22 +252,30 @@ def train_epoch(args, run, fit, stop, state, on=""):
     def after_step():
         nonlocal saved
         bar.update(fit.step_size)
-        if fit.ranks.any(stop.requested):
-            return True
+        leave_if_asked(run, fit, stop, state, f"epoch {fit.epoch}{on}, after step {fit.step} of {fit.steps}")
         if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
-            save_state(run, fit.data.fold, state())
+            save_good_state(run, fit, state)
             saved = time.monotonic()
         return False
 
     with bar:
-        complete = engine.train_one_epoch(fit, after_step)
-    if not complete:
-        if fit.ranks.first:
-            save_state(run, fit.data.fold, state())
-        raise Interrupted(
-            stop.requested or 143,
-            f"stopped in fold {fit.data.fold}, epoch {fit.epoch}, after step {fit.step} of {fit.steps}; state saved",
-        )
+        engine.train_one_epoch(fit, after_step)
+
+
+def leave_if_asked(run, fit, stop, state, where):
+    """Save the state and raise Interrupted if a signal asked to stop; of several processes all do so at the same place."""
+    code = fit.ranks.any(stop.requested)
+    if not code:
+        return
+    if fit.ranks.first:
+        save_good_state(run, fit, state)
+    raise Interrupted(code, f"stopped in fold {fit.data.fold}, {where}; state saved")
+
+
+def save_good_state(run, fit, state):
+    """`save_state` of what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
+    finite.check_state(fit)
+    save_state(run, fit.data.fold, state())
 
 
 def keep_epoch(args, run, data, fit, probs):
@@ -274,7 +337,7 @@ def log_epoch(args, board, fit, on=""):
     )
 
 
-def finish(run, fit, rows):
+def finish(run, fit, rows, keep_state):
     """Mark the fold complete with its scores and the costs of all its `rows` of the log."""
     best = fit.history[fit.best_epoch - 1]
     facts = {
@@ -287,7 +350,7 @@ def finish(run, fit, rows):
         "images_per_second": float(np.mean([row["images_per_second"] for row in rows])),
         "peak_memory_mib": peak_memory_mib(fit.ranks.device),
     }
-    experiment.finish_fold(run, fit.data.fold, facts)
+    experiment.finish_fold(run, fit.data.fold, facts, keep_state)
 
 
 def peak_memory_mib(device):

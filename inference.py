@@ -8,6 +8,11 @@ RUN/submission.csv (ImageID,ans in the order of info.csv). With --oof it reads t
 each fold's validation images with the --tta, which says whether that is worth having.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take seconds
+
 import shlex
 import sys
 
@@ -15,7 +20,6 @@ import blend
 import dataset
 import distributed
 import engine
-import errors
 import evaluation
 import experiment
 import metrics

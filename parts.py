@@ -1,5 +1,6 @@
 """What a training step takes in: rows of the store, their random changes and their partners, made into images and targets."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import augment
 import mixing
 import sampling
 from cache import draw_seed
+from distributed import ALONE
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Part:
     def reads(self):
         """The rows whose images it needs: its own and those of their partners."""
         return np.concatenate([self.rows, self.partners])
+
+
+def epoch_order(fit):
+    """The training rows of `fit.epoch` in their order."""
+    recipe, data = fit.recipe, fit.data
+    classes, persons = data.of_train(data.classes), data.of_train(data.persons)
+    return sampling.epoch_order(data.train_rows, recipe.seed, data.fold, fit.epoch, recipe.sampler, classes, persons)
 
 
 def step_parts(fit, order, step):
@@ -71,3 +80,10 @@ def prepare(fit, part, batch):
         own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
         images, targets = mixing.mix_batch(fit.recipe.mix, *own, mixed, mix_params, *others)
     return images.contiguous(memory_format=fit.layout), targets
+
+
+def step_rows(fit, step):
+    """The rows that all processes together take in in a step of `fit.epoch`: its own and those mixed with them."""
+    alone = copy.copy(fit)
+    alone.ranks = ALONE
+    return np.concatenate([part.reads for part in step_parts(alone, epoch_order(fit), step)])

@@ -266,10 +266,10 @@ def main(argv=None):
         stop = errors.StopSignals()
         with stop.deferred():
             sweep.run(stop)
-        if stop.requested:
-            finished = f"{sum(job.is_finished for job in jobs)} of {len(jobs)} runs are finished"
-            again = shlex.join(["python", "sweep.py", *argv])
-            raise Interrupted(stop.requested, f"stopped; {finished}, others go on with: {again}")
+            if stop.requested:
+                finished = f"{sum(job.is_finished for job in jobs)} of {len(jobs)} runs are finished"
+                again = shlex.join(["python", "sweep.py", *argv])
+                raise Interrupted(stop.requested, f"stopped; {finished}, others go on with: {again}")
     print(table(experiments, jobs, args.markdown))
     if sweep.failed:
         errors.say(f"failed: {', '.join(sweep.failed)}; the same command tries them again")

@@ -8,22 +8,29 @@ crops.png with --face-crop, and TensorBoard events. Stopped by a signal it saves
 nothing had happened.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take seconds
+
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import cache
 import crops
 import dataset
 import distributed
 import engine
-import errors
 import experiment
 import fold
 import loss
+import memory
 import optim
 import parallel
 import precision
@@ -60,6 +67,7 @@ def open_run(args, argv, data, ranks):
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         experiment.sweep_run(run)
+        record_changes(args, run)
         return run
     recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
     run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
@@ -71,6 +79,17 @@ def open_run(args, argv, data, ranks):
     if data.pseudo is not None:
         experiment.write_csv(run / "pseudo.csv", data.pseudo, pseudo.FORMAT)
     return run
+
+
+def record_changes(args, run):
+    """What --resume may change for good goes into args.yaml."""
+    before = experiment.read_args(run)
+    changed = {name: getattr(args, name) for name in ("epochs", "keep_state") if getattr(args, name) != before[name]}
+    if changed:
+        experiment.change_args(run, **changed)
+    if "epochs" in changed:
+        cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
+        errors.say(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
 
 
 def draw_crops(args, run, data):
@@ -135,43 +154,79 @@ def train(argv, ranks, stop, started):
     what = __doc__.split("\n\n")[0]
     args = train_options.same_options(train_options.parse_args(argv, ranks, what), ranks)
     ranks = ranks.on(args.device)
+    run, ran_out = Path(args.resume) if args.resume else None, False
+    try:
+        data, built = prepare(args, ranks)
+        with stop.deferred(), ranks.together():
+            run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
+            train_folds(args, run, data, built, ranks, stop)
+        if ranks.first:
+            summary = experiment.write_summary(run, args.target, args.kfold)
+            with experiment.locked(run, wait=True):
+                draw_pictures(args, run)
+            closing(args, run, summary, started)
+    except Interrupted as stopped:
+        if run is None:
+            raise
+        raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
+    except torch.OutOfMemoryError:
+        ran_out = True  # what is measured now needs the memory that this error still holds
+    if ran_out:
+        raise InputError(out_of_memory(args, run, data, ranks))
+
+
+def prepare(args, ranks):
+    """(data, [the first fold's model, if it is built already]) of a run; what can be chosen or wrong before it begins is."""
     cores, threads = engine.use_threads(None), args.threads
     args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))
-    numbers, net = args.fold or list(range(max(args.kfold, 1))), None
+    net = None
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:
             experiment.check_free(args.output_dir, args.name)
-        net = fold.build_model(args, numbers[0], ranks.device, try_size=True)
+        net = fold.build_model(args, fold_numbers(args)[0], ranks.device, try_size=True)
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+    elif ranks.first:
+        fold.check_epochs(args, Path(args.resume))
     with ranks.one_first():
         data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)
+        if args.auto_batch:
+            memory.settle(args, data, net, ranks)
+            fold.check(args, data, net, ranks)
     training_data.check_same(args, data, ranks)
-    run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
+    return data, [net] if net else []
+
+
+def fold_numbers(args):
+    """The folds that this command trains."""
+    return args.fold or list(range(max(args.kfold, 1)))
+
+
+def train_folds(args, run, data, built, ranks, stop):
+    """Train what is not complete of this command's folds; the first takes its model from `built`, whose memory it then is."""
     if ranks.first:
         size = f"{args.img_size[0]} x {args.img_size[1]}"
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
-    try:
-        with stop.deferred(), ranks.together():
-            if ranks.first and args.face_crop is not None and not (run / "crops.png").exists():
-                draw_crops(args, run, data)
-            if args.parallel_folds > 1:
-                parallel.train_folds(args, run, data, numbers, ranks.device, stop)
-            else:
-                for number in numbers:
-                    fold.train_missing(args, run, data, number, ranks, stop, net)
-                    net = None
-        if ranks.first:
-            summary = experiment.write_summary(run, args.target, args.kfold)
-            with experiment.locked(run, wait=True):
-                draw_pictures(args, run)
-    except Interrupted as stopped:
-        raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
+        if args.face_crop is not None and not (run / "crops.png").exists():
+            draw_crops(args, run, data)
+    if args.parallel_folds > 1:
+        parallel.train_folds(args, run, data, fold_numbers(args), ranks.device, stop)
+        return
+    for number in fold_numbers(args):
+        fold.train_missing(args, run, data, number, ranks, stop, built.pop() if built else None)
+
+
+def out_of_memory(args, run, data, ranks):
+    """What to tell when a training had too little memory; of a new run that has learnt nothing yet, the folder goes."""
+    advice = memory.advice(args, data, ranks)
+    if args.resume or any(run.glob("fold*/last.pt")):
+        return f"{advice}. What {run} has learnt is kept, and --resume goes on with it where there is room"
     if ranks.first:
-        closing(args, run, summary, started)
+        shutil.rmtree(run)
+    return advice
 
 
 def resume_command(args, argv, run):
@@ -181,4 +236,6 @@ def resume_command(args, argv, run):
 
 
 if __name__ == "__main__":
-    sys.exit(errors.run(main))
+    code = errors.run(main)
+    errors.ignore_signals()  # all is said and written
+    sys.exit(code)

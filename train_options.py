@@ -32,9 +32,11 @@ DEMO_DEFAULTS = {
 }
 # What each of several processes has of its own: boxes may keep things in other places.
 PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
-# What may be given beside --resume: where things are, never what is trained.
+# What may be given beside --resume: where things are and how far to train, never how.
 RESUME_MAY_CHANGE = {
     "resume",
+    "epochs",
+    "keep_state",
     "fold",
     "data_dir",
     "cache_dir",
@@ -65,6 +67,9 @@ def make_parser(what=""):
     group.add_argument(
         "--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="minutes between saved states"
     )
+    group.add_argument("--keep-state", action="store_true",
+                       help="complete folds keep their last.pt (up to four times the size of their weights), so that --resume "
+                            "with more --epochs can train them on")  # fmt: skip
     group.add_argument("--quiet", action="store_true", help="no progress bars")
 
     group = parser.add_argument_group("people and labels")
@@ -117,12 +122,17 @@ def add_learning(parser):
         "--lr-gamma", type=options.positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop"
     )
     group.add_argument("--warmup-epochs", type=options.natural_int, default=0, metavar="N", help="linear warm-up")
-    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N", help="epochs of a fold, at most")
+    group.add_argument("--epochs", type=options.positive_int, default=10, metavar="N",
+                       help="epochs of a fold, at most; another number with --resume trains a run on or ends it sooner, and "
+                            "the rates of --scheduler Cosine follow it from there on")  # fmt: skip
     group.add_argument("--patience", type=options.natural_int, default=3, metavar="N",
                        help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
     group.add_argument(
         "--accum", type=options.positive_int, default=1, metavar="N", help="batches that make one optimizer step"
     )
+    group.add_argument("--auto-batch", action="store_true",
+                       help="where a batch has no room in the device's memory, halve --batch-size and double --accum until it "
+                            "has: the same images a step, but batch norm and --loss f1 see the smaller batch")  # fmt: skip
     group.add_argument(
         "--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped"
     )
@@ -256,6 +266,8 @@ def check_folds(parser, args):
 
 
 def check_parallel(parser, args):
+    if args.parallel_folds != 1 and args.auto_batch:
+        parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
     if args.parallel_folds != 1 and distributed.world_size() > 1:
         parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
 
@@ -287,6 +299,7 @@ def resumed_args(parser, args, given, ranks):
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     model.check_name(args.model)
+    check_techniques(parser, args)
     check_folds(parser, args)
     if args.parallel_folds == "auto":
         parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")

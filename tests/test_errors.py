@@ -1,10 +1,16 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 import errors
 import options
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_input_error_is_one_line_and_exit_code_2(capsys):
@@ -35,13 +41,65 @@ def handlers():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_signals_stop_at_once_or_are_deferred(handlers, capsys, number, code):
-    stop = errors.StopSignals()
-    with stop.deferred():
+    stop, reached = errors.StopSignals(), []
+    with pytest.raises(errors.Interrupted, match=f"^stopped by {number.name}$") as stopped, stop.deferred():
         os.kill(os.getpid(), number)
         assert stop.requested == code
-    stop.requested = 0
+        reached.append("the safe point")
+    assert stopped.value.code == code and reached
+    assert f"{number.name}: saving the state" in capsys.readouterr().err
     assert errors.run(lambda: os.kill(os.getpid(), number)) == code
     assert f"stopped by {number.name}" in capsys.readouterr().err
+
+
+def test_no_library_swallows_a_signal(handlers):
+    def careless():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            return 0
+
+    assert errors.run(careless) == 143
+
+
+def process(code):
+    """A Python process of its own that runs `code` with errors.py at hand, once it has said so."""
+    words = [sys.executable, "-c", f"import errors, os, signal, time\n{code}"]
+    started = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started.stdout.readline()
+    return started
+
+
+def test_a_second_signal_leaves_at_once():
+    code = "stop = errors.StopSignals()\nwith stop.deferred():\n    print(1, flush=True)\n    time.sleep(1)\n    time.sleep(60)"
+    stubborn = process(code)
+    stubborn.send_signal(signal.SIGTERM)
+    assert "saving the state" in stubborn.stderr.readline()
+    stubborn.send_signal(signal.SIGINT)
+    assert (stubborn.wait(30), stubborn.stderr.read()) == (130, "")
+
+
+def catches(pid, number):
+    """Whether a process has a handler of a signal by now."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(("script", "number", "code"), [
+    ("train.py", signal.SIGTERM, 143), ("train.py", signal.SIGINT, 130), ("inference.py", signal.SIGUSR1, 143),
+])  # fmt: skip
+def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
+    """Sent as soon as it is caught at all, seconds before torch is there."""
+    importing = subprocess.Popen(
+        [sys.executable, ROOT / script, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not catches(importing.pid, signal.SIGUSR1):
+        assert importing.poll() is None
+        time.sleep(0.001)
+    importing.send_signal(number)
+    out, err = importing.communicate(timeout=60)
+    assert (importing.returncode, out, err) == (code, "", f"stopped by {number.name}\n")
 
 
 def test_options_are_never_abbreviated_and_given_ones_are_known():

@@ -1,0 +1,44 @@
+"""Is what is being trained still a number? Looked at rarely enough that no step waits for the device.
+
+The device itself counts the steps whose loss was finite, so the first one that was not is known however late it is asked. The
+losses are those before the scale of --amp fp16, whose skipped steps are none of them.
+"""
+
+import torch
+
+import parts
+
+LOOK_STEPS = 50  # how often a GPU is asked, as its answer has to be waited for; a CPU is every step
+
+
+class NotFinite(ValueError):
+    """A loss or a weight is not-a-number or infinite: since `step` (from 1) of `epoch`, which took in `rows` of the store."""
+
+    def __init__(self, what, fit, step):
+        super().__init__(what)
+        self.epoch, self.step, self.rows = fit.epoch, step + 1, parts.step_rows(fit, step)
+
+
+def check_loss(fit):
+    """NotFinite when the loss of a step of `fit.epoch` was not; waits for the device."""
+    good = int(fit.finite_steps)
+    if good < fit.step:
+        raise NotFinite(f"the training loss is {float(fit.loss_sum)}", fit, good)
+
+
+def check_state(fit):
+    """NotFinite when a loss or a weight is not, or anything in the state is not-a-number: it must be neither saved nor kept."""
+    check_loss(fit)
+    weights = (not value.isfinite().all() for value in fit.model.parameters())
+    state = (value.isnan().any() for value in _tensors(fit.state_dict()))
+    if any(weights) or any(state):
+        raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
+
+
+def _tensors(value):
+    """The tensors within a state of dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)

@@ -1,0 +1,94 @@
+"""Has a training step room in the device's memory? Measured by taking it; and the largest batch that has, by halving."""
+
+import argparse
+import contextlib
+import copy
+import gc
+from dataclasses import replace
+
+import torch
+
+import distributed
+import engine
+import errors
+import finite
+import fold
+import model
+import training_data
+from errors import InputError
+
+
+def has_room(args, data, net, ranks):
+    """Whether this process can take two optimizer steps with the batches of `args`; a copy of the run's model `net` does."""
+    room = True
+    try:
+        _two_steps(args, data, net, ranks)
+    except torch.OutOfMemoryError:
+        room = False
+    gc.collect()
+    if ranks.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    return room
+
+
+def _two_steps(args, data, net, ranks):
+    recipe = replace(fold.recipe(args), batch_size=args.batch_size // ranks.world, freeze_epochs=0, compile=False)
+    rows = training_data.fold_data(args, data, args.fold[0] if args.fold else 0, *model.mean_std(net))
+    fit = engine.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
+    with contextlib.suppress(finite.NotFinite):  # the training itself will tell
+        engine.train_one_epoch(fit, lambda: fit.step == 2)
+
+
+def fitting(args, data, net, ranks, agree=True):
+    """`args` with the largest batches that have room, halved as often as it takes and then as many times more of them a step;
+    None where even the smallest have none. `agree`: all processes are here and come to the same."""
+    while args is not None:
+        short = not has_room(args, data, net, ranks)
+        if not (ranks.any(int(short)) if agree else short):
+            return args
+        args = _halved(args, ranks.world)
+    return None
+
+
+def _halved(args, world):
+    if args.batch_size % (2 * world):
+        return None
+    return argparse.Namespace(**{**vars(args), "batch_size": args.batch_size // 2, "accum": args.accum * 2})
+
+
+def settle(args, data, net, ranks):
+    """--auto-batch of a new run: --batch-size and --accum become what has room and makes the same steps."""
+    fits = fitting(args, data, net, ranks)
+    if fits is None:
+        raise InputError(_too_large(args, ranks.device))
+    if fits.batch_size < args.batch_size:
+        errors.say(f"auto batch: --batch-size {args.batch_size} has no room on {_name(ranks.device)}, "
+                   f"taken: --batch-size {fits.batch_size} --accum {fits.accum}")  # fmt: skip
+    args.batch_size, args.accum = fits.batch_size, fits.accum
+
+
+def advice(args, data, ranks):
+    """What to say when the memory ran out in a training, whose own memory must be free again."""
+    net = fold.build_model(args, args.fold[0] if args.fold else 0, ranks.device)
+    fits = fitting(args, data, net, ranks, agree=False)
+    if fits is None:
+        return _too_large(args, ranks.device)
+    ran_out = f"--batch-size {args.batch_size}: out of memory on {_name(ranks.device)}"
+    if fits.batch_size == args.batch_size:
+        return f"{ran_out}, though such a step has room now (measured); does another program use the device too?"
+    return (
+        f"{ran_out}; a new run with --batch-size {fits.batch_size} --accum {fits.accum} fits (measured by halving) and "
+        "makes the same steps; --auto-batch finds that by itself"
+    )
+
+
+def _too_large(args, device):
+    return (
+        f"--batch-size {args.batch_size}: out of memory on {_name(device)}, and so are its halves down to the smallest; "
+        "a smaller --img-size or --model may fit"
+    )
+
+
+def _name(device):
+    return "the CPU" if device.type == "cpu" else f"{device}, {distributed.describe(device)}"

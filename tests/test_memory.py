@@ -1,0 +1,88 @@
+"""memory.py: with a model that runs out of memory in training from a number of images on."""
+
+import json
+
+import pytest
+import torch
+from conftest import assert_same_run, without_pictures
+
+import errors
+import experiment
+import model
+import train
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """From now on models have room for so many images in a training step."""
+    create = model.create
+
+    def limit(most):
+        def ran_out(net, inputs):
+            if net.training and len(inputs[0]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        def made(*args, **options):
+            net = create(*args, **options)
+            net.register_forward_pre_hook(ran_out)
+            return net
+
+        monkeypatch.setattr(model, "create", made)
+
+    return limit
+
+
+@pytest.fixture
+def command(shared_data, workplace, tmp_path):
+    def words(*options):
+        return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path),
+                "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--fold", "0",
+                "--epochs", "1", "--device", "cpu", "--quiet", "--memory-format", "channels_last", *options]  # fmt: skip
+
+    return words
+
+
+def run(argv):
+    with without_pictures():
+        return errors.run(lambda: train.main(argv))
+
+
+def test_running_out_of_memory_says_what_fits_and_leaves_nothing(room_for, command, tmp_path, capsys):
+    room_for(5)
+    assert run(command("--batch-size", "16", "--name", "large")) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: --batch-size 16: out of memory on the CPU; a new run with --batch-size 4 --accum 4 fits (measured by halving) "
+        "and makes the same steps; --auto-batch finds that by itself"
+    )
+    assert not (tmp_path / "large").exists()
+
+
+def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, capsys):
+    assert run(command("--batch-size", "8", "--accum", "2", "--name", "small")) == 0
+    room_for(8)
+    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+    assert "auto batch: --batch-size 16 has no room on the CPU, taken: --batch-size 8 --accum 2" in capsys.readouterr().err
+    assert_same_run(tmp_path / "small", tmp_path / "auto")
+    args = experiment.read_args(tmp_path / "auto")
+    assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
+
+
+def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command, tmp_path, monkeypatch, capsys):
+    """Fold 1 finds no room, but would by itself: another program was there."""
+    assert run(command("--batch-size", "16", "--name", "later", "--keep-state")) == 0
+    monkeypatch.setattr(train.fold, "train_fold", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    assert run(["--resume", str(tmp_path / "later"), "--fold", "1", "--quiet"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "such a step has room now (measured); does another program use the device too?" in last and "is kept" in last
+    assert json.loads((tmp_path / "later" / "fold0" / "fold.json").read_text())["epochs"] == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--batch-size", "6"], "--batch-size 6: out of memory on the CPU, and so are its halves down to the smallest"),
+    (["--parallel-folds", "2"], "--parallel-folds 2: --auto-batch measures one fold alone"),
+])  # fmt: skip
+def test_where_no_batch_can_be_found_it_is_said(room_for, command, tmp_path, capsys, options, message):
+    room_for(2)
+    assert run(command("--auto-batch", *options)) == 2
+    assert f"error: {message}" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
