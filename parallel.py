@@ -150,19 +150,23 @@ def _rate_at_once(net, at_once, threads, img_size, batch, amp):
     def train(model, mine):
         torch.set_num_threads(threads)  # of this Python thread alone
         _step(model, images, amp)
-        for _round in range(ROUNDS):
-            ready.wait()
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                _step(model, images, amp)
-            mine.append(time.perf_counter() - started)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            for _round in range(ROUNDS):
+                ready.wait()
+                started = time.perf_counter()
+                for _ in range(STEPS):
+                    _step(model, images, amp)
+                mine.append(time.perf_counter() - started)
 
     before = torch.get_num_threads()
     models = [threading.Thread(target=train, args=(copy.deepcopy(net), mine)) for mine in seconds]
-    for thread in models:
-        thread.start()
-    for thread in models:
-        thread.join()
+    try:
+        for thread in models:
+            thread.start()
+        for thread in models:
+            thread.join()
+    finally:
+        ready.abort()  # when a signal ends this no thread begins another round, for whose end Python would wait
     torch.set_num_threads(before)  # part of that setting is not a thread's own
     return at_once * batch * STEPS / min(map(max, zip(*seconds)))  # a round lasts as long as its slowest
 

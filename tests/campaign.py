@@ -1,0 +1,398 @@
+"""kill -9 at random moments: trainings are killed with all their processes until they end, and must equal ones that never were.
+
+    python tests/campaign.py --kills 300 --jobs 2 --seed 0
+
+Each trial is a new run of one of CONFIGS on a tiny data set. It is killed, goes on (`--resume`, or the same command where there
+is no run yet), is killed again, until a start gets to its end. Half of the kills come by the clock, the others beside a write:
+before a file's fsync, before and after it gets its name. After each kill every file under a final name must be readable, and no
+epoch that was told as finished may be missing in log.csv; at the end weights, logs, predictions, scores and pictures must be those
+of a run that never was killed, bit for bit but for times. Prints the kills by phase, and fails (exit code 1) on any difference.
+
+Imports would take most of the time of so small a training, so this process imports torch once and forks one for each start, which
+runs train.main; it has taken no step itself, so nothing is inherited but modules. What a kill finds while modules are imported is
+therefore not tried: there is no file yet.
+"""
+
+import argparse
+import collections
+import ctypes
+import json
+import mmap
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import yaml
+from conftest import make_data
+from PIL import Image
+
+import engine
+import errors
+import experiment
+import parallel
+import train
+import training_data
+
+SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "3",
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
+            "--threads", "1", "--save-minutes", "0.0001"]  # fmt: skip
+CONFIGS = {
+    "plain": [],
+    "EMA and mix": ["--ema", "0.9", "--mix", "cutmix", "--aug", "strong"],
+    "accumulation": ["--batch-size", "8", "--accum", "2", "--clip-grad", "1"],
+    "multi": ["--target", "multi", "--loss", "focal+f1"],
+    "age": ["--target", "age", "--optimizer", "AdamP"],
+    "parallel folds": ["--parallel-folds", "2"],
+    "finish on all": ["--finish-on-all", "1", "--average-last", "2"],
+    "nofold": ["--kfold", "0"],
+}
+# What a process is in while it is in these functions; the innermost counts.
+PHASES = {
+    "starting": (),
+    "reading and decoding": ((training_data, "load_data"),),
+    "opening the run": ((train, "open_run"),),
+    "training": ((engine, "train_one_epoch"),),
+    "validating": ((engine, "evaluate"), (engine, "predict_rows")),
+    "writing a file": ((experiment, "write_atomic"),),
+    "scores": ((experiment, "write_summary"),),
+    "pictures": ((train, "draw_pictures"),),
+}
+UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256")
+TOLD = re.compile(r"^fold (\d+) epoch +(\d+)", re.MULTILINE)
+PR_SET_CHILD_SUBREAPER = 36
+
+
+# ---- one start -----------------------------------------------------------------------------------------------------
+
+
+class Shared:
+    """What a start and its processes tell whoever watches it: the phase, and how many times it was beside a write."""
+
+    def __init__(self):
+        self.memory = mmap.mmap(-1, 16)
+
+    @property
+    def phase(self):
+        return list(PHASES)[self.memory[0]]
+
+    @property
+    def writes(self):
+        return int.from_bytes(self.memory[8:16], "little")
+
+    def watch(self, kill_at):
+        """In this process and those it forks: keep both up to date, and kill all of them at the write number `kill_at`."""
+        for number, places in enumerate(PHASES.values()):
+            for owner, name in places:
+                setattr(owner, name, self._within(number, getattr(owner, name)))
+        for name, after in (("fsync", False), ("replace", True), ("rename", True)):
+            setattr(os, name, self._beside(getattr(os, name), after, kill_at))
+
+    def _within(self, number, work):
+        def inside(*args, **options):
+            before, self.memory[0] = self.memory[0], number
+            try:
+                return work(*args, **options)
+            finally:
+                self.memory[0] = before
+
+        return inside
+
+    def _beside(self, work, after, kill_at):
+        def count():
+            self.memory[8:16] = (self.writes + 1).to_bytes(8, "little")
+            if self.writes == kill_at:
+                os.killpg(0, signal.SIGKILL)
+
+        def counted(*args, **options):
+            count()
+            result = work(*args, **options)
+            if after:
+                count()
+            return result
+
+        return counted
+
+
+def start(argv, said, kill_at=0):
+    """(process id of a training in a process group of its own, its Shared)."""
+    shared = Shared()
+    child = os.fork()
+    if child:
+        os.setpgid(child, child)
+        return child, shared
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, 1), os.dup2(output, 2)
+        torch.set_num_threads(1)
+        parallel.START = "fork"
+        shared.watch(kill_at)
+        code = errors.run(lambda: train.main(list(map(str, argv))))
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def finish(child, seconds=None):
+    """Wait for a start, but kill it after `seconds` (None: never); (exit status, seconds it took), when all its processes are gone."""
+    began = time.monotonic()
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if seconds is not None and time.monotonic() - began > seconds:
+            os.killpg(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            break
+        time.sleep(0.002)
+    took = time.monotonic() - began
+    try:
+        os.killpg(child, signal.SIGKILL)  # what it has forked; all of them come to this process, the subreaper
+        while True:
+            os.waitpid(-child, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return status, took
+
+
+# ---- what must be true ---------------------------------------------------------------------------------------------
+
+
+def final_files(folder):
+    """The files under final names: what is being written has a name that says so."""
+    for path in sorted(Path(folder).rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and ".tmp" not in path.name:
+            yield path
+
+
+def read(path):
+    """Read a file through; raises what its reader raises when it is damaged."""
+    if path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".yaml":
+        if not isinstance(yaml.safe_load(path.read_text()), dict):
+            raise ValueError("no mapping")
+    elif path.suffix == ".csv":
+        if not path.read_text().endswith("\n") or pd.read_csv(path).isna().all(axis=None):
+            raise ValueError("cut short")
+    elif path.suffix == ".safetensors":
+        safetensors.torch.load_file(path)
+    elif path.suffix == ".pt":
+        torch.load(path, map_location="cpu", weights_only=True)
+    elif path.suffix == ".png":
+        with Image.open(path) as image:
+            image.load()
+    elif path.suffix == ".npy":
+        np.load(path, mmap_mode="r")
+
+
+def log_rows(run):
+    """{(fold, epoch): the other columns, but for times} of a run's log.csv; {} before there is one."""
+    if not (run / "log.csv").exists():
+        return {}
+    log = pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
+    return {(row[0], row[1]): row[2:] for row in log.fillna("none").itertuples(index=False, name=None)}
+
+
+def faults(folder, told, whole):
+    """What is wrong in a trial's folder after a kill, in words; `told` is all that was said so far."""
+    found = []
+    for path in final_files(folder):
+        try:
+            read(path)
+        except Exception as error:  # whatever a damaged file raises
+            found.append(f"{path.relative_to(folder)} can't be read ({type(error).__name__}: {error})")
+    if not found:
+        rows, right = log_rows(folder / "run"), log_rows(whole / "run")
+        lost = {(int(fold), int(epoch)) for fold, epoch in TOLD.findall(told)} - rows.keys()
+        found += [f"epoch {epoch} of fold {fold} was told as finished and is not in log.csv" for fold, epoch in sorted(lost)]
+        found += [f"log.csv differs in fold and epoch {key}" for key, row in rows.items() if right.get(key) != row]
+    return found
+
+
+def facts(path):
+    """A json file without times, nor the digest of a weights file, whose metadata hold the run's places."""
+    return {name: value for name, value in json.loads(path.read_text()).items() if name not in UNLIKE}
+
+
+def differences(folder, whole):
+    """In what a run that has ended differs from the one that never was killed, in words."""
+    run, right, found = folder / "run", whole / "run", []
+    names = [{str(path.relative_to(one)) for path in final_files(one) if "tfevents" not in path.name} for one in (run, right)]
+    found += [f"{name}: only in one of them" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        one, other = run / name, right / name
+        if name.endswith(".safetensors"):
+            weights, wanted = map(safetensors.torch.load_file, (one, other))
+            same = weights.keys() == wanted.keys() and all(torch.equal(weights[key], wanted[key]) for key in wanted)
+        elif name.endswith("log.csv"):
+            same = log_rows(one.parent) == log_rows(other.parent)
+        elif name.endswith(("summary.json", "fold.json")):
+            same = facts(one) == facts(other)
+        elif name in ("args.yaml", "env.json"):
+            continue  # places and times
+        else:
+            same = one.read_bytes() == other.read_bytes()
+        if not same:
+            found.append(f"{name} differs")
+    found += [f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if re.search(r"\.tmp|last\.pt", path.name)]
+    return found
+
+
+# ---- trials --------------------------------------------------------------------------------------------------------
+
+
+def command(config, folder, data):
+    places = ["--data-dir", data, "--cache-dir", folder / "cache", "--output-dir", folder, "--name", "run"]
+    return [*places, *SETTINGS, *CONFIGS[config]]
+
+
+def train_whole(config, folder, data):
+    """Train the run that is never killed into a folder; its seconds and writes are kept beside it."""
+    folder.mkdir(parents=True)
+    child, shared = start(command(config, folder, data), folder / "said.txt")
+    status, seconds = finish(child)
+    if status:
+        raise SystemExit(f"{config}: the run that nobody killed ended with {status}:\n{(folder / 'said.txt').read_text()}")
+    (folder / "facts.json").write_text(json.dumps({"seconds": seconds, "writes": shared.writes}))
+
+
+def trial(config, folder, data, whole, rng, results):
+    """Kill a run until it ends; puts ("kill", config, phase, way) and ("end", config, faults, starts) into `results`."""
+    folder.mkdir()
+    never_killed, said = json.loads((whole / "facts.json").read_text()), folder / "said.txt"
+    for starts in range(1, 1000):
+        begun = (folder / "run").exists()
+        argv = ["--resume", folder / "run", "--quiet"] if begun else command(config, folder, data)
+        reach = rng.choice([1.1, 0.3])  # of a whole run
+        by_clock, let_go = rng.random() < 0.5, rng.random() < 0.1
+        seconds = rng.uniform(0, reach * never_killed["seconds"]) if by_clock and not let_go else None
+        kill_at = 0 if by_clock or let_go else int(rng.integers(1, reach * never_killed["writes"] + 2))
+        child, shared = start(argv, said, kill_at)
+        status, _took = finish(child, seconds)
+        told = said.read_text() if said.exists() else ""
+        if os.WIFSIGNALED(status):
+            results.put(("kill", config, shared.phase, "by the clock" if by_clock else "beside a write"))
+            wrong = faults(folder, told, whole)
+        else:
+            wrong = (
+                differences(folder, whole)
+                if status == 0
+                else [f"ended with {os.waitstatus_to_exitcode(status)}: {told[-500:]}"]
+            )
+        if wrong or not os.WIFSIGNALED(status):
+            results.put(("end", config, [f"{folder}, start {starts}: {fault}" for fault in wrong], starts))
+            if not wrong:
+                shutil.rmtree(folder)
+            return
+    raise AssertionError(f"{folder}: never ended")
+
+
+def work(place, data, configs, seed, wanted, counts, results):
+    """A process of the campaign: one trial after another, until there are enough kills; tells the rest over `results`."""
+    adopt_orphans()
+    try:
+        while counts[1] < wanted:
+            with counts.get_lock():
+                index, counts[0] = counts[0], counts[0] + 1
+            config = configs[index % len(configs)]
+            mine = Counted(results, counts)
+            trial(config, place / f"trial{index}", data, place / "whole" / config, np.random.default_rng((seed, index)), mine)
+    except BaseException:
+        results.put(("end", "the harness", [traceback.format_exc()], 0))
+    results.put(("done", None, None, None))
+
+
+class Counted:
+    """A queue that counts the kills that go through it."""
+
+    def __init__(self, results, counts):
+        self.results, self.counts = results, counts
+
+    def put(self, result):
+        with self.counts.get_lock():
+            self.counts[1] += result[0] == "kill"
+        self.results.put(result)
+
+
+def adopt_orphans():
+    """Processes whose parent was killed become this one's children, so that it can wait for their end (Linux)."""
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError("prctl: can't adopt the processes of a killed training")
+
+
+def campaign(kills, jobs, seed, configs, place):
+    """(Counter of (phase, way), Counter of kills by config, starts, faults) of at least so many kills."""
+    adopt_orphans()
+    data = make_data(place / "data")
+    for config in configs:
+        train_whole(config, place / "whole" / config, data)
+    context = multiprocessing.get_context("fork")
+    counts, results = context.Array("i", 2), context.SimpleQueue()
+    task = (place, data, configs, seed, kills, counts, results)
+    workers = [context.Process(target=work, args=task) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    phases, by_config, starts, wrong, running = collections.Counter(), collections.Counter(), 0, [], jobs
+    while running:
+        kind, config, what, more = results.get()
+        running -= kind == "done"
+        if kind == "kill":
+            phases[what, more] += 1
+            by_config[config] += 1
+        elif kind == "end":
+            starts += more
+            wrong += [f"{config}: {fault}" for fault in what]
+    for worker in workers:
+        worker.join()
+    return phases, by_config, starts, wrong
+
+
+def table(phases):
+    ways = ("by the clock", "beside a write")
+    lines = [f"{'killed while':<24}{ways[0]:>14}{ways[1]:>16}{'kills':>8}"]
+    for phase in PHASES:
+        row = [phases[phase, way] for way in ways]
+        lines.append(f"{phase:<24}{row[0]:>14}{row[1]:>16}{sum(row):>8}")
+    row = [sum(count for (_phase, way), count in phases.items() if way == one) for one in ways]
+    return "\n".join([*lines, f"{'all':<24}{row[0]:>14}{row[1]:>16}{sum(row):>8}"])
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=300, metavar="N", help="at least so many (default: 300)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at once (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="only these")
+    args = parser.parse_args(argv)
+    began, place = time.monotonic(), Path(tempfile.mkdtemp(prefix="campaign."))
+    phases, by_config, starts, wrong = campaign(args.kills, args.jobs, args.seed, args.configs, place)
+    kills, seconds = sum(phases.values()), time.monotonic() - began
+    print(table(phases))
+    print(f"by run: {', '.join(f'{config} {by_config[config]}' for config in args.configs)}")
+    print(f"{kills} kills in {starts} starts, {seconds:.0f} s, {args.jobs} at once; failures: {len(wrong)}")
+    for fault in wrong:
+        print(f"  {fault}")
+    if not wrong:
+        shutil.rmtree(place)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
