@@ -367,8 +367,9 @@ def drop_state(run, fold, keep_state=False):
 
 
 def reopen_fold(run, fold):
-    """A fold that is trained on is not complete any more."""
-    (fold_dir(run, fold) / "fold.json").unlink(missing_ok=True)
+    """A fold that is trained on is not complete any more, nor is what kept it from that; see fold.tell_not_finite."""
+    for name in ("fold.json", "not_finite.txt"):
+        (fold_dir(run, fold) / name).unlink(missing_ok=True)
 
 
 def write_summary(run, target, kfold):

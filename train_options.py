@@ -63,7 +63,11 @@ def make_parser(what=""):
                        help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
     group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
     group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
-    group.add_argument("--resume", metavar="RUN", help="continue a stopped run with its own options")
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue a stopped run with its own options; with more --epochs also a complete one (see --keep-state)",
+    )
     group.add_argument(
         "--save-minutes", type=options.positive_float, default=5.0, metavar="M", help="minutes between saved states"
     )
