@@ -102,7 +102,7 @@ def test_a_resumed_fit_equals_one_that_was_not_stopped(changes, stop_after, tmp_
 
 
 def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_path):
-    """The state saved before the second of two batches is that of the end of the training: no weights are averaged twice."""
+    """In epoch 2: the state saved before the second of two batches is that of the training's end; no weights are averaged twice."""
 
     class Enough(Exception):
         pass
@@ -116,11 +116,13 @@ def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_pa
             torch.save(stopped.state_dict(), tmp_path / "last.pt")
             raise Enough
 
-    assert engine.train_one_epoch(stopped, lambda: False)
+    engine.train_one_epoch(stopped, lambda: False)
+    engine.end_epoch(stopped)
+    engine.train_one_epoch(stopped, lambda: False)
     with pytest.raises(Enough):
         engine.end_epoch(stopped, before_batch)
     assert_equal(*before)
-    assert (stopped.epoch, stopped.step) == (1, stopped.steps)
+    assert (stopped.epoch, stopped.step) == (2, stopped.steps)
     resumed = make_fit(average_last=2)
     resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
     assert_equal(whole, facts(train(resumed)))

@@ -96,6 +96,7 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
     )
     while not catches(importing.pid, signal.SIGUSR1):
         assert importing.poll() is None
+        assert "libtorch" not in Path(f"/proc/{importing.pid}/maps").read_text()
         time.sleep(0.001)
     importing.send_signal(number)
     out, err = importing.communicate(timeout=60)

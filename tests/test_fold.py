@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from test_engine import make_fit
 
+import finite
 import fold
 from errors import InputError
 
@@ -30,3 +32,14 @@ def test_a_disk_that_fills_up_under_a_state_is_one_line(tmp_path, monkeypatch):
         fold.save_state(tmp_path, 0, {"step": 4})
     assert fold.load_state(tmp_path, 0) == {"step": 3}
     assert [path.name for path in (tmp_path / "fold0").iterdir()] == ["last.pt"]
+
+
+def test_a_state_with_what_is_no_number_is_not_saved(tmp_path):
+    (tmp_path / "fold0").mkdir()
+    fit = make_fit()
+    fold.save_good_state(tmp_path, fit, fit.state_dict)
+    before = (tmp_path / "fold0" / "last.pt").read_bytes()
+    fit.model.fc.weight.data[0, 0] = float("nan")
+    with pytest.raises(finite.NotFinite, match="a weight is not finite"):
+        fold.save_good_state(tmp_path, fit, fit.state_dict)
+    assert (tmp_path / "fold0" / "last.pt").read_bytes() == before
