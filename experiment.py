@@ -133,22 +133,28 @@ def check_free(output_dir, name):
         raise InputError(f"{folder}: exists and is never overwritten; choose another --name{resume}")
 
 
-def create_run(output_dir, name, recipe, target, kfold):
-    """Make the folder of a new run and return its path. `name` None: the next in the scheme. Never takes an existing one."""
+def make_folder(output_dir, name, next_name, fill):
+    """Make a run's folder, which is there with its first files or not at all; returns its path.
+
+    `fill(folder, name)` writes what is in it. `name` None: what `next_name()` says. Never takes an existing one.
+    """
     output_dir = Path(output_dir)
-    check_free(output_dir, name)
     while True:
-        run = output_dir / (name or next_name(output_dir, recipe, target, kfold))
+        check_free(output_dir, name)
+        run = output_dir / (name or next_name())
+        inside = output_dir / f".{run.name}.{os.getpid()}.tmp"
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            run.mkdir()
+            shutil.rmtree(inside, ignore_errors=True)  # of a killed process with the same number
+            inside.mkdir(parents=True)
+            fill(inside, run.name)
+            os.rename(inside, run)
             return run
-        except FileExistsError:
-            if not output_dir.is_dir():
-                raise InputError(f"--output-dir {output_dir}: is a file") from None
-            check_free(output_dir, name)  # made by another process since
         except OSError as error:
+            if run.is_dir():  # made by another process since
+                continue
             raise InputError(f"--output-dir {output_dir}: can't be written ({error.strerror})") from error
+        finally:
+            shutil.rmtree(inside, ignore_errors=True)
 
 
 @contextlib.contextmanager

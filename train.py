@@ -70,15 +70,20 @@ def open_run(args, argv, data, ranks):
         record_changes(args, run)
         return run
     recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
-    run = experiment.create_run(args.output_dir, args.name, recipe, args.target, args.kfold)
-    args.name = run.name
-    recorded = {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
-    experiment.write_args(run, recorded, [*distributed.launcher(), "train.py", *argv])
-    experiment.write_environment(run, distributed.describe(ranks.device))
-    experiment.write_csv(run / "folds.csv", folds)
-    if data.pseudo is not None:
-        experiment.write_csv(run / "pseudo.csv", data.pseudo, pseudo.FORMAT)
-    return run
+
+    def next_name():
+        return experiment.next_name(args.output_dir, recipe, args.target, args.kfold)
+
+    def fill(folder, name):
+        args.name = name
+        recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
+        experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
+        experiment.write_environment(folder, distributed.describe(ranks.device))
+        experiment.write_csv(folder / "folds.csv", folds)
+        if data.pseudo is not None:
+            experiment.write_csv(folder / "pseudo.csv", data.pseudo, pseudo.FORMAT)
+
+    return experiment.make_folder(args.output_dir, args.name, next_name, fill)
 
 
 def record_changes(args, run):

@@ -291,9 +291,9 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_p
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_good_state(
-    fit, runs, shared_data, tmp_path, monkeypatch, capsys
+    shared_data, tmp_path, monkeypatch, capsys
 ):
-    """In step 3 of epoch 2; without that the run goes on from the end of epoch 1 and ends as if nothing had happened."""
+    """In step 3 of epoch 2, long before the next state would be saved: that of epoch 1's end stays."""
     calls, part_loss = [], engine.part_loss
 
     def spoilt(*args):
@@ -302,9 +302,8 @@ def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_g
 
     monkeypatch.setattr(engine, "part_loss", spoilt)
     run = tmp_path / "runs" / "bad"
-    options = ["--target", "mask", "--name", "bad", "--amp", "off"]
+    options = ["--target", "mask", "--name", "bad", "--amp", "off", "--fold", "0"]
     assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
-    monkeypatch.undo()
     last = capsys.readouterr().err.splitlines()[-1]
     images = (run / "fold0" / "not_finite.txt").read_text().splitlines()
     assert len(images) == 16 and all(Path(image).is_file() for image in images)
@@ -314,8 +313,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_g
     )
     state = fold.load_state(run, 0)
     assert (state["epoch"], state["step"]) == (2, 0) and all(value.isfinite().all() for value in state["model"].values())
-    assert trained(["--resume", str(run), "--quiet"]) == 0
-    assert_same_run(runs["mask"], run)
+    assert pd.read_csv(run / "log.csv")["epoch"].tolist() == [1]
 
 
 def test_more_epochs_on_resume_end_as_if_they_had_been_asked_for_at_first(fit, tmp_path):
