@@ -6,6 +6,7 @@ summary.json of the run are made from the folds that are there, so folds may com
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -144,10 +145,11 @@ def make_folder(output_dir, name, next_name, fill):
         run = output_dir / (name or next_name())
         inside = output_dir / f".{run.name}.{os.getpid()}.tmp"
         try:
-            shutil.rmtree(inside, ignore_errors=True)  # of a killed process with the same number
-            inside.mkdir(parents=True)
-            fill(inside, run.name)
-            os.rename(inside, run)
+            inside.mkdir(parents=True, exist_ok=True)  # a killed process may have had the same number
+            with locked(inside):
+                _remove_dead(output_dir, run.name)
+                fill(inside, run.name)
+                os.rename(inside, run)
             return run
         except OSError as error:
             if run.is_dir():  # made by another process since
@@ -155,6 +157,13 @@ def make_folder(output_dir, name, next_name, fill):
             raise InputError(f"--output-dir {output_dir}: can't be written ({error.strerror})") from error
         finally:
             shutil.rmtree(inside, ignore_errors=True)
+
+
+def _remove_dead(output_dir, name):
+    """Remove what `make_folder` left of this name in processes that were killed: nobody holds it."""
+    for leftover in output_dir.glob(f".{glob.escape(name)}.*.tmp"):
+        with contextlib.suppress(InputError), locked(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ import parallel
 import train
 import training_data
 
-SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "3",
+SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
             "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
             "--threads", "1", "--save-minutes", "0.0001"]  # fmt: skip
 CONFIGS = {
@@ -207,7 +207,7 @@ def log_rows(run):
     if not (run / "log.csv").exists():
         return {}
     log = pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
-    return {(row[0], row[1]): row[2:] for row in log.fillna("none").itertuples(index=False, name=None)}
+    return {(row[0], row[1]): row[2:] for row in log.astype(object).fillna("none").itertuples(index=False, name=None)}
 
 
 def faults(folder, told, whole):
@@ -304,11 +304,11 @@ def trial(config, folder, data, whole, rng, results):
     raise AssertionError(f"{folder}: never ended")
 
 
-def work(place, data, configs, seed, wanted, counts, results):
-    """A process of the campaign: one trial after another, until there are enough kills; tells the rest over `results`."""
+def work(place, data, configs, seed, wanted, until, counts, results):
+    """A process of the campaign: one trial after another, until there are enough kills or it is late; all goes to `results`."""
     adopt_orphans()
     try:
-        while counts[1] < wanted:
+        while counts[1] < wanted and time.monotonic() < until:
             with counts.get_lock():
                 index, counts[0] = counts[0], counts[0] + 1
             config = configs[index % len(configs)]
@@ -337,15 +337,15 @@ def adopt_orphans():
         raise OSError("prctl: can't adopt the processes of a killed training")
 
 
-def campaign(kills, jobs, seed, configs, place):
-    """(Counter of (phase, way), Counter of kills by config, starts, faults) of at least so many kills."""
+def campaign(kills, jobs, seed, configs, place, until):
+    """(Counter of (phase, way), Counter of kills by config, starts, faults) of so many kills, or those that were by `until`."""
     adopt_orphans()
     data = make_data(place / "data")
     for config in configs:
         train_whole(config, place / "whole" / config, data)
     context = multiprocessing.get_context("fork")
     counts, results = context.Array("i", 2), context.SimpleQueue()
-    task = (place, data, configs, seed, kills, counts, results)
+    task = (place, data, configs, seed, kills, until, counts, results)
     workers = [context.Process(target=work, args=task) for _ in range(jobs)]
     for worker in workers:
         worker.start()
@@ -380,9 +380,11 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trials at once (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="only these")
+    parser.add_argument("--minutes", type=float, default=float("inf"), metavar="M", help="begin no trial after so long")
     args = parser.parse_args(argv)
     began, place = time.monotonic(), Path(tempfile.mkdtemp(prefix="campaign."))
-    phases, by_config, starts, wrong = campaign(args.kills, args.jobs, args.seed, args.configs, place)
+    until = began + 60 * args.minutes
+    phases, by_config, starts, wrong = campaign(args.kills, args.jobs, args.seed, args.configs, place, until)
     kills, seconds = sum(phases.values()), time.monotonic() - began
     print(table(phases))
     print(f"by run: {', '.join(f'{config} {by_config[config]}' for config in args.configs)}")

@@ -100,3 +100,24 @@ def test_a_summary_looks_for_folds_only_when_it_may_write(fit, monkeypatch):
     monkeypatch.setattr(experiment, "done_folds", done_folds)
     assert [row["fold"] for row in experiment.write_summary(run, "mask", 2)["folds"]] == [0]
     assert locks == [run]
+
+
+def test_a_run_folder_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path):
+    """A leftover that a living process holds stays; an existing folder is never taken, and the next name is asked for."""
+    dead, alive = tmp_path / ".mine.1.tmp", tmp_path / ".mine.2.tmp"
+    dead.mkdir(), alive.mkdir(), (tmp_path / "first").mkdir(), (tmp_path / "first" / "args.yaml").touch()
+    seen = []
+
+    def fill(folder, name):
+        seen.append((name, (tmp_path / name / "args.yaml").exists()))
+        (folder / "args.yaml").write_text(name)
+
+    with experiment.locked(alive):
+        assert experiment.make_folder(tmp_path, "mine", None, fill) == tmp_path / "mine"
+    assert not dead.exists() and alive.exists() and (tmp_path / "mine" / "args.yaml").read_text() == "mine"
+    names = iter(["first", "second"])
+    assert experiment.make_folder(tmp_path, None, lambda: next(names), fill) == tmp_path / "second"
+    assert seen == [("mine", False), ("first", True), ("second", False)]
+    with pytest.raises(InputError, match="mine: exists and is never overwritten"):
+        experiment.make_folder(tmp_path, "mine", None, fill)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.2.tmp", "first", "mine", "second"]
