@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 import blend
 import layout
 import metrics
-from experiment import write_atomic
+from disk import write_figure
 from labels import LABELS, OFFICIAL_BOUNDS
 
 LOWS, HIGHS = range(20, 41), range(50, 61)
@@ -151,4 +151,4 @@ def bounds_figure(study, parts, title):
 
 def draw(study, parts, path, title):
     """Write bounds.png of a Study; `parts` are the bounds that cross-fitting chose, one pair a part."""
-    write_atomic(path, bounds_figure(study, parts, title).savefig)
+    write_figure(path, bounds_figure(study, parts, title))

@@ -7,10 +7,8 @@ With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32
 key is a digest of the detector's version and the files.
 """
 
-import contextlib
-import errno
-import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -24,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 import detector
+import disk
 import mappings
 from decoding import DECODER, decode
 from errors import InputError, say
@@ -49,39 +48,17 @@ def _key(made_by, files):
     return digest.hexdigest()[:20]
 
 
-@contextlib.contextmanager
-def _exclusive(path, waiting):
-    """Hold a lock file; the kernel frees it when its owner dies. Says `waiting` on stderr if another process holds it."""
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(waiting)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def make_dir(cache_dir):
-    """The Path of --cache-dir, made where it is not there."""
-    cache_dir = Path(cache_dir)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--cache-dir {cache_dir}: cannot be made ({error.strerror})") from error
-    return cache_dir
-
-
 def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
     or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
     """
-    cache_dir = make_dir(cache_dir)
+    cache_dir = disk.make_dir(cache_dir, "--cache-dir")
     key = cache_key(files, geometry)
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
-    _build_once(cache_dir, key, facts, lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
+    _build_once(cache_dir, key, (pixels, facts), lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
     bad = _read_bad(facts, len(files))
     if bad and not skip_bad:
         raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all{_advice(skip_bad)}")
@@ -96,17 +73,16 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
 
 def open_faces(files, cache_dir, quiet=False):
     """The boxes of `detector.find`, float32 [N, 4], looked for if they are not there; safe as `open_cache` is."""
-    cache_dir = make_dir(cache_dir)
+    cache_dir = disk.make_dir(cache_dir, "--cache-dir")
     key = _key((detector.DETECTOR, PIL.__version__), files)
     boxes = cache_dir / f"{key}.faces.npy"
 
     def build():
-        found = detector.find(files, quiet)
-        temporary = boxes.with_suffix(".tmp.npy")  # the lock is ours, as in _build
-        np.save(temporary, found)
-        os.replace(temporary, boxes)
+        found = io.BytesIO()
+        np.save(found, detector.find(files, quiet))
+        disk.write_bytes(boxes, found.getvalue())
 
-    _build_once(cache_dir, key, boxes, build)
+    _build_once(cache_dir, key, (boxes,), build)
     return np.array(read_array(boxes, np.float32, (len(files), 4)))
 
 
@@ -133,42 +109,47 @@ def _read_bad(facts, count):
 
 
 def _build_once(cache_dir, key, made, build):
-    """Call `build`, which makes the file `made`, unless it is there or another process makes it just now."""
-    if made.exists():
+    """Call `build`, which makes the files `made`, unless they are there or another process makes them just now."""
+    if all(file.exists() for file in made):
         return
-    try:
-        with _exclusive(cache_dir / f"{key}.lock", f"waiting for another process to build {made.with_suffix('.npy')}"):
-            if not made.exists():
-                build()
-    except OSError as error:
-        raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+    waiting = f"waiting for another process to build {made[0]}"
+    with disk.held(cache_dir / f"{key}.lock", waiting, wait=True):
+        for leftover in cache_dir.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
+            disk.remove(leftover)
+        if not all(file.exists() for file in made):
+            build()
 
 
 def _advice(skip_bad):
     return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
+def bytes_to_build(files, geometry, cache_dir):
+    """What `open_cache` of these files would add to --cache-dir: 0 where it is there."""
+    if (Path(cache_dir) / f"{cache_key(files, geometry)}.json").exists():
+        return 0
+    return len(files) * geometry.height * geometry.width * 3
+
+
 def _build(files, geometry, faces, pixels, facts, skip_bad, quiet):
-    shape = (len(files), geometry.height, geometry.width, 3)
-    temporary = pixels.with_suffix(".tmp")  # the lock is ours: a leftover of a killed process may be overwritten
-    try:
+    shape, bad = (len(files), geometry.height, geometry.width, 3), []
+    size = math.prod(shape)
+    disk.check_room([("--cache-dir", pixels.parent, "decoded images", size)])
+
+    def write(temporary):
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a crash in the memory map (macOS has none)
             with open(temporary, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
-        bad = _decode_all(files, geometry, faces, images, skip_bad, quiet)
+        bad.extend(_decode_all(files, geometry, faces, images, skip_bad, quiet))
         images.flush()
-        os.replace(temporary, pixels)
-        temporary_facts = facts.with_suffix(".json.tmp")
-        temporary_facts.write_text(json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}))
-        os.replace(temporary_facts, facts)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        need = math.prod(shape) / 2**20
-        raise InputError(f"--cache-dir {pixels.parent}: disk full, the cache needs {need:.0f} MiB") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    disk.write_atomic(pixels, write, size)
+    try:  # from here on the cache counts as built
+        disk.write_bytes(facts, json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}).encode())
+    except BaseException:
+        pixels.unlink()
+        raise
 
 
 def _decode_all(files, geometry, faces, images, skip_bad, quiet):

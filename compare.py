@@ -24,7 +24,9 @@ import numpy as np
 import compare_page
 import dataset
 import differences
+import disk
 import errors
+import evaluation
 import experiment
 import members
 import metrics
@@ -82,7 +84,8 @@ def read_side(name):
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
     source = members.open_source(name)
-    table, _folds = members.read_eval(source)
+    with evaluation.predicting([source.folder] if source.is_run else []):
+        table, _folds = members.read_eval(source)
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
     if table is not None:
         probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
@@ -298,7 +301,7 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
     """Write the page, with thumbnails from `data_dir` where there is one, and say where it is."""
     out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
     if not args.out:
-        out.parent.mkdir(exist_ok=True)
+        disk.make_dir(out.parent, "--out")
     rows = compare_page.choose(comparison, args.limit)
     pictures, why = compare_page.thumbnails(data_dir, [comparison.images[row] for row in rows])
     text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)

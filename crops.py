@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 import layout
-from experiment import write_atomic
+from disk import write_figure
 from layout import DPI, GREY, INK, MARGIN
 
 FACE_COLOR, CROP_COLOR, LOST_COLOR = "#f0b000", "#56b4e9", "#c04f00"
@@ -80,4 +80,4 @@ def write(rows, load_image, geometry, path, title, limit=24):
     rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found.
     load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
-    write_atomic(path, figure(rows, load_image, geometry, title, limit).savefig)
+    write_figure(path, figure(rows, load_image, geometry, title, limit))

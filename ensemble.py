@@ -157,7 +157,8 @@ def read_members(args, plan):
         images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
         evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
 
-    return members.read(sources, args.tta, predict)
+    with evaluation.predicting(source.folder for source in sources if source.is_run):
+        return members.read(sources, args.tta, predict)
 
 
 def read_oof_images(found):
@@ -221,8 +222,8 @@ def make_recipe(args, result):
 def write_result(args, result):
     """Write the result folder, complete or not at all, and return it."""
     images, scored, plan, fitted = result.images, result.scored, result.plan, result.fitted
-    kind = f"{plan.method}-{len(result.members)}runs"
-    with experiment.new_folder(args.output_dir, args.name, kind) as (folder, inside):
+
+    def fill(inside, name):
         eval_table = predictions.eval_table(result.names, "label", result.eval_probs)
         experiment.write_csv(inside / "submission.csv", predictions.submission_table(result.names, result.eval_probs))
         experiment.write_csv(inside / "eval.csv", eval_table, predictions.FORMAT)
@@ -239,10 +240,12 @@ def write_result(args, result):
             table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             experiment.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            fitted, given = pipeline.scale(fitted, images.members)
-            study = bounds.study(given, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
-            bounds.draw(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {folder.name}")
-    return folder
+            scaled, given = pipeline.scale(fitted, images.members)
+            study = bounds.study(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
+            bounds.draw(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {name}")
+
+    kind = f"{plan.method}-{len(result.members)}runs"
+    return experiment.make_folder(args.output_dir, args.name, lambda: experiment.next_number(args.output_dir, kind), fill)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 made them in a json beside it; `RUN/eval.csv` is the mean over the folds that its `eval.json` names.
 """
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 import cache
 import dataset
+import disk
 import engine
 import errors
 import experiment
@@ -37,6 +40,7 @@ class Settings:
     quiet: bool
 
 
+WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together
 
 
@@ -75,6 +79,22 @@ def select_folds(run, choice):
         if number not in done:
             raise InputError(f"--folds {number}: {run} has the complete folds {' '.join(map(str, done))}")
     return list(choice)
+
+
+@contextlib.contextmanager
+def predicting(runs):
+    """Hold runs while their predictions are made and read: another process waits for its turn, and finds them made.
+
+    The lock is that of args.yaml: training, which holds the folders, goes on.
+    """
+    with contextlib.ExitStack() as stack:
+        for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
+            waiting = f"waiting for another process that predicts with {run}"
+            stack.enter_context(disk.held(Path(run) / "args.yaml", waiting, wait=True))
+            for name in WRITTEN:  # what a killed process left half-written: the lock is ours
+                for leftover in (*Path(run).glob(f".{name}.*.tmp*"), *Path(run).glob(f"fold*/.{name}.*.tmp*")):
+                    disk.remove(leftover)
+        yield
 
 
 def _fold_files(run, number, tta):
@@ -138,7 +158,7 @@ def _predict_group(group, images, store, args, device):
     predicted = predict_rows(weights, store, np.arange(len(images.names)), args, device)
     for (run, number), (target, probs) in zip(group, predicted):
         table, sidecar = _fold_files(run, number, args.tta)
-        sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
+        disk.remove(sidecar)  # from here until both are written the pair does not count as made
         experiment.write_csv(table, predictions.eval_table(images.names, target, probs), predictions.FORMAT)
         experiment.write_json(sidecar, {"weights_sha256": weights_digest(run, number), "images": _digest(images.names)})
 
@@ -178,10 +198,19 @@ def fold_mean(run, target, numbers, tta):
 
 
 def write_run_eval(run, target, numbers, tta):
-    """Write RUN/eval.csv, the mean over these folds, and eval.json that names them; returns the table."""
-    table = fold_mean(run, target, numbers, tta)
-    experiment.write_csv(Path(run) / "eval.csv", table, predictions.FORMAT)
-    experiment.write_json(Path(run) / "eval.json", {"folds": list(numbers), "tta": tta})
+    """Write RUN/eval.csv, the mean over these folds, and eval.json that names them; returns the table.
+
+    A run that has them already is not touched, and may lie where nothing can be written.
+    """
+    table, facts = fold_mean(run, target, numbers, tta), {"folds": list(numbers), "tta": tta}
+    path, sidecar = Path(run) / "eval.csv", Path(run) / "eval.json"
+    text = experiment.csv_text(table, predictions.FORMAT)
+    if not (
+        path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and experiment.read_json(sidecar) == facts
+    ):
+        disk.remove(sidecar)  # from here until both are written the pair does not count as made
+        experiment.write_text(path, text)
+        experiment.write_json(sidecar, facts)
     return table
 
 

@@ -1,11 +1,10 @@
-"""The run folder: its name, its files, how they are written, read, locked and put together from those of its folds.
+"""The run folder: its name, its files, how they are read, locked and put together from those of its folds.
 
 Each fold's folder is complete by itself (best.safetensors, log.csv, oof.csv, fold.json when done); log.csv, oof.csv and
 summary.json of the run are made from the folds that are there, so folds may come from several processes or machines.
 """
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import importlib.metadata
@@ -24,6 +23,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+import disk
 import mappings
 import metrics
 import predictions
@@ -50,28 +50,9 @@ NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_atomic(path, write):
-    """Write a file so that its name holds the old bytes or the new ones, never a part: beside it, fsync, rename.
-
-    `write(temporary_path)` does the writing. InputError names the file when it can't be written; the old one stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 def write_text(path, text):
     """`write_atomic` of a string."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    disk.write_bytes(path, text.encode())
 
 
 def write_json(path, value):
@@ -81,21 +62,17 @@ def write_json(path, value):
 
 def write_csv(path, table, float_format=None):
     """`write_atomic` of a DataFrame, without its index."""
-    write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+    write_text(path, csv_text(table, float_format))
 
 
-@contextlib.contextmanager
+def csv_text(table, float_format=None):
+    """A DataFrame as the text of a csv, without its index."""
+    return table.to_csv(index=False, float_format=float_format, lineterminator="\n")
+
+
 def locked(folder, wait=False):
     """Hold a folder for this process alone; the kernel frees it when the process dies. InputError when it is held."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is training it; wait for it or stop it") from None
-        yield
-    finally:
-        os.close(handle)
+    return disk.held(folder, "" if wait else f"{folder}: another process is training it; wait for it or stop it", wait)
 
 
 # ---- names and folders ---------------------------------------------------------------------------------------------
@@ -135,26 +112,28 @@ def check_free(output_dir, name):
 
 
 def make_folder(output_dir, name, next_name, fill):
-    """Make a run's folder, which is there with its first files or not at all; returns its path.
+    """Make a folder that is there complete or not at all, and return its path; `fill(folder, name)` writes what is in it.
 
-    `fill(folder, name)` writes what is in it. `name` None: what `next_name()` says. Never takes an existing one.
+    `name` None: what `next_name()` says. Nothing that exists is overwritten: of two processes that make the same name at once
+    one gets the next, or an InputError if that name was given.
     """
     output_dir = Path(output_dir)
     while True:
         check_free(output_dir, name)
-        run = output_dir / (name or next_name())
-        inside = output_dir / f".{run.name}.{os.getpid()}.tmp"
+        folder = disk.make_dir(output_dir, "--output-dir") / (name or next_name())
+        inside = output_dir / f".{folder.name}.{os.getpid()}.tmp"
         try:
-            inside.mkdir(parents=True, exist_ok=True)  # a killed process may have had the same number
-            with locked(inside):
-                _remove_dead(output_dir, run.name)
-                fill(inside, run.name)
-                os.rename(inside, run)
-            return run
+            inside.mkdir()
+            with disk.held(inside, ""):
+                _remove_dead(output_dir, folder.name)
+                fill(inside, folder.name)
+                os.rename(inside, folder)
+            return folder
+        except disk.DiskError as error:
+            raise disk.DiskError(str(error).replace(str(inside), str(folder))) from error
         except OSError as error:
-            if run.is_dir():  # made by another process since
-                continue
-            raise InputError(f"--output-dir {output_dir}: can't be written ({error.strerror})") from error
+            if not folder.is_dir():  # else made by another process since
+                raise disk.failure(folder, error) from error
         finally:
             shutil.rmtree(inside, ignore_errors=True)
 
@@ -162,31 +141,14 @@ def make_folder(output_dir, name, next_name, fill):
 def _remove_dead(output_dir, name):
     """Remove what `make_folder` left of this name in processes that were killed: nobody holds it."""
     for leftover in output_dir.glob(f".{glob.escape(name)}.*.tmp"):
-        with contextlib.suppress(InputError), locked(leftover):
+        with contextlib.suppress(InputError), disk.held(leftover, ""):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def new_folder(output_dir, name, kind):
-    """A result folder that is there complete or not at all: yields (its path, the folder to write into), then renames.
-
-    `name` None: the next NN-kind. An existing folder is an InputError.
-    """
-    output_dir = Path(output_dir)
-    check_name(name)
+def next_number(output_dir, kind):
+    """The next free NN-kind among the folders of a directory."""
     numbers = [int(found[1]) for entry in _folders(output_dir) if (found := re.match(r"(\d+)-", entry))]
-    folder = output_dir / (name or f"{max(numbers, default=0) + 1:02d}-{kind}")
-    if folder.exists():
-        raise InputError(f"{folder}: exists and is never overwritten; choose another --name")
-    inside = output_dir / f".{folder.name}.{os.getpid()}.tmp"
-    try:
-        inside.mkdir(parents=True)
-        yield folder, inside
-        os.rename(inside, folder)
-    except OSError as error:
-        raise InputError(f"{folder}: can't be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(inside, ignore_errors=True)
+    return f"{max(numbers, default=0) + 1:02d}-{kind}"
 
 
 def check_name(name):
@@ -332,7 +294,7 @@ def fold_lock(run, fold):
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: can't be made ({error.strerror})") from error
+        raise disk.failure(folder, error) from error
     with locked(folder):
         _sweep(folder)
         yield
@@ -341,13 +303,22 @@ def fold_lock(run, fold):
 def _sweep(folder):
     """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for leftover in Path(folder).glob(".*.tmp*"):
-        leftover.unlink(missing_ok=True)
+        disk.remove(leftover)
 
 
 def sweep_run(run):
     """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
     with locked(run, wait=True):
         _sweep(run)
+
+
+def check_idle(run, folds):
+    """InputError when another process is training one of these folds of a run."""
+    done = done_folds(run)
+    for fold in folds:
+        if fold not in done and fold_dir(run, fold).is_dir():
+            with locked(fold_dir(run, fold)):
+                pass
 
 
 def done_folds(run):
@@ -378,13 +349,13 @@ def finish_fold(run, fold, facts, keep_state=False):
 def drop_state(run, fold, keep_state=False):
     """Remove the state of a complete fold, if it is there: a kill may have come between its fold.json and this."""
     if not keep_state:
-        (fold_dir(run, fold) / "last.pt").unlink(missing_ok=True)
+        disk.remove(fold_dir(run, fold) / "last.pt")
 
 
 def reopen_fold(run, fold):
     """A fold that is trained on is not complete any more, nor is what kept it from that; see fold.tell_not_finite."""
     for name in ("fold.json", "not_finite.txt"):
-        (fold_dir(run, fold) / name).unlink(missing_ok=True)
+        disk.remove(fold_dir(run, fold) / name)
 
 
 def write_summary(run, target, kfold):

@@ -10,18 +10,20 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import cache
 import dataset
+import disk
 import engine
 import errors
+import events
 import experiment
 import finite
 import model
 import precision
 import predictions
+import space
 import training_data
 from errors import InputError, Interrupted
 from labels import CLASS_NAMES, HEADS, SCORED_AS
@@ -61,12 +63,15 @@ def save_state(run, fold, state):
     """last.pt: what --resume needs (tensors and plain values)."""
 
     def write(temporary):
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch hides the disk's error behind one of its own
+                    raise error.__context__ from None
+                raise
 
-    experiment.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write)
+    disk.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write, space.tensor_bytes(state))
 
 
 def load_state(run, fold):
@@ -184,15 +189,15 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
             errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
     if ranks.first:
         experiment.reopen_fold(run, fold)
-    with SummaryWriter(run) if ranks.first else contextlib.nullcontext() as board:
-        while not fit.finished:
-            train_epoch(args, run, fit, stop, fit.state_dict)
-            where = f"epoch {fit.epoch}, while validating"
-            probs = engine.end_epoch(fit, functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where))
-            if ranks.first:
-                keep_epoch(args, run, data, fit, probs)
-                log_epoch(args, board, fit)
-        rows = fit.history + (finish_on_all(args, run, data, fit, last, board, stop) if args.finish_on_all else [])
+    board = events.Events(run, fold)
+    while not fit.finished:
+        train_epoch(args, run, fit, stop, fit.state_dict)
+        where = f"epoch {fit.epoch}, while validating"
+        probs = engine.end_epoch(fit, functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where))
+        if ranks.first:
+            keep_epoch(args, run, data, fit, probs)
+            log_epoch(args, board, fit)
+    rows = fit.history + (finish_on_all(args, run, data, fit, last, board, stop) if args.finish_on_all else [])
     if not args.kfold:
         where = "while predicting its training images"
         asked = functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where)
@@ -232,7 +237,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
         if ranks.first:
             if final.epoch > best:
                 facts = weights_facts(args, final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
-                save_weights(final, facts, experiment.fold_dir(run, fold) / "final.safetensors")
+                model.save_weights(final.evaluated, facts, experiment.fold_dir(run, fold) / "final.safetensors")
             experiment.write_log(run, fold, fit.history + final.history)
             save_state(run, fold, state())
             log_epoch(args, board, final, " on everyone")
@@ -282,16 +287,11 @@ def keep_epoch(args, run, data, fit, probs):
     """After an epoch: the weights and validation predictions if it is the best one, the log, then the state."""
     fold = fit.data.fold
     if fit.best_epoch == len(fit.history):
-        save_weights(fit, weights_facts(args, fit), experiment.best_weights(run, fold))
+        model.save_weights(fit.evaluated, weights_facts(args, fit), experiment.best_weights(run, fold))
         if probs is not None:
             write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
     experiment.write_log(run, fold, fit.history)
     save_state(run, fold, fit.state_dict())
-
-
-def save_weights(fit, facts, path):
-    """The evaluated weights, whole or not at all."""
-    experiment.write_atomic(path, lambda temporary: model.save_weights(fit.evaluated, facts, temporary))
 
 
 def weights_facts(args, fit):
@@ -325,9 +325,8 @@ def write_predictions(args, run, data, fold, rows, probs, name):
 def log_epoch(args, board, fit, on=""):
     """A line for the user (with the words `on` about who trained) and the epoch's numbers for TensorBoard."""
     row = fit.history[-1]
-    for name in ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second"):
-        if row[name] is not None:
-            board.add_scalar(f"fold{row['fold']}/{name}", row[name], row["epoch"])
+    names = ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second")
+    board.write(row["epoch"], {name: row[name] for name in names if row[name] is not None})
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
     epoch = f"epoch {row['epoch']:>2}{on or f'/{args.epochs}'}"

@@ -51,8 +51,12 @@ def main(argv=None):
     runs = [experiment.find_run(run) for run in dict.fromkeys(args.models)]
     folds = [evaluation.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
-    if args.oof:
-        return score_tta(args, runs, device)
+    with evaluation.predicting(runs):
+        return score_tta(args, runs, device) if args.oof else predict(args, runs, folds, device)
+
+
+def predict(args, runs, folds, device):
+    """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
     images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     evaluation.predict_folds(jobs, images, args, device)

@@ -17,8 +17,8 @@ import errors
 import layout
 import loss
 import options
+from disk import write_figure
 from errors import InputError
-from experiment import write_atomic
 from labels import LABELS
 
 # Training images of the 18 classes: mask 5:1:1 x (male, female) x age group of the competition's 2,700 people.
@@ -83,7 +83,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not Path(args.out).parent.is_dir():
         raise InputError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
-    write_atomic(Path(args.out), losses_figure().savefig)
+    write_figure(Path(args.out), losses_figure())
     print(args.out)
     return 0
 

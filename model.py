@@ -13,6 +13,7 @@ import timm
 import torch
 
 import augment
+import disk
 from errors import InputError, did_you_mean
 from labels import HEADS, num_outputs
 from precision import FORMATS, layout
@@ -140,12 +141,12 @@ def mean_std(model):
 
 
 def save_weights(model, facts, path):
-    """Write a safetensors file of the model's weights whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
+    """Write a safetensors file of the model's weights whose metadata `facts` (JSON-able dict) rebuild it with `load`.
+
+    Whole or not at all. safetensors' `save_file` would leave a part when it is killed, and a file for its owner's eyes only.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    try:
-        safetensors.torch.save_file(state, path, metadata={"experiment": json.dumps(facts)})
-    except safetensors.SafetensorError as error:  # what safetensors makes of a full disk
-        raise OSError(str(error)) from error
+    disk.write_bytes(path, safetensors.torch.save(state, metadata={"experiment": json.dumps(facts)}))
 
 
 def read_facts(path):

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 import dataset
+import disk
 import experiment
 import noise
 import pages
-from errors import InputError
 from pages import escape
 
 FIX_COLUMNS = ["path", "column", "value", "confidence"]
@@ -172,10 +172,7 @@ def write(out, evidence, findings, data_dir, runs, limit, fixed):
     pictures, missing = thumbnails(data_dir, list(wanted))
     note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
     html = document(findings, persons, images, strips, pictures, runs, note, fixed)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: can't be made ({error.strerror})") from error
+    disk.make_dir(out, "--out")
     experiment.write_csv(out / "suggestions.csv", persons[FIX_COLUMNS], "%.4f")
     experiment.write_csv(out / "images.csv", findings.images, "%.4f")
     experiment.write_text(out / "index.html", html)

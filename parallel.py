@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import cache
+import disk
 import engine
 import errors
 import fold
@@ -87,8 +88,8 @@ def train_folds(args, run, data, numbers, device, stop):
     while not outcome.empty():
         ended.append(outcome.get())
     for kind, message in ended:
-        if kind == "InputError":
-            raise InputError(message)
+        if kind != "Interrupted":
+            raise {"DiskError": disk.DiskError}.get(kind, InputError)(message)
     for worker in workers:
         if worker.exitcode:
             how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"

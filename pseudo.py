@@ -110,18 +110,21 @@ def make(args, people, folds, images, device):
     numbers = {run: evaluation.select_folds(run, list(range(args.kfold)) if args.kfold else "all") for run in runs}
     options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
     jobs = [(run, number) for run in runs for number in numbers[run]]
-    evaluation.predict_folds(jobs, images, evaluation.Settings(batch_size=128, tta="none", **options), device)
     targets = {run: experiment.read_args(run)["target"] for run in runs}
     tables = []
-    for fold in range(max(args.kfold, 1)):
-        sources = []
-        for run in runs:
-            table = evaluation.fold_mean(run, targets[run], [fold] if args.kfold else numbers[run], "none")
-            sources.append((targets[run], table[columns(targets[run])].to_numpy()))
-        probs = soft_labels(args.target, sources, tuple(args.age_bounds))
-        sure = confidence(args.target, probs) >= args.pseudo_min_confidence
-        table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
-        tables.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+    with evaluation.predicting(runs):
+        evaluation.predict_folds(jobs, images, evaluation.Settings(batch_size=128, tta="none", **options), device)
+        for fold in range(max(args.kfold, 1)):
+            sources = []
+            for run in runs:
+                table = evaluation.fold_mean(run, targets[run], [fold] if args.kfold else numbers[run], "none")
+                sources.append((targets[run], table[columns(targets[run])].to_numpy()))
+            probs = soft_labels(args.target, sources, tuple(args.age_bounds))
+            sure = confidence(args.target, probs) >= args.pseudo_min_confidence
+            table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
+            tables.append(
+                pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1)
+            )
     return pd.concat(tables, ignore_index=True)
 
 

@@ -22,8 +22,9 @@ import metrics
 import noise
 import noise_page
 import options
+from disk import write_figure
 from errors import InputError
-from experiment import read_args, write_atomic
+from experiment import read_args
 from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, class_parts, decode
 from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 
@@ -118,7 +119,7 @@ def curves_figure(log, title):
 
 def curves(log, path, title):
     """Write curves.png of a run's log (a DataFrame with the columns of log.csv; NaN where nothing was validated)."""
-    write_atomic(path, curves_figure(log, title).savefig)
+    write_figure(path, curves_figure(log, title))
 
 
 def row_shares(counts):
@@ -248,7 +249,7 @@ def confusion_figure(truth, pred, scored_as, title):
 
 def confusion(truth, pred, scored_as, path, title):
     """Write confusion.png: integer class indices truth and pred [N] of `scored_as` (label, mask, gender or age_group)."""
-    write_atomic(path, confusion_figure(truth, pred, scored_as, title).savefig)
+    write_figure(path, confusion_figure(truth, pred, scored_as, title))
 
 
 def caption(truth, pred, scored_as):
@@ -319,7 +320,7 @@ def mistakes(rows, load_image, scored_as, path, title, limit=24):
     rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (probability of
     the prediction, 0..1). load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
-    write_atomic(path, mistakes_figure(rows, load_image, scored_as, title, limit).savefig)
+    write_figure(path, mistakes_figure(rows, load_image, scored_as, title, limit))
 
 
 def main(argv=None):

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import ablation
+import disk
 import errors
 import mappings
 import options
@@ -108,7 +109,7 @@ def open_log(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror})") from error
+        raise disk.failure(path, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -132,7 +133,10 @@ def start(job, path, handle, threads):
                 os._exit(errors.EXIT_CODES[signal.SIGTERM])
 
     words = job.command(threads)
-    os.write(handle, f"$ {shlex.join(['python', *words])}\n".encode())
+    try:
+        os.write(handle, f"$ {shlex.join(['python', *words])}\n".encode())
+    except OSError as error:
+        raise disk.failure(path, error) from error
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle,
                                stderr=subprocess.STDOUT, process_group=0, preexec_fn=end_with_sweep)  # fmt: skip

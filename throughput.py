@@ -19,6 +19,7 @@ from PIL import Image
 import augment
 import cache
 import dataset
+import disk
 import distributed
 import engine
 import evaluation
@@ -184,7 +185,7 @@ def inference(args, device):
     args.images = len(names[: args.images])
     images = evaluation.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
     args.amp = precision.resolve_amp(args.amp, device)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache.make_dir(args.cache_dir)) as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=disk.make_dir(args.cache_dir, "--cache-dir")) as folder:
         run = Path(folder)
         models = [make_fold(args, run, number, device) for number in range(args.folds)]
         jobs = [(run, number) for number in range(args.folds)]
@@ -258,7 +259,10 @@ def cache_building(args, device):
     files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
     args.images = len(files)
     geometry = Geometry.of(args.img_size, args.crop)
-    pipelines = {"cache": build_caches(files, geometry, cache.make_dir(args.cache_dir)), "pillow": pillow_loop(files, geometry)}
+    pipelines = {
+        "cache": build_caches(files, geometry, disk.make_dir(args.cache_dir, "--cache-dir")),
+        "pillow": pillow_loop(files, geometry),
+    }
     return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
 
 

@@ -25,6 +25,7 @@ import torch
 import cache
 import crops
 import dataset
+import disk
 import distributed
 import engine
 import experiment
@@ -37,6 +38,7 @@ import precision
 import predictions
 import pseudo
 import report
+import space
 import train_options
 import training_data
 from errors import InputError, Interrupted
@@ -80,6 +82,8 @@ def open_run(args, argv, data, ranks):
         experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
         experiment.write_environment(folder, distributed.describe(ranks.device))
         experiment.write_csv(folder / "folds.csv", folds)
+        if data.fixes is not None:
+            experiment.write_csv(folder / "label_fixes.csv", data.fixes)
         if data.pseudo is not None:
             experiment.write_csv(folder / "pseudo.csv", data.pseudo, pseudo.FORMAT)
 
@@ -174,6 +178,10 @@ def train(argv, ranks, stop, started):
         if run is None:
             raise
         raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
+    except disk.DiskError as error:
+        if run is None:
+            raise
+        raise InputError(f"{error}. Go on with: {resume_command(args, argv, run)}") from None
     except torch.OutOfMemoryError:
         ran_out = True  # what is measured now needs the memory that this error still holds
     if ran_out:
@@ -192,8 +200,10 @@ def prepare(args, ranks):
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
     elif ranks.first:
         fold.check_epochs(args, Path(args.resume))
+        experiment.check_idle(args.resume, fold_numbers(args))
+    weights = space.weights_bytes(net, args.resume) if ranks.first else None
     with ranks.one_first():
-        data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None)
+        data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None, weights)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

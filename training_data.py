@@ -12,6 +12,7 @@ import errors
 import evaluation
 import predictions
 import pseudo
+import space
 from errors import InputError
 from images import Geometry
 from labels import FIRST_AGE, HEADS, SCORED_AS, decode, encode, head_slices, to_age_group
@@ -33,7 +34,8 @@ class Labels:
 
 @dataclass
 class Data:
-    """The data of a run: people with their folds, image rows, those with the labels that training sees, and its Labels.
+    """The data of a run: people with their folds, image rows, those with the labels that training sees, the fixes that were
+    applied to them, and its Labels.
 
     With --pseudo `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
     `good_eval` tells which of the images could be read.
@@ -43,6 +45,7 @@ class Data:
     folds: np.ndarray
     images: pd.DataFrame
     labelled: pd.DataFrame
+    fixes: pd.DataFrame | None
     files: list
     bad: list
     store: cache.ImageStore
@@ -52,20 +55,23 @@ class Data:
     pseudo: pd.DataFrame | None
 
 
-def load_data(args, device, run=None):
+def load_data(args, device, run=None, weights=None):
     """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
 
-    run: the folder of a run that goes on; its pseudo-labels are those that it began with.
+    run: the folder of a run that goes on; its pseudo-labels are those that it began with, and so must its label fixes be.
+    weights: the bytes of the model's weights, from which the room on disk is known that must be there before images are
+    decoded; None: that is not looked for.
     """
     everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
         people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
-    labelled = images
+    labelled, fixes = images, None
     if args.label_fixes:
         fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
-        fixes = fixes[fixes["path"].isin(people["path"])]
+        fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
+        check_fixes(args.label_fixes, fixes, run)
         labelled = dataset.apply_label_fixes(images, fixes)
         errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
     if args.drop_ages:
@@ -82,6 +88,8 @@ def load_data(args, device, run=None):
         errors.say(
             f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
         )
+    if weights is not None:
+        space.check(args, weights, images, files, geometry, run)
     pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
@@ -91,7 +99,19 @@ def load_data(args, device, run=None):
     good[bad] = False
     good, good_eval = np.split(good, [len(images)])
     made = make_labels(args, people, folds, images, labelled, good)
-    return Data(people, folds, images, labelled, files, bad, store, made, eval_names, good_eval, labels)
+    return Data(people, folds, images, labelled, fixes, files, bad, store, made, eval_names, good_eval, labels)
+
+
+def check_fixes(path, fixes, run):
+    """InputError when --label-fixes are not those that the run that goes on began with, which it keeps in label_fixes.csv."""
+    kept = run and run / "label_fixes.csv"
+    if not kept or not kept.is_file():  # of a run that was begun before they were kept nothing is known
+        return
+    if kept.read_bytes() != fixes.to_csv(index=False, lineterminator="\n").encode():
+        raise InputError(
+            f"--label-fixes {path}: its {len(fixes)} fixes are not those that this run began with; copy {kept} over it, "
+            "or start a new run"
+        )
 
 
 def make_labels(args, people, folds, images, labelled, good):

@@ -9,6 +9,7 @@ import numpy as np
 
 import cache
 import dataset
+import disk
 import evaluation
 import experiment
 import mappings
@@ -87,7 +88,7 @@ def predict(run, data_dir, args, device):
         ((_target, probs[mine]),) = evaluation.predict_rows(weights, store, rows[mine], args, device)
     truth = plain[predictions.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
-    sidecar.unlink(missing_ok=True)  # from here until both are written the pair does not count as made
+    disk.remove(sidecar)  # from here until both are written the pair does not count as made
     experiment.write_csv(path, table, predictions.FORMAT)
     found = compare(target, plain, table)
     experiment.write_json(sidecar, {"weights_sha256": _digests(run), **found})

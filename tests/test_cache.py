@@ -12,6 +12,7 @@ from conftest import gradient, save, white_box
 
 import cache
 import detector
+import disk
 from decoding import decode
 from errors import InputError
 from images import Geometry
@@ -101,11 +102,11 @@ def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, ca
 
 
 def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch):
-    place, found = cache.make_dir(tmp_path / "cache"), detector.find(faces, quiet=True)
+    place, found = disk.make_dir(tmp_path / "cache", "--cache-dir"), detector.find(faces, quiet=True)
     monkeypatch.setattr(detector, "find", None)
     boxes = place / f"{cache._key((detector.DETECTOR, cache.PIL.__version__), faces)}.faces.npy"
     with ThreadPoolExecutor(1) as pool:
-        with cache._exclusive(place / boxes.name.replace("faces.npy", "lock"), ""):
+        with disk.held(place / boxes.name.replace("faces.npy", "lock"), ""):
             waiting = pool.submit(cache.open_faces, faces, place)
             time.sleep(0.3)
             assert not waiting.done()
@@ -151,7 +152,7 @@ def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
     place = tmp_path / "cache"
     place.mkdir()
     lock = place / f"{cache.cache_key(files, Geometry(8, 8))}.lock"
-    with cache._exclusive(lock, ""):
+    with disk.held(lock, ""):
         waiting = threading.Thread(target=cache.open_cache, args=(files, Geometry(8, 8), place))
         waiting.start()
         waiting.join(0.3)
@@ -163,7 +164,7 @@ def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
 
 def test_cache_dir_that_cannot_be_made(files, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--cache-dir .*file/cache: cannot be made"):
+    with pytest.raises(InputError, match=r"--cache-dir .*file/cache: can't be made"):
         cache.open_cache(files, Geometry(8, 8), tmp_path / "file" / "cache")
 
 

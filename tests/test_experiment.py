@@ -3,7 +3,9 @@ import os
 
 import pytest
 
+import disk
 import experiment
+import train
 from errors import InputError
 
 
@@ -27,7 +29,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"table.csv: can't be written \(No space left"):
-        experiment.write_atomic(path, breaks)
+        disk.write_atomic(path, breaks)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
 
@@ -59,14 +61,60 @@ def test_fold_lock_sweeps_what_a_killed_process_left(tmp_path):
         assert list((tmp_path / "fold2").iterdir()) == []
 
 
-def test_result_folder_is_complete_or_not_there(tmp_path):
-    with experiment.new_folder(tmp_path / "out", None, "soft-3runs") as (folder, inside):
-        (inside / "a").write_text("1")
-        assert not folder.exists()
-    assert folder == tmp_path / "out" / "01-soft-3runs" and (folder / "a").read_text() == "1"
-    with pytest.raises(KeyError), experiment.new_folder(tmp_path / "out", None, "soft-3runs") as (folder, inside):
-        raise KeyError
-    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["01-soft-3runs"]
+def made(out, name, fill):
+    return experiment.make_folder(out, name, lambda: experiment.next_number(out, "soft-3runs"), fill)
+
+
+def test_a_made_folder_is_complete_or_not_there(tmp_path):
+    out = tmp_path / "out"
+
+    def fill(inside, name):
+        (inside / "a").write_text(name)
+        assert not (out / name).exists()
+
+    assert made(out, None, fill) == out / "01-soft-3runs"
+    (out / ".02-soft-3runs.77.tmp").mkdir()  # of a process that was killed
+    assert (made(out, None, fill) / "a").read_text() == "02-soft-3runs"
+
+    def full(inside, name):
+        disk.write_atomic(inside / "a", lambda temporary: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    with pytest.raises(disk.DiskError, match=rf"{out}/mine/a: can't be written \(No space left"):
+        made(out, "mine", full)
+    with pytest.raises(KeyboardInterrupt):
+        made(out, "mine", lambda inside, name: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert sorted(entry.name for entry in out.iterdir()) == ["01-soft-3runs", "02-soft-3runs"]
+
+
+def test_who_makes_a_folder_second_gets_the_next_name_or_is_refused(tmp_path):
+    """Another process makes the folder while ours is being filled."""
+    names = []
+
+    def fill(inside, name):
+        (inside / "a").write_text("ours")
+        names.append(name)
+        if len(names) != 2:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a").write_text("theirs")
+
+    assert made(tmp_path, None, fill) == tmp_path / "02-soft-3runs"
+    with pytest.raises(InputError, match=r"mine: exists and is never overwritten; choose another --name$"):
+        made(tmp_path, "mine", fill)
+    assert names == ["01-soft-3runs", "02-soft-3runs", "mine"]
+    written = {path.parent.name: path.read_text() for path in tmp_path.glob("*/a")}
+    assert written == {"01-soft-3runs": "theirs", "02-soft-3runs": "ours", "mine": "theirs"}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
+    for number in (0, 1):
+        (tmp_path / f"fold{number}").mkdir()
+    (tmp_path / "fold1" / "fold.json").write_text("{}")
+    with experiment.fold_lock(tmp_path, 0), experiment.fold_lock(tmp_path, 1):  # complete, whoever holds it
+        experiment.check_idle(tmp_path, [1, 2])
+        with pytest.raises(InputError, match=r"fold0: another process is training it; wait for it or stop it"):
+            experiment.check_idle(tmp_path, [0, 1, 2])
+    experiment.check_idle(tmp_path, [0, 1, 2])
 
 
 def test_find_run_suggests(tmp_path):
@@ -86,9 +134,21 @@ def test_args_that_are_no_options_are_refused(tmp_path):
         experiment.read_args(tmp_path)
 
 
-def test_a_summary_looks_for_folds_only_when_it_may_write(fit, monkeypatch):
+@pytest.fixture(scope="module")
+def half(fit):
+    """A run whose fold 1 is not trained yet."""
+    return fit("--target", "mask", "--fold", "0", name="half")
+
+
+def test_a_run_in_training_is_not_gone_on_with(half, monkeypatch):
+    """--resume of a run whose missing fold another process trains is refused before any data is read."""
+    monkeypatch.setattr(train.training_data, "load_data", None)
+    with experiment.fold_lock(half, 1), pytest.raises(InputError, match=r"fold1: another process is training it; wait for it"):
+        train.main(["--resume", str(half), "--quiet"])
+
+
+def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
     """Of two processes that end at once the one that writes last would else not know the other's fold."""
-    run = fit("--target", "mask", "--fold", "0", name="summed")
     found, locks = experiment.done_folds, []
 
     def done_folds(run):
@@ -98,8 +158,8 @@ def test_a_summary_looks_for_folds_only_when_it_may_write(fit, monkeypatch):
         return found(run)
 
     monkeypatch.setattr(experiment, "done_folds", done_folds)
-    assert [row["fold"] for row in experiment.write_summary(run, "mask", 2)["folds"]] == [0]
-    assert locks == [run]
+    assert [row["fold"] for row in experiment.write_summary(half, "mask", 2)["folds"]] == [0]
+    assert locks == [half]
 
 
 def test_a_run_folder_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", name="fixed")
     assert "label fixes: 1 applied" in capsys.readouterr().err
+    assert pd.read_csv(run / "label_fixes.csv").values.tolist() == [["000001_female_Asian_22", "gender", "male"]]
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,swap\n")  # an edited file would mix two trainings
+    with pytest.raises(
+        InputError, match=r"--label-fixes .*fixes.csv: its 1 fixes are not those .* copy .*fixed/label_fixes.csv"
+    ):
+        train.main(["--resume", str(run), "--quiet"])
+    shutil.copy(run / "label_fixes.csv", tmp_path / "fixes.csv")
+    assert trained(["--resume", str(run), "--quiet"]) == 0
     oof = pd.read_csv(run / "oof.csv")
     assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
 
@@ -462,8 +471,19 @@ def test_output_folder_that_can_not_be_written(shared_data, tmp_path):
 def test_resume_refuses_other_options_and_other_people(runs, data):
     with pytest.raises(InputError, match=r"--lr: can't be given with --resume"):
         train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
-    with pytest.raises(InputError, match=r"folds.csv: other people than in"):
+    with pytest.raises(InputError, match=r"folds.csv: other people or folds than in"):
         train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "folds.csv: not a readable csv"), (b"path,fold\n000001,first\n", "folds.csv: other people or folds than in"),
+    (b"\xff\xfe\0", "folds.csv: not a readable csv"), (None, "folds.csv: no such file"),
+])  # fmt: skip
+def test_resume_with_damaged_folds_is_one_line(runs, tmp_path, content, message):
+    run = Path(shutil.copytree(runs["mask"], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "eval*")))
+    (run / "folds.csv").unlink() if content is None else (run / "folds.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        train.main(["--resume", str(run), "--quiet"])
 
 
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):

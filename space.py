@@ -1,0 +1,78 @@
+"""The room that a training needs on disk, known before its first step: the run folder and the image cache."""
+
+from pathlib import Path
+
+import torch
+
+import cache
+import disk
+import experiment
+import optim
+import predictions
+
+PICTURES = 2 << 20  # curves, confusion and mistakes, with the logs and events
+NUMBER = 11  # bytes of a probability in a csv, with its comma
+SIDE, STEPS = 64, 8  # of the layer on which an optimizer shows how much it keeps; Lookahead has all of it after 6 steps
+
+
+def tensor_bytes(value):
+    """The bytes of all tensors in a nest of dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(tensor_bytes(part) for part in parts)
+
+
+def optimizer_share(name, lr, weight_decay):
+    """What an optimizer keeps between two steps, as a multiple of the weights: 2 for AdamW. Seen on a small layer."""
+    with torch.random.fork_rng(devices=[]):
+        layer = torch.nn.Linear(SIDE, SIDE)
+        optimizer = optim.build_optimizer(layer, name, lr, weight_decay)
+        for _step in range(STEPS):
+            loss = layer(torch.ones(1, SIDE)).square().sum()
+            loss.backward(create_graph=getattr(optimizer, "is_second_order", False))
+            optimizer.step()
+            optimizer.zero_grad()
+    return tensor_bytes(optimizer.state_dict()) / tensor_bytes(dict(layer.named_parameters()))
+
+
+def weights_bytes(net, run):
+    """The bytes of the weights of a fold: of `net`, or of those that a run which goes on has kept (None: it has none yet)."""
+    if net is not None:
+        return tensor_bytes(net.state_dict())
+    found = sorted(Path(run).glob("fold*/best.safetensors"))
+    return found[0].stat().st_size if found else None
+
+
+def run_bytes(args, weights, images, folds):
+    """The most that a run folder holds at any time, with `folds` folds to be trained and `weights` bytes of weights a fold.
+
+    Each fold keeps its weights (twice with --finish-on-all) and its rows of oof.csv. Those in training at once also have
+    their saved state, twice while it is replaced: weights, averages of them, and what the optimizer keeps.
+    `images`: DataFrame image, path.
+    """
+    state = weights * (1 + bool(args.ema) + args.average_last + optimizer_share(args.optimizer, args.lr, args.weight_decay))
+    state *= 2 if args.finish_on_all else 1
+    at_once = folds if args.parallel_folds == "auto" else min(folds, args.parallel_folds)
+    names = images["image"].str.len().sum() + images["path"].str.len().sum()
+    table = int(names) + len(images) * NUMBER * (len(predictions.columns(args.target)) + 1)
+    kept = folds * weights * (2 if args.finish_on_all else 1)
+    return int(kept + at_once * 2 * state + 2 * table + PICTURES)
+
+
+def check(args, weights, images, files, geometry, run=None):
+    """InputError, before anything is made, where a volume has too little room for a training.
+
+    weights: bytes of the model's weights; files: all that is decoded; run: the folder of a run that goes on, of which only
+    the folds that are not complete need room, less what they take already.
+    """
+    wanted = args.fold or range(max(args.kfold, 1))
+    done = experiment.done_folds(run) if run else {}
+    missing = [number for number in wanted if number not in done]
+    needed = run_bytes(args, weights, images, len(missing)) if missing else 0
+    for number in missing if run else ():
+        needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))
+    place = ("--output-dir", args.output_dir) if run is None else ("", run)
+    pixels = cache.bytes_to_build(files, geometry, args.cache_dir)
+    needs = [(*place, "the run", needed), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
+    disk.check_room([need for need in needs if need[3] > 0])

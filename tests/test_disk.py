@@ -1,0 +1,283 @@
+"""disk.py: whatever fails while a file is written, the old one keeps its bytes and nothing is left beside it."""
+
+import builtins
+import collections
+import contextlib
+import errno
+import io
+import os
+import resource
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import gradient, save
+from matplotlib.figure import Figure
+
+import cache
+import disk
+import events
+import experiment
+import fold
+import model
+from errors import InputError
+from images import Geometry
+
+
+class Faults:
+    """While it holds, the `at`-th call that touches a file under `folder` fails as on a full disk: an open, a write (of which
+    half arrives), an fsync, a replace or an allocation. `calls` counts them all."""
+
+    def __init__(self, folder, at, code=errno.ENOSPC):
+        self.folder, self.at, self.code, self.calls = str(folder), at, code, 0
+
+    def strike(self):
+        self.calls += 1
+        if self.calls == self.at:
+            raise OSError(self.code, os.strerror(self.code))
+
+    def guarded(self, function, mine=lambda *_args: True):
+        def call(*args, **kwargs):
+            if mine(*args):
+                self.strike()
+            return function(*args, **kwargs)
+
+        return call
+
+    def of_folder(self, path, *_args):
+        return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder)
+
+    @contextlib.contextmanager
+    def hold(self):
+        real_open = open
+
+        def faulty_open(path, *args, **kwargs):
+            if not self.of_folder(path):
+                return real_open(path, *args, **kwargs)
+            self.strike()
+            return FaultyFile(real_open(path, *args, **kwargs), self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtins, "open", faulty_open)
+            patch.setattr(io, "open", faulty_open)
+            patch.setattr(os, "open", self.guarded(os.open, self.of_folder))
+            for name in ("fsync", "posix_fallocate"):
+                patch.setattr(os, name, self.guarded(getattr(os, name)))
+            patch.setattr(os, "replace", self.guarded(os.replace, self.of_folder))
+            yield
+
+
+class FaultyFile:
+    """An open file whose writes are counted, and one of which breaks off."""
+
+    def __init__(self, file, faults):
+        self.file, self.faults = file, faults
+
+    def write(self, content):
+        try:
+            self.faults.strike()
+        except OSError:
+            self.file.write(content[: len(content) // 2])
+            raise
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.file.close()
+
+
+def figure(number):
+    page = Figure((1, 1))
+    page.text(0, 0, str(number))
+    return page
+
+
+def tensors(number):
+    return {"model": {"weight": torch.full((50,), float(number))}, "epoch": number}
+
+
+def linear(number):
+    net = torch.nn.Linear(3, 3)
+    torch.nn.init.constant_(net.weight, number)
+    torch.nn.init.constant_(net.bias, number)
+    return net
+
+
+# What writes a file: (its name, a function of the folder and a number that is to be written).
+WRITERS = {
+    "text": ("text.html", lambda folder, number: experiment.write_text(folder / "text.html", f"{number}" * 9)),
+    "json": ("summary.json", lambda folder, number: experiment.write_json(folder / "summary.json", {"f1": number})),
+    "csv": ("oof.csv", lambda folder, number: experiment.write_csv(folder / "oof.csv", pd.DataFrame({"p0": [number]}))),
+    "picture": ("curves.png", lambda folder, number: disk.write_figure(folder / "curves.png", figure(number))),
+    "weights": ("best.safetensors", lambda folder, number: model.save_weights(linear(number), {}, folder / "best.safetensors")),
+    "state": ("fold0/last.pt", lambda folder, number: fold.save_state(folder, 0, tensors(number))),
+    "events": ("events", lambda folder, number: disk.append(folder / "events", f"epoch {number}\n".encode())),
+}
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whatever_call_fails_the_old_file_stays(tmp_path, writer):
+    """Each call in turn fails, until none is left to; the error is one line that names the file and the room on its volume."""
+    (tmp_path / "fold0").mkdir()
+    name, write = WRITERS[writer]
+    write(tmp_path, 1)
+    before, at = contents(tmp_path), 0
+    assert name in before
+    while True:
+        at += 1
+        faults = Faults(tmp_path, at)
+        with faults.hold():
+            try:
+                write(tmp_path, 2)
+            except disk.DiskError as error:
+                assert name in str(error) and "can't be written (No space left on device): " in str(error)
+                assert (
+                    "are free on volume" in str(error) and str(error).endswith("; make room there") and "\n" not in str(error)
+                )
+        if faults.calls < at:
+            break
+        assert contents(tmp_path) == before, at
+    assert at > 3 and contents(tmp_path) != before and contents(tmp_path).keys() == before.keys()
+
+
+def test_whatever_call_fails_while_a_cache_is_built_none_is_there(tmp_path):
+    files = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(2)]
+    place, at = tmp_path / "cache", 0
+    place.mkdir()
+    (place / "other.npy").write_bytes(b"another cache")
+    while True:
+        at += 1
+        faults = Faults(place, at)
+        with faults.hold(), pytest.raises((InputError, OSError)) as told:
+            cache.open_cache(files, Geometry(8, 8), place, quiet=True)
+        if list(place.glob("*.json")):  # built; what failed was reading it
+            break
+        error = str(told.value)
+        assert "No space left on device" in error and str(place) in error and "\n" not in error
+        left = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".lock"}
+        assert left == {"other.npy": b"another cache"}, at
+    assert at > 10
+    np.testing.assert_array_equal(*(cache.open_cache(files, Geometry(8, 8), tmp_path / each)[0] for each in ("cache", "fresh")))
+
+
+@pytest.mark.parametrize("writer", [name for name in WRITERS if name != "json"])
+def test_a_limit_of_the_system_is_told_by_every_library(tmp_path, writer):
+    """Not simulated: no file may be longer than 4 bytes, for Python's writes and those of the libraries' own code."""
+    (tmp_path / "fold0").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        with pytest.raises(
+            disk.DiskError, match=r"can't be written \(File too large\): .* are needed, and .* are free on volume /"
+        ):
+            WRITERS[writer][1](tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_signal_while_writing_keeps_the_old_file(tmp_path, stop):
+    experiment.write_text(tmp_path / "a", "old")
+
+    def write(temporary):
+        temporary.write_text("half")
+        raise stop
+
+    with pytest.raises(stop):
+        disk.write_atomic(tmp_path / "a", write)
+    assert contents(tmp_path) == {"a": b"old"}
+
+
+Facts = collections.namedtuple("Facts", "f_bavail f_frsize f_files f_favail")
+
+
+@pytest.mark.parametrize(("code", "facts", "message"), [
+    (errno.ENOSPC, (3, 4096, 9, 9), r"a\.bin: can't be written \(No space left on device\): 2\.0 MiB are needed, and 12\.0 KiB are free on "
+     r"volume /.*; make room there$"),
+    (errno.EDQUOT, (1 << 20, 4096, 9, 9), r"\(Disk quota exceeded\): 2\.0 MiB are needed, and 4\.0 GiB are free on .*; make room there$"),
+    (errno.ENOSPC, (3, 4096, 9, 0), r"2\.0 MiB are needed, and not one more file fits on volume"),
+    (errno.EROFS, (0, 4096, 0, 0), r"\(Read-only file system\): 2\.0 MiB are needed, and 0 bytes are free .*; give it a place that can be"),
+    (errno.EIO, (1, 4096, 0, 0), r"\(Input/output error\)"),
+])  # fmt: skip
+def test_the_error_names_file_volume_and_room(tmp_path, monkeypatch, code, facts, message):
+    monkeypatch.setattr(os, "statvfs", lambda path: Facts(*facts))
+    with pytest.raises(disk.DiskError, match=message), Faults(tmp_path, 1, code).hold():
+        disk.write_bytes(tmp_path / "a.bin", bytes(2 << 20))
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path):
+    with pytest.raises(disk.DiskError, match=r"gone/a: can't be written: there is no folder .*/gone$"):
+        experiment.write_text(tmp_path / "gone" / "a", "text")
+    with pytest.raises(disk.DiskError, match=r"gone/a: can't be written: there is no folder .*/gone$"):
+        disk.append(tmp_path / "gone" / "a", b"text")
+    with (
+        pytest.raises(disk.DiskError, match=r"gone/lock: can't be locked \(No such file"),
+        disk.held(tmp_path / "gone/lock", ""),
+    ):
+        pass
+
+
+def test_room_is_summed_over_what_shares_a_volume(tmp_path, monkeypatch):
+    """40 KiB are free: 30 + 10 fit, 30 + 11 don't, and the line names both places, their parts and the options."""
+    monkeypatch.setattr(os, "statvfs", lambda path: Facts(10, 4096, 0, 0))
+    run, pixels = tmp_path / "runs" / "not" / "yet", tmp_path / "cache"
+    needs = [("--output-dir", run, "the run", 30 << 10), ("--cache-dir", pixels, "decoded images", 10 << 10)]
+    disk.check_room(needs)
+    needs[1] = (*needs[1][:3], 11 << 10)
+    with pytest.raises(InputError) as told:
+        disk.check_room(needs)
+    assert str(told.value).startswith(
+        f"--output-dir {run} and --cache-dir {pixels}: 30.0 KiB (the run) and 11.0 KiB (decoded images) are needed, and 40.0 KiB "
+        "are free on volume /"
+    )
+    assert str(told.value).endswith("; make room there, or give another --output-dir or --cache-dir")
+
+
+def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
+    turn = threading.Event()
+
+    def wait():
+        with disk.held(tmp_path, "waiting for the other", wait=True):
+            turn.set()
+
+    with disk.held(tmp_path, ""):
+        with pytest.raises(InputError, match=r"^taken$"), disk.held(tmp_path, "taken"):
+            pass
+        other = threading.Thread(target=wait)
+        other.start()
+        assert not turn.wait(0.1)
+    assert turn.wait(10)
+    other.join()
+    assert capsys.readouterr().err == "waiting for the other\n"
+
+
+def test_sizes_in_words():
+    assert [disk.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
+        "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    """By its own reader, which checks the sums of each record; epoch 2 is added to the file of epoch 1."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    board = events.Events(tmp_path, 3)
+    board.write(1, {"lr": 0.5, "val_f1": 0.25})
+    board.write(2, {"lr": 0.125})
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    found = list(EventFileLoader(str(path)).Load())
+    assert found[0].file_version == "brain.Event:2"
+    values = [(event.step, value.tag, value.tensor.float_val[0]) for event in found for value in event.summary.value]
+    assert values == [(1, "fold3/lr", 0.5), (1, "fold3/val_f1", 0.25), (2, "fold3/lr", 0.125)]
