@@ -6,13 +6,14 @@ The competition's traps are there too: dot-files at both levels, png and jpeg am
 id on two rows. The ages are spread as in the competition.
 """
 
+import glob
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+import disk
 import errors
 import options
 from errors import InputError
@@ -28,6 +30,7 @@ from photos import KINDS, person_images
 
 VERSION = 2
 RACE = "Asian"
+IMAGE_BYTES = 24 << 10  # of an image, on disk
 # People of the competition by gender (male, female) and age group, and how the ages of a group are spread there: 27 to 32
 # sparse, 56 to 59 crowded, the old all 60. {(first, last): people}, even between first and last.
 COUNTS = ((549, 410, 83), (732, 817, 109))
@@ -69,31 +72,45 @@ def pick_age(seed, key):
 def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     """Draw the demo set into the folder `out`, in the competition's layout plus eval/answers.csv; at once if it is there.
 
-    It is built beside `out` and renamed, so a kill leaves nothing under the final name and two processes don't disturb
-    each other. InputError when `out` is there and is no demo set, or can't be written.
+    It is built beside `out` and renamed, so a kill leaves nothing under the final name. Of two processes that want it at once
+    one draws and the other waits. InputError when `out` is there and is no demo set, or can't be written.
     """
     out = Path(out)
     facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
-    if out.exists():
-        if not is_demo(out):
-            raise InputError(f"{out}: exists and is no demo set (it holds no demo.json); move it away or name another folder")
-        if json.loads((out / "demo.json").read_text()) == facts:
-            return
+    if _is_drawn(out, facts):
+        return
+    parent = disk.make_dir(out.parent, "--out")
+    with disk.held(parent, f"waiting for another process to draw {out}/", wait=True):
+        for leftover in parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed: the lock is ours
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not _is_drawn(out, facts):
+            _build(out, facts, progress)
+
+
+def _is_drawn(out, facts):
+    """Whether the folder `out` holds this demo set; InputError when it holds anything else."""
+    if not out.exists():
+        return False
+    if not is_demo(out):
+        raise InputError(f"{out}: exists and is no demo set (it holds no demo.json); move it away or name another folder")
+    if (out / "demo.json").read_text(errors="replace") != json.dumps(facts):
         raise InputError(f"{out}: holds another demo set; delete it to draw {facts}")
-    building = None
+    return True
+
+
+def _build(out, facts, progress):
+    size = len(KINDS) * (facts["people"] + facts["eval_people"]) * IMAGE_BYTES
+    disk.check_room([("", out, "the demo set", size)])
+    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-        building.chmod(0o755)
-        _draw_all(building, people, eval_people, seed, progress)
+        building.mkdir()
+        _draw_all(building, facts["people"], facts["eval_people"], facts["seed"], progress)
         (building / "demo.json").write_text(json.dumps(facts))
         os.replace(building, out)
     except OSError as error:
-        if not is_demo(out):  # unless another process was faster
-            raise InputError(f"{out}: can't be written ({error.strerror})") from error
+        raise disk.failure(out, error, size) from error
     finally:
-        if building is not None:
-            shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def is_demo(folder):
@@ -115,7 +132,7 @@ def _draw_all(out, people, eval_people, seed, progress):
     workers = min(len(jobs), 16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     answers = []
     with context.Pool(workers, _leave_signals) as pool, tqdm(total=len(KINDS) * len(jobs), desc="drawing the demo set",
-                                                            unit="img", disable=not progress) as bar:  # fmt: skip
+                                                            unit="img", disable=None if progress else True) as bar:  # fmt: skip
         for named in pool.imap(_write_person, jobs, chunksize=4):
             answers.extend(named)
             bar.update(len(KINDS))
@@ -186,10 +203,9 @@ def draw_sheet(path, columns=8, seed=0):
             sheet.paste(images[kind].resize((width, height), Image.Resampling.LANCZOS), (left, 8 + row * (height + 8)))
         text = f"{GENDERS[gender]}, {age}" + ("+" if age == 60 else "")
         ImageDraw.Draw(sheet).text((left + width / 2, 3 * (height + 8) + 18), text, (50, 54, 60), font, anchor="mm")
-    try:
-        sheet.save(path, optimize=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--sheet {path}: can't be written ({error})") from error
+    drawn = io.BytesIO()
+    sheet.save(drawn, Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"), optimize=True)
+    disk.write_bytes(path, drawn.getvalue())
 
 
 def main(argv=None):

@@ -1,4 +1,6 @@
 import hashlib
+import shutil
+import threading
 from collections import Counter
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 import dataset
 import demo
+import disk
 import faces
 import photos
 from errors import InputError
@@ -126,10 +129,36 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
         (out / "train").mkdir()
         raise OSError(28, "No space left on device")
 
+    (tmp_path / ".set.77.tmp" / "train").mkdir(parents=True)  # of a process that was killed
     monkeypatch.setattr(demo, "_draw_all", full)
-    with pytest.raises(InputError, match=r"can't be written \(No space left"):
+    with pytest.raises(InputError, match=r"set: can't be written \(No space left on device\): 62\.3 MiB are needed, and"):
         demo.draw_demo(tmp_path / "set")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_room_that_is_there_for_the_whole_set(drawn, tmp_path, monkeypatch):
+    """11 people of 7 images take 1.8 MiB at the size that is reckoned with; what was drawn takes less, and not by much."""
+    drawn_bytes = sum(path.stat().st_size for path in drawn.rglob("*"))
+    assert 0.8 < drawn_bytes / (77 * demo.IMAGE_BYTES) < 1
+    monkeypatch.setattr(demo.disk, "free", lambda path: 77 * demo.IMAGE_BYTES - 1)
+    with pytest.raises(
+        InputError, match=r"set: 1\.8 MiB \(the demo set\) are needed, and 1\.8 MiB are free on .*; make room there$"
+    ):
+        demo.draw_demo(tmp_path / "set", people=8, eval_people=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_draw_all", None)  # the second does not draw
+    with disk.held(tmp_path, ""):
+        waiting = threading.Thread(target=demo.draw_demo, args=(tmp_path / "set", 8, 3))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        shutil.copytree(drawn, tmp_path / "set")
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert capsys.readouterr().err == f"waiting for another process to draw {tmp_path / 'set'}/\n"
 
 
 def test_command_draws_a_set_or_a_sheet(tmp_path, capsys):
@@ -137,4 +166,5 @@ def test_command_draws_a_set_or_a_sheet(tmp_path, capsys):
     assert len(dataset.read_people(tmp_path / "set")) == 6
     assert demo.main(["--sheet", str(tmp_path / "sheet.png")]) == 0
     assert Image.open(tmp_path / "sheet.png").width > 1000
-    assert "6 people" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "6 people" in out and err == ""  # no bar where no terminal is
