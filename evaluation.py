@@ -206,7 +206,7 @@ def write_run_eval(run, target, numbers, tta):
     path, sidecar = Path(run) / "eval.csv", Path(run) / "eval.json"
     text = experiment.csv_text(table, predictions.FORMAT)
     if not (
-        path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and experiment.read_json(sidecar) == facts
+        path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and mappings.read_json(sidecar) == facts
     ):
         disk.remove(sidecar)  # from here until both are written the pair does not count as made
         experiment.write_text(path, text)

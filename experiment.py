@@ -37,6 +37,7 @@ ARGS = {"kfold": int, "data_dir": str, "finish_on_all": int, "label_fixes": (str
 FOLD = {
     "fold": int,
     "best_epoch": int,
+    "epochs": int,
     "val_f1": (*mappings.NUMBER, NoneType),
     "val_acc": (*mappings.NUMBER, NoneType),
     "seconds": mappings.NUMBER,

@@ -120,13 +120,22 @@ def is_complete(args, facts):
     return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
 
 
+def epochs_begun(run, fold):
+    """The last epoch of which a saved state holds a step."""
+    state = load_state(run, fold)
+    try:
+        check_state(state)
+    except ValueError as error:
+        raise damaged(experiment.fold_dir(run, fold) / "last.pt", error) from error
+    return state["epoch"] - (state["step"] == 0)
+
+
 def check_epochs(args, run):
     """InputError when a run that goes on can't end after --epochs: more are begun, or a complete fold's state is gone."""
     done = experiment.done_folds(run)
     for fold in range(max(args.kfold, 1)):
         kept = (experiment.fold_dir(run, fold) / "last.pt").exists()
-        state = load_state(run, fold) if kept and fold not in done else {"epoch": 0, "step": 1}
-        begun = done[fold]["epochs"] if fold in done else state["epoch"] - (state["step"] == 0)
+        begun = done[fold]["epochs"] if fold in done else epochs_begun(run, fold) if kept else 0
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
         if fold in done and not is_complete(args, done[fold]) and not kept:

@@ -39,6 +39,7 @@ import yaml
 from conftest import make_data
 from PIL import Image
 
+import disk
 import engine
 import errors
 import experiment
@@ -66,7 +67,7 @@ PHASES = {
     "opening the run": ((train, "open_run"),),
     "training": ((engine, "train_one_epoch"),),
     "validating": ((engine, "evaluate"), (engine, "predict_rows")),
-    "writing a file": ((experiment, "write_atomic"),),
+    "writing a file": ((disk, "write_atomic"),),
     "scores": ((experiment, "write_summary"),),
     "pictures": ((train, "draw_pictures"),),
 }
