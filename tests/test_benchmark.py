@@ -139,7 +139,7 @@ def test_cache_against_a_pillow_loop(measure, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--what", "cache", "--cache-dir", str(Path(__file__) / "cache")], r"--cache-dir .*/cache: cannot be made"),
+    (["--what", "cache", "--cache-dir", str(Path(__file__) / "cache")], r"--cache-dir .*/cache: can't be made"),
     (["--batch-size", "1", "--no-usual"], r"--batch-size 1: test_resnet has batch norm"),
 ])  # fmt: skip
 def test_what_shows_late_is_one_line(options, message, shared_data, workplace, tmp_path, capsys):

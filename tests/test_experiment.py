@@ -109,7 +109,8 @@ def test_who_makes_a_folder_second_gets_the_next_name_or_is_refused(tmp_path):
 def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
     for number in (0, 1):
         (tmp_path / f"fold{number}").mkdir()
-    (tmp_path / "fold1" / "fold.json").write_text("{}")
+    facts = dict.fromkeys(experiment.FOLD, 1) | {"weights_sha256": ""}
+    experiment.write_json(tmp_path / "fold1" / "fold.json", facts)
     with experiment.fold_lock(tmp_path, 0), experiment.fold_lock(tmp_path, 1):  # complete, whoever holds it
         experiment.check_idle(tmp_path, [1, 2])
         with pytest.raises(InputError, match=r"fold0: another process is training it; wait for it or stop it"):

@@ -57,15 +57,6 @@ def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path)
     assert torch.equal(own["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
 
 
-def test_full_disk_is_an_os_error(tmp_path, monkeypatch):
-    def full(*_args, **_options):
-        raise safetensors.SafetensorError("I/O error: No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        model.save_weights(timm.create_model("test_resnet"), {}, tmp_path / "x.safetensors")
-
-
 def test_unknown_model_gets_suggestions():
     with pytest.raises(InputError, match=r"--model resnet81: .*Did you mean resnet"):
         model.create("resnet81", "mask", (32, 32))
