@@ -126,7 +126,8 @@ def _advice(skip_bad):
 
 def bytes_to_build(files, geometry, cache_dir):
     """What `open_cache` of these files would add to --cache-dir: 0 where it is there."""
-    if (Path(cache_dir) / f"{cache_key(files, geometry)}.json").exists():
+    made = Path(cache_dir) / f"{cache_key(files, geometry)}.json"
+    if made.exists() and made.with_suffix(".npy").exists():
         return 0
     return len(files) * geometry.height * geometry.width * 3
 

@@ -111,7 +111,7 @@ def make(args, people, folds, images, device):
     options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
     jobs = [(run, number) for run in runs for number in numbers[run]]
     targets = {run: experiment.read_args(run)["target"] for run in runs}
-    tables = []
+    made = []
     with evaluation.predicting(runs):
         evaluation.predict_folds(jobs, images, evaluation.Settings(batch_size=128, tta="none", **options), device)
         for fold in range(max(args.kfold, 1)):
@@ -122,10 +122,8 @@ def make(args, people, folds, images, device):
             probs = soft_labels(args.target, sources, tuple(args.age_bounds))
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
             table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
-            tables.append(
-                pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1)
-            )
-    return pd.concat(tables, ignore_index=True)
+            made.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+    return pd.concat(made, ignore_index=True)
 
 
 def read(run, target):

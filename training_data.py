@@ -10,6 +10,7 @@ import dataset
 import engine
 import errors
 import evaluation
+import experiment
 import predictions
 import pseudo
 import space
@@ -107,7 +108,7 @@ def check_fixes(path, fixes, run):
     kept = run and run / "label_fixes.csv"
     if not kept or not kept.is_file():  # of a run that was begun before they were kept nothing is known
         return
-    if kept.read_bytes() != fixes.to_csv(index=False, lineterminator="\n").encode():
+    if kept.read_bytes() != experiment.csv_text(fixes).encode():
         raise InputError(
             f"--label-fixes {path}: its {len(fixes)} fixes are not those that this run began with; copy {kept} over it, "
             "or start a new run"

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import queue
 import resource
 import signal
 import sys
@@ -248,7 +249,7 @@ def run(seed, numbers, place, only=None):
     while process.is_alive() or not results.empty():
         try:
             number, name, outcome = results.get(timeout=0.2)
-        except Exception:
+        except queue.Empty:
             continue
         if outcome in ("read", "refused"):
             counts[name, outcome] += 1

@@ -17,6 +17,7 @@ import pytest
 import several
 import torch
 from conftest import assert_same_run, without_pictures
+from test_engine import assert_equal
 
 import engine
 import errors
@@ -108,21 +109,6 @@ def facts(run):
             for row in state["history"]
         ]
     return summary, states
-
-
-def assert_equal(one, other, where="facts"):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other)):
-            assert_equal(*pair, f"{where}.{index}")
-    else:
-        assert one == other, where
 
 
 @pytest.fixture(scope="module")
