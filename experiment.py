@@ -264,9 +264,29 @@ def environment(device):
     }
 
 
-def write_environment(run, device):
-    """env.json: the `environment` in which a run was started."""
-    write_json(run / "env.json", environment(device))
+def write_environment(run, device, weights=None):
+    """env.json: the `environment` in which a run was started, and the digest of the file `weights` that it starts from."""
+    started_from = {} if weights is None else {"weights_sha256": file_digest(weights)}
+    write_json(run / "env.json", environment(device) | started_from)
+
+
+def check_weights(run, weights):
+    """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
+    path = Path(run) / "env.json"
+    if weights is None or not path.exists():
+        return
+    began = mappings.read_json(path).get("weights_sha256")  # of an older version: none
+    if began not in (None, file_digest(weights)):
+        raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")
+
+
+def file_digest(path):
+    """The sha256 of a file; InputError when it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from error
 
 
 # ---- folds ---------------------------------------------------------------------------------------------------------
@@ -313,7 +333,7 @@ def sweep_run(run):
         _sweep(run)
 
 
-def check_idle(run, folds):
+def check_not_trained(run, folds):
     """InputError when another process is training one of these folds of a run."""
     done = done_folds(run)
     for fold in folds:
@@ -341,8 +361,7 @@ def write_log(run, fold, rows):
 
 def finish_fold(run, fold, facts, keep_state=False):
     """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes unless it is kept."""
-    with open(weights_file(run, fold), "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(weights_file(run, fold))
     write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
     drop_state(run, fold, keep_state)
 

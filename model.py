@@ -1,5 +1,6 @@
 """Backbone and heads: any timm model with one linear layer over all heads' classes, its weights in and out, `predict`."""
 
+import hashlib
 import json
 import logging
 import math
@@ -146,7 +147,25 @@ def save_weights(model, facts, path):
     Whole or not at all. safetensors' `save_file` would leave a part when it is killed, and a file for its owner's eyes only.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    disk.write_bytes(path, safetensors.torch.save(state, metadata={"experiment": json.dumps(facts)}))
+    metadata = {"experiment": json.dumps(facts), "sha256": tensors_digest(state)}
+    disk.write_bytes(path, safetensors.torch.save(state, metadata))
+
+
+def tensors_digest(state):
+    """The sha256 of tensors: a dict of names to contiguous ones on the CPU, in whatever order."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_bits(path, state):
+    """InputError unless tensors read from a file of `save_weights` are those that were written; safetensors does not look."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        written = file.metadata().get("sha256")
+    if written not in (None, tensors_digest(state)):  # None: of a version that wrote no digest
+        raise InputError(f"{path}: damaged since it was written (its weights are not those of its sha256); copy it again")
 
 
 def read_facts(path):
@@ -197,6 +216,7 @@ def load(path):
     other = [name for name, value in model.state_dict().items() if value.is_floating_point() != state[name].is_floating_point()]
     if other:
         raise InputError(f"{path}: weights don't fit {facts['model']} ({other[0]} is {state[other[0]].dtype})")
+    check_bits(path, state)
     return model.eval(), facts
 
 

@@ -68,6 +68,7 @@ def open_run(args, argv, data, ranks):
         recorded = experiment.read_folds(run)
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
+        experiment.check_weights(run, args.weights)
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
@@ -80,7 +81,7 @@ def open_run(args, argv, data, ranks):
         args.name = name
         recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
         experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
-        experiment.write_environment(folder, distributed.describe(ranks.device))
+        experiment.write_environment(folder, distributed.describe(ranks.device), args.weights)
         experiment.write_csv(folder / "folds.csv", folds)
         if data.fixes is not None:
             experiment.write_csv(folder / "label_fixes.csv", data.fixes)
@@ -200,7 +201,7 @@ def prepare(args, ranks):
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
     elif ranks.first:
         fold.check_epochs(args, Path(args.resume))
-        experiment.check_idle(args.resume, fold_numbers(args))
+        experiment.check_not_trained(args.resume, fold_numbers(args))
     weights = space.weights_bytes(net, args.resume) if ranks.first else None
     with ranks.one_first():
         data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None, weights)

@@ -112,10 +112,10 @@ def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
     facts = dict.fromkeys(experiment.FOLD, 1) | {"weights_sha256": ""}
     experiment.write_json(tmp_path / "fold1" / "fold.json", facts)
     with experiment.fold_lock(tmp_path, 0), experiment.fold_lock(tmp_path, 1):  # complete, whoever holds it
-        experiment.check_idle(tmp_path, [1, 2])
+        experiment.check_not_trained(tmp_path, [1, 2])
         with pytest.raises(InputError, match=r"fold0: another process is training it; wait for it or stop it"):
-            experiment.check_idle(tmp_path, [0, 1, 2])
-    experiment.check_idle(tmp_path, [0, 1, 2])
+            experiment.check_not_trained(tmp_path, [0, 1, 2])
+    experiment.check_not_trained(tmp_path, [0, 1, 2])
 
 
 def test_find_run_suggests(tmp_path):

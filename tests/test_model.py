@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import safetensors
@@ -120,6 +122,21 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
     assert read == {**facts, "mean": list(MEAN), "std": list(STD)}
     images = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8)
     np.testing.assert_array_equal(model.predict(net, [images], MEAN, STD), model.predict(again, [images], MEAN, STD))
+
+
+def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
+    path = tmp_path / "best.safetensors"
+    net = model.create("test_resnet", "mask", (32, 32))
+    model.save_weights(net, FACTS, path)
+    content = bytearray(path.read_bytes())
+    for at in (-1, len(content) // 2):
+        content[at] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"best.safetensors: damaged since it was written"):
+            model.load(path)
+        content[at] ^= 1
+    safetensors.torch.save_file(net.state_dict(), path, {"experiment": json.dumps(FACTS)})  # of a version without digests
+    model.load(path)
 
 
 def test_a_trained_model_is_loaded_without_a_forward(tmp_path, monkeypatch):

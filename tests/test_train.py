@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import sklearn.metrics
+import timm
 import torch
 import yaml
 from conftest import assert_same_run, without_pictures
@@ -338,6 +340,21 @@ def test_resume_refuses_other_options_and_other_people(runs, data):
         train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
     with pytest.raises(InputError, match=r"folds.csv: other people than in"):
         train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
+
+
+def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data, tmp_path):
+    weights = tmp_path / "backbone.safetensors"
+    state = timm.create_model("test_resnet").state_dict()
+    safetensors.torch.save_file(state, weights)
+    argv = [option for option in command(shared_data, tmp_path, "--name", "run", "--fold", "0") if option != "--no-pretrained"]
+    trained([*argv, "--weights", str(weights)])
+    resume = ["--resume", str(tmp_path / "runs" / "run"), "--quiet", "--fold", "1"]
+    safetensors.torch.save_file({name: value + 1 for name, value in state.items()}, weights)
+    with pytest.raises(InputError, match=r"--weights .*backbone.safetensors: changed since .*run began with it; put that file"):
+        train.main(resume)
+    assert not (tmp_path / "runs" / "run" / "fold1").exists()
+    safetensors.torch.save_file(state, weights)
+    trained(resume)
 
 
 @pytest.mark.parametrize(("content", "message"), [
