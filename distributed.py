@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from errors import InputError, Interrupted, ignore_signals
+from errors import InputError, Interrupted, first_line, ignore_signals
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,9 @@ def pick_device(name):
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: can't be used here ({reason}); cpu, cuda and cuda:N are possible") from error
+        raise InputError(
+            f"--device {name}: can't be used here ({first_line(error)}); cpu, cuda and cuda:N are possible"
+        ) from error
     return device
 
 

@@ -37,6 +37,11 @@ def one_line(text):
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
 
 
+def first_line(error):
+    """The first line of what an exception says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def say(text):
     """A line for the user on stderr, at once."""
     print(text, file=sys.stderr, flush=True)

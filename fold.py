@@ -90,8 +90,7 @@ def load_state(run, fold):
 
 def damaged(path, error):
     """The InputError of a saved state that can't be gone on from, for the reason `error`."""
-    reason = str(error).strip().partition("\n")[0]
-    return InputError(f"{path}: damaged ({reason}); delete it to train this fold anew")
+    return InputError(f"{path}: damaged ({errors.first_line(error)}); delete it to train this fold anew")
 
 
 def check_state(state):

@@ -15,7 +15,7 @@ import torch
 
 import augment
 import disk
-from errors import InputError, did_you_mean
+from errors import InputError, did_you_mean, first_line
 from labels import HEADS, num_outputs
 from precision import FORMATS, layout
 from predictions import TTAS
@@ -73,9 +73,8 @@ def _pretrained(name, options):
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"pretrained weights of {name} can't be had ({type(error).__name__}: {reason}); pass --weights FILE "
+            f"pretrained weights of {name} can't be had ({type(error).__name__}: {first_line(error)}); pass --weights FILE "
             f"(a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
         ) from error
 
@@ -90,8 +89,9 @@ def read_state_dict(path):
             return safetensors.torch.load_file(path)  # a format without code
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {reason})") from error
+        raise InputError(
+            f"--weights {path}: not a readable weights file ({type(error).__name__}: {first_line(error)})"
+        ) from error
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -212,7 +212,7 @@ def load(path):
         state = safetensors.torch.load_file(path)
         model.load_state_dict(state)
     except Exception as error:  # a damaged file fails in as many ways as it has parts
-        raise InputError(f"{path}: weights don't fit {facts['model']} ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: weights don't fit {facts['model']} ({first_line(error)})") from error
     other = [name for name, value in model.state_dict().items() if value.is_floating_point() != state[name].is_floating_point()]
     if other:
         raise InputError(f"{path}: weights don't fit {facts['model']} ({other[0]} is {state[other[0]].dtype})")

@@ -13,6 +13,13 @@ import options
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.parametrize(
+    ("error", "line"), [(EOFError(), "EOFError"), (ValueError("\n one\ntwo"), "one"), (OSError(" "), "OSError")]
+)
+def test_an_exception_without_words_is_told_by_its_kind(error, line):
+    assert errors.first_line(error) == line
+
+
 def test_input_error_is_one_line_and_exit_code_2(capsys):
     def main():
         raise errors.InputError("data.csv:\n  is   odd")

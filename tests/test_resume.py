@@ -63,8 +63,8 @@ def stop_in(where, main):
 
     def stopping(*args, **options):
         if name == "save" and (args[0]["epoch"], args[0]["history"][0]["fold"]) == (3, 0):
-            with open(args[1], "wb") as half:
-                half.write(b"PK" * 1000)
+            args[1].write(b"PK" * 1000)
+            args[1].flush()
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "train_step" and (args[0].data.fold, args[0].epoch, args[0].step) == (0, 2, 2):
             strike()
