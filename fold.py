@@ -6,6 +6,7 @@ import functools
 import resource
 import sys
 import time
+import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -80,9 +81,13 @@ def load_state(run, fold):
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at its checksums
+            changed = archive.testzip()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
         raise damaged(path, error) from error
+    if changed is not None:
+        raise damaged(path, f"{changed} in it is not what was written")
     if not isinstance(state, dict):
         raise damaged(path, f"holds a {type(state).__name__}")
     return state

@@ -14,9 +14,13 @@ def test_damaged_state_is_named(tmp_path):
     assert fold.load_state(tmp_path, 0) is None
     fold.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
     assert fold.load_state(tmp_path, 0)["step"] == 3
-    (tmp_path / "fold0" / "last.pt").write_bytes(b"\x80\x04damaged")
-    with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
-        fold.load_state(tmp_path, 0)
+    path = tmp_path / "fold0" / "last.pt"
+    content = bytearray(path.read_bytes())
+    content[content.find(torch.ones(2).numpy().tobytes())] ^= 1
+    for damaged in (content, b"\x80\x04damaged", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
+            fold.load_state(tmp_path, 0)
 
 
 def test_a_state_with_what_is_no_number_is_not_saved(tmp_path):
