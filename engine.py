@@ -275,6 +275,7 @@ class Fit:
         self.finite_steps.fill_(state["step"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.history, self.tail = state["history"], state["tail"]
+        self.frozen = 0 < self.recipe.freeze_epochs == self.epoch - 1 and self.step == 0  # the optimizer still begins anew
         if self.tail:
             self._load_average()
 

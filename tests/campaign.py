@@ -57,7 +57,7 @@ CONFIGS = {
     "multi": ["--target", "multi", "--loss", "focal+f1"],
     "age": ["--target", "age", "--optimizer", "AdamP"],
     "parallel folds": ["--parallel-folds", "2"],
-    "finish on all": ["--finish-on-all", "1", "--average-last", "2"],
+    "finish on all": ["--finish-on-all", "1", "--average-last", "2", "--freeze-epochs", "1"],
     "nofold": ["--kfold", "0"],
 }
 # What a process is in while it is in these functions; the innermost counts.

@@ -101,6 +101,20 @@ def test_a_resumed_fit_equals_one_that_was_not_stopped(changes, stop_after, tmp_
     assert_equal(whole, facts(train(resumed)))
 
 
+@pytest.mark.parametrize(("optimizer", "epochs"), [("SGD", 1), ("AdamP", 1), ("AdamW", 2)])
+def test_a_fit_that_was_killed_after_an_epoch_equals_one_that_was_not(optimizer, epochs, tmp_path):
+    """The state is that of the end of the frozen epochs: the next one has not begun, nor the optimizer that begins with it."""
+    changes = {"optimizer": optimizer, "freeze_epochs": epochs}
+    whole, stopped = facts(train(make_fit(epochs=3, **changes))), make_fit(epochs=3, **changes)
+    for _ in range(epochs):
+        engine.train_one_epoch(stopped, lambda: False)
+        engine.end_epoch(stopped)
+    torch.save(stopped.state_dict(), tmp_path / "last.pt")
+    resumed = make_fit(epochs=3, **changes)
+    resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
+    assert_equal(whole, facts(train(resumed)))
+
+
 def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_path):
     """In epoch 2: the state saved before the second of two batches is that of the training's end; no weights are averaged twice."""
 
