@@ -168,6 +168,15 @@ def check_bits(path, state):
         raise InputError(f"{path}: damaged since it was written (its weights are not those of its sha256); copy it again")
 
 
+def is_trained(path):
+    """Whether a file of weights is one of `save_weights`, that is, from train.py; False for what can't be read, too."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "experiment" in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def read_facts(path):
     """The `facts` that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
 

@@ -18,7 +18,7 @@ import experiment
 import members
 import tables
 from errors import InputError
-from labels import HEADS, age_group_probs, head_slices, marginals
+from labels import HEADS, OFFICIAL_BOUNDS, age_group_probs, head_slices, marginals
 from predictions import columns
 
 FORMAT = "%.9g"  # float32 as text and back, bit by bit
@@ -74,6 +74,16 @@ def check_folds(run, people, folds, kfold):
             )
 
 
+def check_bounds(run, args):
+    """InputError when the age groups that a run learnt are cut at other ages than those that this training learns."""
+    theirs = experiment.read_args(run)
+    cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
+    groups = [target for target, parts in blend.DECIDES.items() if "age_group" in parts and target != "age"]
+    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
+        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
+        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
+
+
 def soft_labels(target, sources, bounds):
     """Soft targets float64 [N, num_outputs(target)] from predictions [(target, probs), ...] of the same images."""
     same = [probs for source, probs in sources if source == target]
@@ -107,6 +117,7 @@ def make(args, people, folds, images, device):
     runs = find_runs(args.pseudo)
     for run in runs:
         check_folds(run, people, folds, args.kfold)
+        check_bounds(run, args)
     numbers = {run: evaluation.select_folds(run, list(range(args.kfold)) if args.kfold else "all") for run in runs}
     options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
     jobs = [(run, number) for run in runs for number in numbers[run]]

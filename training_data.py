@@ -1,6 +1,7 @@
 """The data of a training: images with their pixels and labels, and which rows train and validate each fold."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ import engine
 import errors
 import evaluation
 import experiment
+import model
 import predictions
 import pseudo
 import space
@@ -67,6 +69,7 @@ def load_data(args, device, run=None, weights=None):
     if args.limit_people:
         people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
+    check_weights(args, people, folds)
     images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     labelled, fixes = images, None
     if args.label_fixes:
@@ -101,6 +104,29 @@ def load_data(args, device, run=None, weights=None):
     good, good_eval = np.split(good, [len(images)])
     made = make_labels(args, people, folds, images, labelled, good)
     return Data(people, folds, images, labelled, fixes, files, bad, store, made, eval_names, good_eval, labels)
+
+
+def check_weights(args, people, folds):
+    """InputError when --weights were trained on people whom the folds of this command validate on: scores would be too good.
+
+    Of weights that train.py wrote but that lie outside of their run nobody can tell whom they have seen: a line says so.
+    """
+    if args.weights is None or not args.kfold or not model.is_trained(args.weights):
+        return
+    path = Path(args.weights).absolute()
+    try:
+        number, theirs = int(path.parent.name.removeprefix("fold")), experiment.read_folds(path.parent.parent)
+    except (ValueError, InputError):
+        errors.say(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
+        return
+    seen = set(theirs["path"][theirs["fold"] != number] if path.name == "best.safetensors" else theirs["path"])
+    held_out = people["path"][np.isin(folds, args.fold)] if args.fold else people["path"]
+    both = [name for name in held_out if name in seen]
+    if both:
+        raise InputError(
+            f"--weights {args.weights}: has learnt {both[0]} and {len(both) - 1} more people that these folds validate on, so "
+            "out-of-fold scores would be too good; start from a backbone that never saw them, or train with --kfold 0"
+        )
 
 
 def check_fixes(path, fixes, run):

@@ -111,6 +111,7 @@ def test_eval_images_train_and_never_validate(taught, shared_data, workplace, mo
     ("label", ["--fold-seed", "7"], r"in fold \d, here it is in fold \d; train with the same people, --kfold and --fold-seed"),
     ("nofold", [], "is a nofold run, which has seen everyone"),
     ("finished", [], "its --finish-on-all has shown everyone to every fold"),
+    ("label", ["--age-bounds", "29", "59"], "learnt age groups of --age-bounds 30 60, not of 29 59; take a run with the same"),
     ("mask", [], "--pseudo: gives no age_group and gender, which --target label needs"),
     ("label", ["--target", "age"], "--target age learns single years"),
     ("label:fold1", [], "takes a whole run or an ensemble"),

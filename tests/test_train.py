@@ -322,6 +322,14 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     assert (run / "crops.png").read_bytes() == b"seen"
 
 
+def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
+    args = train_options.parse_args(command(shared_data, tmp_path))
+    data = training_data.load_data(args, torch.device("cpu"))
+    one, everyone = (training_data.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
+    assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
+    assert set(everyone.train_rows) == set(one.train_rows) | set(one.val_rows) and not len(everyone.val_rows)
+
+
 def test_an_existing_run_is_never_overwritten(runs, fit):
     before = (runs["mask"] / "summary.json").read_bytes()
     with pytest.raises(InputError, match=r"shared_mask: exists and is never overwritten; choose another --name or --resume"):
@@ -340,6 +348,28 @@ def test_resume_refuses_other_options_and_other_people(runs, data):
         train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
     with pytest.raises(InputError, match=r"folds.csv: other people than in"):
         train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
+
+
+@pytest.mark.parametrize(("options", "refused"), [
+    ([], True), (["--fold", "0"], False), (["--fold", "1"], True), (["--fold", "0", "--fold-seed", "7"], True),
+    (["--kfold", "0"], False),
+])  # fmt: skip
+def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp_path, capsys, options, refused):
+    """Fold 0's weights may start fold 0 again, and whatever has no validation; a copy of them elsewhere is told."""
+    weights = runs["label"] / "fold0" / "best.safetensors"
+    argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
+    args = train_options.parse_args([*argv, "--weights", str(weights)])
+    people = dataset.read_people(shared_data)
+    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
+    if refused:
+        with pytest.raises(InputError, match=r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"):
+            training_data.check_weights(args, people, folds)
+    else:
+        training_data.check_weights(args, people, folds)
+    args.weights = str(shutil.copy(weights, tmp_path))
+    capsys.readouterr()
+    training_data.check_weights(args, people, folds)
+    assert ("train.py wrote them" in capsys.readouterr().err) == bool(args.kfold)
 
 
 def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data, tmp_path):
