@@ -237,7 +237,7 @@ def read_log(path):
     tables.read(path, LOG_COLUMNS)  # what it can't read is told there
     try:
         return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable log ({error})") from error
 
 

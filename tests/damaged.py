@@ -324,6 +324,7 @@ TABLES = [
     ("folds.csv", "a fold that is none", changed(",1\n", ",x\n"), "line 3: fold 'x' is not a whole number from -1 on"),
     ("folds.csv", "a row twice", lines(0, 1, 2, 2), "line 4: path '000002_female_Asian_29' stands twice"),
     ("log.csv", "a word for a loss", changed("1.25,0.5", "low,0.5"), "not a readable log"),
+    ("log.csv", "an epoch of 20 digits", changed("0,2,", f"0,{10**20},"), "not a readable log"),
     ("log.csv", "a column renamed", changed("val_f1", "f1"), "column 'val_f1' is missing"),
     # label fixes
     ("fixes.csv", "an id without its zeros", changed("\n000001", "\n1"), "line 2: '1' is neither a path nor an id of train.csv. Did you mean 000001?"),
