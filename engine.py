@@ -200,6 +200,7 @@ class Fit:
     def train_mode(self):
         """Put the model in training mode for `epoch`; in the first `freeze_epochs` all but the head stays as it is.
 
+        After Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (arXiv 2202.10054): first the head, then all.
         The frozen part also keeps its running statistics, and no gradient goes through it. When it joins, the optimizer
         begins anew for all: torch's fused ones can't begin with some weights later than with others.
         """
@@ -217,11 +218,20 @@ class Fit:
 
     @property
     def evaluated(self):
-        """The model that is evaluated and kept: an average of the weights, if one is asked for."""
+        """The model that is evaluated and kept: an average of the weights, if one is asked for.
+
+        `ema` is timm's ModelEmaV3, running statistics averaged too: its decay after t steps is 1 - (1 + t)^(-2/3), or the
+        one that is asked for where that is less. As in Polyak and Juditsky 1992, and in Tarvainen and Valpola 2017,
+        "Mean teachers are better role models", for networks.
+        """
         return self.ema.module if self.ema else self.averaged if self.tail else self.model
 
     def average(self):
-        """Add the weights as they are to the `tail` of the last epochs and average it; running statistics too."""
+        """Add the weights as they are to the `tail` of the last epochs and average it.
+
+        After Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima" (arXiv 1803.05407). Different: the learning rate
+        stays on its schedule, and running statistics are averaged instead of computed anew.
+        """
         self.tail.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
         self.tail = self.tail[-self.recipe.average_last :]
         self._load_average()

@@ -143,7 +143,7 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
 
     Easy samples: pull little, the slope is p_t (1 - p_t); but what they add to another class's fp still counts.
     Hard and mislabelled samples: dropped once surely wrong (same slope), so label errors do little, but it learns slowly.
-    Try it as a part, 'ce+f1' or '0.6*focal+0.4*f1', in batches of 64 or more; classes count alike, as in the metric.
+    Try it as a part, 'ce+f1' or '0.6*focal+0.4*f1', in batches of 32 or more; classes count alike, as in the metric.
 
     Only classes in the batch's targets are averaged: an absent class has tp = 0, so its F1 is 0 with no slope at all,
     and would only scale the gradient by how many of the classes the batch happened to draw. A wrong guess at an absent

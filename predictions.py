@@ -10,7 +10,8 @@ from labels import CLASS_NAMES, HEADS, LABELS, SCORED_AS, encode, num_outputs, s
 FORMAT = "%.6g"  # of a probability
 SHIFT = 0.04  # of a side, in a shifted view
 PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
-# The views that predictions are the mean of: whether each is flipped, its shift to the right and down as parts of the sides.
+# The views that predictions are the mean of, as Krizhevsky et al. 2012 average over crops and mirror images: whether each is
+# flipped, its shift to the right and down as parts of the sides.
 TTAS = {
     "none": ((False, 0.0, 0.0),),
     "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),

@@ -9,6 +9,9 @@ share a step agree without talking.
 | balanced | as many images, each class equally often |
 | sqrt | as many images, each class in proportion to the square root of its size |
 | person | one image of each person, another one in each epoch, so an epoch is a seventh as long |
+
+balanced and sqrt are the class-balanced and square-root sampling of Kang et al. 2020, "Decoupling Representation and Classifier
+for Long-Tailed Recognition" (arXiv 1910.09217; sqrt after Mahajan et al. 2018, arXiv 1805.00932).
 """
 
 from dataclasses import dataclass

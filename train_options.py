@@ -140,7 +140,9 @@ def add_learning(parser):
     group.add_argument(
         "--clip-grad", type=options.natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped"
     )
-    group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY", help="average of weights; 0: none")
+    group.add_argument("--ema", type=options.fraction, default=0.0, metavar="DECAY",
+                       help="moving average of the weights, of a decay that grows with the steps up to this one: 0.98 after "
+                            "350, 0.99 after 1,000, 0.995 after 2,800; 0: none")  # fmt: skip
     group.add_argument("--average-last", type=options.natural_int, default=0, metavar="N",
                        help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
     group.add_argument("--freeze-epochs", type=options.natural_int, default=0, metavar="N",
