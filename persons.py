@@ -115,7 +115,11 @@ class Grouping:
 
 
 def find_all(names, table, args):
-    """The Grouping of eval images and of out-of-fold rows (or None), from the images of the data folder."""
+    """The Grouping of eval images and of out-of-fold rows (or None), from the images of the data folder.
+
+    Out-of-fold rows are grouped over all folds, as so many strangers are among eval images too. A stranger of another fold in a
+    group brings in a model that has seen the person; keeping to folds changed the macro F1 of 700 people from 0.5841 to 0.5848.
+    """
     data_dir = dataset.locate(args.data_dir)[0]
     groups = find([f"{data_dir}/eval/images/{name}" for name in names], args)
     return Grouping(names, groups, table, None if table is None else find(dataset.image_files(data_dir, table["image"]), args))
