@@ -158,7 +158,7 @@ def read_members(args, plan):
         evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
 
     with evaluation.predicting(source.folder for source in sources if source.is_run):
-        return members.read(sources, args.tta, predict)
+        return members.read(sources, args.tta, predict, by_fold=plan.temperature)
 
 
 def read_oof_images(found):
@@ -172,21 +172,23 @@ def read_oof_images(found):
 def combine(args, plan, found):
     """The Result of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
     names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
-    given, plain = [(member.target, member.eval_probs(names)) for member in found], images and blend.blend(images.members)
+    folds = [[(member.target, probs) for probs in member.fold_probs(names)] for member in found]
+    plain = images and blend.blend(images.members)
     fitted, scored, grouping = pipeline.Fitted(plan.bounds), None, None
     if args.persons:
         grouping = persons.find_all(names, images and images.table, args)
-        given = persons.share_members(given, grouping.eval)
+        folds = [persons.share_members(models, grouping.eval) for models in folds]
         images = images and replace(images, members=persons.share_members(images.members, grouping.oof))
     if images:
         fitted = pipeline.fit(plan, images.members, images.truth)
         scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
-    finished = pipeline.finish(plan, pipeline.apply(plan, fitted, given))
+    finished = pipeline.finish(plan, pipeline.apply(plan, *pipeline.average_folds(fitted, folds)))
     return Result(plan, found, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
-    """recipe.yaml (a dict): with the members' eval.csv (and stack.csv) all that eval.csv and submission.csv are made of."""
+    """recipe.yaml (a dict): with the members' eval.csv (of each fold where there are temperatures; and stack.csv) all that
+    eval.csv and submission.csv are made of."""
     plan, fitted = result.plan, result.fitted
     recipe = {
         "method": plan.method,

@@ -189,9 +189,14 @@ def _counted(batches, times, bar):
         bar.update(len(batch) * times)
 
 
+def fold_tables(run, target, numbers, tta):
+    """The eval predictions of folds, a table like eval.csv of each."""
+    return [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+
+
 def fold_mean(run, target, numbers, tta):
     """The mean of folds' eval predictions as an eval.csv table."""
-    tables = [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    tables = fold_tables(run, target, numbers, tta)
     columns = predictions.columns(target)
     probs = np.mean([table[columns].to_numpy() for table in tables], axis=0)
     return predictions.eval_table(tables[0]["ImageID"].tolist(), target, probs)

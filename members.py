@@ -7,7 +7,7 @@ the other folds' models differ from it only by the people that they trained on.
 
 import glob
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,14 @@ class Source:
 
 @dataclass
 class Member:
-    """A source with its tables: eval.csv, and oof.csv where it has one; `folds` are those that eval.csv is the mean of."""
+    """A source with its tables: eval.csv, and oof.csv where it has one; `folds` are those that eval.csv is the mean of, and
+    `fold_tables` the table of each, where they are read and kept."""
 
     source: Source
     folds: list
     eval: pd.DataFrame
     oof: pd.DataFrame | None
+    fold_tables: list = field(default_factory=list)
 
     @property
     def name(self):
@@ -58,7 +60,14 @@ class Member:
 
     def eval_probs(self, names):
         """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`."""
-        return self.eval.set_index("ImageID")[predictions.columns(self.target)].loc[names].to_numpy()
+        return self._probs(self.eval, names)
+
+    def fold_probs(self, names):
+        """`eval_probs` of each fold, a list; of a member without tables of folds its mean alone."""
+        return [self._probs(table, names) for table in self.fold_tables or [self.eval]]
+
+    def _probs(self, table, names):
+        return table.set_index("ImageID")[predictions.columns(self.target)].loc[names].to_numpy()
 
     def oof_probs(self, images):
         """Out-of-fold probabilities [N, num_outputs(target)] of train images, in the order of `images`."""
@@ -130,10 +139,10 @@ def read_eval(source, tta="none"):
     return (evaluation.fold_mean(source.folder, source.target, numbers, tta), numbers) if fresh else (None, [])
 
 
-def read(sources, tta, predict):
+def read(sources, tta, predict, by_fold=False):
     """The members of sources. `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing.
 
-    InputError when members hold different images.
+    by_fold: with the tables of their folds. InputError when members hold different images.
     """
     tables = [read_eval(source, tta) for source in sources]
     jobs = [
@@ -148,6 +157,8 @@ def read(sources, tta, predict):
             read_eval(source, tta) if table is None else (table, folds) for source, (table, folds) in zip(sources, tables)
         ]
     members = [Member(source, folds, table, read_oof(source, tta)) for source, (table, folds) in zip(sources, tables)]
+    for member in members if by_fold else ():
+        member.fold_tables = evaluation.fold_tables(member.source.folder, member.target, member.folds, tta)
     check_same_images(members)
     return members
 

@@ -62,6 +62,18 @@ def test_three_targets_become_one_scored_submission(runs, three, places, tmp_pat
     assert "out-of-fold macro F1 of label" in out and "answers.csv: macro F1" in out
 
 
+def test_temperatures_are_those_of_the_models_of_single_folds(runs, places, tmp_path):
+    """The mean of the folds is taken after them, here of one member."""
+    folder = tmp_path / "submissions" / "scaled"
+    assert ensemble.main(["--models", str(runs["label"]), "--temperature", "--name", folder.name, *places]) == 0
+    (member,) = yaml.safe_load((folder / "recipe.yaml").read_text())["members"]
+    powers = [
+        probs(runs["label"] / f"fold{fold}" / "eval.csv", "label") ** (1 / member["temperature"]["label"]) for fold in (0, 1)
+    ]
+    expected = np.mean([each / each.sum(1, keepdims=True) for each in powers], axis=0)
+    np.testing.assert_allclose(probs(folder / "eval.csv", "label"), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_members_may_be_in_any_order_and_rows_too(three, places, tmp_path):
     ensemble.main(["--models", *map(str, three), *places])
     copy = Path(shutil.copytree(three[0], tmp_path / "shuffled"))

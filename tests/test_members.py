@@ -44,6 +44,9 @@ def test_a_single_fold_predicts_alone_and_is_stood_in_for_out_of_fold(predicted,
     np.testing.assert_allclose((first.eval_probs(names) + second.eval_probs(names)) / 2, whole.eval_probs(names), atol=1e-6)
     pd.testing.assert_frame_equal(second.oof, whole.oof)
     assert second.folds == [1] and second.name.endswith(":fold1")
+    assert len(second.fold_probs(names)) == 1  # nobody asked for more
+    (again,) = members.read(sources[2:], "none", unasked, by_fold=True)
+    np.testing.assert_array_equal(again.fold_probs(names), [first.eval_probs(names), second.eval_probs(names)])
 
 
 def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace, capsys):

@@ -105,6 +105,17 @@ def test_temperatures_come_first_and_all_else_sees_what_they_give(members, peopl
     assert pipeline.scale(after, members) == (after, members)
 
 
+def test_each_fold_is_scaled_before_the_mean_is_taken():
+    """At temperature 2 of two classes 0.8 becomes 2/3 and 0.1 becomes 1/4: square roots, to a sum of 1 again."""
+    folds = [[("gender", np.array([[0.8, 0.2]])), ("gender", np.array([[0.1, 0.9]]))], [("gender", np.array([[0.5, 0.5]]))]]
+    fitted = pipeline.Fitted((30, 60), temperatures=[{"gender": 2.0}, {"gender": 3.0}])
+    left, ((target, mean), (_other, same)) = pipeline.average_folds(fitted, folds)
+    assert left.temperatures is None and target == "gender" and same.tolist() == [[0.5, 0.5]]
+    np.testing.assert_allclose(mean, [[(2 / 3 + 1 / 4) / 2, (1 / 3 + 3 / 4) / 2]])
+    _left, ((_target, mean), _same) = pipeline.average_folds(left, folds)
+    np.testing.assert_allclose(mean, [[0.45, 0.55]])
+
+
 def test_the_prior_is_met_by_all_images_together_after_cross_fitting(members, people, quick):
     plan, before = Plan(decode="f1+prior"), Plan(decode="f1")
     fitted = pipeline.fit(plan, members, people.label)
