@@ -284,7 +284,8 @@ class Fit:
         self.loss_sum.copy_(state["loss_sum"])
         self.finite_steps.fill_(state["step"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history, self.tail = state["history"], state["tail"]
+        self.history = state["history"]
+        self.tail = [{name: value.to(self.ranks.device) for name, value in weights.items()} for weights in state["tail"]]
         self.frozen = 0 < self.recipe.freeze_epochs == self.epoch - 1 and self.step == 0  # the optimizer still begins anew
         if self.tail:
             self._load_average()
@@ -324,6 +325,8 @@ def train_step(fit, step, batches):
     """One optimizer step over its Parts, whose images come next from `batches`."""
     recipe, key = fit.recipe, (fit.recipe.seed, fit.data.fold, fit.epoch, fit.step)
     torch.manual_seed(draw_seed("dropout", *key, fit.ranks.rank))
+    if hasattr(fit.optimizer, "generator"):  # Adahessian draws too, from a generator that no state holds
+        fit.optimizer.generator.manual_seed(draw_seed("optimizer", *key))
     lr = lr_at(fit.epoch, fit.step, fit.steps, scheduler=recipe.scheduler, lr=recipe.lr, epochs=recipe.epochs,
                lr_step=recipe.lr_step, lr_gamma=recipe.lr_gamma, warmup_epochs=recipe.warmup_epochs,
                history=fit.val_f1s)  # fmt: skip

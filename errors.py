@@ -43,8 +43,11 @@ def first_line(error):
 
 
 def say(text):
-    """A line for the user on stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the user on stderr, at once. Where nobody can read it, as a closed pipe's or on a full disk, work goes on."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is still in the buffer has to go somewhere
 
 
 def leave_on_signals():
@@ -119,11 +122,11 @@ def run(main):
     try:
         return main()
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        say(f"error: {one_line(error)}")
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        say(stop)
         return stop.code
     except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
+        say("stopped by SIGINT")
         return 130

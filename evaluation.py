@@ -225,7 +225,7 @@ def read_run_eval(run, target, choice, tta):
     None when they are missing, or were made with other weights, folds or TTA: then predict_folds has to make them.
     """
     path, facts = Path(run) / "eval.csv", Path(run) / "eval.json"
-    if path.is_file() and not facts.is_file() and (choice, tta) == ("all", "none"):
+    if path.is_file() and not facts.is_file() and (choice, tta) == ("all", "none") and not experiment.done_folds(run):
         return predictions.read(path, target, ("ImageID",))  # brought along without its folds
     numbers = select_folds(run, choice)
     if all(is_fresh(run, number, tta) for number in numbers):

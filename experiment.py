@@ -342,6 +342,12 @@ def check_not_trained(run, folds):
                 pass
 
 
+def untouched(run, folds):
+    """Those of `folds` that have no step of training behind them in a run."""
+    done = done_folds(run)
+    return [fold for fold in folds if fold not in done and not (fold_dir(run, fold) / "last.pt").exists()]
+
+
 def done_folds(run):
     """{fold: fold.json} of the folds that are complete, in order."""
     found = {}
@@ -355,8 +361,9 @@ def write_log(run, fold, rows):
     """Write a fold's log.csv and the run's, from all folds that have one."""
     write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
     with locked(run, wait=True):
-        logs = sorted(Path(run).glob("fold*/log.csv"), key=lambda path: int(path.parent.name[4:]))
-        write_csv(Path(run) / "log.csv", pd.concat([read_log(path) for path in logs]))
+        logs = {int(name[4:]): Path(run) / name / "log.csv" for name in _folders(run) if re.fullmatch(r"fold\d+", name)}
+        found = [read_log(path) for _fold, path in sorted(logs.items()) if path.exists()]
+        write_csv(Path(run) / "log.csv", pd.concat(found))
 
 
 def finish_fold(run, fold, facts, keep_state=False):

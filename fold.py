@@ -30,10 +30,14 @@ from errors import InputError, Interrupted
 from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 
-def build_model(args, fold, device, try_size=False):
-    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it."""
+def build_model(args, fold, device, try_size=False, empty=False):
+    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
+
+    empty: other weights will take their place, so pretrained ones are not looked for.
+    """
     torch.manual_seed(cache.draw_seed("init", args.seed, fold))
-    net = model.create(args.model, args.target, args.img_size, args.pretrained, args.weights, try_size)
+    pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
+    net = model.create(args.model, args.target, args.img_size, pretrained, weights, try_size)
     return net.to(device, memory_format=precision.FORMATS.get(args.memory_format))
 
 
@@ -189,10 +193,10 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that
     began with as many.
     """
-    net = build_model(args, fold, ranks.device) if net is None else net
+    state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
+    net = build_model(args, fold, ranks.device, empty=bool(state)) if net is None else net
     mean, std = model.mean_std(net)
     fit = engine.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
-    state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
         restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
@@ -233,7 +237,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     """
     fold, ranks, best = fit.data.fold, fit.ranks, fit.best_epoch
     weights = experiment.best_weights(run, fold)
-    net = build_model(args, fold, ranks.device)
+    net = build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
     everyone = training_data.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
     final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)

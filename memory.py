@@ -69,12 +69,18 @@ def settle(args, data, net, ranks):
 
 
 def advice(args, data, ranks):
-    """What to say when the memory ran out in a training, whose own memory must be free again."""
-    net = fold.build_model(args, args.fold[0] if args.fold else 0, ranks.device)
+    """What to say when the memory ran out in a training, whose own memory must be free again; before it data is None."""
+    ran_out = f"--batch-size {args.batch_size}: out of memory on {_name(ranks.device)}"
+    before = f"{ran_out}, before any step could be tried; does another program use the device too?"
+    if data is None:
+        return before
+    try:
+        net = fold.build_model(args, args.fold[0] if args.fold else 0, ranks.device, empty=True)
+    except torch.OutOfMemoryError:
+        return before
     fits = fitting(args, data, net, ranks, agree=False)
     if fits is None:
         return _too_large(args, ranks.device)
-    ran_out = f"--batch-size {args.batch_size}: out of memory on {_name(ranks.device)}"
     if fits.batch_size == args.batch_size:
         return f"{ran_out}, though such a step has room now (measured); does another program use the device too?"
     return (

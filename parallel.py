@@ -173,7 +173,16 @@ def _rate_at_once(net, at_once, threads, img_size, batch, amp):
 
 
 def _leaves_idle(net, img_size, batch_size, amp, device):
-    """Whether a GPU takes less than one and a half times as long for twice the batch."""
+    """Whether a GPU takes less than one and a half times as long for twice the batch, and has room for it."""
+    try:
+        best = _seconds_of_steps(net, img_size, batch_size, amp, device)
+    except torch.OutOfMemoryError:
+        return False
+    return best[2 * batch_size] < 1.5 * best[batch_size]
+
+
+def _seconds_of_steps(net, img_size, batch_size, amp, device):
+    """{images a step: seconds of the fastest on a GPU}, of a batch and of twice as many."""
     best = {}
     for batch in (batch_size, 2 * batch_size):
         images = torch.zeros(batch, 3, *img_size, device=device).contiguous(memory_format=precision.layout(net))
@@ -185,4 +194,4 @@ def _leaves_idle(net, img_size, batch_size, amp, device):
             torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - started)
         best[batch] = min(seconds)
-    return best[2 * batch_size] < 1.5 * best[batch_size]
+    return best

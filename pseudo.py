@@ -134,6 +134,10 @@ def make(args, people, folds, images, device):
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
             table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
             made.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+    if not any(map(len, made)):
+        raise InputError(
+            f"--pseudo-min-confidence {args.pseudo_min_confidence:g}: no eval image is predicted so surely; lower it"
+        )
     return pd.concat(made, ignore_index=True)
 
 

@@ -68,7 +68,6 @@ def open_run(args, argv, data, ranks):
         recorded = experiment.read_folds(run)
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
-        experiment.check_weights(run, args.weights)
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
@@ -94,7 +93,7 @@ def open_run(args, argv, data, ranks):
 def record_changes(args, run):
     """What --resume may change for good goes into args.yaml."""
     before = experiment.read_args(run)
-    changed = {name: getattr(args, name) for name in ("epochs", "keep_state") if getattr(args, name) != before[name]}
+    changed = {name: getattr(args, name) for name in ("epochs", "keep_state", "weights") if getattr(args, name) != before[name]}
     if changed:
         experiment.change_args(run, **changed)
     if "epochs" in changed:
@@ -164,7 +163,7 @@ def train(argv, ranks, stop, started):
     what = __doc__.split("\n\n")[0]
     args = train_options.same_options(train_options.parse_args(argv, ranks, what), ranks)
     ranks = ranks.on(args.device)
-    run, ran_out = Path(args.resume) if args.resume else None, False
+    run, data, ran_out = Path(args.resume) if args.resume else None, None, False
     try:
         data, built = prepare(args, ranks)
         with stop.deferred(), ranks.together():
@@ -202,6 +201,8 @@ def prepare(args, ranks):
     elif ranks.first:
         fold.check_epochs(args, Path(args.resume))
         experiment.check_not_trained(args.resume, fold_numbers(args))
+        if experiment.untouched(args.resume, fold_numbers(args)):
+            experiment.check_weights(args.resume, args.weights)
     weights = space.weights_bytes(net, args.resume) if ranks.first else None
     with ranks.one_first():
         data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None, weights)
@@ -236,9 +237,14 @@ def train_folds(args, run, data, built, ranks, stop):
 
 
 def out_of_memory(args, run, data, ranks):
-    """What to tell when a training had too little memory; of a new run that has learnt nothing yet, the folder goes."""
+    """What to tell when a training had too little memory; of a new run that has learnt nothing yet, the folder goes.
+
+    data, run: None where it ran out before there were any.
+    """
     advice = memory.advice(args, data, ranks)
-    if args.resume or any(run.glob("fold*/last.pt")):
+    if run is None:
+        return advice
+    if args.resume or any(run.glob("fold*/last.pt")) or experiment.done_folds(run):
         return f"{advice}. What {run} has learnt is kept, and --resume goes on with it where there is room"
     if ranks.first:
         shutil.rmtree(run)

@@ -45,6 +45,7 @@ RESUME_MAY_CHANGE = {
     "save_minutes",
     "quiet",
     "parallel_folds",
+    "weights",
 }
 
 
@@ -301,6 +302,9 @@ def resumed_args(parser, args, given, ranks):
     if unknown:
         raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
     parser.check_recorded(recorded, run / "args.yaml")
+    if "weights" in given and recorded["weights"] is None:
+        began = "timm's weights" if recorded["pretrained"] else "none"
+        parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(dataset.locate(args.data_dir)[0])

@@ -73,7 +73,8 @@ def load_data(args, device, run=None, weights=None):
     images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     labelled, fixes = images, None
     if args.label_fixes:
-        fixes, left_out = dataset.read_label_fixes(args.label_fixes, everyone, args.fix_confidence)
+        kept = run and not Path(args.label_fixes).exists() and run / "label_fixes.csv"
+        fixes, left_out = dataset.read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
         fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
         check_fixes(args.label_fixes, fixes, run)
         labelled = dataset.apply_label_fixes(images, fixes)

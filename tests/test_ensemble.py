@@ -16,6 +16,7 @@ from simulated import People, write_run
 import blend
 import ensemble
 import errors
+import evaluation
 import metrics
 import predictions
 import search
@@ -87,6 +88,16 @@ def test_members_may_be_in_any_order_and_rows_too(three, places, tmp_path):
     one, other = (pd.read_csv(folder / "submission.csv").set_index("ImageID") for folder in (first, second))
     pd.testing.assert_frame_equal(one, other.loc[one.index])
     assert json.loads((first / "score.json").read_text()) == json.loads((second / "score.json").read_text())
+
+
+def test_a_mean_of_other_folds_whose_note_is_lost_is_made_anew(runs, three, places, tmp_path):
+    """As a kill between the removal of eval.json and the new eval.csv leaves it; the folds are there."""
+    ensemble.main(["--models", *map(str, three), *places])
+    copy = Path(shutil.copytree(runs["mask"], tmp_path / "mask"))
+    evaluation.write_run_eval(copy, "mask", [0], "none")
+    (copy / "eval.json").unlink()
+    table = evaluation.read_run_eval(copy, "mask", "all", "none")
+    pd.testing.assert_frame_equal(table, evaluation.fold_mean(copy, "mask", [0, 1], "none"))
 
 
 def test_globs_all_targets_bounds_and_votes(runs, places, tmp_path, workplace):

@@ -20,6 +20,16 @@ def test_an_exception_without_words_is_told_by_its_kind(error, line):
     assert errors.first_line(error) == line
 
 
+def test_a_line_that_nobody_can_read_stops_nothing():
+    """The reader of the pipe is gone, as tee is after Ctrl-C: that line and the next go nowhere, and the exit code is right."""
+    program = (
+        "import os, errors; read, write = os.pipe(); os.close(read); os.dup2(write, 2); errors.say('one'); errors.say('two'); "
+        "raise SystemExit(errors.run(lambda: (_ for _ in ()).throw(errors.Interrupted(130, 'three'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_input_error_is_one_line_and_exit_code_2(capsys):
     def main():
         raise errors.InputError("data.csv:\n  is   odd")

@@ -77,6 +77,29 @@ def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command,
     assert json.loads((tmp_path / "later" / "fold0" / "fold.json").read_text())["epochs"] == 1
 
 
+def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(room_for, command, tmp_path, monkeypatch, capsys):
+    """Its state is gone by then, and nobody has asked to resume."""
+    real, begun = train.fold.train_fold, []
+
+    def train_fold(*args):
+        begun.append(args[3])
+        if len(begun) == 2:
+            raise torch.OutOfMemoryError("CUDA")
+        real(*args)
+
+    monkeypatch.setattr(train.fold, "train_fold", train_fold)
+    assert run(command("--batch-size", "16", "--name", "later", "--fold", "0", "1")) == 2
+    assert "has learnt is kept" in capsys.readouterr().err.splitlines()[-1] and begun == [0, 1]
+    assert (tmp_path / "later" / "fold0" / "best.safetensors").exists()
+
+
+def test_no_memory_before_the_first_step_is_one_line_too(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.training_data, "load_data", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    assert run(command("--batch-size", "16")) == 2
+    assert "out of memory on the CPU, before any step could be tried" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--batch-size", "6"], "--batch-size 6: out of memory on the CPU, and so are its halves down to the smallest"),
     (["--parallel-folds", "2"], "--parallel-folds 2: --auto-batch measures one fold alone"),

@@ -114,6 +114,7 @@ def test_eval_images_train_and_never_validate(taught, shared_data, workplace, mo
     ("label", ["--age-bounds", "29", "59"], "learnt age groups of --age-bounds 30 60, not of 29 59; take a run with the same"),
     ("mask", [], "--pseudo: gives no age_group and gender, which --target label needs"),
     ("label", ["--target", "age"], "--target age learns single years"),
+    ("label", ["--pseudo-min-confidence", "1"], "--pseudo-min-confidence 1: no eval image is predicted so surely; lower it"),
     ("label:fold1", [], "takes a whole run or an ensemble"),
 ])  # fmt: skip
 def test_what_would_leak_or_can_not_teach_is_refused(runs, fit, tmp_path, source, options, message):

@@ -139,7 +139,7 @@ def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
         InputError, match=r"--label-fixes .*fixes.csv: its 1 fixes are not those .* copy .*fixed/label_fixes.csv"
     ):
         train.main(["--resume", str(run), "--quiet"])
-    shutil.copy(run / "label_fixes.csv", tmp_path / "fixes.csv")
+    (tmp_path / "fixes.csv").unlink()  # the run keeps what it needs of them
     assert trained(["--resume", str(run), "--quiet"]) == 0
     oof = pd.read_csv(run / "oof.csv")
     assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
@@ -383,8 +383,35 @@ def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data,
     with pytest.raises(InputError, match=r"--weights .*backbone.safetensors: changed since .*run began with it; put that file"):
         train.main(resume)
     assert not (tmp_path / "runs" / "run" / "fold1").exists()
-    safetensors.torch.save_file(state, weights)
-    trained(resume)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"backbone.safetensors: not readable \(No such file or directory\)"):
+        train.main(resume)
+    safetensors.torch.save_file(state, tmp_path / "moved.safetensors")
+    trained([*resume, "--weights", str(tmp_path / "moved.safetensors")])
+    assert experiment.read_args(tmp_path / "runs" / "run")["weights"] == str(tmp_path / "moved.safetensors")
+    (tmp_path / "moved.safetensors").unlink()
+    trained(resume)  # all that is asked for is learnt
+
+
+def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
+    weights = tmp_path / "backbone.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
+    argv = [option for option in command(shared_data, tmp_path, "--fold", "0", "--name") if option != "--no-pretrained"]
+    trained([*argv, "whole", "--weights", str(weights)])
+    real = fold.keep_epoch
+
+    def keep_epoch(*args):
+        real(*args)
+        raise errors.Interrupted(143, "enough")
+
+    monkeypatch.setattr(fold, "keep_epoch", keep_epoch)
+    with pytest.raises(errors.Interrupted):
+        trained([*argv, "run", "--weights", str(weights)])
+    monkeypatch.undo()
+    weights.unlink()
+    shutil.copytree(tmp_path / "runs" / "run" / "fold0", tmp_path / "runs" / "run" / "fold0_old")  # a backup is no fold
+    trained(["--resume", str(tmp_path / "runs" / "run"), "--fold", "0", "--quiet"])
+    assert_same_run(tmp_path / "runs" / "whole", tmp_path / "runs" / "run")
 
 
 @pytest.mark.parametrize(("content", "message"), [
