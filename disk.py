@@ -152,14 +152,14 @@ def make_dir(folder, option):
 
 
 @contextlib.contextmanager
-def held(path, busy, wait=False):
-    """Hold a folder, or a file that is made where it is not there, for this process alone.
+def held(path, busy, wait=False, make=False):
+    """Hold a folder or a file for this process alone; `make`: a file is made where it is not there.
 
     The kernel frees it when the process dies. While another has it: InputError `busy`, or with `wait` that on stderr ("":
     nothing), and then its turn.
     """
     try:
-        handle = os.open(path, os.O_RDONLY if os.path.exists(path) else os.O_RDONLY | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDONLY | (os.O_CREAT if make and not os.path.exists(path) else 0), 0o666)
     except OSError as error:
         raise DiskError(f"{path}: can't be locked ({error.strerror})") from error
     try:

@@ -1,6 +1,7 @@
 """One image file as an upright 8-bit RGB picture, and which part of it a model sees. Without torch, unlike decoding.py."""
 
 import contextlib
+import errno
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -14,8 +15,13 @@ EXIF_ORIENTATION = 0x0112
 # What is read, whatever a file is called. Not all that Pillow knows: PostScript is a program, which Pillow would run.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory holds
+OF_CONTENT = (None, errno.EINVAL)  # errno of what damaged content raises: decoders' own errors, a seek to a place that none is
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
+
+
+class Unreadable(InputError):
+    """The system can't read an image file just now, which says nothing about what it holds."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Geometry:
 @contextlib.contextmanager
 def opened(file):
     """The Pillow image in a file while this holds. InputError names the file when it is no image that can be read, whether
-    that shows at once or while this holds.
+    that shows at once or while this holds; Unreadable when that is the system's word, and not the file's.
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -79,6 +85,10 @@ def opened(file):
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except Exception as error:  # decoders raise anything over a damaged file; nothing of it is used
+        if isinstance(error, FileNotFoundError):
+            raise Unreadable(f"{file}: not a readable image (missing; {error})") from error
+        if isinstance(error, OSError) and error.errno not in OF_CONTENT:
+            raise Unreadable(f"{file}: can't be read ({error.strerror}); make it readable and run this again") from error
         size = f"{os.path.getsize(file)} bytes" if os.path.exists(file) else "missing"
         raise InputError(f"{file}: not a readable image ({size}; {error})") from error
 

@@ -1,14 +1,17 @@
+import errno
 import json
 import multiprocessing
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from conftest import gradient, save, white_box
+from PIL import Image
 
 import cache
 import detector
@@ -28,6 +31,31 @@ def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path
     assert capsys.readouterr().err.count("skipped: ") == 3
     with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
         cache.open_cache(bad_files, Geometry(16, 16), place)
+
+
+def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_files, tmp_path, monkeypatch):
+    """An image may not be read, then it may: no cache is there in between, and in the end the damaged ones alone are bad."""
+    real = Image.open
+
+    def locked(file, **options):
+        if file == bad_files[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, **options)
+
+    monkeypatch.setattr(Image, "open", locked)
+    with pytest.raises(InputError, match=r"whole.jpg: can't be read \(Permission denied\); make it readable and run this"):
+        cache.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    monkeypatch.undo()
+    assert cache.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)[1] == [1, 2, 3]
+
+
+def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
+    """A damaged file may send its decoder there, and the system then says EINVAL."""
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=OSError(errno.EINVAL, "Invalid argument")))
+    with pytest.raises(InputError, match=r"whole.jpg: not a readable image \(\d+ bytes; \[Errno 22\]") as told:
+        decode(bad_files[0], Geometry(16, 16))
+    assert told.type is InputError
 
 
 @pytest.fixture
@@ -59,6 +87,12 @@ def test_key_follows_all_that_changes_pixels(files):
     os.utime(files[3], ns=(1, 1))
     keys.add(cache.cache_key(files, Geometry(8, 8)))
     assert len(keys) == 5
+
+
+def test_a_working_folder_whose_name_is_not_utf8_has_keys_too(files, monkeypatch):
+    monkeypatch.chdir(files[0].parent)
+    monkeypatch.setattr(os, "getcwd", lambda: "/d\udce9")
+    assert len(cache.cache_key(["0.png"], Geometry(8, 8))) == 20
 
 
 def test_key_of_an_image_without_faces_is_what_it_was(files, monkeypatch):
@@ -106,7 +140,7 @@ def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypat
     monkeypatch.setattr(detector, "find", None)
     boxes = place / f"{cache._key((detector.DETECTOR, cache.PIL.__version__), faces)}.faces.npy"
     with ThreadPoolExecutor(1) as pool:
-        with disk.held(place / boxes.name.replace("faces.npy", "lock"), ""):
+        with disk.held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
             waiting = pool.submit(cache.open_faces, faces, place)
             time.sleep(0.3)
             assert not waiting.done()
@@ -152,7 +186,7 @@ def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
     place = tmp_path / "cache"
     place.mkdir()
     lock = place / f"{cache.cache_key(files, Geometry(8, 8))}.lock"
-    with disk.held(lock, ""):
+    with disk.held(lock, "", make=True):
         waiting = threading.Thread(target=cache.open_cache, args=(files, Geometry(8, 8), place))
         waiting.start()
         waiting.join(0.3)

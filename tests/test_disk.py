@@ -229,6 +229,17 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
         pass
 
 
+def test_holding_a_folder_that_is_gone_makes_no_file_of_its_name(tmp_path):
+    with (
+        pytest.raises(disk.DiskError, match=r"run: can't be locked \(No such file or directory\)"),
+        disk.held(tmp_path / "run", ""),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with disk.held(tmp_path / "lock", "", make=True):
+        assert (tmp_path / "lock").is_file()
+
+
 def test_room_is_summed_over_what_shares_a_volume(tmp_path, monkeypatch):
     """40 KiB are free: 30 + 10 fit, 30 + 11 don't, and the line names both places, their parts and the options."""
     monkeypatch.setattr(os, "statvfs", lambda path: Facts(10, 4096, 0, 0))
