@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from errors import InputError, Interrupted, first_line, ignore_signals
 
+DEVICE_TYPES = ("cpu", "cuda", "mps")  # torch knows more, on some of which, as meta, a tensor holds nothing
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -126,7 +128,7 @@ class Ranks:
             try:
                 with self.together():
                     yield
-            except InputError:
+            except (InputError, OSError):
                 if self.store.add("errors told", 1) > 1:
                     raise SystemExit(2) from None
                 raise
@@ -146,6 +148,8 @@ def pick_device(name):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+        if device.type not in DEVICE_TYPES:
+            raise RuntimeError(f"nothing can be computed on {device.type}")
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"--device {name}: can't be used here ({first_line(error)}); cpu, cuda and cuda:N are possible"

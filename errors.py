@@ -114,7 +114,8 @@ class StopSignals:
 
 
 def run(main):
-    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2.
+    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2, and so does
+    an error of the system that names a file.
 
     A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
     """
@@ -123,6 +124,11 @@ def run(main):
         return main()
     except InputError as error:
         say(f"error: {one_line(error)}")
+        return 2
+    except OSError as error:
+        if not isinstance(error.filename, (str, bytes, os.PathLike)):
+            raise
+        print(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         say(stop)

@@ -37,6 +37,8 @@ def test_device_that_is_not_there():
         distributed.pick_device("cudda")
     with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
         distributed.ALONE.on("cudda")
+    with pytest.raises(InputError, match=r"--device meta: can't be used here \(nothing can be computed on meta\); cpu, cuda"):
+        distributed.pick_device("meta")
 
 
 def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
@@ -83,6 +85,11 @@ def stopped(ranks):
         raise Interrupted(143, "stopped; state saved")
 
 
+def locked(ranks):
+    with ranks.one_voice():
+        raise PermissionError(13, "Permission denied", "data")
+
+
 def fault(ranks):
     with ranks.one_voice():
         raise RuntimeError("a bug")
@@ -93,6 +100,7 @@ def test_an_error_is_told_once():
     assert sorted(ends) == [("InputError", "--lr -1: is not above 0"), ("SystemExit", "2")]
     lost = ("Interrupted", "another process of this training was killed or failed")
     assert several.run(error_of_one) == [lost, ("InputError", "a.jpg: not a readable image")]
+    assert sorted(several.run(locked)) == [("PermissionError", "[Errno 13] Permission denied: 'data'"), ("SystemExit", "2")]
     assert several.run(stopped) == [("Interrupted", "stopped; state saved"), ("SystemExit", "143")]
     assert several.run(fault) == [("RuntimeError", "a bug")] * 2
 

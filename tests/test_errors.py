@@ -41,6 +41,17 @@ def test_input_error_is_one_line_and_exit_code_2(capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         errors.run(lambda: 1 // 0)
+    with pytest.raises(BrokenPipeError):
+        errors.run(lambda: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe")))
+
+
+@pytest.mark.parametrize("name", ["a\udce9", b"a\xe9", Path("a\udce9")])
+def test_an_error_of_the_system_that_names_a_file_is_one_line(capsys, name):
+    def main():
+        raise PermissionError(13, "Permission denied", name)
+
+    assert errors.run(main) == 2
+    assert capsys.readouterr().err == "error: a\\udce9: Permission denied\n"
 
 
 def test_did_you_mean():
