@@ -1,8 +1,9 @@
 """Command-line options that several scripts share, declared once, and the formatter of their help."""
 
 import argparse
+import sys
 
-from errors import InputError, did_you_mean, say
+from errors import InputError, did_you_mean, one_line, say
 from labels import FIRST_AGE, LAST_AGE
 from predictions import TTAS
 
@@ -31,6 +32,9 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
     def parse_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if str(word) != str(word).encode(errors="replace").decode():  # such bytes of a file's name can't be recorded
+                self.error(f"{one_line(word)}: is not UTF-8; rename what it names, or give it by a link with another name")
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]

@@ -88,9 +88,14 @@ CASES = [
     ("train", "--resume submissions/mix", "submissions/mix: not a run of train.py"),
     ("train", "--resume runs/label --lr 0.1", "--lr: can't be given with --resume; the run goes on with its own options (runs/label/args.yaml)"),
     ("train", "--resume runs/label", "runs/label/args.yaml: lacks accum; it was not written by this version of train.py"),
+    *(("train", f"{TRAIN}{option} {'a' * 300}", f"{'a' * 300}…: File name too long")
+      for option in ("--name", "--data-dir", "--weights", "--output-dir", "--cache-dir", "--pseudo")),
+    ("train", f"--resume {'a' * 300}", f"{'a' * 300}/args.yaml: File name too long"),
+    ("train", TRAIN + "--data-dir d\udce9", "d\\udce9: is not UTF-8; rename what it names, or give it by a link with another name"),
 
     ("inference", "", "the following arguments are required: --models"),
     ("inference", "--models runs/lable", "runs/lable: no such run. Did you mean label"),
+    ("inference", f"--models {'a' * 300}", f"{'a' * 300}/args.yaml: File name too long"),
     ("inference", "--models submissions/mix", "submissions/mix: not a run of train.py"),
     ("inference", "--models runs/mask", "runs/mask: no fold is complete; python train.py --resume runs/mask goes on with it"),
     ("inference", "--models runs/label --folds 5", "--folds 5: runs/label has the complete folds 0 1"),
@@ -141,6 +146,7 @@ CASES = [
     ("compare", "mine.csv mine.csv --labels foreign.csv", "--labels foreign.csv: holds none of the 14 images, such as"),
 
     ("leaderboard", "nowhere", "runs nowhere: no such folder; give the one that holds runs or ensembles"),
+    ("leaderboard", "a" * 300, f"{'a' * 300}…: File name too long"),
     ("leaderboard", "--submissions x", "--submissions x: no such folder; give the one"),
     ("leaderboard", "runs/label", "runs runs/label: is a run itself; give the folder that holds it"),
     ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name?…There are name, target"),
