@@ -45,7 +45,7 @@ def read_yaml(path):
     """The mapping in a YAML file; InputError when it is missing, damaged, or holds none."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        _check_depth(text)
+        _check_shape(text)
         value = yaml.load(text, Loader=LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not readable ({error})") from error
@@ -54,12 +54,16 @@ def read_yaml(path):
     return value
 
 
-def _check_depth(text):
-    """ValueError for YAML that is nested deeper than MAX_DEPTH; only what could be is looked at."""
-    if sum(map(text.count, ("[", "{", "- ", "? "))) < MAX_DEPTH:
+def _check_shape(text):
+    """ValueError for YAML that is nested deeper than MAX_DEPTH, or that holds an alias, as a few lines of them stand for more
+    than any memory holds; only what could be so is looked at."""
+    deep, aliased = sum(map(text.count, ("[", "{", "- ", "? "))) >= MAX_DEPTH, "&" in text and "*" in text
+    if not deep and not aliased:
         return
     depth = 0
     for event in yaml.parse(text, Loader=LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {event.start_mark.line + 1} repeats another place (*{event.anchor}); write it out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")

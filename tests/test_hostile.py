@@ -264,6 +264,16 @@ def test_yaml_that_is_no_options(tmp_path, text):
         records.read_record(tmp_path)
 
 
+def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
+    """Nine lines that each hold the one before nine times are 9 ** 9 words; * and & in a text are no alias."""
+    lines = ["l0: &l0 [x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 10))]
+    (tmp_path / "args.yaml").write_text("\n".join(["target: mask", *lines]))
+    with pytest.raises(InputError, match=r"args.yaml: not readable \(line 3 repeats another place \(\*l0\); write it out\)"):
+        records.read_record(tmp_path)
+    (tmp_path / "args.yaml").write_text("# R&D\ntarget: mask\nloss: 0.5*ce\nname: 'a &b *b'")
+    assert experiment.read_args(tmp_path)["loss"] == "0.5*ce"
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"model": "hf-hub:someone/resnet18"}, "--model hf-hub:someone/resnet18: timm .* has no such model"),
     ({"model": "local-dir:/tmp/x"}, "--model local-dir:/tmp/x: timm .* has no such model"),
