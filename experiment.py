@@ -159,8 +159,9 @@ def check_name(name):
 
 
 def find_run(path):
-    """The Path of an existing run folder; InputError with suggestions from beside it when it is none."""
+    """The Path of an existing run folder, ending in its name; InputError with suggestions from beside it when it is none."""
     run = Path(path)
+    run = run.resolve() if run.name in ("", "..") else run
     if (run / "args.yaml").is_file():
         return run
     if run.is_dir():
@@ -355,6 +356,11 @@ def done_folds(run):
         if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
             found[int(name[4:])] = mappings.read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
+
+
+def is_complete(args, facts):
+    """Whether a fold with this fold.json has nothing left to train: all its --epochs are done, or --patience has ended it."""
+    return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
 
 
 def write_log(run, fold, rows):

@@ -49,13 +49,13 @@ def recipe(args):
 def check(args, data, net, ranks):
     """InputError for what would only fail in training: nobody left to train, or too few images a step.
 
-    `net` is a model of the run.
+    `net` is a model of the run; None: one is built where it takes one to know.
     """
-    mean, std = model.mean_std(net)
     for fold in range(max(args.kfold, 1)):
-        images = engine.epoch_images(recipe(args), training_data.fold_data(args, data, fold, mean, std))
+        images = engine.epoch_images(recipe(args), training_data.fold_data(args, data, fold, None, None))
         size = engine.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
+            net = build_model(args, fold, ranks.device) if net is None else net
             try:
                 copy.deepcopy(net)(torch.zeros(1, 3, *args.img_size, device=ranks.device))
             except ValueError as error:
@@ -110,7 +110,7 @@ def check_state(state):
         if not isinstance(state.get(name), kind):
             raise ValueError(f"its {name} is a {type(state.get(name)).__name__}")
     for row in state["history"]:
-        if not set(experiment.LOG_COLUMNS) <= set(row):
+        if not isinstance(row, dict) or not set(experiment.LOG_COLUMNS) <= set(row):
             raise ValueError("its history lacks columns of log.csv")
 
 
@@ -123,14 +123,11 @@ def restore(fit, state, path):
         raise damaged(path, error) from error
 
 
-def is_complete(args, facts):
-    """Whether a fold with this fold.json has nothing left to train: all its --epochs are done, or --patience has ended it."""
-    return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
-
-
 def epochs_begun(run, fold):
-    """The last epoch of which a saved state holds a step."""
+    """The last epoch of which a saved state holds a step; 0 without one, as when another process just ended the fold."""
     state = load_state(run, fold)
+    if state is None:
+        return 0
     try:
         check_state(state)
     except ValueError as error:
@@ -146,7 +143,7 @@ def check_epochs(args, run):
         begun = done[fold]["epochs"] if fold in done else epochs_begun(run, fold) if kept else 0
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
-        if fold in done and not is_complete(args, done[fold]) and not kept:
+        if fold in done and not experiment.is_complete(args, done[fold]) and not kept:
             raise InputError(
                 f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
                 f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
@@ -161,7 +158,7 @@ def train_missing(args, run, data, fold, ranks, stop, net=None):
     if code := ranks.any(stop.requested):
         raise Interrupted(code, "stopped between two folds")
     done = ranks.from_first(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
-    if fold in done and is_complete(args, done[fold]):
+    if fold in done and experiment.is_complete(args, done[fold]):
         if ranks.first:
             experiment.drop_state(run, fold, args.keep_state)
         return

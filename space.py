@@ -48,7 +48,8 @@ def run_bytes(args, weights, images, folds):
     """The most that a run folder holds at any time, with `folds` folds to be trained and `weights` bytes of weights a fold.
 
     Each fold keeps its weights (twice with --finish-on-all) and its rows of oof.csv. Those in training at once also have
-    their saved state, twice while it is replaced: weights, averages of them, and what the optimizer keeps.
+    their saved state, twice while it is replaced: weights, averages of them, and what the optimizer keeps. With --keep-state
+    those that are complete have theirs too.
     `images`: DataFrame image, path.
     """
     state = weights * (1 + bool(args.ema) + args.average_last + optimizer_share(args.optimizer, args.lr, args.weight_decay))
@@ -57,7 +58,8 @@ def run_bytes(args, weights, images, folds):
     names = images["image"].str.len().sum() + images["path"].str.len().sum()
     table = int(names) + len(images) * NUMBER * (len(predictions.columns(args.target)) + 1)
     kept = folds * weights * (2 if args.finish_on_all else 1)
-    return int(kept + at_once * 2 * state + 2 * table + PICTURES)
+    states = at_once + (folds if args.keep_state else at_once)
+    return int(kept + states * state + 2 * table + PICTURES)
 
 
 def check(args, weights, images, files, geometry, run=None):
@@ -68,7 +70,7 @@ def check(args, weights, images, files, geometry, run=None):
     """
     wanted = args.fold or range(max(args.kfold, 1))
     done = experiment.done_folds(run) if run else {}
-    missing = [number for number in wanted if number not in done]
+    missing = [number for number in wanted if number not in done or not experiment.is_complete(args, done[number])]
     needed = run_bytes(args, weights, images, len(missing)) if missing else 0
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))

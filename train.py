@@ -212,6 +212,8 @@ def prepare(args, ranks):
         if args.auto_batch:
             memory.settle(args, data, net, ranks)
             fold.check(args, data, net, ranks)
+    else:
+        fold.check(args, data, None, ranks)  # there may be other processes than it began with
     training_data.check_same(args, data, ranks)
     return data, [net] if net else []
 

@@ -164,7 +164,12 @@ def fold_data(args, data, fold, mean, std, everyone=False):
     mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
     rows = np.flatnonzero(labels.trains & ~mine)
     if not len(rows):
-        raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
+        if (labels.good & ~mine).any():
+            raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
+        raise InputError(
+            f"--skip-bad-images: leaves nobody to train fold {fold}, as none of its {(~mine).sum():,} images could be taken; "
+            "what is wrong with them is said above"
+        )
     targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
     if data.pseudo is not None:
         rows, soft = pseudo_rows(args, data, fold, rows)

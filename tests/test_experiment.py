@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,16 @@ def test_find_run_suggests(tmp_path):
         experiment.find_run(tmp_path / "01-AdamW-StepLR-CE-v0-label_5fo")
     with pytest.raises(InputError, match=r"not a run of train.py"):
         experiment.find_run(tmp_path / "01-AdamW-StepLR-CE-v0-label_5fold")
+
+
+def test_a_run_is_named_by_its_folder_however_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "fold0").mkdir(parents=True)
+    (tmp_path / "mine" / "args.yaml").touch()
+    monkeypatch.chdir(tmp_path / "mine" / "fold0")
+    assert [experiment.find_run(path) for path in ("..", "../../mine", "../../mine/")] == [
+        tmp_path.resolve() / "mine", *[Path("../../mine")] * 2]  # fmt: skip
+    monkeypatch.chdir(tmp_path / "mine")
+    assert experiment.find_run(".").name == "mine"
 
 
 def test_args_that_are_no_options_are_refused(tmp_path):

@@ -1,11 +1,15 @@
 """fold.py: the saved state of a fold (whole folds are tested in test_train.py)."""
 
+import shutil
+
 import pytest
 import torch
 from test_engine import make_fit
 
+import experiment
 import finite
 import fold
+import train
 from errors import InputError
 
 
@@ -21,6 +25,37 @@ def test_damaged_state_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
             fold.load_state(tmp_path, 0)
+
+
+def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
+    """None when it is gone, as when another process ended the fold just now; one line when it is damaged."""
+    (tmp_path / "fold0").mkdir()
+    assert fold.epochs_begun(tmp_path, 0) == 0
+    state = make_fit().state_dict()
+    fold.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
+    assert fold.epochs_begun(tmp_path, 0) == 2
+    fold.save_state(tmp_path, 0, {**state, "history": [5]})
+    with pytest.raises(InputError, match=r"last.pt: damaged \(its history lacks columns of log.csv\); delete it"):
+        fold.epochs_begun(tmp_path, 0)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
+    (["--skip-bad-images", "--crop", "1000"], "--skip-bad-images: leaves nobody to train fold 0, as none of its 84 images could be"),
+])  # fmt: skip
+def test_nobody_to_train_is_said_with_what_left_them_out(fit, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(*options, name="nobody")
+
+
+def test_what_a_step_needs_is_looked_for_when_a_run_goes_on_too(runs, tmp_path):
+    """Other processes than it began with may leave each one image, as a batch of one does here."""
+    run = shutil.copytree(runs["mask"], tmp_path / "run")
+    experiment.change_args(run, batch_size=1)
+    with pytest.raises(
+        InputError, match=r"--batch-size 1: test_resnet has batch norm, which can't train on one image at a time"
+    ):
+        train.main(["--resume", str(run), "--quiet"])
 
 
 def test_a_state_with_what_is_no_number_is_not_saved(tmp_path):

@@ -15,7 +15,7 @@ import train
 from images import Geometry
 
 PLAIN = ["--optimizer", "SGD", "--fold", "0"]
-RICH = ["--optimizer", "AdamP", "--ema", "0.9", "--finish-on-all", "2", "--fold", "0"]
+RICH = ["--optimizer", "AdamP", "--ema", "0.9", "--finish-on-all", "2", "--keep-state"]
 
 
 def folder_bytes(folder):
@@ -51,12 +51,17 @@ def test_only_what_is_missing_counts(runs, shared_data, workplace, monkeypatch):
     asked = (args, weights, images, [], Geometry(8, 8), run)
     space.check(*asked)
     assert told == [[]]
-    monkeypatch.setattr(experiment, "done_folds", lambda run: {0: done[0]})
-    space.check(*asked)
+    with monkeypatch.context() as half:
+        half.setattr(experiment, "done_folds", lambda run: {0: done[0]})
+        space.check(*asked)
     there = folder_bytes(run / "fold1")
     assert told[1] == [("", run, "the run", space.run_bytes(args, weights, images, 1) - there)]
     both, one = (space.run_bytes(args, weights, images, folds) for folds in (2, 1))
     assert both - one == weights
+    args.epochs = 3  # opens both folds again
+    space.check(*asked)
+    there = folder_bytes(run / "fold0") + folder_bytes(run / "fold1")
+    assert told[2] == [("", run, "the run", space.run_bytes(args, weights, images, 2) - there)]
 
 
 @pytest.mark.parametrize(("name", "share"), [("AdamW", 2), ("SGD", 1), ("AdamP", 2), ("Lookahead_AdamW", 3), ("Lion", 1)])

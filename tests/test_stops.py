@@ -130,8 +130,8 @@ def test_epochs_that_cannot_be_had_are_refused_and_change_nothing(runs, epochs, 
 def test_folds_that_patience_has_ended_stay_complete():
     """Of 5 epochs the second was best: with --patience 3 that was the end, with 4 and without it was not."""
     facts = {"epochs": 5, "best_epoch": 2}
-    assert [fold.is_complete(SimpleNamespace(epochs=9, patience=n), facts) for n in (3, 4, 0)] == [True, False, False]
-    assert fold.is_complete(SimpleNamespace(epochs=5, patience=0), facts)
+    assert [experiment.is_complete(SimpleNamespace(epochs=9, patience=n), facts) for n in (3, 4, 0)] == [True, False, False]
+    assert experiment.is_complete(SimpleNamespace(epochs=5, patience=0), facts)
 
 
 def test_the_rates_of_a_cosine_follow_other_epochs_and_that_is_said(tmp_path, capsys):
