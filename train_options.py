@@ -273,7 +273,7 @@ def check_folds(parser, args):
 
 
 def check_parallel(parser, args):
-    if args.parallel_folds != 1 and args.auto_batch:
+    if args.parallel_folds != 1 and args.auto_batch and args.resume is None:  # of a run that goes on it is settled
         parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
     if args.parallel_folds != 1 and distributed.world_size() > 1:
         parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")

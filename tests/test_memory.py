@@ -10,6 +10,7 @@ import errors
 import experiment
 import model
 import train
+import train_options
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, 
     assert_same_run(tmp_path / "small", tmp_path / "auto")
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
+    assert train_options.parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
 
 
 def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command, tmp_path, monkeypatch, capsys):
