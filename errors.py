@@ -42,6 +42,12 @@ def first_line(error):
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def is_out_of_memory(error):
+    """Whether an exception is Python's or torch's word that memory ran out; for the CPU's torch has no type of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
 def say(text):
     """A line for the user on stderr, at once. Where nobody can read it, as a closed pipe's or on a full disk, work goes on."""
     try:
@@ -114,8 +120,8 @@ class StopSignals:
 
 
 def run(main):
-    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2, and so does
-    an error of the system that names a file.
+    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2, and so do an
+    error of the system that names a file and memory that runs out.
 
     A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
     """
@@ -128,7 +134,13 @@ def run(main):
     except OSError as error:
         if not isinstance(error.filename, (str, bytes, os.PathLike)):
             raise
-        print(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}", file=sys.stderr)
+        say(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}")
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = one_line(first_line(error))
+        say(f"error: out of memory ({said}); a smaller --batch-size, where the command has it, takes less")
         return 2
     except Interrupted as stop:
         say(stop)

@@ -23,7 +23,9 @@ def has_room(args, data, net, ranks):
     room = True
     try:
         _two_steps(args, data, net, ranks)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
         room = False
     gc.collect()
     if ranks.device.type == "cuda":
@@ -76,7 +78,9 @@ def advice(args, data, ranks):
         return before
     try:
         net = fold.build_model(args, args.fold[0] if args.fold else 0, ranks.device, empty=True)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
         return before
     fits = fitting(args, data, net, ranks, agree=False)
     if fits is None:

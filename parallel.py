@@ -58,7 +58,9 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
             fold.train_missing(args, run, data, numbers[number], ranks, stop)
     except (InputError, Interrupted) as error:
         outcome.put((type(error).__name__, str(error)))
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
         text = f"--batch-size {args.batch_size}: out of memory on {device} with --parallel-folds {args.parallel_folds}"
         outcome.put(("InputError", f"{text}; --resume {run} --parallel-folds 1 goes on with one at a time"))
 

@@ -74,9 +74,9 @@ class Job:
         """Whether summary.json holds all folds that are asked for, and the last picture is drawn."""
         if not all((self.run / name).is_file() for name in ("args.yaml", "summary.json", "mistakes.png")):
             return False
-        kfold = experiment.read_args(self.run).get("kfold", 0)
-        asked = {int(number) for number in self.folds if number.isdigit()} or set(range(max(kfold, 1)))
-        return asked <= set(experiment.summed_folds(self.run))
+        done = set(experiment.summed_folds(self.run))
+        asked = {int(number) for number in self.folds if number.isdigit()}
+        return all(number in done for number in asked or range(max(experiment.read_args(self.run).get("kfold", 0), 1)))
 
     def command(self, threads=None):
         """The words after `python` that start this run or go on with it; threads: of its CPU threads, if its line has none."""

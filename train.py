@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 import cache
 import crops
@@ -182,7 +181,9 @@ def train(argv, ranks, stop, started):
         if run is None:
             raise
         raise InputError(f"{error}. Go on with: {resume_command(args, argv, run)}") from None
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
         ran_out = True  # what is measured now needs the memory that this error still holds
     if ran_out:
         raise InputError(out_of_memory(args, run, data, ranks))

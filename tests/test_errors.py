@@ -5,7 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import errors
 import options
@@ -52,6 +54,26 @@ def test_an_error_of_the_system_that_names_a_file_is_one_line(capsys, name):
 
     assert errors.run(main) == 2
     assert capsys.readouterr().err == "error: a\\udce9: Permission denied\n"
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (torch.OutOfMemoryError("CUDA out of memory. 2.00 GiB.\nSee"), "CUDA out of memory. 2.00 GiB."),
+    (MemoryError(), "MemoryError"),
+])  # fmt: skip
+def test_memory_that_runs_out_is_one_line(capsys, error, said):
+    assert errors.run(lambda: (_ for _ in ()).throw(error)) == 2
+    assert capsys.readouterr().err == (
+        f"error: out of memory ({said}); a smaller --batch-size, where the command has it, takes less\n"
+    )
+
+
+def test_memory_of_the_cpu_that_runs_out_is_known_by_its_words():
+    """torch has no type for it: real errors of torch and numpy, of more than any machine has."""
+    for ask in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, dtype=np.uint8)):
+        with pytest.raises((RuntimeError, MemoryError)) as error:
+            ask()
+        assert errors.is_out_of_memory(error.value)
+    assert not errors.is_out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_did_you_mean():

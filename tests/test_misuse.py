@@ -132,13 +132,13 @@ CASES = [
     *(("ensemble", f"--models runs/nofold {option}", f"{option}: needs out-of-fold predictions, and runs/nofold has no oof.csv; leave out that member or the option")
       for option in ("--search greedy", "--search weights", "--decode f1", "--decode f1+prior", "--method stack", "--temperature")),
     ("ensemble", "--models runs/nofold runs/age --tune-bounds", "--tune-bounds: needs out-of-fold predictions, and runs/nofold has no oof.csv"),
-    ("ensemble", "--models runs/label runs/other", "runs/other and runs/label: their eval.csv hold different images (2 in one alone"),
+    ("ensemble", "--models runs/nofold runs/other", "runs/other and runs/nofold: their eval.csv hold different images (2 in one alone"),
 
     ("compare", "runs/label", "the following arguments are required: A B"),
     ("compare", "runs/mask runs/gender", "runs/mask and runs/gender: mask against gender have no answer in common; compare two that are scored on the same"),
     ("compare", "runs/mask runs/maks", "runs/maks: no such run. Did you mean mask?"),
     ("compare", "runs/label mime.csv", "mime.csv: no such file. Did you mean mine.csv"),
-    ("compare", "runs/label few.csv", "runs/label and few.csv: answers to different images (14 and 1, 13 in one alone, such as"),
+    ("compare", "runs/nofold few.csv", "runs/nofold and few.csv: answers to different images (14 and 1, 13 in one alone, such as"),
     ("compare", "mine.csv mine.csv --out x.csv", "--out x.csv: must be the name of a page, FILE.html"),
     ("compare", "mine.csv mine.csv --limit -1", "argument --limit: -1 is below 0"),
     ("compare", "mine.csv mine.csv --data-dir nowhere", "--data-dir nowhere: no such folder"),

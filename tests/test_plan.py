@@ -127,6 +127,8 @@ def test_a_run_is_finished_when_all_folds_it_was_asked_for_are(tmp_path):
     assert job(tmp_path, "b:\n").is_finished
     make_run(tmp_path / "runs" / "c-s1", [], summary=False)
     assert not job(tmp_path, "c:\n").is_finished
+    make_run(tmp_path / "runs" / "d-s1", [], folds=[0], kfold=10**15)  # of a damaged file: no memory holds so many numbers
+    assert not job(tmp_path, "d:\n").is_finished
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
