@@ -42,6 +42,11 @@ def first_line(error):
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def names_a_file(error):
+    """Whether an error of the system names the file that it is about, so that one line tells all."""
+    return isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike))
+
+
 def is_out_of_memory(error):
     """Whether an exception is Python's or torch's word that memory ran out; for the CPU's torch has no type of its own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -132,7 +137,7 @@ def run(main):
         say(f"error: {one_line(error)}")
         return 2
     except OSError as error:
-        if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        if not names_a_file(error):
             raise
         say(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}")
         return 2

@@ -33,7 +33,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
 import fuzz_targets  # noqa: E402
 
-from errors import InputError, one_line  # noqa: E402
+from errors import InputError, names_a_file, one_line  # noqa: E402
 
 BATCH = 200  # cases of a process
 SECONDS = 20  # of a case, at most
@@ -194,7 +194,10 @@ BY_STRUCTURE = {
 
 
 def run_case(seed, number, targets, place):
-    """(name of the target, 'read' or 'refused') of a case in the folder `place`; AssertionError or what else it raised."""
+    """(name of the target, 'read' or 'refused') of a case in the folder `place`; AssertionError or what else it raised.
+
+    Refused is what errors.run tells in one line: an InputError, and an error of the system that names its file.
+    """
     rng = np.random.default_rng((seed, number))
     target = targets[number % len(targets)]
     change = BY_STRUCTURE[target.kind] if rng.random() < 0.6 else change_bytes
@@ -204,7 +207,9 @@ def run_case(seed, number, targets, place):
     try:
         target.check(target.read())
         outcome = "read"
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if not isinstance(error, InputError) and not names_a_file(error):
+            raise
         assert one_line(error).isprintable() and str(error), "an error without words"
         outcome = "refused"
     finally:

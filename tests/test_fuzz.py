@@ -15,7 +15,7 @@ def test_a_case_of_each_file(tmp_path):
 
 
 def test_what_breaks_a_reader_is_found_with_its_number(tmp_path, monkeypatch):
-    """An error that is no InputError, a wrong reading, a payload that runs, and a process that dies."""
+    """An error that is no line for the user, a wrong reading, a payload that runs, and a process that dies."""
     monkeypatch.setattr(fuzz_targets, "MAKERS", (fuzz_targets.tables,))
     read = predictions.read_submission
 
@@ -31,6 +31,7 @@ def test_what_breaks_a_reader_is_found_with_its_number(tmp_path, monkeypatch):
     (tmp_path / "right.csv").write_bytes((tmp_path / "tables" / "train" / "submission.csv").read_bytes())
     for what, told in (
         (lambda: {}["ans"], "KeyError"),
+        (lambda: (_ for _ in ()).throw(OSError(5, "Input/output error")), "OSError"),
         (lambda: (["a"], np.array([18])), "AssertionError"),
         (lambda: open("owned", "w").close() or (["a"], np.array([1])), "what was loaded ran"),
     ):
