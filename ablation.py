@@ -3,7 +3,7 @@
 A difference is paired twice: seed by seed, and image by image, as all runs have the same people in the same folds. Its
 interval comes from draws of people (see metrics.bootstrap_mean_difference): it says whether the models that were trained
 differ on other people, not whether other seeds would. How far the difference varies from seed to seed stands beside it, and
-the verdict asks for both: the interval leaves out 0, and so do two standard errors over seeds.
+the verdict asks for both: the interval over people leaves out 0, and so does Student's over seeds.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 import experiment
 import mappings
@@ -23,8 +24,8 @@ from labels import CLASS_NAMES, SCORED_AS
 HEAD = ["experiment", "seeds", "OOF F1", "difference", "95 % interval", "sd", "verdict", "time"]
 NOTE = (
     "OOF F1: macro F1, out of fold, at the official bounds, mean ± sd over seeds. difference: to the baseline of the same "
-    "seeds; its interval is over people, its sd over seeds. better, worse: neither the interval nor two standard errors over "
-    "seeds reach 0. time: of a run."
+    "seeds; its interval is over people, its sd over seeds. better, worse: neither that interval nor Student's 95 % interval "
+    "over seeds reaches 0, which takes two seeds, and in practice three. time: of a run."
 )
 
 
@@ -66,12 +67,15 @@ class Row:
 
     @property
     def verdict(self):
-        """'better' or 'worse' where both the interval and two standard errors over seeds leave out 0, else 'noise'."""
-        if not self.differences:
-            return "-"
-        mean, spread = np.mean(self.differences), deviation(self.differences)
-        sure = spread is None or abs(mean) > 2 * spread / np.sqrt(len(self.differences))
-        return metrics.verdict(self.low, self.high) if sure else "noise"
+        """'better' or 'worse' where the intervals over people and over seeds (Student's t) both leave out 0, else 'noise'.
+
+        '-' without a difference, 'one seed' where nothing tells how far seeds differ.
+        """
+        count = len(self.differences)
+        if count < 2:
+            return ("-", "one seed")[count]
+        error = deviation(self.differences) / np.sqrt(count) * scipy.stats.t.ppf(0.975, count - 1)
+        return metrics.verdict(self.low, self.high) if abs(np.mean(self.differences)) > error else "noise"
 
     def cells(self):
         """The texts under HEAD."""

@@ -220,9 +220,9 @@ class Fit:
     def evaluated(self):
         """The model that is evaluated and kept: an average of the weights, if one is asked for.
 
-        `ema` is timm's ModelEmaV3, running statistics averaged too: its decay after t steps is 1 - (1 + t)^(-2/3), or the
-        one that is asked for where that is less. As in Polyak and Juditsky 1992, and in Tarvainen and Valpola 2017,
-        "Mean teachers are better role models", for networks.
+        `ema` is timm's ModelEmaV3, running statistics averaged too: its decay at the k-th step is 1 - (k - 1)^(-2/3), 0 at
+        the first, or the one that is asked for where that is less. As in Polyak and Juditsky 1992, and in Tarvainen and
+        Valpola 2017, "Mean teachers are better role models", for networks.
         """
         return self.ema.module if self.ema else self.averaged if self.tail else self.model
 

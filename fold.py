@@ -227,7 +227,7 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
 def finish_on_all(args, run, data, fit, last, board, stop):
     """--finish-on-all N: a fold's best weights go through its last N epochs up to the best one again, on everyone.
 
-    As winners of such contests train their last models on all data, here in as many epochs as the folds found to be best.
+    As the contest's 1st place showed the validation people to its last 3 epochs, here those up to the fold's best one.
     The learning rates are those of these epochs, the optimizer begins anew. What the fold said of its validation people
     stays: out-of-fold scores are of the weights before. `last`: the state of a stopped `finish_on_all`, or None. Returns
     the epochs' rows of the log.

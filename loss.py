@@ -164,7 +164,7 @@ def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
     """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314).
 
     Easy samples: of common classes pull less; of rare ones on, until they win by a margin of log(n_common / n_rare).
-    Hard and mislabelled samples: pull as in cross entropy, most where the label is a rare class: check those labels.
+    Hard and mislabelled samples: of rare classes pull as in cross entropy or more, so check those labels; of common ones less.
     Try it for macro F1 under imbalance, in place of a weighted sampler or class weights (with them it corrects twice).
 
     class_counts [C] are training images a class, a 0 taken as 1; log counts stand for the log prior, as softmax ignores
@@ -206,8 +206,9 @@ def age_distribution(ages, sigma=2.0, top_spread=None):
     certainly in the end class, so all mass goes there; a bell around 60 would call 40 % of every old person younger.
     (59 gives the class 60 as much, twice what its own year gets, and 57 gives it 11 %: the boundary is soft from below
     only, and near an end a sum over the age group says more than the likeliest age.) Ages outside are clipped.
-    top_spread: years over which the people behind a recorded 60 are spread evenly, 60 to 60 + top_spread; those near 60
-    then look as young as 58 too, and the mass that their bells have below goes there. None: none of it, as above.
+    top_spread: years over which the people behind a recorded 60 are spread evenly, 60 to 60 + top_spread (ours, as the
+    contest clips ages at 60); those near 60 then look as young as 58 too, and the mass that their bells have below goes
+    there. None: none of it, as above.
     Use with cross_entropy, whose gradient is that of the paper's KL divergence. sigma <= 0: InputError.
     """
     if not 0 < sigma < math.inf:

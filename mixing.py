@@ -8,7 +8,8 @@
 
 halves is the vertical-half CutMix of the contest's 1st place, which aimed it at old people. Faces are upright and
 centred, so each half keeps half of everything that gender and age show in; a box would as often cut out the mouth and so
-make a false example of a mask, which is also why both have the same mask state here.
+make a false example of a mask, which is also why both have the same mask state here. (Pseudo-labels of targets without a mask
+don't tell the state: such eval images are mixed among themselves, and no label of a mask is learnt there.)
 
 Drawing and mixing are apart, as in augment.py: `draw` makes all random numbers of a step on the CPU, a row a sample.
 """

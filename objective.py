@@ -51,8 +51,9 @@ def build_criterion(recipe, train_targets, device):
 def class_weights(kind, counts):
     """Class weights float32 [C] of `kind`, with mean 1 over the images that `counts` [C] counts, or None for 'none'.
 
-    balanced: in inverse proportion to the counts. effective: to the effective number of images (1 - BETA^n) / (1 - BETA),
-    which stops growing where more images bring nothing new (Cui et al. 2019, 1901.05555). Empty classes get 1.
+    balanced: in inverse proportion to the counts, as scikit-learn's (King and Zeng 2001). effective: to the effective number
+    of images (1 - BETA^n) / (1 - BETA), which stops growing where more images bring nothing new (Cui et al. 2019, 1901.05555).
+    Empty classes get 1.
     """
     if kind == "none":
         return None

@@ -1,5 +1,7 @@
 """Which images show one person, told from the pictures alone, and what that is worth: a person has one gender and one age.
 
+Ours: correlation of small pictures and single-linkage clustering, no face recognition.
+
 A contest's rules say whether images may be answered together; nothing here is done unless it is asked for. Members are lists
 of (target, probabilities [N, num_outputs(target)]), as blend.blend takes them.
 """

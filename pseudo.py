@@ -2,8 +2,9 @@
 
 After Lee 2013, "Pseudo-Label", with soft labels instead of the most probable class, and without its leak through the
 validation people: the labels that train fold i come only from models of fold i, which never saw the people that fold i
-is validated on. So both trainings must have the same folds. A run that was trained with pseudo-labels gives the
-next round's labels in the same way.
+is validated on. So both trainings must have the same folds, and an ensemble teaches by the plain mean of its members: its
+weights, factors and temperatures are fitted to the labels of everyone. A run that was trained with pseudo-labels gives the
+next round's labels in the same way, as teams of the contest did in rounds.
 """
 
 import os

@@ -11,7 +11,8 @@ share a step agree without talking.
 | person | one image of each person, another one in each epoch, so an epoch is a seventh as long |
 
 balanced and sqrt are the class-balanced and square-root sampling of Kang et al. 2020, "Decoupling Representation and Classifier
-for Long-Tailed Recognition" (arXiv 1910.09217; sqrt after Mahajan et al. 2018, arXiv 1805.00932).
+for Long-Tailed Recognition" (arXiv 1910.09217; sqrt after Mahajan et al. 2018, arXiv 1805.00932). person is ours: seven
+pictures of a person are nearly one sample where gender and age are learnt.
 """
 
 from dataclasses import dataclass

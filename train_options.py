@@ -163,14 +163,17 @@ def add_sampling(parser):
     """Which images an epoch shows and which it mixes; eval images that train too."""
     group = parser.add_argument_group("sampling and mixing")
     group.add_argument("--sampler", choices=sampling.SAMPLERS, default="shuffle",
-                       help="each image once; classes equally often; by root of size; one image a person")  # fmt: skip
+                       help="each image once; classes equally often; by root of size; one image a person (each eval image of "
+                            "--pseudo counts as one)")  # fmt: skip
     group.add_argument("--mix", choices=mixing.MIXES, default="none",
                        help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
     group.add_argument("--mix-prob", type=options.confidence, default=0.5, metavar="P", help="share of images that are mixed")
     group.add_argument("--mix-alpha", type=options.positive_float, default=1.0, metavar="A",
                        help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
     group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
-    group.add_argument("--pseudo", metavar="RUN", help="eval images train too, by what this run or ensemble predicts for them")
+    group.add_argument("--pseudo", metavar="RUN",
+                       help="eval images train too, by what this run predicts for them, or the plain mean of an ensemble's "
+                            "members: its weights and factors are fitted to everyone's labels")  # fmt: skip
     group.add_argument("--pseudo-min-confidence", type=options.confidence, default=0.9, metavar="P",
                        help="only those predicted with this probability and above")  # fmt: skip
 

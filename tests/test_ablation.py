@@ -51,13 +51,14 @@ def test_scores_and_differences_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(("differences", "low", "high", "verdict"), [
-    ([0.02], 0.01, 0.03, "better"),
-    ([-0.02], -0.03, -0.01, "worse"),
-    ([0.02], -0.01, 0.05, "noise"),
-    ([0.01, 0.02, 0.03], 0.01, 0.03, "better"),  # 0.02 > 2 * 0.01 / sqrt(3) = 0.0115
-    ([0.00, 0.02, 0.04], 0.01, 0.03, "noise"),  # 0.02 < 2 * 0.02 / sqrt(3) = 0.0231: another seed might turn it
-    ([0.00, -0.02, -0.04], -0.03, -0.01, "noise"),
-    ([-0.01, -0.02, -0.03], -0.03, -0.01, "worse"),
+    ([0.02], 0.01, 0.03, "one seed"),
+    ([0.019, 0.021], 0.01, 0.03, "better"),  # 0.02 > 12.706 * 0.001414 / sqrt(2) = 0.0127
+    ([0.018, 0.022], 0.01, 0.03, "noise"),  # 0.02 < 0.0254
+    ([0.0125, 0.02, 0.0275], 0.01, 0.03, "better"),  # 0.02 > 4.303 * 0.0075 / sqrt(3) = 0.0186
+    ([0.01, 0.02, 0.03], 0.01, 0.03, "noise"),  # 0.02 < 0.0248: another seed might turn it
+    ([-0.01, -0.02, -0.03], -0.03, -0.01, "noise"),
+    ([-0.0125, -0.02, -0.0275], -0.03, -0.01, "worse"),
+    ([0.02, 0.02, 0.02], -0.01, 0.05, "noise"),
     ([], None, None, "-"),
 ])  # fmt: skip
 def test_verdicts_ask_people_and_seeds(differences, low, high, verdict):

@@ -7,6 +7,7 @@ import several
 import torch
 
 import engine
+import loss
 import model
 import parts
 from cache import ImageStore
@@ -238,6 +239,41 @@ def test_the_moving_average_follows_the_weights():
     average, last = fit.ema.module.state_dict()[name], fit.model.state_dict()[name]
     assert not torch.equal(average, first) and not torch.equal(average, last)
     assert (average - last).norm() < (first - last).norm()
+
+
+def test_the_decay_of_the_moving_average_warms_up():
+    """Step by step by hand: a decay of 1 - (k - 1)^(-2/3) at step k, 0 at the first, as long as that is below the one asked for."""
+    fit, weights = make_fit(ema=0.4, people=60), []
+    average = fit.model.fc.weight.detach().double()
+
+    def after_step():
+        weights.append(fit.model.fc.weight.detach().double().clone())
+        return len(weights) == 5
+
+    engine.train_one_epoch(fit, after_step)
+    for step, weight in enumerate(weights, start=1):
+        decay = 0.0 if step == 1 else min(0.4, 1 - (step - 1) ** (-2 / 3))  # 0, 0, 0.37, 0.4, 0.4
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(fit.ema.module.fc.weight.detach().double(), average, rtol=1e-5, atol=1e-6)
+
+
+def test_options_of_labels_reach_the_training():
+    """Years behind a recorded 60 as soft targets; rare partners by class; class counts of the training rows alone."""
+    fit = make_fit(target="age", top_age_spread=5.0)
+    old = fit.data.train_targets[:, 0] >= 60
+    expected = loss.age_distribution(torch.tensor([60]), 2.0, 5.0)[0]
+    assert old.any() and (fit.targets[old] == expected).all() and expected[-1] < 1
+    fit = make_fit(mix="mixup", mix_rare=True)
+    rows, edges = fit.partners.pools[0]
+    shares = np.diff(edges, prepend=0)
+    classes = fit.data.classes[rows]
+    assert [shares[classes == one].sum() for one in (0, 1)] == pytest.approx([0.5, 0.5]) and shares[0] != pytest.approx(1 / 30)
+    fit = make_fit(loss="logit_adjusted")
+    logits, targets = torch.randn(4, 18), fit.targets[:4]
+    mine, everyone = (
+        loss.logit_adjusted(logits, targets, np.bincount(fit.data.train_targets[:count, 0], minlength=18)) for count in (30, 40)
+    )
+    assert fit.criterion(logits, targets) == pytest.approx(mine.item()) != pytest.approx(everyone.item(), abs=1e-6)
 
 
 def test_the_average_of_the_last_epochs_is_what_is_evaluated_and_kept():

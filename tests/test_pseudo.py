@@ -3,12 +3,14 @@
 import hashlib
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from conftest import assert_same_run, without_pictures
+from test_validation import by_hand
 
 import engine
 import errors
@@ -16,6 +18,7 @@ import experiment
 import inference
 import mappings
 import model
+import predictions
 import pseudo
 import train
 import training_data
@@ -168,6 +171,19 @@ def test_the_finished_weights_predict(finished, shared_data, workplace):
     finals = [experiment.weights_file(finished, number) for number in (0, 1)]
     assert [path.name for path in finals] == ["final.safetensors"] * 2
     assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]
+    assert inference.main([*argv, "--device", "cpu", "--tta", "hflip", "--oof"]) == 0  # never by weights that know those people
+    table = pd.read_csv(finished / "oof_hflip.csv")[predictions.columns("label")]
+    np.testing.assert_allclose(table, by_hand(finished, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
+
+
+def test_eval_images_that_can_not_be_read_do_not_train():
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    table = pd.DataFrame(
+        [(0, name, 0.2, 0.8) for name in names[1:]], columns=["fold", "ImageID", *predictions.columns("gender")]
+    )
+    data = SimpleNamespace(pseudo=table, eval_names=names, images=range(10), good_eval=np.array([True, True, False]))
+    rows, soft = training_data.pseudo_rows(SimpleNamespace(target="gender", data_dir="data"), data, 0, np.array([3, 4]))
+    assert rows.tolist() == [3, 4, 11] and soft.tolist()[0] == [0, 0]
 
 
 @pytest.mark.parametrize(("stop_after", "where"), [(8, "epoch 2, step 3"), (20, " on everyone")])

@@ -39,9 +39,9 @@ def own_run(runs, tmp_path):
 
 
 def by_hand(run, data, tta):
-    """Probabilities of the images of oof.csv, in its order, each by the weights of its fold: [N, 3] of target mask."""
+    """Probabilities [N, C] of the images of oof.csv, in its order, each by the best weights of its fold; targets of one head."""
     table = pd.read_csv(run / "oof.csv")
-    probs = np.empty((len(table), 3))
+    probs = np.empty((len(table), len(predictions.columns(experiment.read_args(run)["target"]))))
     for number in (0, 1):
         net, facts = model.load(run / f"fold{number}" / "best.safetensors")
         mine = (table["fold"] == number).to_numpy()
