@@ -44,13 +44,10 @@ def parse_args(argv):
     parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
     parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
     parser.add_argument("--images", action="store_true", help="list every image that differs")
-    parser.add_argument("--out", metavar="FILE.html", help="the page; without it comparisons/A--B.html")
+    parser.add_argument("--out", type=options.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
     parser.add_argument("--limit", type=options.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
     parser.add_argument("--data-dir", help="the competition's folder, for the images; without it as in train.py")
-    args = parser.parse_args(argv)
-    if args.out is not None and Path(args.out).suffix.lower() not in (".html", ".htm"):
-        parser.error(f"--out {args.out}: must be the name of a page, FILE.html")
-    return args
+    return parser.parse_args(argv)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------

@@ -24,16 +24,19 @@ def write_atomic(path, write, size=None):
     """Write a file so that its name holds the old bytes or the new ones, never a part: beside it, fsync, rename.
 
     `write(temporary_path)` does the writing, of about `size` bytes. DiskError when it can't be; whatever ends it, a signal
-    too, the old file stays and nothing is left beside it.
+    too, the old file stays and nothing is left beside it. A link's file is written; a device or pipe is no place for one.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if target.exists() and not target.is_file() and not target.is_dir():
+            raise DiskError(f"{path}: is a device or a pipe, whose place a file would take; give the name of a file")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp{target.suffix}")
         try:
             write(temporary)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -86,10 +89,11 @@ def failure(path, error, size=None):
     """The DiskError of a file or folder that OSError `error` kept from being written, of `size` bytes if that is known."""
     path = Path(path)
     cause = error.strerror or str(error)
-    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
-        return DiskError(f"{path}: can't be written: there is no folder {path.parent}")
-    advice = "make room there" if error.errno in FULL else "give it a place that can be written"
     needed = "" if size is None else f"{in_units(size)} are needed, and "
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        cause, advice = f"there is no folder {path.parent}", "was it moved or deleted?"
+    else:
+        advice = "make room there" if error.errno in FULL else "give it a place that can be written"
     return DiskError(f"{path}: can't be written ({cause}): {needed}{describe_room(path)}; {advice}")
 
 

@@ -61,6 +61,45 @@ def say(text):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is still in the buffer has to go somewhere
 
 
+class Output:
+    """stdout, on which work goes on where nobody can read it, as a closed pipe's or on a full disk. `lost`: why, "" for a pipe
+    whose reader has seen enough; None while all is well."""
+
+    def __init__(self, stream):
+        self.stream, self.lost = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        with self._lossy():
+            return self.stream.write(text)
+
+    def flush(self):
+        with self._lossy():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _lossy(self):
+        try:
+            yield
+        except OSError as error:
+            self.lost = "" if isinstance(error, BrokenPipeError) else error.strerror
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # for what is still in the buffer too
+
+
+@contextlib.contextmanager
+def output():
+    """While this holds, stdout is an Output, which it yields."""
+    before = sys.stdout
+    sys.stdout = Output(before)
+    try:
+        yield sys.stdout
+    finally:
+        sys.stdout.flush()
+        sys.stdout = before
+
+
 def leave_on_signals():
     """From here on a signal ends this process at once, in one line: for the seconds in which a script imports its modules."""
 
@@ -126,11 +165,21 @@ class StopSignals:
 
 def run(main):
     """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2, and so do an
-    error of the system that names a file and memory that runs out.
+    error of the system that names a file and memory that runs out. So does a stdout that can't be written, once all is done.
 
     A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
     """
     StopSignals()
+    with output() as out:
+        code = _run(main)
+    if out.lost:
+        say(f"error: stdout: can't be written ({out.lost}): what was printed is lost, the files that it tells of are not")
+        return code or 2
+    return code
+
+
+def _run(main):
+    """`run`, but for stdout."""
     try:
         return main()
     except InputError as error:

@@ -192,6 +192,9 @@ def read_args(run):
     if args.get("target") not in list(HEADS):  # whatever stands there, a list too
         raise InputError(f"{path}: not the options of a run (no valid target)")
     mappings.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
+    for name, value in args.items():
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{path}: {name} is {value!r:.100}; no option holds a zero byte")
     kfold = args.get("kfold", 0)
     if kfold < 0 or kfold == 1:
         raise InputError(f"{path}: kfold is {kfold!r}; it takes 0, 2 or more")
@@ -265,10 +268,20 @@ def environment(device):
     }
 
 
-def write_environment(run, device, weights=None):
-    """env.json: the `environment` in which a run was started, and the digest of the file `weights` that it starts from."""
+def write_environment(run, device, data, weights=None):
+    """env.json: the `environment` in which a run was started, and the digests of its `data` and of the file `weights`."""
     started_from = {} if weights is None else {"weights_sha256": file_digest(weights)}
-    write_json(run / "env.json", environment(device) | started_from)
+    write_json(run / "env.json", environment(device) | {"data_sha256": data} | started_from)
+
+
+def check_data(run, data):
+    """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
+    path = Path(run) / "env.json"
+    if path.exists() and mappings.read_json(path).get("data_sha256", data) != data:  # of an older version: none
+        raise InputError(
+            f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
+            "end; put them back, or begin a new run"
+        )
 
 
 def check_weights(run, weights):
@@ -341,6 +354,12 @@ def check_not_trained(run, folds):
         if fold not in done and fold_dir(run, fold).is_dir():
             with locked(fold_dir(run, fold)):
                 pass
+
+
+def missing(run, args, folds):
+    """Those of `folds` that are not complete in a run."""
+    done = done_folds(run)
+    return [fold for fold in folds if fold not in done or not is_complete(args, done[fold])]
 
 
 def untouched(run, folds):

@@ -53,7 +53,9 @@ def parse_args(argv):
                         help=f"within what is scored on the same classes: {', '.join(scoreboard.COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=options.natural_int, default=0, metavar="N",
                         help="resamples of people for the intervals of main effects, from every oof.csv")  # fmt: skip
-    parser.add_argument("--html", metavar="FILE", help="write the table, effects and OOF against LB as a page")
+    parser.add_argument(
+        "--html", type=options.page, metavar="FILE.html", help="write the table, effects and OOF against LB as a page"
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="the table as Markdown, for a team page")
     output.add_argument("--diff", nargs=2, metavar=("A", "B"), help="only what differs between two runs or two ensembles")
@@ -286,12 +288,9 @@ def diff_text(names, directories):
 
 
 def show(text):
-    """Print for any encoding; a reader that closed the pipe early, such as head, has seen enough."""
+    """Print for any encoding."""
     encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "replace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def listing(args, directories, found, done):

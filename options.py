@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from errors import InputError, did_you_mean, one_line, say
 from labels import FIRST_AGE, LAST_AGE
@@ -17,6 +18,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if isinstance(action.default, list):
             return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
+
+
+def page(text):
+    """argparse type: the name of a page, FILE.html."""
+    if Path(text).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a page, FILE.html")
+    return text
 
 
 class Parser(argparse.ArgumentParser):

@@ -257,20 +257,22 @@ def _signature(folder):
     return sorted(found)
 
 
-def _digest(text):
-    return hashlib.sha256(f"{FORMAT}\n{text}".encode()).hexdigest()
+def _digest(directory, text):
+    """Of a cache's text in this very directory: what it says is taken for granted, and a foreign one might say anything."""
+    place = f"{FORMAT} {os.path.realpath(directory)} {os.stat(directory).st_ino}"
+    return hashlib.sha256(f"{place}\n{text}".encode(errors="surrogateescape")).hexdigest()
 
 
 def _read_cache(directory):
-    """{folder name: [signature, facts]}; {} where the cache is missing, damaged, or of another format."""
+    """{folder name: [signature, facts]}; {} where the cache is missing, damaged, of another format, or made elsewhere."""
     try:
         digest, _, text = (Path(directory) / CACHE).read_text(encoding="utf-8").partition("\n")
+        return json.loads(text) if digest == _digest(directory, text) else {}
     except (OSError, ValueError):
         return {}
-    return json.loads(text) if digest == _digest(text) else {}
 
 
 def _write_cache(directory, entries):
     text = json.dumps(entries)
     with contextlib.suppress(InputError):  # a folder that can't be written is listed all the same
-        experiment.write_text(Path(directory) / CACHE, f"{_digest(text)}\n{text}")
+        experiment.write_text(Path(directory) / CACHE, f"{_digest(directory, text)}\n{text}")

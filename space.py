@@ -69,8 +69,7 @@ def check(args, weights, images, files, geometry, run=None):
     the folds that are not complete need room, less what they take already.
     """
     wanted = args.fold or range(max(args.kfold, 1))
-    done = experiment.done_folds(run) if run else {}
-    missing = [number for number in wanted if number not in done or not experiment.is_complete(args, done[number])]
+    missing = experiment.missing(run, args, wanted) if run else wanted
     needed = run_bytes(args, weights, images, len(missing)) if missing else 0
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))

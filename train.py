@@ -67,6 +67,8 @@ def open_run(args, argv, data, ranks):
         recorded = experiment.read_folds(run)
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
+        if experiment.missing(run, args, fold_numbers(args)):
+            experiment.check_data(run, training_data.digest(data))
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
@@ -79,7 +81,7 @@ def open_run(args, argv, data, ranks):
         args.name = name
         recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
         experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
-        experiment.write_environment(folder, distributed.describe(ranks.device), args.weights)
+        experiment.write_environment(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
         experiment.write_csv(folder / "folds.csv", folds)
         if data.fixes is not None:
             experiment.write_csv(folder / "label_fixes.csv", data.fixes)
@@ -180,6 +182,8 @@ def train(argv, ranks, stop, started):
     except disk.DiskError as error:
         if run is None:
             raise
+        if not (run / "args.yaml").exists():
+            raise InputError(f"{error} {run} is gone, and what it had learnt; put it back, or start it again") from None
         raise InputError(f"{error}. Go on with: {resume_command(args, argv, run)}") from None
     except (RuntimeError, MemoryError) as error:
         if not errors.is_out_of_memory(error):

@@ -1,5 +1,7 @@
 """The data of a training: images with their pixels and labels, and which rows train and validate each fold."""
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +107,16 @@ def load_data(args, device, run=None, weights=None):
     good, good_eval = np.split(good, [len(images)])
     made = make_labels(args, people, folds, images, labelled, good)
     return Data(people, folds, images, labelled, fixes, files, bad, store, made, eval_names, good_eval, labels)
+
+
+def digest(data):
+    """The sha256 of what training goes by: names and sizes of the images, which of them are good, their labels."""
+    found = hashlib.sha256("\n".join([*data.images["image"], *data.eval_names]).encode())
+    sizes = np.array([os.path.getsize(file) for file in data.files])
+    labels = data.labels
+    for values in (sizes, labels.good, data.good_eval, labels.trains, labels.targets, labels.truth, labels.persons):
+        found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+    return found.hexdigest()
 
 
 def check_weights(args, people, folds):

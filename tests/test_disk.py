@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import resource
+import stat
 import threading
 
 import numpy as np
@@ -217,10 +218,31 @@ def test_the_error_names_file_volume_and_room(tmp_path, monkeypatch, code, facts
         disk.write_bytes(tmp_path / "a.bin", bytes(2 << 20))
 
 
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.html").symlink_to(tmp_path / "there" / "page.html")
+    for text in ("one", "two"):
+        experiment.write_text(tmp_path / "link.html", text)
+        assert (tmp_path / "link.html").is_symlink() and (tmp_path / "there" / "page.html").read_text() == text
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
+    """/dev/null by name or by a link to it, and with root's rights too."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(disk.DiskError, match=rf"{name}: is a device or a pipe, whose place a file would take"):
+            disk.write_bytes(tmp_path / name, b"text")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode) and not os.path.isfile("/dev/null")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_folder_that_is_gone_is_named(tmp_path):
-    with pytest.raises(disk.DiskError, match=r"gone/a: can't be written: there is no folder .*/gone$"):
+    gone = r"gone/a: can't be written \(there is no folder .*/gone\): 4 bytes are needed, and .* are free on volume /.*; was it moved"
+    with pytest.raises(disk.DiskError, match=gone):
         experiment.write_text(tmp_path / "gone" / "a", "text")
-    with pytest.raises(disk.DiskError, match=r"gone/a: can't be written: there is no folder .*/gone$"):
+    with pytest.raises(disk.DiskError, match=gone):
         disk.append(tmp_path / "gone" / "a", b"text")
     with (
         pytest.raises(disk.DiskError, match=r"gone/lock: can't be locked \(No such file"),

@@ -32,6 +32,25 @@ def test_a_line_that_nobody_can_read_stops_nothing():
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+def test_work_goes_on_where_nobody_reads_stdout(buffered, tmp_path):
+    """A pipe whose reader has gone is no error; on a full disk one line tells what is lost, and the code is 2."""
+    program = (
+        "import errors, os, sys\n"
+        "def main():\n    print('one'); print('two', flush=True); open('made', 'w').close(); print('three')\n"
+        "sys.exit(errors.run(main))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **({} if buffered else {"PYTHONUNBUFFERED": "1"})}
+    read, write = os.pipe()
+    os.close(read)
+    with open("/dev/full", "w") as full, os.fdopen(write, "w") as broken:
+        for place, code, told in ((full, 2, "error: stdout: can't be written (No space left on device): "), (broken, 0, "")):
+            argv = [sys.executable, "-c", program]
+            done = subprocess.run(argv, cwd=tmp_path, env=environment, stdout=place, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == code and done.stderr.startswith(told) and done.stderr.count("\n") == bool(told)
+            (tmp_path / "made").unlink()
+
+
 def test_input_error_is_one_line_and_exit_code_2(capsys):
     def main():
         raise errors.InputError("data.csv:\n  is   odd")

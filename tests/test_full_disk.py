@@ -136,7 +136,10 @@ def test_a_volume_that_becomes_read_only_and_a_folder_that_goes(shared_data, wor
     with without_pictures():
         error = refused(capsys, train.main, [*command(shared_data, workplace / "cache", place), "--save-minutes", "0.00001"])
         if what == "gone":
-            assert f"{run}/fold0/last.pt: can't be written: there is no folder {run}/fold0. Go on with" in error
+            assert f"{run}/fold0/last.pt: can't be written (there is no folder {run}/fold0): " in error
+            assert (
+                f"are free on volume {place}; was it moved or deleted? {run} is gone, and what it had learnt; put it" in error
+            )
             assert list(place.rglob("*")) == [place / "runs"]
             return
         assert (

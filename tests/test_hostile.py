@@ -275,6 +275,7 @@ def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
+    ({"cache_dir": "a\0b"}, r"args.yaml: cache_dir is 'a\\x00b'; no option holds a zero byte"),
     ({"model": "hf-hub:someone/resnet18"}, "--model hf-hub:someone/resnet18: timm .* has no such model"),
     ({"model": "local-dir:/tmp/x"}, "--model local-dir:/tmp/x: timm .* has no such model"),
     ({"lr": "fast"}, "args.yaml: argument --lr: fast is not a number"),

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -224,15 +223,6 @@ def test_page_and_markdown(place, capsys):
     text = (place / "page.html").read_text()
     for part in ("01-soft-2runs", "main effects on the OOF F1 of label", '<svg class="scatter"', "proves a cause"):
         assert part in text
-
-
-def test_a_reader_that_leaves_early_is_no_error(place, monkeypatch):
-    read, write = os.pipe()
-    os.close(read)
-    with os.fdopen(write, "w") as broken:
-        monkeypatch.setattr(sys, "stdout", broken)
-        assert leaderboard.main([]) == 0
-        monkeypatch.undo()
 
 
 def test_a_thousand_runs_are_read_once(tmp_path, capsys, monkeypatch):

@@ -177,6 +177,15 @@ def test_a_damaged_cache_is_ignored_and_made_anew(tmp_path, damage):
     assert cache.read_text() == text
 
 
+def test_a_cache_that_was_made_elsewhere_is_not_believed(tmp_path):
+    """Its digest holds in the place that it was made in alone, so none that comes with a folder of runs says anything."""
+    make_run(tmp_path / "runs", "run")
+    before = records.read_all(tmp_path / "runs")
+    for text in ("[]", '{"run": [[], {"kind": 1}]}'):
+        (tmp_path / "runs" / records.CACHE).write_text(f"{records._digest(tmp_path, text)}\n{text}")
+        assert records.read_all(tmp_path / "runs") == before
+
+
 def test_a_folder_that_cannot_be_written_is_listed(tmp_path, monkeypatch):
     make_run(tmp_path, "run")
 
