@@ -237,7 +237,8 @@ def read_log(path):
     """A log.csv; InputError when it is damaged."""
     tables.read(path, LOG_COLUMNS)  # what it can't read is told there
     try:
-        return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
+        table = pd.read_csv(path).rename(columns=str.strip)
+        return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable log ({error})") from error
 
