@@ -55,10 +55,12 @@ def read_people(data_dir):
     """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
 
     Raises InputError, naming the file and line, for a missing column, an unknown gender, an age that is no whole number
-    between 0 and 120, an id that lost its zeros, or a path that stands twice or leaves train/images.
+    between 0 and 120, an id that is empty or was made a number, or a path that stands twice, in whatever spelling, or leaves
+    train/images.
     """
     path = Path(data_dir) / "train" / "train.csv"
     table = tables.read(path, ("id", "gender", "age", "path"))
+    tables.check_filled(path, table, "id")
     for line, name, gender, age, folder in table[[tables.LINE, "id", "gender", "age", "path"]].itertuples(index=False):
         where = f"{path}, line {line}"
         if gender not in GENDERS:
@@ -67,6 +69,10 @@ def read_people(data_dir):
             raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
         if folder in ("", ".") or ".." in Path(folder).parts or os.path.isabs(folder):
             raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
+        if folder != os.path.normpath(folder):
+            raise InputError(f"{where}: path {folder!r} is another spelling of {os.path.normpath(folder)!r}; write that")
+        if tables.EXPONENT.fullmatch(name):
+            raise InputError(f"{where}: id {name!r} was made a number, as in a spreadsheet; take the original")
         bare = f"{tables.whole(name)}_"
         if folder.startswith("0") and folder.lstrip("0").startswith(bare) and not folder.startswith(f"{name}_"):
             raise InputError(f"{where}: id {name!r} has lost the zeros of {folder!r}, as in a spreadsheet; take the original")
@@ -155,10 +161,10 @@ def read_eval(data_dir):
     table = tables.read(path, ("ImageID",))
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
+    tables.check_once(path, table, "ImageID")
     for line, name in zip(table[tables.LINE], table["ImageID"]):
         if name not in on_disk:
             raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}")
-    tables.check_once(path, table, "ImageID")
     names = table["ImageID"].tolist()
     left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and Path(name).suffix in IMAGE_SUFFIXES)
     if left_out:
@@ -274,10 +280,10 @@ def assign_folds(people, kfold, seed):
     persons = _persons(people, seed)
     sizes = persons["stratum"].value_counts()
     if sizes.min() < kfold:
-        raise InputError(
-            f"--kfold {kfold}: the smallest stratum ({_stratum_name(sizes.idxmin())}) has {sizes.min()} people; "
-            f"--kfold can be {sizes.min()} at most"
-        )
+        has = "1 person; only --kfold 0 (nofold) is possible"
+        if sizes.min() > 1:
+            has = f"{sizes.min()} people; --kfold can be {sizes.min()} at most"
+        raise InputError(f"--kfold {kfold}: the smallest stratum ({_stratum_name(sizes.idxmin())}) has {has}")
     fold_of = dict(zip(persons["id"], np.arange(len(persons)) % kfold))
     return people["id"].map(fold_of).to_numpy(dtype=np.int64)
 

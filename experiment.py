@@ -188,7 +188,7 @@ def _write_args(run, args, comment):
 def read_args(run):
     """The options of a run (a dict), those that others than train.py go by checked."""
     path = Path(run) / "args.yaml"
-    args = mappings.read_yaml(path)
+    args = mappings.read_yaml(path, "copy the run again, or train it anew")
     if args.get("target") not in list(HEADS):  # whatever stands there, a list too
         raise InputError(f"{path}: not the options of a run (no valid target)")
     mappings.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
@@ -213,7 +213,7 @@ def summed_folds(run):
 def read_recipe(folder):
     """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`; InputError when it is none."""
     path = Path(folder) / "recipe.yaml"
-    recipe = mappings.read_yaml(path)
+    recipe = mappings.read_yaml(path, "make the ensemble again")
     members = recipe.get("members", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise InputError(f"{path}: not a recipe of ensemble.py (its members are no list of mappings)")
@@ -240,7 +240,8 @@ def read_log(path):
     """A log.csv; InputError when it is damaged."""
     tables.read(path, LOG_COLUMNS)  # what it can't read is told there
     try:
-        return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
+        table = pd.read_csv(path).rename(columns=str.strip)
+        return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable log ({error})") from error
 

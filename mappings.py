@@ -41,8 +41,8 @@ def check_kinds(path, found, kinds):
             raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
 
 
-def read_yaml(path):
-    """The mapping in a YAML file; InputError when it is missing, damaged, or holds none."""
+def read_yaml(path, remedy):
+    """The mapping in a YAML file; InputError when it is missing, damaged, or holds none, which then names the `remedy`."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         _check_shape(text)
@@ -50,7 +50,7 @@ def read_yaml(path):
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not readable ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no options (it is no mapping)")
+        raise InputError(f"{path}: holds no options (it is no mapping); {remedy}")
     return value
 
 

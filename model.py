@@ -20,6 +20,7 @@ from labels import HEADS, num_outputs
 from precision import FORMATS, layout
 from predictions import TTAS
 
+ANEW = "copy it again, or delete its folder, and train.py --resume trains that fold anew"
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
@@ -188,7 +189,7 @@ def read_facts(path):
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (safetensors.SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not weights written by train.py ({error})") from error
+        raise InputError(f"{path}: not weights written by train.py ({error}); {ANEW}") from error
     facts = facts if isinstance(facts, dict) else {}
     name, options, crop, margin = (facts.get(key) for key in ("model", "options", "crop", "face_crop"))
     fine = {
@@ -203,7 +204,8 @@ def read_facts(path):
     }
     for key, good in fine.items():
         if not good:
-            raise InputError(f"{path}: damaged, or not weights written by train.py (its {key} is {facts.get(key)!r:.100})")
+            found = f"its {key} is {facts.get(key)!r:.100}"
+            raise InputError(f"{path}: damaged, or not weights written by train.py ({found}); {ANEW}")
     return facts
 
 

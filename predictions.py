@@ -5,9 +5,10 @@ import pandas as pd
 
 import tables
 from errors import InputError
-from labels import CLASS_NAMES, HEADS, LABELS, SCORED_AS, encode, num_outputs, scored_probs
+from labels import CLASS_NAMES, HEADS, LABELS, SCORED_AS, encode, head_slices, num_outputs, scored_probs
 
 FORMAT = "%.6g"  # of a probability
+SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
 SHIFT = 0.04  # of a side, in a shifted view
 PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
 # The views that predictions are the mean of, as Krizhevsky et al. 2012 average over crops and mirror images: whether each is
@@ -43,7 +44,8 @@ def oof_table(images, fold, target, truth, probs):
 
 def read(path, target, keys):
     """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; those of oof.csv (with the
-    key image) have official classes too. InputError names the line of what is no probability or no class, or stands twice.
+    key image) have official classes too. InputError names the line of what is no probability or no class or stands twice, and
+    of a head whose probabilities don't sum to 1.
     """
     wholes = {}
     if "image" in keys:
@@ -57,7 +59,23 @@ def read(path, target, keys):
     if twice.any():
         row = int(twice.argmax())
         raise InputError(f"{tables.place(path, row)}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
+    _check_sums(path, table, target)
     return table
+
+
+def _check_sums(path, table, target):
+    """InputError that names the first row in which the probabilities of a head of `target` don't sum to 1."""
+    names = columns(target)
+    heads = [names[part] for part in head_slices(target).values()]
+    with np.errstate(over="ignore"):
+        sums = np.stack([table[head].to_numpy().sum(1) for head in heads], axis=1)
+    wrong = ~(np.abs(sums - 1) <= SUM_ERROR)
+    if wrong.any():
+        row = int(wrong.any(1).argmax())
+        head = int(wrong[row].argmax())
+        first, *_rest, last = heads[head]
+        found = f"{first} to {last} sum to {sums[row, head]:.6g}, not to 1"
+        raise InputError(f"{tables.place(path, row)}: {found}; of logits take the softmax")
 
 
 def read_submission(path):

@@ -133,10 +133,7 @@ def start(job, path, handle, threads):
                 os._exit(errors.EXIT_CODES[signal.SIGTERM])
 
     words = job.command(threads)
-    try:
-        os.write(handle, f"$ {shlex.join(['python', *words])}\n".encode())
-    except OSError as error:
-        raise disk.failure(path, error) from error
+    disk.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle,
                                stderr=subprocess.STDOUT, process_group=0, preexec_fn=end_with_sweep)  # fmt: skip

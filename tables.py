@@ -1,7 +1,7 @@
 """A csv as contestants have it: read as it is written, or refused in one line that names the file, the line and a remedy.
 
-Windows line ends, blank lines, quotes and the byte order mark of a spreadsheet are read. Semicolons, tabs and other encodings
-than UTF-8 are refused: who saves those may have other signs in numbers and names too.
+Windows line ends, blank lines, quotes, spaces around fields and the byte order mark of a spreadsheet are read. Semicolons, tabs
+and other encodings than UTF-8 are refused: who saves those may have other signs in numbers and names too.
 """
 
 import csv
@@ -20,10 +20,11 @@ LINE = "#"  # the column that `read` adds: the line of the file at which a row b
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 FOLDS = 10**6  # more than anybody has
 WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
+EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 
 
 def read(path, columns):
-    """A csv as strings, exactly as written, with at least `columns`, and LINE (int). InputError when it is no such csv."""
+    """A csv as strings, without the spaces around them, with at least `columns`, and LINE (int). InputError when it is none."""
     records = _records(path, read_text(path, columns))
     head, rows, lines = read_head(path, records, columns), [], []
     for line, cells in records:
@@ -44,18 +45,19 @@ def read_numbers(path, texts, numbers):
     InputError names the line that has no such number.
     """
     text, columns = read_text(path, (*texts, *numbers)), [*texts, *numbers]
-    read_head(path, _records(path, text), columns)
-    kinds = {**dict.fromkeys(texts, str), **dict.fromkeys(numbers, float)}
+    head = read_head(path, _records(path, text), columns)
+    kinds = {head.index(name): float if name in numbers else str for name in columns}
     try:
-        table = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False)
+        table = pd.read_csv(io.StringIO(text), header=0, names=range(len(head)), dtype=kinds, keep_default_na=False)
     except ValueError as error:
         _name_number(path, columns, numbers)
         raise InputError(f"{path}: not a readable csv ({error})") from error
+    table.columns = head
     values = table[[*numbers]].to_numpy()
     # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
     if table.empty or not isinstance(table.index, pd.RangeIndex) or not (np.isfinite(values) & (values >= 0)).all():
         _name_number(path, columns, numbers)
-    return table
+    return table.assign(**{name: table[name].str.strip() for name in texts})
 
 
 def _name_number(path, columns, numbers):
@@ -95,12 +97,12 @@ def read_text(path, columns=()):
 
 
 def _records(path, text):
-    """(line it begins at, cells) of each record of a csv; blank lines are none."""
+    """(line it begins at, cells without the spaces around them) of each record of a csv; blank lines are none."""
     reader, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for cells in reader:
             if len(cells) > 1 or (cells and cells[0].strip()):
-                yield line, cells
+                yield line, [cell.strip() for cell in cells]
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}, line {line}: not a readable csv ({error})") from error
@@ -152,8 +154,16 @@ def check_inside(path, table, column):
             raise InputError(f"{place(path, row)}: {column} {name!r} is not the name of an image below its folder")
 
 
+def check_filled(path, table, column):
+    """InputError that names the first line of a table of `read` which has nothing in a column, as spreadsheets leave rows."""
+    empty = table[column] == ""
+    if empty.any():
+        raise InputError(f"{path}, line {table[LINE][empty.argmax()]}: {column} is empty; fill it in, or delete the row")
+
+
 def check_once(path, table, column):
-    """InputError that names the second line which has the same text in a column of a table of `read`."""
+    """InputError that names the line which has nothing in a column of a table of `read`, or the same as a line above."""
+    check_filled(path, table, column)
     twice = table[column].duplicated()
     if twice.any():
         row = int(twice.argmax())

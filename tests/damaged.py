@@ -223,7 +223,8 @@ def quoted(text):
 
 
 SAME = object()  # what is read is what the whole file says
-# (file, what is done, change of its text (to text or bytes), SAME or what is said: with the file, and the line if there is one)
+# (file, what is done, change of its text (to text or bytes), SAME, how many rows are read, or what is said: with the file, and the
+# line if there is one)
 TABLES = [
     # every reader alike
     *((file, "byte order mark and Windows line ends", lambda text: ("\ufeff" + text.replace("\n", "\r\n")), SAME) for file in WHOLE),
@@ -231,6 +232,7 @@ TABLES = [
     *((file, "cut to nothing", lambda text: "", "is empty; a csv with the columns") for file in WHOLE),
     *((file, "UTF-16", lambda text: text.encode("utf-16"), "line 1: not in UTF-8 (byte 0xff); save it as CSV UTF-8") for file in WHOLE),
     *((file, "header alone", lines(0), "no rows under the header") for file in WHOLE),
+    *((file, "spaces around the fields", columns(lambda row: [f" {cell}  " for cell in row]), SAME) for file in WHOLE),
     # how it is written
     ("train.csv", "tabs", separated("\t"), "line 1: tabs between the fields"),
     ("train.csv", "every field in quotes", quoted, SAME),
@@ -277,18 +279,25 @@ TABLES = [
     ("train.csv", "an age of thousands of digits", changed(",45,", f",{'9' * 5000},"), "line 4: age '999"),
     ("train.csv", "an age of 121", changed(",45,", ",121,"), "line 4: age '121' is not"),
     ("train.csv", "an unknown gender", changed("3,male", "3,unknown"), "line 4: gender 'unknown' is neither male nor female"),
-    ("train.csv", "a gender with a space", changed("3,male", "3,male "), "line 4: gender 'male ' is neither"),
-    ("train.csv", "a row of commas", lambda text: text + ",,,,\n", "line 7: gender '' is neither"),
+    ("train.csv", "a gender with a space", changed("3,male", "3,male "), SAME),
+    ("train.csv", "a row of commas", lambda text: text + ",,,,\n", "line 7: id is empty; fill it in, or delete the row"),
+    ("train.csv", "no id", changed("\n000003,", "\n,"), "line 4: id is empty; fill it in, or delete the row"),
+    ("train.csv", "an id as a spreadsheet's number", changed("\n000003,", "\n1E+05,"), "line 4: id '1E+05' was made a number, as in a spreadsheet; take the original"),
+    ("train.csv", "an id as a program's number", changed("\n000003,", "\n1.23457e+17,"), "line 4: id '1.23457e+17' was made a number"),
+    ("train.csv", "an id of hexadecimal digits", changed("\n000003,", "\n1e05,"), 5),
     ("train.csv", "ids without their zeros", columns(lambda row: [row[0].lstrip("0"), *row[1:]]), "line 2: id '1' has lost the zeros of '000001_male_Asian_22'"),
     ("train.csv", "ids as decimals", columns(lambda row: [row[0].lstrip("0") + ".0" * row[0].isdigit(), *row[1:]]), "line 2: id '1.0' has lost the zeros of '000001_male_Asian_22'"),
     ("train.csv", "a path that climbs out", changed(",000003_male", ",../000003_male"), "line 4: path '../000003_male_Asian_45' is not the name of a folder in train/images"),
     ("train.csv", "a path from the root", changed(",000003_male", ",/etc/000003_male"), "line 4: path '/etc/000003_male_Asian_45' is not the name"),
+    *(("train.csv", f"a person twice, as {form.format('a')}", lambda text, form=form: f"{text}999999,male,Asian,45,{form.format(PEOPLE[3][4])}\n",
+       f"line 7: path '{form.format(PEOPLE[3][4])}' is another spelling of '{PEOPLE[3][4]}'; write that") for form in ("{}/", "./{}", "{}//", "{}/.")),
+    ("train.csv", "paths that differ by a space within", lambda text: text + "7,male,Asian,45,a b\n8,male,Asian,45,a  b\n", 7),
     ("train.csv", "no path", changed(",000003_male_Asian_45", ","), "line 4: path '' is not the name"),
     # info.csv
     ("info.csv", "a row twice", lines(0, 1, 2, 1), f"line 4: ImageID '{NAMES[0]}' stands twice"),
     ("info.csv", "a name with a path", changed(NAMES[1], f"../images/{NAMES[1]}"), f"line 3: image '../images/{NAMES[1]}' is no file in"),
     ("info.csv", "a name that is not there", changed(NAMES[1], "x.jpg"), "line 3: image 'x.jpg' is no file in"),
-    ("info.csv", "an empty name", changed(NAMES[1], ""), "line 3: image '' is no file in"),
+    ("info.csv", "an empty name", changed(NAMES[1], ""), "line 3: ImageID is empty; fill it in, or delete the row"),
     ("info.csv", "only the names", columns(lambda row: row[:1]), SAME),
     # submissions
     ("submission.csv", "an index column", columns(lambda row: ["", *row]), SAME),
@@ -302,6 +311,9 @@ TABLES = [
     ("submission.csv", "half an answer", changed(",13", ",12.5"), "line 4: ans '12.5' is not a label"),
     ("submission.csv", "words for answers", changed(",13", ",male"), "line 4: ans 'male' is not a label"),
     ("submission.csv", "the column of info.csv renamed", changed("ImageID", "ImageId"), "column 'ImageID' is missing, found ImageId,ans. Did you mean ImageId?"),
+    ("submission.csv", "rows of commas", lambda text: text + ",\n,\n", "line 6: ImageID is empty; fill it in, or delete the row"),
+    ("submission.csv", "a row twice, once with a space", lambda text: f"{text}{NAMES[2]} ,1\n", f"line 6: ImageID '{NAMES[2]}' stands twice"),
+    ("submission.csv", "a space within a name", changed(NAMES[1], f"{NAMES[1][:9]} {NAMES[1][9:]}"), 4),
     # predictions
     ("oof.csv", "extra columns", columns(lambda row: [*row, "x"]), SAME),
     ("oof.csv", "fewer rows", lines(0, 1, 2, 4), 3),
@@ -311,6 +323,9 @@ TABLES = [
     ("oof.csv", "a negative probability", changed("0.75\n00", "-0.75\n00"), "line 2: p1 '-0.75' is not"),
     ("oof.csv", "a decimal comma", changed("0.75", '"0,75"'), "line 2: p1 '0,75' is not"),
     ("oof.csv", "a word for a probability", changed("0.75", "high"), "line 2: p1 'high' is not"),
+    ("oof.csv", "a row of zeros", changed("0.25,0.75", "0,0"), "line 2: p0 to p1 sum to 0, not to 1; of logits take the softmax"),
+    ("oof.csv", "logits", changed("1,1,0.25,0.75", "1,1,3,0.2"), "line 3: p0 to p1 sum to 3.2, not to 1; of logits take the softmax"),
+    ("oof.csv", "probabilities of three digits", changed("0.25,0.75", "0.25,0.751", -1), 5),
     ("oof.csv", "a class that is not there", changed(",0,0,0.25", ",0,2,0.25"), "line 2: target 2 is none of 0 to 1"),
     ("oof.csv", "half a class", changed(",0,0,0.25", ",0,0.5,0.25"), "line 2: target 0.5 is none of 0 to 1"),
     ("oof.csv", "a fold that is none", changed(",0,0,0.25", ",a,0,0.25"), "line 2: fold 'a' is not a number from 0 on"),
@@ -319,6 +334,8 @@ TABLES = [
     ("oof.csv", "a row twice", lines(0, 1, 2, 2), "line 4: image '000002_female_Asian_29/normal.jpg' stands twice"),
     ("eval.csv", "a row twice", lines(0, 1, 2, 2), f"line 4: ImageID '{NAMES[1]}' stands twice"),
     ("eval.csv", "a negative probability", changed("0.5,0.5", "-0.5,1.5"), "line 2: p0 '-0.5' is not"),
+    ("eval.csv", "percent", changed("0.5,0.5", "50,50", -1), "line 2: p0 to p1 sum to 100, not to 1"),
+    ("eval.csv", "what overflows", changed("0.5,0.5", "1e308,1e308"), "line 2: p0 to p1 sum to inf, not to 1"),
     ("eval.csv", "another order", lines(0, 4, 3, 2, 1), "reordered"),
     # what train.py keeps
     ("folds.csv", "a fold that is none", changed(",1\n", ",x\n"), "line 3: fold 'x' is not a whole number from -1 on"),

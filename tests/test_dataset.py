@@ -69,6 +69,14 @@ def test_more_folds_than_the_smallest_stratum_has_people(competition):
         dataset.assign_folds(competition, 84, seed=42)
 
 
+def test_strata_too_small_for_any_folds(competition):
+    with pytest.raises(InputError, match=r"--kfold 2: .* has 1 person; only --kfold 0 \(nofold\) is possible$"):
+        dataset.assign_folds(competition[(competition["age"] < 60) | ~competition["age"].duplicated()], 2, seed=42)
+    two = competition.groupby(["gender", "age"]).head(2)
+    with pytest.raises(InputError, match=r"--kfold 3: .* has 2 people; --kfold can be 2 at most$"):
+        dataset.assign_folds(two, 3, seed=42)
+
+
 def test_limit_people_keeps_strata_and_leaves_enough_for_the_folds(competition):
     few = dataset.limit_people(competition, 100, 5, seed=42)
     assert few["id"].nunique() == 100

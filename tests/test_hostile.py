@@ -174,7 +174,9 @@ def test_safetensors_that_lie(tmp_path, lie):
     file.write_bytes(LIES[lie])
     with pytest.raises(InputError, match=r"--weights .*best.safetensors: not a readable weights file"):
         model.read_state_dict(file)
-    with pytest.raises(InputError, match=r"best.safetensors: not weights written by train.py"):
+    with pytest.raises(
+        InputError, match=r"best.safetensors: not weights written by train.py \(.*\); copy it again, or delete its"
+    ):
         model.load(file)
 
 
@@ -199,7 +201,7 @@ def test_weights_as_train_leaves_them_are_read(tmp_path, state):
 def test_models_of_a_hub_or_a_folder_are_not_looked_for(tmp_path, state, name, monkeypatch):
     monkeypatch.setattr(model.timm, "create_model", None)
     file = saved(tmp_path / "best.safetensors", state, {**FACTS, "model": name})
-    with pytest.raises(InputError, match=r"best.safetensors: damaged, or not weights written by train.py \(its model is"):
+    with pytest.raises(InputError, match=r"best.safetensors: damaged, or not weights .* \(its model is .*\); copy it again"):
         model.load(file)
 
 
@@ -262,6 +264,17 @@ def test_yaml_that_is_no_options(tmp_path, text):
     (tmp_path / "args.yaml").write_text(text)
     with pytest.raises(InputError, match=r"args.yaml: "):
         records.read_record(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "# a comment\n", "- a\n", "text"])
+def test_files_of_options_without_any_say_how_to_get_them_back(tmp_path, text):
+    for file, read, remedy in (
+        ("args.yaml", experiment.read_args, "copy the run again, or train it anew"),
+        ("recipe.yaml", experiment.read_recipe, "make the ensemble again"),
+    ):
+        (tmp_path / file).write_text(text)
+        with pytest.raises(InputError, match=rf"{file}: holds no options \(it is no mapping\); {remedy}$"):
+            read(tmp_path)
 
 
 def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
