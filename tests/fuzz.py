@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import queue
 import resource
 import signal
 import sys
@@ -230,15 +229,13 @@ def _work(seed, numbers, place, only, results):
 
     signal.signal(signal.SIGALRM, hang)
     for number in numbers:
-        results.put((number, None, None))
+        results.send((number, None, None))
         signal.alarm(SECONDS)
         try:
-            results.put((number, *run_case(seed, number, targets, place)))
+            results.send((number, *run_case(seed, number, targets, place)))
         except BaseException:
-            results.put((number, targets[number % len(targets)].name, traceback.format_exc()))
+            results.send((number, targets[number % len(targets)].name, traceback.format_exc()))
         signal.alarm(0)
-    results.close()
-    results.join_thread()
 
 
 def _used():
@@ -248,14 +245,16 @@ def _used():
 def run(seed, numbers, place, only=None):
     """(Counter of (target, outcome), {number: (target, what it raised)}) of cases in a process of their own."""
     context = multiprocessing.get_context("fork")
-    results, counts, failures, begun = context.Queue(), collections.Counter(), {}, None
-    process = context.Process(target=_work, args=(seed, numbers, str(place), only, results))
+    counts, failures, begun = collections.Counter(), {}, None
+    results, theirs = context.Pipe(duplex=False)  # not a Queue, whose thread may lose what was sent before a kill
+    process = context.Process(target=_work, args=(seed, numbers, str(place), only, theirs))
     process.start()
-    while process.is_alive() or not results.empty():
+    theirs.close()
+    while True:
         try:
-            number, name, outcome = results.get(timeout=0.2)
-        except queue.Empty:
-            continue
+            number, name, outcome = results.recv()
+        except EOFError:
+            break
         if outcome in ("read", "refused"):
             counts[name, outcome] += 1
         elif outcome is not None:
