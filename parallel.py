@@ -71,11 +71,12 @@ def train_folds(args, run, data, numbers, device, stop):
     When one process fails the others save their state and stop, and its error is raised: InputError, also for one that was
     killed. Interrupted when `stop` was requested.
     """
+    errors.start_tracker(START)  # of the locks below
     context = multiprocessing.get_context(START)
     taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
     task = (args, run, replace(data, store=None), data.store.images.filename, str(device), numbers, taken, code, outcome)
     workers = [context.Process(target=_work, args=task) for _ in range(min(args.parallel_folds, len(numbers)))]
-    with _signals_blocked():
+    with errors.signals_blocked():
         for worker in workers:
             worker.start()
     running = {worker.sentinel: worker for worker in workers}
@@ -98,16 +99,6 @@ def train_folds(args, run, data, numbers, device, stop):
             raise InputError(f"a process that trained a fold died ({how}); the others are stopped, --resume {run} goes on")
     if stop.requested:
         raise Interrupted(stop.requested, "; ".join(message for _kind, message in ended) or "stopped between two folds")
-
-
-@contextlib.contextmanager
-def _signals_blocked():
-    """Processes started under this never see the signals that ask to stop: the parent does, and hands the request on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, errors.EXIT_CODES)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores, threads):

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from conftest import assert_same_run
+from conftest import assert_same_run, out_of_reach
 
 import experiment
 import parallel
@@ -58,6 +59,13 @@ def until_asked(stop, seconds=30):
     while not stop.requested and time.monotonic() < deadline:
         time.sleep(0.01)
     assert stop.requested, "nobody asked to stop"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_signal_ends_the_tracker_of_the_locks(forked, tracker, monkeypatch):
+    monkeypatch.setattr(parallel, "START", "spawn")
+    forked(None, numbers=())
+    assert out_of_reach(tracker())
 
 
 def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path):
