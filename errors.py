@@ -47,6 +47,11 @@ def names_a_file(error):
     return isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike))
 
 
+def about_file(error):
+    """What an error that `names_a_file` says, in one line."""
+    return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}"
+
+
 def is_out_of_memory(error):
     """Whether an exception is Python's or torch's word that memory ran out; for the CPU's torch has no type of its own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -164,7 +169,7 @@ def run(main):
     except OSError as error:
         if not names_a_file(error):
             raise
-        say(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}")
+        say(f"error: {about_file(error)}")
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
