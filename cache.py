@@ -25,7 +25,7 @@ import detector
 import disk
 import mappings
 from decoding import DECODER, decode
-from errors import InputError, say
+from errors import InputError, names_a_file, say
 from images import Unreadable
 
 
@@ -88,10 +88,15 @@ def open_faces(files, cache_dir, quiet=False):
 
 
 def read_array(file, dtype, shape):
-    """The memory map of an array of the cache; no objects are unpickled. InputError when it is another one, or damaged."""
+    """The memory map of an array of the cache; no objects are unpickled.
+
+    InputError when it is another one, or damaged; an OSError that names the file when it is gone or may not be read.
+    """
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy reads a header as Python's own text, which fails in many ways
+        if names_a_file(error):
+            raise
         raise InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew") from error
     found = (array.dtype, array.shape) if isinstance(array, np.memmap) and array.flags.c_contiguous else None
     if found != (np.dtype(dtype), shape):

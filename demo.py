@@ -6,6 +6,8 @@ The competition's traps are there too: dot-files at both levels, png and jpeg am
 id on two rows. The ages are spread as in the competition.
 """
 
+import contextlib
+import ctypes
 import glob
 import io
 import json
@@ -29,6 +31,7 @@ from labels import GENDERS, encode, to_age_group
 from photos import KINDS, person_images
 
 VERSION = 2
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
 RACE = "Asian"
 IMAGE_BYTES = 24 << 10  # of an image, on disk
 # People of the competition by gender (male, female) and age group, and how the ages of a group are spread there: 27 to 32
@@ -131,8 +134,11 @@ def _draw_all(out, people, eval_people, seed, progress):
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     workers = min(len(jobs), 16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     answers = []
-    with context.Pool(workers, _leave_signals) as pool, tqdm(total=len(KINDS) * len(jobs), desc="drawing the demo set",
-                                                            unit="img", disable=None if progress else True) as bar:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        with errors.signals_blocked():
+            pool = stack.enter_context(context.Pool(workers, _leave_signals))
+        bar = tqdm(total=len(KINDS) * len(jobs), desc="drawing the demo set", unit="img", disable=None if progress else True)
+        stack.enter_context(bar)
         for named in pool.imap(_write_person, jobs, chunksize=4):
             answers.extend(named)
             bar.update(len(KINDS))
@@ -143,9 +149,15 @@ def _draw_all(out, people, eval_people, seed, progress):
 
 
 def _leave_signals():
-    """Workers end with the pool and leave signals to the parent, whose handlers they may have inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Of each worker, started with all signals blocked: those to its group are the parent's alone, as one that ends a worker
+    within the pool's locks would keep the pool waiting; the pool's own SIGTERM ends it, and a parent's death.
+    """
+    os.setpgid(0, 0)
+    errors.ignore_signals()  # one that has come by now goes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":  # elsewhere it ends by an error when nobody takes its answer
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, errors.EXIT_CODES)
 
 
 def _name_people(plan):

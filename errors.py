@@ -47,6 +47,11 @@ def names_a_file(error):
     return isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike))
 
 
+def about_file(error):
+    """What an error that `names_a_file` says, in one line."""
+    return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}"
+
+
 def is_out_of_memory(error):
     """Whether an exception is Python's or torch's word that memory ran out; for the CPU's torch has no type of its own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -124,6 +129,30 @@ def ignore_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def signals_blocked():
+    """Processes started under this never see the signals that ask to stop: the parent does, and hands the request on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_tracker(method=None):
+    """Start multiprocessing's resource tracker so that no signal ends it, if what starts processes by `method` uses one.
+
+    method: None is Python's own on this system, which a progress bar's lock goes by. Without this the tracker lives through
+    SIGINT and SIGTERM alone, and who misses it says so by warnings and tracebacks.
+    """
+    import multiprocessing  # not at the top: it takes longer than all the rest, and no signal is caught as yet
+    from multiprocessing import resource_tracker
+
+    if (method or multiprocessing.get_all_start_methods()[0]) != "fork":
+        with signals_blocked():
+            resource_tracker.ensure_running()
+
+
 class StopSignals:
     """SIGINT, SIGTERM and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
 
@@ -139,6 +168,7 @@ class StopSignals:
         self._defer = False
         for number in EXIT_CODES:
             signal.signal(number, self._on_signal)
+        start_tracker()
 
     def _on_signal(self, number, _frame):
         code = EXIT_CODES[number]
@@ -188,7 +218,7 @@ def _run(main):
     except OSError as error:
         if not names_a_file(error):
             raise
-        say(f"error: {one_line(os.fsdecode(error.filename))}: {error.strerror}")
+        say(f"error: {about_file(error)}")
         return 2
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import wait
 
-import numpy as np
 import torch
 
 import cache
@@ -49,7 +48,7 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
     engine.use_threads(args.threads)
     ranks, stop = Ranks(0, 1, torch.device(device)), _Asked(code)
     try:
-        data.store = cache.ImageStore(np.load(pixels, mmap_mode="r"), ranks.device, args.cache_device)
+        data.store = cache.ImageStore(cache.read_array(*pixels), ranks.device, args.cache_device)
         while not stop.requested:
             with taken.get_lock():
                 number, taken.value = taken.value, taken.value + 1
@@ -58,6 +57,10 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
             fold.train_missing(args, run, data, numbers[number], ranks, stop)
     except (InputError, Interrupted) as error:
         outcome.put((type(error).__name__, str(error)))
+    except OSError as error:
+        if not errors.names_a_file(error):
+            raise
+        outcome.put(("InputError", f"{errors.about_file(error)}; --resume {run} goes on"))
     except (RuntimeError, MemoryError) as error:
         if not errors.is_out_of_memory(error):
             raise
@@ -71,11 +74,13 @@ def train_folds(args, run, data, numbers, device, stop):
     When one process fails the others save their state and stop, and its error is raised: InputError, also for one that was
     killed. Interrupted when `stop` was requested.
     """
+    errors.start_tracker(START)  # of the locks below
     context = multiprocessing.get_context(START)
     taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
-    task = (args, run, replace(data, store=None), data.store.images.filename, str(device), numbers, taken, code, outcome)
+    pixels = (data.store.images.filename, data.store.images.dtype, data.store.images.shape)
+    task = (args, run, replace(data, store=None), pixels, str(device), numbers, taken, code, outcome)
     workers = [context.Process(target=_work, args=task) for _ in range(min(args.parallel_folds, len(numbers)))]
-    with _signals_blocked():
+    with errors.signals_blocked():
         for worker in workers:
             worker.start()
     running = {worker.sentinel: worker for worker in workers}
@@ -98,16 +103,6 @@ def train_folds(args, run, data, numbers, device, stop):
             raise InputError(f"a process that trained a fold died ({how}); the others are stopped, --resume {run} goes on")
     if stop.requested:
         raise Interrupted(stop.requested, "; ".join(message for _kind, message in ended) or "stopped between two folds")
-
-
-@contextlib.contextmanager
-def _signals_blocked():
-    """Processes started under this never see the signals that ask to stop: the parent does, and hands the request on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, errors.EXIT_CODES)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores, threads):

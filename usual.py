@@ -4,7 +4,6 @@ Every image is read, decoded, cropped, resized, changed and normalised anew at e
 """
 
 import contextlib
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
 import augment
+import errors
 from images import Geometry, open_rgb
 
 PREFETCH = 2  # batches that each worker is ahead, DataLoader's own default
@@ -75,11 +75,6 @@ class Shuffled:
                 yield order[start : start + self.size].tolist()
 
 
-def leave_ctrl_c_to_parent(_worker):
-    """Of each worker: it ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class Loader:
     """A DataLoader over Photos whose workers stay, but have nothing to do outside of `running()`."""
 
@@ -89,14 +84,14 @@ class Loader:
         self.loader = DataLoader(
             photos, batch_sampler=self.order, num_workers=workers, pin_memory=pin_memory,
             persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
-            worker_init_fn=leave_ctrl_c_to_parent,
         )  # fmt: skip
 
     @contextlib.contextmanager
     def running(self):
         """An iterator of batches without end; on leaving, those that were asked for ahead are waited for and dropped."""
         self.order.stopped = False
-        batches = iter(self.loader)
+        with errors.signals_blocked():  # for the workers, started the first time, which end when this process does
+            batches = iter(self.loader)
         yield batches
         self.order.stopped = True
         for _batch in batches:

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import multiprocessing.resource_tracker
 import shutil
 import subprocess
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import errors
 import model
 import train
 
@@ -84,6 +87,20 @@ def data(tmp_path):
 def workplace(tmp_path_factory):
     """A folder for caches and runs that tests share."""
     return tmp_path_factory.mktemp("work")
+
+
+def out_of_reach(pid):
+    """Whether a process ignores or blocks every signal that asks to stop."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    deaf = int(status["SigIgn"], 16) | int(status["SigBlk"], 16)
+    return all(deaf >> (number - 1) & 1 for number in errors.EXIT_CODES)
+
+
+@pytest.fixture
+def tracker():
+    """A function that gives the process of multiprocessing's resource tracker, None where there is none; it is not there yet."""
+    multiprocessing.resource_tracker._resource_tracker._stop()
+    return lambda: multiprocessing.resource_tracker._resource_tracker._pid
 
 
 def without_pictures():

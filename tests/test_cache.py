@@ -33,6 +33,12 @@ def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path
         cache.open_cache(bad_files, Geometry(16, 16), place)
 
 
+def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError) as told:
+        cache.read_array(tmp_path / "gone.npy", np.uint8, (1,))
+    assert told.value.filename == str(tmp_path / "gone.npy")
+
+
 def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_files, tmp_path, monkeypatch):
     """An image may not be read, then it may: no cache is there in between, and in the end the damaged ones alone are bad."""
     real = Image.open

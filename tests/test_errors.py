@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import out_of_reach
 
 import errors
 import options
@@ -170,6 +172,17 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
     importing.send_signal(number)
     out, err = importing.communicate(timeout=60)
     assert (importing.returncode, out, err) == (code, "", f"stopped by {number.name}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_no_signal_ends_the_resource_tracker(handlers, tracker, monkeypatch, method):
+    """That of a system's usual way to start processes is there before a progress bar asks for it; forked ones need none."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [method, "other"])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    errors.StopSignals()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert tracker() is None if method == "fork" else out_of_reach(tracker())
 
 
 def test_options_are_never_abbreviated_and_given_ones_are_known():

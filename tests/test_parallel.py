@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from conftest import assert_same_run
+from conftest import assert_same_run, out_of_reach, without_pictures
 
 import experiment
 import parallel
@@ -33,14 +34,34 @@ def test_folds_at_once_end_in_the_same_bits(runs, fit, monkeypatch):
     assert experiment.read_args(at_once)["parallel_folds"] == 2
 
 
+def test_a_cache_that_is_deleted_meanwhile_is_told_in_one_line(fit, tmp_path, monkeypatch, capfd):
+    """Each process opens the cache anew; --resume builds it again and goes on."""
+    monkeypatch.setattr(parallel, "START", "fork")
+    run, options = tmp_path / "cached", ["--target", "mask", "--epochs", "1", "--threads", "1", "--parallel-folds", "2"]
+    open_run = train.open_run
+
+    def lose(*args):
+        next((tmp_path / "cache").glob("*.npy")).unlink()
+        return open_run(*args)
+
+    monkeypatch.setattr(train, "open_run", lose)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/cache/\w+\.npy: No such file or directory; --resume {run} goes on$"):
+        fit(*options, "--cache-dir", tmp_path / "cache", name="cached", output_dir=tmp_path)
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.setattr(train, "open_run", open_run)
+    with without_pictures():
+        assert train.main(["--resume", str(run), "--quiet"]) == 0
+    assert sorted(experiment.done_folds(run)) == [0, 1]
+
+
 @pytest.fixture
 def forked(monkeypatch, tmp_path):
     """Run parallel.train_folds over two folds in forked processes that call `work(number, stop)` instead of training."""
     monkeypatch.setattr(parallel, "START", "fork")
     monkeypatch.setattr(parallel.cache, "ImageStore", lambda *_args: None)
-    monkeypatch.setattr(parallel.np, "load", lambda *_args, **_options: None)
+    monkeypatch.setattr(parallel.cache, "read_array", lambda *_args: None)
     monkeypatch.setattr(parallel, "replace", lambda data, store: SimpleNamespace(store=store))
-    data = SimpleNamespace(store=SimpleNamespace(images=SimpleNamespace(filename="pixels.npy")))
+    data = SimpleNamespace(store=SimpleNamespace(images=SimpleNamespace(filename="pixels.npy", dtype=None, shape=None)))
 
     def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
         def train_missing(_args, _run, _data, number, _ranks, stop):
@@ -58,6 +79,13 @@ def until_asked(stop, seconds=30):
     while not stop.requested and time.monotonic() < deadline:
         time.sleep(0.01)
     assert stop.requested, "nobody asked to stop"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_signal_ends_the_tracker_of_the_locks(forked, tracker, monkeypatch):
+    monkeypatch.setattr(parallel, "START", "spawn")
+    forked(None, numbers=())
+    assert out_of_reach(tracker())
 
 
 def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path):
@@ -83,7 +111,12 @@ def be_killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def lose_a_file():
+    os.stat("gone/pixels.npy")
+
+
 @pytest.mark.parametrize(("end", "message"), [
+    (lose_a_file, r"^gone/pixels.npy: No such file or directory; --resume .*run goes on$"),
     (fail, r"^the training loss is nan$"),
     (be_killed, r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"),
 ])  # fmt: skip

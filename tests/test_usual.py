@@ -1,6 +1,5 @@
 import itertools
 import os
-import signal
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import torch
 from conftest import gradient, save
 
 import augment
+import errors
 import usual
 from decoding import decode
 from images import Geometry
@@ -64,7 +64,8 @@ def test_loader_runs_again_after_a_stop_with_the_same_workers(files, workers):
         with loader.running() as batches:
             next(batches)
             for worker in getattr(batches, "_workers", []):
-                os.kill(worker.pid, signal.SIGINT)  # as a terminal sends it to all of them
+                for number in errors.EXIT_CODES:  # as a terminal or a scheduler sends one to all of them
+                    os.kill(worker.pid, number)
             for _step in range(5):
                 images, targets = next(batches)
                 assert images.shape == (2, 3, 32, 24) and targets.shape == (2, 1) and targets.dtype == torch.int64
