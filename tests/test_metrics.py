@@ -31,7 +31,7 @@ def test_f1_by_hand():
 @pytest.mark.filterwarnings("ignore:A single label was found")
 def test_equal_to_scikit_learn():
     rng = np.random.default_rng(0)
-    for _ in range(150):
+    for _ in range(60):
         truth, pred, C = random_case(rng)
         labels = range(C)
         assert metrics.macro_f1(truth, pred, C) == pytest.approx(
