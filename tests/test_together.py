@@ -131,7 +131,7 @@ def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_p
     files = train.dataset.image_files(args.data_dir, train.dataset.list_images(args.data_dir, people)["image"])
     key = train.cache.cache_key(files, train.Geometry.of(args.img_size, args.crop, args.face_crop))
     lock = disk.make_dir(tmp_path / "cache", "--cache-dir") / f"{key}.lock"
-    with disk.held(lock, ""):
+    with disk.held(lock, "", make=True):
         commands = [Command("train.py", *training(shared_data, tmp_path, "--name", name)) for name in ("a", "b")]
         said = [command.process.stderr.readline() for command in commands]
     assert said == [f"waiting for another process to build {tmp_path}/cache/{key}.npy\n"] * 2
