@@ -29,34 +29,43 @@ from errors import InputError, names_a_file, say
 from images import Unreadable
 
 
-def cache_key(files, geometry):
-    """Hex digest of what decides the pixels. InputError names a file that is missing."""
-    made_by = (DECODER, PIL.__version__, torch.__version__, geometry)
-    if geometry.face_margin is not None:
-        made_by += (detector.DETECTOR, geometry.face_margin)
-    return _key(made_by, files)
-
-
-def _key(made_by, files):
-    digest = hashlib.sha256(repr(made_by).encode())
-    here = os.getcwd()
+def stat_all(files):
+    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing."""
+    found = []
     for file in files:
         try:
             stat = os.stat(file)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
-        digest.update(f"{os.path.join(here, file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        found.append((stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def cache_key(files, geometry, stats=None):
+    """Hex digest of what decides the pixels. `stats`: what `stat_all` found, if it is known already."""
+    made_by = (DECODER, PIL.__version__, torch.__version__, geometry)
+    if geometry.face_margin is not None:
+        made_by += (detector.DETECTOR, geometry.face_margin)
+    return _key(made_by, files, stats)
+
+
+def _key(made_by, files, stats=None):
+    digest = hashlib.sha256(repr(made_by).encode())
+    here = os.getcwd()
+    for file, (size, time) in zip(files, stat_all(files) if stats is None else stats):
+        digest.update(f"{os.path.join(here, file)}\0{size}\0{time}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:20]
 
 
-def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
+def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, stats=None):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
-    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
+    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out. `stats` is
+    that of `cache_key`.
     """
     cache_dir = disk.make_dir(cache_dir, "--cache-dir")
-    key = cache_key(files, geometry)
+    key = cache_key(files, geometry, stats)
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
     _build_once(cache_dir, key, (pixels, facts), lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
@@ -130,9 +139,9 @@ def _advice(skip_bad):
     return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
-def bytes_to_build(files, geometry, cache_dir):
-    """What `open_cache` of these files would add to --cache-dir: 0 where it is there."""
-    made = Path(cache_dir) / f"{cache_key(files, geometry)}.json"
+def bytes_to_build(files, geometry, cache_dir, stats=None):
+    """What `open_cache` of these files would add to --cache-dir: 0 where it is there. `stats` is that of `cache_key`."""
+    made = Path(cache_dir) / f"{cache_key(files, geometry, stats)}.json"
     if made.exists() and made.with_suffix(".npy").exists():
         return 0
     return len(files) * geometry.height * geometry.width * 3

@@ -62,11 +62,11 @@ def run_bytes(args, weights, images, folds):
     return int(kept + states * state + 2 * table + PICTURES)
 
 
-def check(args, weights, images, files, geometry, run=None):
+def check(args, weights, images, files, geometry, run=None, stats=None):
     """InputError, before anything is made, where a volume has too little room for a training.
 
-    weights: bytes of the model's weights; files: all that is decoded; run: the folder of a run that goes on, of which only
-    the folds that are not complete need room, less what they take already.
+    weights: bytes of the model's weights; files: all that is decoded, `stats` what cache.stat_all says of them; run: the
+    folder of a run that goes on, of which only the folds that are not complete need room, less what they take already.
     """
     wanted = args.fold or range(max(args.kfold, 1))
     missing = experiment.missing(run, args, wanted) if run else wanted
@@ -74,6 +74,6 @@ def check(args, weights, images, files, geometry, run=None):
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))
     place = ("--output-dir", args.output_dir) if run is None else ("", run)
-    pixels = cache.bytes_to_build(files, geometry, args.cache_dir)
+    pixels = cache.bytes_to_build(files, geometry, args.cache_dir, stats)
     needs = [(*place, "the run", needed), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
     disk.check_room([need for need in needs if need[3] > 0])

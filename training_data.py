@@ -1,7 +1,6 @@
 """The data of a training: images with their pixels and labels, and which rows train and validate each fold."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Labels:
 @dataclass
 class Data:
     """The data of a run: people with their folds, image rows, those with the labels that training sees, the fixes that were
-    applied to them, and its Labels.
+    applied to them, the files of all images with their sizes in bytes, and its Labels.
 
     With --pseudo `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
     `good_eval` tells which of the images could be read.
@@ -52,6 +51,7 @@ class Data:
     labelled: pd.DataFrame
     fixes: pd.DataFrame | None
     files: list
+    sizes: np.ndarray
     bad: list
     store: cache.ImageStore
     labels: Labels
@@ -95,9 +95,10 @@ def load_data(args, device, run=None, weights=None):
         errors.say(
             f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
         )
+    stats = cache.stat_all(files)
     if weights is not None:
-        space.check(args, weights, images, files, geometry, run)
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+        space.check(args, weights, images, files, geometry, run, stats)
+    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, stats)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
         errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
@@ -106,15 +107,15 @@ def load_data(args, device, run=None, weights=None):
     good[bad] = False
     good, good_eval = np.split(good, [len(images)])
     made = make_labels(args, people, folds, images, labelled, good)
-    return Data(people, folds, images, labelled, fixes, files, bad, store, made, eval_names, good_eval, labels)
+    sizes = np.array([size for size, _time in stats])
+    return Data(people, folds, images, labelled, fixes, files, sizes, bad, store, made, eval_names, good_eval, labels)
 
 
 def digest(data):
     """The sha256 of what training goes by: names and sizes of the images, which of them are good, their labels."""
     found = hashlib.sha256("\n".join([*data.images["image"], *data.eval_names]).encode())
-    sizes = np.array([os.path.getsize(file) for file in data.files])
     labels = data.labels
-    for values in (sizes, labels.good, data.good_eval, labels.trains, labels.targets, labels.truth, labels.persons):
+    for values in (data.sizes, labels.good, data.good_eval, labels.trains, labels.targets, labels.truth, labels.persons):
         found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
     return found.hexdigest()
 
