@@ -7,7 +7,6 @@ id on two rows. The ages are spread as in the competition.
 """
 
 import contextlib
-import ctypes
 import glob
 import io
 import json
@@ -31,7 +30,6 @@ from labels import GENDERS, encode, to_age_group
 from photos import KINDS, person_images
 
 VERSION = 2
-PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
 RACE = "Asian"
 IMAGE_BYTES = 24 << 10  # of an image, on disk
 # People of the competition by gender (male, female) and age group, and how the ages of a group are spread there: 27 to 32
@@ -155,8 +153,7 @@ def _leave_signals():
     os.setpgid(0, 0)
     errors.ignore_signals()  # one that has come by now goes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":  # elsewhere it ends by an error when nobody takes its answer
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    errors.on_parents_death(signal.SIGKILL)()  # where that does nothing it ends by an error, when nobody takes its answer
     signal.pthread_sigmask(signal.SIG_UNBLOCK, errors.EXIT_CODES)
 
 

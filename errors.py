@@ -1,12 +1,14 @@
 """What goes wrong by a user's hand, and how it is told: exit code 2 and one line on stderr, never a traceback."""
 
 import contextlib
+import ctypes
 import difflib
 import os
 import signal
 import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
@@ -127,6 +129,12 @@ def ignore_signals():
     """From here on no signal stops this process, which is about to end."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
+
+
+def on_parents_death(number):
+    """What a new process calls to get this signal when its parent dies. (Only Linux can do so; elsewhere nothing happens.)"""
+    libc, linux = ctypes.CDLL(None), sys.platform == "linux"  # before a fork, after which no library may be opened
+    return lambda: linux and libc.prctl(PR_SET_PDEATHSIG, number)
 
 
 @contextlib.contextmanager

@@ -288,9 +288,9 @@ def diff_text(names, directories):
 
 
 def show(text):
-    """Print for any encoding."""
+    """Print for any encoding, before what is said on stderr next."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding))
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def listing(args, directories, found, done):

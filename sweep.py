@@ -12,7 +12,6 @@ Exit code 0: all runs are finished; 1: some failed; 2: bad input, found before t
 compared; 130 or 143: stopped by a signal, after all runs have saved their state.
 """
 
-import ctypes
 import fcntl
 import os
 import re
@@ -39,7 +38,6 @@ from errors import InputError, Interrupted
 TRAIN = Path(__file__).parent / "train.py"
 LOGS = ".sweep"  # hidden, so that no listing takes it for a run
 POLL_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
 
 
 def parse_args(argv):
@@ -122,15 +120,13 @@ def start(job, path, handle, threads):
     """Start the job's process, which writes into its log. It is in a process group of its own, so that Ctrl-C in a terminal
     reaches it through the sweep alone.
     """
-    parent, linux = os.getpid(), sys.platform == "linux"
-    libc = ctypes.CDLL(None)
+    parent, be_told = os.getpid(), errors.on_parents_death(signal.SIGTERM)
 
     def end_with_sweep():
-        """In the new process: let a killed sweep be a SIGTERM, which saves the state. (Only Linux can do so.)"""
-        if linux:
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(errors.EXIT_CODES[signal.SIGTERM])
+        """In the new process: let a killed sweep be a SIGTERM, which saves the state."""
+        be_told()
+        if os.getppid() != parent:
+            os._exit(errors.EXIT_CODES[signal.SIGTERM])
 
     words = job.command(threads)
     disk.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
