@@ -50,22 +50,23 @@ def cache_key(files, geometry, stats=None):
 
 
 def _key(made_by, files, stats=None):
-    digest = hashlib.sha256(repr(made_by).encode())
-    here = os.getcwd()
-    for file, (size, time) in zip(files, stat_all(files) if stats is None else stats):
-        digest.update(f"{os.path.join(here, file)}\0{size}\0{time}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:20]
+    here = os.path.join(os.getcwd(), "")
+    lines = [
+        f"{'' if os.path.isabs(file) else here}{file}\0{size}\0{time}\n"
+        for file, (size, time) in zip(files, stat_all(files) if stats is None else stats)
+    ]
+    return hashlib.sha256("".join([repr(made_by), *lines]).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
-def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, stats=None):
+def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, key=None):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
-    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out. `stats` is
-    that of `cache_key`.
+    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out. `key` is
+    their `cache_key`, if it is known already.
     """
     cache_dir = disk.make_dir(cache_dir, "--cache-dir")
-    key = cache_key(files, geometry, stats)
+    key = key or cache_key(files, geometry)
     pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
     _build_once(cache_dir, key, (pixels, facts), lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
@@ -139,9 +140,9 @@ def _advice(skip_bad):
     return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
-def bytes_to_build(files, geometry, cache_dir, stats=None):
-    """What `open_cache` of these files would add to --cache-dir: 0 where it is there. `stats` is that of `cache_key`."""
-    made = Path(cache_dir) / f"{cache_key(files, geometry, stats)}.json"
+def bytes_to_build(files, geometry, cache_dir, key):
+    """What `open_cache` of these files, whose `cache_key` is `key`, would add to --cache-dir: 0 where it is there."""
+    made = Path(cache_dir) / f"{key}.json"
     if made.exists() and made.with_suffix(".npy").exists():
         return 0
     return len(files) * geometry.height * geometry.width * 3
@@ -228,6 +229,10 @@ class ImageStore:
             if os.preadv(self.file.fileno(), [image], self.images.offset + row * size) != size:
                 raise InputError(f"{self.images.filename}: cut short at image {row}; delete it to have it built anew")
         return batch
+
+    def leave_device(self):
+        """Read batches from the host from now on; the device's memory is free for others."""
+        self.place, self.resident = "host", None
 
     def gather(self, rows):
         """The images of `rows` (int64 array): on the device if the cache lies there, else in host memory."""

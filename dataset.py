@@ -1,5 +1,6 @@
 """The competition's files: where the data is, its people, images, labels, label fixes and folds. No pixels, no models."""
 
+import functools
 import hashlib
 import os
 import shlex
@@ -67,7 +68,7 @@ def read_people(data_dir):
             raise InputError(f"{where}: gender {gender!r} is neither male nor female")
         if to_age(age) is None:
             raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
-        if folder in ("", ".") or ".." in Path(folder).parts or os.path.isabs(folder):
+        if folder in ("", ".") or ".." in folder.split("/") or os.path.isabs(folder):
             raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
         if folder != os.path.normpath(folder):
             raise InputError(f"{where}: path {folder!r} is another spelling of {os.path.normpath(folder)!r}; write that")
@@ -93,6 +94,13 @@ def to_age(text):
     return age if age is not None and age <= 120 else None
 
 
+@functools.cache  # seven names and their likes, thousands of times
+def _name_parts(name):
+    """(name without its suffix, whether that is one of images) of a file's name."""
+    stem, suffix = os.path.splitext(name)
+    return stem, suffix.lower() in IMAGE_SUFFIXES
+
+
 def person_images(folder):
     """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are passed over.
 
@@ -106,8 +114,8 @@ def person_images(folder):
         raise InputError(f"{folder}: can't be read ({error.strerror})") from error
     found = {}
     for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in IMAGE_SUFFIXES:
+        stem, is_image = _name_parts(name)
+        if not is_image:
             continue
         if stem not in IMAGE_KINDS:
             raise InputError(f"{folder}/{name}: unknown image name; {', '.join(IMAGE_KINDS)} are expected")

@@ -62,10 +62,10 @@ def run_bytes(args, weights, images, folds):
     return int(kept + states * state + 2 * table + PICTURES)
 
 
-def check(args, weights, images, files, geometry, run=None, stats=None):
+def check(args, weights, images, files, geometry, key, run=None):
     """InputError, before anything is made, where a volume has too little room for a training.
 
-    weights: bytes of the model's weights; files: all that is decoded, `stats` what cache.stat_all says of them; run: the
+    weights: bytes of the model's weights; files: all that is decoded, `key` their cache.cache_key; run: the
     folder of a run that goes on, of which only the folds that are not complete need room, less what they take already.
     """
     wanted = args.fold or range(max(args.kfold, 1))
@@ -74,6 +74,6 @@ def check(args, weights, images, files, geometry, run=None, stats=None):
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))
     place = ("--output-dir", args.output_dir) if run is None else ("", run)
-    pixels = cache.bytes_to_build(files, geometry, args.cache_dir, stats)
+    pixels = cache.bytes_to_build(files, geometry, args.cache_dir, key)
     needs = [(*place, "the run", needed), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
     disk.check_room([need for need in needs if need[3] > 0])

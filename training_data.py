@@ -96,9 +96,10 @@ def load_data(args, device, run=None, weights=None):
             f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
         )
     stats = cache.stat_all(files)
+    key = cache.cache_key(files, geometry, stats)
     if weights is not None:
-        space.check(args, weights, images, files, geometry, run, stats)
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, stats)
+        space.check(args, weights, images, files, geometry, key, run)
+    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, key)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
         errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")

@@ -48,7 +48,7 @@ def test_only_what_is_missing_counts(runs, shared_data, workplace, monkeypatch):
     args = argparse.Namespace(**{**experiment.read_args(run), "fold": None})
     images = experiment.pd.read_csv(run / "oof.csv")[["image", "path"]]
     done = experiment.done_folds(run)
-    asked = (args, weights, images, [], Geometry(8, 8), run)
+    asked = (args, weights, images, [], Geometry(8, 8), "key", run)
     space.check(*asked)
     assert told == [[]]
     with monkeypatch.context() as half:
