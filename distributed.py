@@ -97,10 +97,7 @@ class Ranks:
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
         if self.world > 1 and name.startswith("cuda"):
             name = f"cuda:{os.environ['LOCAL_RANK']}"
-        device = pick_device(name)
-        if self.world > 1 and device.type == "cuda":
-            torch.cuda.set_device(device)
-        return replace(self, device=device)
+        return replace(self, device=pick_device(name))
 
     @contextlib.contextmanager
     def together(self):
@@ -142,7 +139,10 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def pick_device(name):
-    """The torch device of `--device`; None means a GPU if there is one. InputError when it can't be had."""
+    """The torch device of `--device`; None means a GPU if there is one. InputError when it can't be had.
+
+    A numbered GPU becomes the one that torch means when it is not told which.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -150,6 +150,8 @@ def pick_device(name):
         torch.empty(1, device=device)
         if device.type not in DEVICE_TYPES:
             raise RuntimeError(f"nothing can be computed on {device.type}")
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"--device {name}: can't be used here ({first_line(error)}); cpu, cuda and cuda:N are possible"

@@ -326,7 +326,8 @@ def train_step(fit, step, batches):
     recipe, key = fit.recipe, (fit.recipe.seed, fit.data.fold, fit.epoch, fit.step)
     torch.manual_seed(draw_seed("dropout", *key, fit.ranks.rank))
     if hasattr(fit.optimizer, "generator"):  # Adahessian draws too, from a generator that no state holds
-        fit.optimizer.generator.manual_seed(draw_seed("optimizer", *key))
+        draws = torch.Generator(next(fit.model.parameters()).device)  # elsewhere it would take one of its own instead
+        fit.optimizer.generator = draws.manual_seed(draw_seed("optimizer", *key))
     lr = lr_at(fit.epoch, fit.step, fit.steps, scheduler=recipe.scheduler, lr=recipe.lr, epochs=recipe.epochs,
                lr_step=recipe.lr_step, lr_gamma=recipe.lr_gamma, warmup_epochs=recipe.warmup_epochs,
                history=fit.val_f1s)  # fmt: skip
@@ -421,7 +422,9 @@ def end_epoch(fit, before_batch=lambda: None):
     `before_batch` is called before each batch of the validation; until that is over nothing of the state changes, so it may
     save the state and raise. finite.NotFinite when the loss or the weights are not: nothing after it would be worth keeping.
     """
+    started = time.perf_counter()
     finite.check_state(fit)
+    fit.seconds += time.perf_counter() - started  # here a GPU's steps are waited for
     train_loss = fit.ranks.from_first(float(fit.loss_sum)) / fit.steps
     lr = fit.optimizer.param_groups[0]["lr"] / fit.optimizer.param_groups[0].get("lr_scale", 1.0)
     row = {"fold": fit.data.fold, "epoch": fit.epoch, "lr": lr, "train_loss": train_loss}

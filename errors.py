@@ -9,6 +9,12 @@ import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
 PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
+OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own: a CPU's, a GPU's pinned memory, its libraries'
+    "DefaultCPUAllocator: can't allocate",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
@@ -55,9 +61,9 @@ def about_file(error):
 
 
 def is_out_of_memory(error):
-    """Whether an exception is Python's or torch's word that memory ran out; for the CPU's torch has no type of its own."""
+    """Whether an exception is Python's or torch's word that memory ran out, for which torch has a type only in part."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "DefaultCPUAllocator: can't allocate" in str(error)
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 def say(text):

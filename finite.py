@@ -4,6 +4,8 @@ The device itself counts the steps whose loss was finite, so the first one that 
 losses are those before the scale of --amp fp16, whose skipped steps are none of them.
 """
 
+import collections
+
 import torch
 
 import parts
@@ -29,9 +31,12 @@ def check_loss(fit):
 def check_state(fit):
     """NotFinite when a loss or a weight is not, or anything in the state is not-a-number: it must be neither saved nor kept."""
     check_loss(fit)
-    weights = (not value.isfinite().all() for value in fit.model.parameters())
-    state = (value.isnan().any() for value in _tensors(fit.state_dict()))
-    if any(weights) or any(state):
+    good = collections.defaultdict(list)  # of each device, which is waited for once
+    for value in fit.model.parameters():
+        good[value.device].append(value.isfinite().all())
+    for value in _tensors(fit.state_dict()):
+        good[value.device].append(~value.isnan().any())
+    if not all(torch.stack(flags).all() for flags in good.values()):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
 
 

@@ -89,6 +89,8 @@ def load_state(run, fold):
             changed = archive.testzip()
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
+        if errors.is_out_of_memory(error):
+            raise
         raise damaged(path, error) from error
     if changed is not None:
         raise damaged(path, f"{changed} in it is not what was written")
@@ -120,6 +122,8 @@ def restore(fit, state, path):
         check_state(state)
         fit.load_state_dict(state)
     except Exception as error:  # torch says what does not fit in many ways
+        if errors.is_out_of_memory(error):
+            raise
         raise damaged(path, error) from error
 
 

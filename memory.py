@@ -19,7 +19,10 @@ from errors import InputError
 
 
 def has_room(args, data, net, ranks):
-    """Whether this process can take two optimizer steps with the batches of `args`; a copy of the run's model `net` does."""
+    """Whether this process can take two optimizer steps with the batches of `args`; a copy of the run's model `net` does.
+
+    Of several processes each tries its part alone, without the one more copy of the gradients through which they agree on them.
+    """
     room = True
     try:
         _two_steps(args, data, net, ranks)
@@ -27,11 +30,16 @@ def has_room(args, data, net, ranks):
         if not errors.is_out_of_memory(error):
             raise
         room = False
-    gc.collect()
-    if ranks.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(ranks.device)
+    give_back(ranks.device)
     return room
+
+
+def give_back(device):
+    """Leave a device's memory that nothing holds any more to others; a GPU's peak is that of what comes now."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _two_steps(args, data, net, ranks):
@@ -73,7 +81,8 @@ def settle(args, data, net, ranks):
 def advice(args, data, ranks):
     """What to say when the memory ran out in a training, whose own memory must be free again; before it data is None."""
     ran_out = f"--batch-size {args.batch_size}: out of memory on {_name(ranks.device)}"
-    before = f"{ran_out}, before any step could be tried; does another program use the device too?"
+    remedy = "--cache-device host takes less" if args.cache_device == "device" else "does another program use the device too?"
+    before = f"{ran_out}, before any step could be tried; {remedy}"
     if data is None:
         return before
     try:

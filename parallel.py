@@ -18,9 +18,11 @@ import torch
 
 import cache
 import disk
+import distributed
 import engine
 import errors
 import fold
+import memory
 import precision
 from distributed import Ranks
 from errors import InputError, Interrupted
@@ -46,8 +48,9 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
     """A process of `train_folds`: train one fold after another that nobody has taken; tells how it ended, then ends."""
     engine.keep_freed_memory()
     engine.use_threads(args.threads)
-    ranks, stop = Ranks(0, 1, torch.device(device)), _Asked(code)
+    stop = _Asked(code)
     try:
+        ranks = Ranks(0, 1, distributed.pick_device(device))
         data.store = cache.ImageStore(cache.read_array(*pixels), ranks.device, args.cache_device)
         while not stop.requested:
             with taken.get_lock():
@@ -77,6 +80,8 @@ def train_folds(args, run, data, numbers, device, stop):
     errors.start_tracker(START)  # of the locks below
     context = multiprocessing.get_context(START)
     taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
+    data.store.leave_device()
+    memory.give_back(device)
     pixels = (data.store.images.filename, data.store.images.dtype, data.store.images.shape)
     task = (args, run, replace(data, store=None), pixels, str(device), numbers, taken, code, outcome)
     workers = [context.Process(target=_work, args=task) for _ in range(min(args.parallel_folds, len(numbers)))]
@@ -114,6 +119,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
     """
     if device.type == "cuda":
         at_once = 2 if folds > 1 and _leaves_idle(copy.deepcopy(net), img_size, batch_size, amp, device) else 1
+        memory.give_back(device)
         return at_once, threads or cores // at_once
     most = max(min(folds, cores // (threads or 1)), 1)
     candidates = sorted({1, min(2, most), most})

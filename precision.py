@@ -1,6 +1,6 @@
-"""The arithmetic a model runs in: mixed precision and memory format, on a CPU chosen by a short measurement.
+"""The arithmetic a model runs in: mixed precision and memory format, chosen by a short measurement.
 
-Which of them is fast depends on the model and on the processor, by a factor of two either way. The result of a measurement is
+Which of them is fast depends on the model and on the device, by a factor of two either way. The result of a measurement is
 kept in the cache folder, so it costs once a machine, and all runs of one model there round alike.
 """
 
@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
+import distributed
 import experiment
 import mappings
+import timing
 from errors import say
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-BATCH = 8  # images of a measured step: few, as it is the model that decides, not the batch
+BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
 ROUNDS, SECONDS = 3, 4.0  # measured steps of each candidate, at least one, and when to stop short of them
 CLEARLY = 1.05  # how much faster than the usual one another candidate must be, so that noise does not choose
 
@@ -53,25 +55,25 @@ def layout(net):
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_format):
     """('off', 'bf16' or 'fp16'; 'channels_last' or 'contiguous') for training `net`.
 
-    What is not 'auto' stays. On a GPU: bf16, or fp16 where it has none, and the model's usual format. On a CPU forward and
-    backward of `net` (called `name`) are timed with each candidate, unless the folder `cache_dir` tells that it was done;
-    another than float32 in the usual format has to be clearly faster.
+    What is not 'auto' stays. On a GPU: bf16, or fp16 where it has none. Else forward and backward of `net` (called `name`) are
+    timed with each candidate, unless the folder `cache_dir` tells that it was done; another than the usual format, and on a CPU
+    another than float32, has to be clearly faster.
     """
-    formats = [usual_format(net), *FORMATS] if memory_format == "auto" and device.type == "cpu" else [memory_format]
-    formats = [usual_format(net)] if formats == ["auto"] else list(dict.fromkeys(formats))
+    formats = list(dict.fromkeys([usual_format(net), *FORMATS])) if memory_format == "auto" else [memory_format]
     amps = [resolve_amp(amp, device)]
     if amp == "auto" and device.type == "cpu" and cpu_has_bf16():
         amps.append("bf16")
     candidates = [(a, f) for a in amps for f in formats]
     if len(candidates) == 1:
         return candidates[0]
-    key = (name, *img_size, candidates, torch.get_num_threads())
+    runs_on = torch.get_num_threads() if device.type == "cpu" else distributed.describe(device)
+    key = (name, *img_size, candidates, runs_on)
     rates, told = measured_once(
         cache_dir,
         "precision",
         key,
         [" ".join(candidate) for candidate in candidates],
-        lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH)),
+        lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH[device.type]), device),
     )
     usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
     chosen = best if rates[best] > CLEARLY * rates[usual] else usual
@@ -100,17 +102,19 @@ def measured_once(cache_dir, what, key, names, measure):
     return {name: rates[name] for name in names}, told
 
 
-def _measure(net, candidates, img_size, batch):
+def _measure(net, candidates, img_size, batch, device):
     """{"amp format": images/s} of forward and backward, of each the best of some alternating rounds."""
-    images = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(amp, memory_format):
         net.to(memory_format=FORMATS[memory_format])
         inputs = images.contiguous(memory_format=FORMATS[memory_format])
+        timing.synchronise(device)
         started = time.perf_counter()
-        with torch.autocast("cpu", AMP_DTYPES[amp], enabled=AMP_DTYPES[amp] is not None):
+        with torch.autocast(device.type, AMP_DTYPES[amp], enabled=AMP_DTYPES[amp] is not None):
             logits = net(inputs)
         logits.float().square().mean().backward()
+        timing.synchronise(device)
         return time.perf_counter() - started
 
     for candidate in candidates:  # the first step of each prepares its kernels

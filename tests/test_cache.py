@@ -221,6 +221,15 @@ def test_store_yields_the_rows_asked_for(place):
     np.testing.assert_array_equal(store.gather(groups[0]).numpy(), images[groups[0]])
 
 
+def test_a_store_that_leaves_its_device_reads_the_same_images_from_the_host():
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 3, 3), dtype=np.uint8)
+    store = cache.ImageStore(images, "cpu", "device")
+    store.leave_device()
+    assert store.place == "host" and store.resident is None
+    (batch,) = store.batches([np.array([3, 1])])
+    np.testing.assert_array_equal(batch.numpy(), images[[3, 1]])
+
+
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")

@@ -41,6 +41,19 @@ def test_device_that_is_not_there():
         distributed.pick_device("meta")
 
 
+def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
+    """So that what asks for the current GPU, as torch.cuda.is_bf16_supported does, is told of that one."""
+    made, current = [], []
+    monkeypatch.setattr(torch, "empty", lambda *_size, device: made.append(device))
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert distributed.ALONE.on("cuda:1").device == torch.device("cuda:1") == current.pop()
+    assert distributed.ALONE.on("cuda").device == torch.device("cuda") and not current
+    several = distributed.Ranks(6, 8, torch.device("cpu"))
+    assert several.on("cuda").device == torch.device("cuda:2") == current.pop()
+    assert len(made) == 3
+
+
 def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
     for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "8"), ("GROUP_WORLD_SIZE", "1")):
         monkeypatch.setenv(name, value)

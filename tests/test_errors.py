@@ -97,6 +97,14 @@ def test_memory_of_the_cpu_that_runs_out_is_known_by_its_words():
     assert not errors.is_out_of_memory(RuntimeError("shapes differ"))
 
 
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                                   "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])  # fmt: skip
+def test_memory_of_a_gpu_that_runs_out_elsewhere_than_in_its_allocator_is_known_too(words):
+    """Of pinned memory and of the libraries torch says these, as errors without a type of their own."""
+    assert errors.is_out_of_memory(RuntimeError(words))
+    assert not errors.is_out_of_memory(ValueError(words))
+
+
 def test_did_you_mean():
     assert errors.did_you_mean("adampp", ["AdamP", "SGD"]) == " Did you mean AdamP?"
     assert errors.did_you_mean("zzz", ["AdamP", "SGD"]) == ""

@@ -29,6 +29,24 @@ def test_damaged_state_is_named(tmp_path):
             fold.load_state(tmp_path, 0)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_state_for_which_memory_runs_out_is_not_called_damaged(tmp_path, monkeypatch, error):
+    """It is whole; what runs out is the memory of a device that others use too, or of the machine."""
+    (tmp_path / "fold0").mkdir()
+    fit, path = make_fit(), tmp_path / "fold0" / "last.pt"
+    fold.save_state(tmp_path, 0, fit.state_dict())
+
+    def run_out(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(fit.optimizer, "load_state_dict", run_out)
+    with pytest.raises(type(error)):
+        fold.restore(fit, fold.load_state(tmp_path, 0), path)
+    monkeypatch.setattr(torch, "load", run_out)
+    with pytest.raises(type(error)):
+        fold.load_state(tmp_path, 0)
+
+
 def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
     """None when it is gone, as when another process ended the fold just now; one line when it is damaged."""
     (tmp_path / "fold0").mkdir()

@@ -98,7 +98,9 @@ def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(room_for, comman
 def test_no_memory_before_the_first_step_is_one_line_too(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.training_data, "load_data", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     assert run(command("--batch-size", "16")) == 2
-    assert "out of memory on the CPU, before any step could be tried" in capsys.readouterr().err.splitlines()[-1]
+    assert "out of memory on the CPU, before any step could be tried; does another" in capsys.readouterr().err.splitlines()[-1]
+    assert run(command("--batch-size", "16", "--cache-device", "device")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("before any step could be tried; --cache-device host takes less")
     assert not list(tmp_path.iterdir())
 
 

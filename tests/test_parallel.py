@@ -61,7 +61,8 @@ def forked(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel.cache, "ImageStore", lambda *_args: None)
     monkeypatch.setattr(parallel.cache, "read_array", lambda *_args: None)
     monkeypatch.setattr(parallel, "replace", lambda data, store: SimpleNamespace(store=store))
-    data = SimpleNamespace(store=SimpleNamespace(images=SimpleNamespace(filename="pixels.npy", dtype=None, shape=None)))
+    images = SimpleNamespace(filename="pixels.npy", dtype=None, shape=None)
+    data = SimpleNamespace(store=SimpleNamespace(images=images, leave_device=lambda: None))
 
     def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
         def train_missing(_args, _run, _data, number, _ranks, stop):

@@ -97,12 +97,24 @@ def test_what_is_given_is_not_measured(slow, tmp_path):
     assert choose(tmp_path, "off", "auto", model) == ("off", "channels_last")
 
 
-def test_a_gpu_is_not_measured(monkeypatch, tmp_path):
+def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp_path):
+    """A stand-in for the measurement: nothing runs on a GPU here."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(precision.distributed, "describe", lambda device: f"a card of type {device.type}")
+    measured = []
+
+    def measure(_net, candidates, _img_size, batch, device):
+        measured.append((candidates, batch, device.type))
+        return {"fp16 channels_last": 1.0, "fp16 contiguous": 1.2}
+
+    monkeypatch.setattr(precision, "_measure", measure)
     gpu = torch.device("cuda")
-    assert precision.choose(net(), "m", [32, 24], 4, gpu, tmp_path, "auto", "auto") == ("fp16", "channels_last")
-    assert precision.choose(net("test_vit"), "m", [32, 24], 4, gpu, tmp_path, "off", "auto") == ("off", "contiguous")
-    assert not list(tmp_path.iterdir())
+    assert precision.choose(net(), "m", [32, 24], 64, gpu, tmp_path, "auto", "auto") == ("fp16", "contiguous")
+    assert measured == [([("fp16", "channels_last"), ("fp16", "contiguous")], 32, "cuda")]
+    (file,) = tmp_path.iterdir()
+    assert "a card of type cuda" in file.read_text()
+    assert precision.choose(net(), "m", [32, 24], 64, gpu, tmp_path, "bf16", "channels_last") == ("bf16", "channels_last")
+    assert len(measured) == 1
 
 
 def test_a_run_records_what_was_measured(fit, workplace, capsys):
