@@ -52,7 +52,7 @@ def cache_key(files, geometry, stats=None):
 def _key(made_by, files, stats=None):
     here = os.path.join(os.getcwd(), "")
     lines = [
-        f"{'' if os.path.isabs(file) else here}{file}\0{size}\0{time}\n"
+        f"{'' if str(file).startswith('/') else here}{file}\0{size}\0{time}\n"
         for file, (size, time) in zip(files, stat_all(files) if stats is None else stats)
     ]
     return hashlib.sha256("".join([repr(made_by), *lines]).encode(errors="surrogateescape")).hexdigest()[:20]

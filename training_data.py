@@ -114,7 +114,7 @@ def load_data(args, device, run=None, weights=None):
 
 def digest(data):
     """The sha256 of what training goes by: names and sizes of the images, which of them are good, their labels."""
-    found = hashlib.sha256("\n".join([*data.images["image"], *data.eval_names]).encode())
+    found = hashlib.sha256("\n".join([*data.images["image"].to_numpy(), *data.eval_names]).encode())
     labels = data.labels
     for values in (data.sizes, labels.good, data.good_eval, labels.trains, labels.targets, labels.truth, labels.persons):
         found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
