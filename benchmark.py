@@ -31,6 +31,7 @@ import sys
 from pathlib import Path
 
 import augment
+import cores
 import dataset
 import distributed
 import engine
@@ -81,7 +82,7 @@ def parse_args(argv):
         "--seconds", type=options.positive_float, default=10.0, metavar="S", help="of each measurement, at least"
     )
     group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
-    group.add_argument("--workers", type=options.natural_int, default=os.cpu_count(), metavar="N",
+    group.add_argument("--workers", type=options.natural_int, default=cores.usable(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
                        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
@@ -110,6 +111,7 @@ def parse_args(argv):
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
     belongs |= {"usual": ("train",), "workers": ("train",)}
+    belongs |= dict.fromkeys(("aug", "loss", "optimizer", "memory_format", "compile"), ("train", "validation"))
     rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
     options.check_idle(parser, args, given, rules)
     return args

@@ -21,6 +21,7 @@ import PIL
 import torch
 from tqdm import tqdm
 
+import cores
 import detector
 import disk
 import mappings
@@ -184,7 +185,7 @@ def _decode_all(files, geometry, faces, images, skip_bad, quiet):
     bad, threads = [], torch.get_num_threads()
     what = f"decoding {geometry.height}x{geometry.width}"
     with (
-        ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ThreadPoolExecutor(cores.usable(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
         tqdm(total=len(files), desc=what, unit="img", disable=quiet or None) as bar,
     ):
         for result in pool.map(fill, range(len(files))):

@@ -22,6 +22,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+import cores
 import disk
 import errors
 import options
@@ -130,7 +131,7 @@ def _draw_all(out, people, eval_people, seed, progress):
     jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
     # Forked workers start at once; spawned ones would import the calling script, and torch with it, each.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    workers = min(len(jobs), 16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    workers = min(len(jobs), 16, cores.usable())
     answers = []
     with contextlib.ExitStack() as stack:
         with errors.signals_blocked():

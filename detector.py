@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import cores
 from errors import InputError
 from images import Unreadable, open_rgb
 
@@ -69,7 +70,7 @@ def find(files, quiet=False):
     library holds Python's lock while it looks.
     """
     require()
-    count = min(os.cpu_count(), -(-len(files) // FILES_A_PROCESS))
+    count = min(cores.usable(), -(-len(files) // FILES_A_PROCESS))
     boxes = np.full((len(files), 4), np.nan, dtype=np.float32)
     idle = queue.SimpleQueue()
 

@@ -58,9 +58,10 @@ class Ranks:
             return part
         parts = [None] * self.world
         dist.all_gather_object(parts, part)
-        whole = np.empty((total, *part.shape[1:]), dtype=part.dtype)
+        whole = np.empty((total, *parts[0].shape[1:]), dtype=part.dtype)  # of few rows only the first ranks have any
         for rank, rows in enumerate(parts):
-            whole[rank :: self.world] = rows
+            if len(rows):
+                whole[rank :: self.world] = rows
         return whole
 
     def whole(self, part):

@@ -132,6 +132,8 @@ def step_size(recipe, images, world):
         raise InputError(f"--batch-size {recipe.batch_size}: must be a multiple of the {world} processes")
     whole = min(recipe.batch_size * recipe.accum, images)
     size = whole - whole % (world * recipe.accum)
+    if images < world:
+        raise InputError(f"{world} processes: more than the {images} training images of a fold; start fewer of them")
     if size == 0:
         raise InputError(f"--accum {recipe.accum}: {images} training images make {images // world} parts at most")
     return size

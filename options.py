@@ -114,7 +114,7 @@ def add_step(group, formats):
         "--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
     )
     group.add_argument("--memory-format", choices=("auto", *formats), default="auto",
-                       help="how images and kernels lie in memory; auto: measured on a CPU, as is --amp auto")  # fmt: skip
+                       help="how images and kernels lie in memory; auto: measured, as is --amp auto on a CPU")  # fmt: skip
     group.add_argument("--compile", action="store_true",
                        help="torch.compile the training forward: minutes at the start, faster steps on a GPU")  # fmt: skip
 

@@ -5,7 +5,6 @@ alone. The processes share the image cache's file. They are asked to stop throug
 state is saved once whichever of them a signal reaches, and they stop by themselves when the process that started them dies.
 """
 
-import contextlib
 import copy
 import multiprocessing
 import signal
@@ -130,7 +129,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
     def measure():
         return {str(n): _rate_at_once(net, n, threads or cores // n, img_size, batch, amp) for n in candidates}
 
-    key = (name, *img_size, amp, candidates, cores, threads)
+    key = (name, *img_size, batch, amp, str(precision.layout(net)), candidates, cores, threads)
     rates, told = precision.measured_once(cache_dir, "parallel", key, list(map(str, candidates)), measure)
     best = max(rates, key=rates.get)
     chosen = int(best) if rates[best] > CLEARLY * rates["1"] else 1
@@ -149,18 +148,23 @@ def _step(net, images, amp):
 def _rate_at_once(net, at_once, threads, img_size, batch, amp):
     """Images/s of forward and backward of `at_once` copies of a model together, each on `threads` CPU threads."""
     images = torch.randn(batch, 3, *img_size).contiguous(memory_format=precision.layout(net))
-    ready, seconds = threading.Barrier(at_once), [[] for _ in range(at_once)]
+    ready, seconds, failed = threading.Barrier(at_once), [[] for _ in range(at_once)], []
 
     def train(model, mine):
         torch.set_num_threads(threads)  # of this Python thread alone
-        _step(model, images, amp)
-        with contextlib.suppress(threading.BrokenBarrierError):
+        try:
+            _step(model, images, amp)
             for _round in range(ROUNDS):
                 ready.wait()
                 started = time.perf_counter()
                 for _ in range(STEPS):
                     _step(model, images, amp)
                 mine.append(time.perf_counter() - started)
+        except threading.BrokenBarrierError:  # of another copy that failed, or of a signal
+            pass
+        except Exception as error:
+            failed.append(error)
+            ready.abort()
 
     before = torch.get_num_threads()
     models = [threading.Thread(target=train, args=(copy.deepcopy(net), mine)) for mine in seconds]
@@ -172,6 +176,8 @@ def _rate_at_once(net, at_once, threads, img_size, batch, amp):
     finally:
         ready.abort()  # when a signal ends this no thread begins another round, for whose end Python would wait
     torch.set_num_threads(before)  # part of that setting is not a thread's own
+    if failed:
+        raise failed[0]
     return at_once * batch * STEPS / min(map(max, zip(*seconds)))  # a round lasts as long as its slowest
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import ablation
+import cores
 import disk
 import errors
 import mappings
@@ -206,8 +207,7 @@ def result_text(job):
 
 def threads_of(at_once):
     """CPU threads of each of several runs at once; None for one alone, which may have what torch takes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return None if at_once == 1 else max(1, cores // at_once)
+    return None if at_once == 1 else max(1, cores.usable() // at_once)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

@@ -203,8 +203,9 @@ def inference(args, device):
 def make_fold(args, run, number, device):
     """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
     net = fold.build_model(args, number, device).eval()
-    options = {"memory_format": precision.usual_format(net)}
-    net.to(memory_format=precision.FORMATS[options["memory_format"]])
+    args.memory_format = precision.usual_format(net)
+    options = {"memory_format": args.memory_format}
+    net.to(memory_format=precision.FORMATS[args.memory_format])
     mean, std = model.mean_std(net)
     experiment.fold_dir(run, number).mkdir()
     facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}

@@ -56,7 +56,7 @@ def choose_speed(args, net, ranks, cores, threads):
     args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
     net.to(memory_format=precision.FORMATS[args.memory_format])
     if args.parallel_folds == "auto":
-        args.parallel_folds, args.threads = parallel.choose(net, *about, args.amp, args.kfold, cores, threads)
+        args.parallel_folds, args.threads = parallel.choose(net, *about, args.amp, len(fold_numbers(args)), cores, threads)
 
 
 def open_run(args, argv, data, ranks):
@@ -96,7 +96,8 @@ def record_changes(args, run):
     before = experiment.read_args(run)
     changed = {name: getattr(args, name) for name in ("epochs", "keep_state", "weights") if getattr(args, name) != before[name]}
     if changed:
-        experiment.change_args(run, **changed)
+        with experiment.locked(run, wait=True):
+            experiment.change_args(run, **changed)
     if "epochs" in changed:
         cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
         errors.say(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
@@ -108,7 +109,8 @@ def draw_crops(args, run, data):
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
     root = Path(args.data_dir) / "train" / "images"
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
-    crops.write(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
+    with experiment.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
+        crops.write(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
 
 
 def draw_pictures(args, run):
@@ -196,7 +198,8 @@ def train(argv, ranks, stop, started):
 def prepare(args, ranks):
     """(data, [the first fold's model, if it is built already]) of a run; what can be chosen or wrong before it begins is."""
     cores, threads = engine.use_threads(None), args.threads
-    args.threads = engine.use_threads(threads or max(cores // (1 if args.parallel_folds == "auto" else args.parallel_folds), 1))
+    at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(fold_numbers(args)))
+    args.threads = engine.use_threads(threads or max(cores // at_once, 1))
     net = None
     if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
         if ranks.first:

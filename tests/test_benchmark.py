@@ -11,9 +11,12 @@ import torch
 import benchmark
 import engine
 import errors
+import inference
 import throughput
 import timing
+import train
 from cache import ImageStore
+from errors import InputError
 
 TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1",
         "--amp", "off", "--memory-format", "channels_last"]  # fmt: skip
@@ -58,6 +61,33 @@ def test_without_the_usual_pipeline(measure):
     result, table = measure("--no-usual", "--target", "multi", "--aug", "none", "--malloc", "default")
     assert list(result["rates"]) == ["ceiling", "ours"] and list(result["fractions"]) == ["ours/ceiling"]
     assert "ours / usual" not in table and "malloc default" in table
+
+
+@pytest.mark.parametrize(("malloc", "kept"), [("keep", 1), ("default", 0)])
+def test_freed_memory_is_kept_as_asked(malloc, kept, measure, monkeypatch):
+    told = []
+    monkeypatch.setattr(engine, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setitem(benchmark.MEASUREMENTS, "train", lambda args, device: ({"ours": [1.0], "ceiling": [1.0]}, {}))
+    measure("--malloc", malloc)
+    assert len(told) == kept
+
+
+@pytest.mark.parametrize("main", [train.main, inference.main])
+def test_scripts_keep_freed_memory(main, monkeypatch):
+    told = []
+    monkeypatch.setattr(engine, "keep_freed_memory", lambda: told.append(True))
+    with pytest.raises((InputError, SystemExit)):
+        main(["--no-such-option"])
+    assert told
+
+
+def test_options_of_training_alone_are_told(shared_data, capsys):
+    argv = ["--data-dir", str(shared_data), "--optimizer", "SGD", "--compile"]
+    benchmark.parse_args([*argv, "--what", "validation"])
+    assert not capsys.readouterr().err
+    benchmark.parse_args([*argv, "--what", "cache"])
+    told = capsys.readouterr().err
+    assert "--optimizer SGD (of --what train or validation)" in told and "--compile (of" in told
 
 
 def test_a_slow_loader_slows_our_epoch_and_not_the_ceiling(measure, monkeypatch):
@@ -145,8 +175,8 @@ def test_cache_against_a_pillow_loop(measure, tmp_path):
 def test_what_shows_late_is_one_line(options, message, shared_data, workplace, tmp_path, capsys):
     argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--out", tmp_path / "out.json", *TINY, *options]
     assert errors.run(lambda: benchmark.main([str(word) for word in argv])) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1 and line.startswith("error: ")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
     assert re.search(message, line), line
     assert not (tmp_path / "out.json").exists()
 

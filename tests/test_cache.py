@@ -221,6 +221,26 @@ def test_store_yields_the_rows_asked_for(place):
     np.testing.assert_array_equal(store.gather(groups[0]).numpy(), images[groups[0]])
 
 
+def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
+    """While the first is worked on, the next two are read, and no more."""
+    store, read = cache.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host"), []
+    gather, ahead = store._gather, threading.Event()
+
+    def slow(rows):
+        read.append(rows.tolist())
+        if len(read) == 3:
+            ahead.set()
+        return gather(rows)
+
+    monkeypatch.setattr(store, "_gather", slow)
+    batches = store.batches([np.array([n]) for n in range(9)])
+    next(batches)
+    assert ahead.wait(10)
+    time.sleep(0.05)
+    assert read == [[0], [1], [2]]
+    batches.close()
+
+
 def test_a_store_that_leaves_its_device_reads_the_same_images_from_the_host():
     images = np.random.default_rng(0).integers(0, 256, (9, 4, 3, 3), dtype=np.uint8)
     store = cache.ImageStore(images, "cpu", "device")

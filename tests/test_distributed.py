@@ -41,6 +41,20 @@ def test_device_that_is_not_there():
         distributed.pick_device("meta")
 
 
+@pytest.mark.parametrize("rows", [np.arange(12.0).reshape(2, 6), np.arange(30.0).reshape(5, 6)])
+def test_rows_come_back_in_order_where_some_processes_have_none(rows, monkeypatch):
+    """Of 8 processes that predict a fold's 2 validation images six have none, and know no number of outputs."""
+    ranks = [distributed.Ranks(rank, 8, torch.device("cpu")) for rank in range(8)]
+    parts = [rows[rank::8] if len(rows[rank::8]) else np.zeros((0, 0)) for rank in range(8)]
+
+    def gather(box, part):
+        box[:] = parts
+
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
+    for each, part in zip(ranks, parts):
+        np.testing.assert_array_equal(each.unshare(part, len(rows)), rows)
+
+
 def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
     """So that what asks for the current GPU, as torch.cuda.is_bf16_supported does, is told of that one."""
     made, current = [], []

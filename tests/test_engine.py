@@ -430,6 +430,8 @@ def test_step_shares_out_among_processes_and_parts():
         engine.step_size(recipe, 5, 2)
     with pytest.raises(InputError, match=r"--batch-size 8: must be a multiple of the 3 processes"):
         engine.step_size(recipe, 30, 3)
+    with pytest.raises(InputError, match=r"8 processes: more than the 5 training images of a fold; start fewer"):
+        engine.step_size(recipe, 5, 8)
 
 
 def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():

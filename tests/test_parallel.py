@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -206,6 +207,69 @@ def test_rates_are_measured_with_all_copies_at_work():
         seconds = time.perf_counter() - started
         assert 0 < at_once * 4 * parallel.STEPS / rate < seconds
     assert all((net.state_dict()[name] == value).all() for name, value in before.items())  # copies were trained
+
+
+def test_a_copy_that_fails_while_rates_are_measured_ends_the_others_too():
+    """The others wait for it before each round."""
+    calls = itertools.count()
+
+    class Net(torch.nn.Conv2d):
+        def forward(self, images):
+            if next(calls) == 1:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(images)
+
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        parallel._rate_at_once(Net(3, 2, 3), 2, 1, [8, 8], 2, "off")
+
+
+def test_another_memory_format_is_measured_anew(monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(parallel, "_rate_at_once", lambda net, n, *_rest: measured.append(precision.layout(net)) or n)
+    net = timm.create_model("test_resnet", num_classes=3)
+    for memory_format in (torch.channels_last, torch.contiguous_format, torch.channels_last):
+        net.to(memory_format=memory_format)
+        parallel.choose(net, "a_model", [32, 24], 16, CPU, tmp_path, "off", 2, 2, None)
+    assert measured == [torch.channels_last] * 2 + [torch.contiguous_format] * 2
+
+
+@pytest.mark.parametrize(("options", "threads"), [
+    (["--parallel-folds", "4"], 2), (["--parallel-folds", "2"], 2), (["--parallel-folds", "2", "--fold", "1"], 4),
+    (["--parallel-folds", "4", "--fold", "1", "--threads", "3"], 3),
+])  # fmt: skip
+def test_threads_are_shared_by_as_many_folds_as_there_are(options, threads, fit, monkeypatch):
+    """On 4 threads, of 2 folds. Nothing is trained."""
+    told = []
+
+    def train_folds(args, *_rest):
+        told.append(args.threads)
+        raise InputError("enough")
+
+    monkeypatch.setattr(train.engine, "use_threads", lambda count: count or 4)
+    monkeypatch.setattr(train, "train_folds", train_folds)
+    with pytest.raises(InputError, match="enough"):
+        fit(*options, name=f"threads{'-'.join(options)}")
+    assert told == [threads]
+
+
+def test_auto_chooses_among_the_folds_that_are_trained(fit, monkeypatch):
+    told = []
+    monkeypatch.setattr(parallel, "choose", lambda *about: told.append(about[-3]) or (1, 1))
+    fit("--parallel-folds", "auto", "--fold", "1", name="auto_of_one")
+    assert told == [1]
+
+
+def test_each_process_trains_on_its_threads(forked, tmp_path):
+    def work(number, _stop):
+        (tmp_path / f"{number}.threads").write_text(str(torch.get_num_threads()))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        forked(work)
+    finally:
+        torch.set_num_threads(before)
+    assert [(tmp_path / f"{number}.threads").read_text() for number in (0, 1)] == ["1", "1"]
 
 
 def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeypatch):
