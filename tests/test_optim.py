@@ -111,13 +111,6 @@ def test_projection_without_a_question_equals_timms(orthogonal, factor, caution)
     assert float(ours) == timms == factor and (made != step).any() == (factor != 1.0 or caution)
 
 
-@pytest.fixture
-def timms_own(monkeypatch):
-    """What a GPU's optimizer puts into timm is gone after the test."""
-    for module in (timm.optim.adamp, timm.optim.sgdp):
-        monkeypatch.setattr(module, "projection", module.projection)
-
-
 @pytest.mark.parametrize("name", ["AdamP", "SGDP"])
 def test_optimizers_with_it_train_like_timms(name, monkeypatch):
     """Ten steps with gradients of all three kinds in turn."""

@@ -1,7 +1,6 @@
 """parts.py: what a step takes in, drawn anew each time, and made and learnt without a wait for the device."""
 
 import pytest
-import timm.optim
 import torch
 from test_engine import make_fit, train
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,13 +18,11 @@ FAKE_STEPS = [
 
 
 @pytest.mark.parametrize("changes", FAKE_STEPS, ids=str)
-def test_no_step_waits_for_a_gpu(changes, monkeypatch):
+def test_no_step_waits_for_a_gpu(changes, monkeypatch, timms_own):
     """Fake CUDA tensors have no values, so what asks for one raises. What a fake GPU can't do is left out:
     going backward, and timm's moving average of the weights, which is one kernel over all of them."""
     on_cpu = make_fit(**changes)
     ready = parts.step_parts(on_cpu, parts.epoch_order(on_cpu), 0)
-    for module in (timm.optim.adamp, timm.optim.sgdp):  # what a GPU's optimizer puts there is gone after the test
-        monkeypatch.setattr(module, "projection", module.projection)
 
     def backward(fit, loss):
         assert loss.is_cuda
