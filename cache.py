@@ -7,6 +7,7 @@ With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32
 key is a digest of the detector's version and the files.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -25,9 +26,13 @@ import cores
 import detector
 import disk
 import mappings
+import workers
 from decoding import DECODER, decode
 from errors import InputError, names_a_file, say
 from images import Unreadable
+
+PART = 16  # images that a process decodes at a time
+SYNCED = 16  # such parts are written to the disk at a time
 
 
 def stat_all(files):
@@ -155,12 +160,8 @@ def _build(files, geometry, faces, pixels, facts, skip_bad, quiet):
     disk.check_room([("--cache-dir", pixels.parent, "decoded images", size)])
 
     def write(temporary):
-        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk must be an error here, not a crash in the memory map (macOS has none)
-            with open(temporary, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.path.getsize(temporary))
-        bad.extend(_decode_all(files, geometry, faces, images, skip_bad, quiet))
-        images.flush()
+        start = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
+        bad.extend(_decode_all(files, geometry, faces, (temporary, start), skip_bad, quiet))
 
     disk.write_atomic(pixels, write, size)
     try:  # from here on the cache counts as built
@@ -170,32 +171,46 @@ def _build(files, geometry, faces, pixels, facts, skip_bad, quiet):
         raise
 
 
-def _decode_all(files, geometry, faces, images, skip_bad, quiet):
-    """Fill `images` from `files` on all cores (decoding leaves the GIL to others); returns the bad ones."""
-
-    def fill(index):
-        face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
-        try:
-            images[index] = decode(files[index], geometry, face)
-        except Unreadable:  # it may pass, but a cache that called the image bad would stay
-            raise
-        except InputError as error:
-            return {"index": index, "error": str(error)}
-
-    bad, threads = [], torch.get_num_threads()
-    what = f"decoding {geometry.height}x{geometry.width}"
+def _decode_all(files, geometry, faces, place, skip_bad, quiet):
+    """Write the pixels of `files` to `place` (a file, its offset) on all cores; returns the bad ones."""
+    parts = [range(start, min(start + PART, len(files))) for start in range(0, len(files), PART)]
+    work = functools.partial(_decode_part, files, geometry, faces, place, skip_bad)
+    what, bad = f"decoding {geometry.height}x{geometry.width}", []
     with (
-        ThreadPoolExecutor(cores.usable(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        workers.results(what, min(cores.usable(), len(parts) // 2), work, parts) as found,
         tqdm(total=len(files), desc=what, unit="img", disable=quiet or None) as bar,
+        open(place[0], "rb") as file,
     ):
-        for result in pool.map(fill, range(len(files))):
-            bar.update()
-            if result and not skip_bad:
-                pool.shutdown(cancel_futures=True)
-                raise InputError(f"{result['error']}{_advice(skip_bad)}")
-            if result:
-                bad.append(result)
-    torch.set_num_threads(threads)  # part of that setting is not a thread's own
+        for number, (part, bad_ones) in enumerate(zip(parts, found), 1):
+            bar.update(len(part))
+            if number % SYNCED == 0:
+                os.fsync(file.fileno())  # while others decode: the disk would be waited for at the end
+            bad += bad_ones
+            if bad and not skip_bad:
+                raise InputError(f"{bad[0]['error']}{_advice(skip_bad)}")
+    return bad
+
+
+def _decode_part(files, geometry, faces, place, skip_bad, part):
+    """Write the pixels of `part`, a range of `files`; returns the bad ones, which are zeros; without `skip_bad` the first."""
+    images, threads, bad = np.zeros((len(part), geometry.height, geometry.width, 3), np.uint8), torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for image, index in zip(images, part):
+            face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
+            try:
+                image[:] = decode(files[index], geometry, face)
+            except Unreadable:  # it may pass, but a cache that called the image bad would stay
+                raise
+            except InputError as error:
+                bad.append({"index": index, "error": str(error)})
+                if not skip_bad:
+                    return bad
+    finally:
+        torch.set_num_threads(threads)
+    with open(place[0], "r+b") as file:  # not by a memory map, whose every page would cost a fault, and a full disk a crash
+        file.seek(place[1] + part.start * images[0].nbytes)
+        file.write(images)
     return bad
 
 

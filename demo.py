@@ -6,14 +6,11 @@ The competition's traps are there too: dot-files at both levels, png and jpeg am
 id on two rows. The ages are spread as in the competition.
 """
 
-import contextlib
 import glob
 import io
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +23,7 @@ import cores
 import disk
 import errors
 import options
+import workers
 from errors import InputError
 from labels import GENDERS, encode, to_age_group
 from photos import KINDS, person_images
@@ -129,33 +127,18 @@ def _draw_all(out, people, eval_people, seed, progress):
     jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, plan)]
     hidden = plan_people(eval_people, seed, part=1)
     jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
-    # Forked workers start at once; spawned ones would import the calling script, and torch with it, each.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    workers = min(len(jobs), 16, cores.usable())
-    answers = []
-    with contextlib.ExitStack() as stack:
-        with errors.signals_blocked():
-            pool = stack.enter_context(context.Pool(workers, _leave_signals))
-        bar = tqdm(total=len(KINDS) * len(jobs), desc="drawing the demo set", unit="img", disable=None if progress else True)
-        stack.enter_context(bar)
-        for named in pool.imap(_write_person, jobs, chunksize=4):
+    answers, what, total = [], "drawing the demo set", len(KINDS) * len(jobs)
+    with (
+        workers.results(what, min(len(jobs), 16, cores.usable()), _write_person, jobs) as drawn,
+        tqdm(total=total, desc=what, unit="img", disable=None if progress else True) as bar,
+    ):
+        for named in drawn:
             answers.extend(named)
             bar.update(len(KINDS))
     pd.DataFrame(rows, columns=["id", "gender", "race", "age", "path"]).to_csv(out / "train" / "train.csv", index=False)
     answers = pd.DataFrame(answers, columns=["ImageID", "ans"]).sort_values("ImageID")
     answers.assign(ans=0).to_csv(out / "eval" / "info.csv", index=False)
     answers.to_csv(out / "eval" / "answers.csv", index=False)
-
-
-def _leave_signals():
-    """Of each worker, started with all signals blocked: those to its group are the parent's alone, as one that ends a worker
-    within the pool's locks would keep the pool waiting; the pool's own SIGTERM ends it, and a parent's death.
-    """
-    os.setpgid(0, 0)
-    errors.ignore_signals()  # one that has come by now goes
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    errors.on_parents_death(signal.SIGKILL)()  # where that does nothing it ends by an error, when nobody takes its answer
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, errors.EXIT_CODES)
 
 
 def _name_people(plan):

@@ -79,10 +79,38 @@ def test_cache_is_built_once_and_equals_decode(files, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again, images)
 
 
-def test_a_system_without_fallocate_builds_too(files, tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "posix_fallocate")
-    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    np.testing.assert_array_equal(images[2], decode(files[2], Geometry(8, 8)))
+def test_many_images_are_decoded_by_processes_into_the_same_pixels(tmp_path, monkeypatch):
+    """Of parts that end anywhere, with bad files among them."""
+    files = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(40)]
+    files[17].write_bytes(b"")
+    one_by_one, bad = cache.open_cache(files, Geometry(8, 8), tmp_path / "one", skip_bad=True)
+    decoded, synced, here = cache.decode, [], os.getpid()
+    monkeypatch.setattr(cache, "PART", 3)
+    monkeypatch.setattr(cache, "SYNCED", 2)
+    monkeypatch.setattr(cache.cores, "usable", lambda: 3)
+    monkeypatch.setattr(cache, "decode", lambda *args: None if os.getpid() == here else decoded(*args))
+    monkeypatch.setattr(os, "fsync", lambda _file, real=os.fsync: synced.append(1) or real(_file))
+    images, bad_too = cache.open_cache(files, Geometry(8, 8), tmp_path / "many", skip_bad=True)
+    np.testing.assert_array_equal(images, one_by_one)
+    assert bad == bad_too == [17] and not images[17].any() and images[16].any() and images[39].any()
+    assert len(synced) >= 7
+    with pytest.raises(InputError, match=r"17.png: not a readable image"):
+        cache.open_cache(files, Geometry(8, 9), tmp_path / "many")
+    assert len(list((tmp_path / "many").glob("*.npy"))) == 1 and not list((tmp_path / "many").glob(".*.tmp*"))
+
+
+def test_a_disk_that_fills_up_in_a_process_of_the_decoding_is_told(tmp_path, monkeypatch):
+    files = [save(tmp_path / f"{n}.png", gradient(20, 20)) for n in range(12)]
+    monkeypatch.setattr(cache, "PART", 3)
+    monkeypatch.setattr(cache.cores, "usable", lambda: 2)
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache, "decode", full)
+    with pytest.raises(disk.DiskError, match=r"\.npy: can't be written \(No space left on device\): 2\.2 KiB are needed"):
+        cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_key_follows_all_that_changes_pixels(files):

@@ -1,5 +1,4 @@
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ from PIL import Image
 import dataset
 import demo
 import disk
-import errors
 import faces
 import photos
 from errors import InputError
@@ -168,33 +166,6 @@ def test_a_signal_to_the_whole_group_is_one_line(tmp_path):
     out, err = drawing.communicate(timeout=60)
     assert (drawing.returncode, out, err) == (143, "", "stopped by SIGUSR1\n")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_workers_end_without_a_word_when_their_parent_is_killed(tmp_path):
-    """The last of them ends the pipe of what they say."""
-    words = [sys.executable, demo.__file__, "--out", tmp_path / "set", "--people", "2000"]
-    drawing = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while len(list(tmp_path.glob(".set.*.tmp/train/images/*/*"))) < 20:
-        time.sleep(0.01)
-    drawing.kill()
-    assert drawing.communicate(timeout=30) == ("", "")
-
-
-def test_workers_are_out_of_the_groups_reach_and_end_with_the_pool():
-    """What came at a worker's start goes, later signals but SIGTERM, by which the pool ends it, do nothing."""
-
-    def begin():
-        for number in errors.EXIT_CODES:
-            os.kill(os.getpid(), number)
-        demo._leave_signals()
-
-    with errors.signals_blocked(), multiprocessing.get_context("fork").Pool(1, begin) as pool:
-        worker = pool.apply_async(os.getpid).get(30)
-        assert os.getpgid(worker) == worker
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            os.kill(worker, number)
-        assert pool.apply_async(os.getpid).get(30) == worker
 
 
 def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monkeypatch, capsys):

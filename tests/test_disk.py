@@ -64,8 +64,7 @@ class Faults:
             patch.setattr(builtins, "open", faulty_open)
             patch.setattr(io, "open", faulty_open)
             patch.setattr(os, "open", self.guarded(os.open, self.of_folder))
-            for name in ("fsync", "posix_fallocate"):
-                patch.setattr(os, name, self.guarded(getattr(os, name)))
+            patch.setattr(os, "fsync", self.guarded(os.fsync))
             patch.setattr(os, "replace", self.guarded(os.replace, self.of_folder))
             yield
 

@@ -1,0 +1,113 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import errors
+import workers
+
+ROOT = Path(workers.__file__).parent
+
+
+def square(number):
+    return number * number, os.getpid()
+
+
+def fail_at_three(number):
+    if number == 3:
+        raise errors.InputError(f"{number}: not a number")
+    return number
+
+
+def die(_number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reach(_number):
+    """Whether signals to the parent's group, and those that ask to stop, reach this process."""
+    for number in errors.EXIT_CODES:
+        os.kill(os.getpid(), number)
+    return os.getpgid(0) == os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_results_come_in_order_from_other_processes():
+    with workers.results("squaring", 2, square, range(40)) as found:
+        found = list(found)
+    assert [value for value, _pid in found] == [number * number for number in range(40)]
+    assert os.getpid() not in {pid for _value, pid in found}
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_process_is_this_one(count):
+    with workers.results("squaring", count, square, range(3)) as found:
+        assert list(found) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_the_work_raises_comes_after_the_results_before_it(count):
+    came = []
+    with (
+        pytest.raises(errors.InputError, match=r"^3: not a number$"),
+        workers.results("", count, fail_at_three, range(9)) as found,
+    ):
+        for result in found:
+            came.append(result)
+    assert came == [0, 1, 2]
+
+
+def test_a_killed_process_is_told_and_not_waited_for():
+    with (
+        pytest.raises(errors.InputError, match=r"^reading: one of its processes was killed; out of memory"),
+        workers.results("reading", 2, die, range(9)) as found,
+    ):
+        list(found)
+
+
+def test_on_leaving_what_has_not_begun_is_dropped(tmp_path):
+    def touch(number):
+        time.sleep(0.01)
+        (tmp_path / str(number)).touch()
+
+    with pytest.raises(KeyboardInterrupt), workers.results("", 2, touch, range(500)) as found:
+        next(found)
+        raise KeyboardInterrupt
+    done = len(list(tmp_path.iterdir()))
+    assert 1 <= done < 100
+    time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) == done
+
+
+def test_signals_are_the_parents_alone():
+    """Those to its group, too."""
+    with workers.results("", 2, reach, range(2)) as found:
+        assert list(found) == [(True, set())] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
+    """The last of them ends the pipe of what they say."""
+    script = """
+        import sys, time, errors, workers
+        def work(number):
+            open(f"{sys.argv[1]}/{number}", "w").close()
+            time.sleep(0.05)
+        def main():
+            with workers.results("", 2, work, range(1000)) as found:
+                list(found)
+        sys.exit(errors.run(main))
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), tmp_path]
+    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.iterdir())) < 4:
+        time.sleep(0.01)
+    parent.send_signal(number)
+    told = "" if number == signal.SIGKILL else "stopped by SIGTERM\n"
+    assert parent.communicate(timeout=10) == ("", told)
+    assert parent.returncode == (143 if told else -signal.SIGKILL)
+    assert len(list(tmp_path.iterdir())) < 500
