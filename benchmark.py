@@ -6,7 +6,9 @@
   ceiling  forward, loss, backward and optimizer step on one fixed batch that lies on the device
   ours     the epochs of train.py: its loader, augmentation and step, without validation and checkpoints
   usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
-All three train the same model by the same optimizer, in one process, with the same precision, memory format and malloc.
+  script   with --script: usual as a script has it, in a process of its own, with the C library's malloc and contiguous images
+All train the same model by the same optimizer in the same precision, the first three in one process with one malloc and
+memory format.
 
 --what validation: predictions of --images training images between two epochs of train.py, against the forward of its model
 on one fixed batch.
@@ -66,7 +68,7 @@ MEASUREMENTS = {
 }
 # Which rates are divided by which.
 FRACTIONS = {
-    "train": (("ours", "ceiling"), ("ours", "usual")),
+    "train": (("ours", "ceiling"), ("ours", "usual"), ("ours", "script")),
     "validation": (("ours", "ceiling"),),
     "inference": (("ours", "ceiling"), ("ours", "separate")),
     "cache": (("cache", "pillow"),),
@@ -82,6 +84,7 @@ def parse_args(argv):
         "--seconds", type=options.positive_float, default=10.0, metavar="S", help="of each measurement, at least"
     )
     group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
+    group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
     group.add_argument("--workers", type=options.natural_int, default=cores.usable(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
@@ -110,7 +113,7 @@ def parse_args(argv):
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
-    belongs |= {"usual": ("train",), "workers": ("train",)}
+    belongs |= dict.fromkeys(("usual", "script", "workers"), ("train",))
     belongs |= dict.fromkeys(("aug", "loss", "optimizer", "memory_format", "compile"), ("train", "validation"))
     rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
     options.check_idle(parser, args, given, rules)

@@ -5,8 +5,12 @@ time_stages give them; a pipeline is a function that runs through a timing.Windo
 (precision, memory format, number of images) are written back into `args`.
 """
 
+import argparse
+import contextlib
 import copy
 import itertools
+import multiprocessing
+import signal
 import statistics
 import tempfile
 import time
@@ -22,6 +26,7 @@ import dataset
 import disk
 import distributed
 import engine
+import errors
 import evaluation
 import experiment
 import fold
@@ -42,12 +47,12 @@ def train(args, device):
     """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
     fit, files = build_fit(args, device)
     pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
-    if args.usual:
-        change = usual.transform(args.aug, fit.data.mean, fit.data.std)
-        photos = usual.Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
-        loader = usual.Loader(photos, fit.step_size, args.workers, pin_memory=device.type == "cuda")
-        pipelines["usual"] = usual_pipeline(fit, loader)
-    rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
+    with contextlib.ExitStack() as stack:
+        if args.usual:
+            pipelines["usual"] = usual_pipeline(fit, usual_loader(args, fit, files))
+        if args.script:
+            pipelines["script"] = stack.enter_context(script_pipeline(args, device))
+        rates = timing.alternate(pipelines, device, args.repeats, args.seconds)
     return rates, time_stages(fit, args.seconds)
 
 
@@ -95,6 +100,13 @@ def ours(fit):
     return run
 
 
+def usual_loader(args, fit, files):
+    """The usual.Loader of the training images, in float32 and changed as --aug says."""
+    change = usual.transform(args.aug, fit.data.mean, fit.data.std)
+    photos = usual.Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
+    return usual.Loader(photos, fit.step_size, args.workers, pin_memory=fit.ranks.device.type == "cuda")
+
+
 def usual_pipeline(fit, loader):
     """Steps on the batches of a usual.Loader."""
 
@@ -114,6 +126,52 @@ def usual_pipeline(fit, loader):
                     return
 
     return run
+
+
+@contextlib.contextmanager
+def script_pipeline(args, device):
+    """The usual pipeline as scripts have it: in a process of its own, with the C library's malloc and contiguous images."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    script = argparse.Namespace(**{**vars(args), "memory_format": "contiguous"})
+    process = context.Process(target=_script, args=(theirs, script, device))
+
+    def answer():
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise InputError(f"--script: its process ended (exit code {process.exitcode})") from None
+
+    def run(window):
+        ours.send(window.least)
+        window.images, window.seconds = answer()
+
+    with errors.signals_blocked():
+        process.start()
+    theirs.close()
+    try:
+        answer()  # that it is ready
+        yield run
+        ours.send(None)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.join()
+
+
+def _script(connection, args, device):
+    """Of that process: a window for each number of seconds that comes, until None does."""
+    errors.on_parents_death(signal.SIGKILL)()
+    engine.use_threads(args.threads)
+    fit, files = build_fit(args, device)
+    run = usual_pipeline(fit, usual_loader(args, fit, files))
+    connection.send("ready")
+    for seconds in iter(connection.recv, None):
+        window = timing.Window(device, seconds)
+        run(window)
+        connection.send((window.images, window.seconds))
 
 
 def time_stages(fit, seconds):

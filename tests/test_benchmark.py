@@ -1,9 +1,12 @@
 """benchmark.py as a user runs it, on the tiny competition."""
 
 import json
+import multiprocessing
+import os
 import re
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -63,6 +66,72 @@ def test_without_the_usual_pipeline(measure):
     assert "ours / usual" not in table and "malloc default" in table
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """--script's process starts at once: forked, where users' is spawned."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(throughput.multiprocessing, "get_context", lambda _method: context)
+
+
+def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, forked):
+    here = os.getpid()
+
+    def pretend(_fit, _loader):
+        assert os.getpid() != here
+
+        def run(window):
+            window.images, window.seconds = 10, 4.0
+
+        return run
+
+    monkeypatch.setattr(throughput, "usual_pipeline", pretend)
+    result, table = measure("--no-usual", "--script", "--workers", "1", repeats=1)
+    rates = {name: values["rounds"] for name, values in result["rates"].items()}
+    assert list(rates) == ["ceiling", "ours", "script"] and list(result["fractions"]) == ["ours/ceiling", "ours/script"]
+    assert rates["script"] == [2.5] and result["fractions"]["ours/script"]["median"] == rates["ours"][0] / 2.5
+    assert "ours / script" in table
+
+
+def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypatch):
+    """In this process, where the two can be looked at."""
+    seen, asked = [], iter([0.05, None])
+    monkeypatch.setattr(engine, "keep_freed_memory", lambda: seen.append("kept"))
+    monkeypatch.setattr(errors, "on_parents_death", lambda _signal: lambda: None)
+    monkeypatch.setattr(
+        throughput, "usual_pipeline", lambda fit, loader: seen.append(fit.layout) or (lambda window: window.start())
+    )
+    connection = mock.Mock(recv=lambda: next(asked))
+    with (
+        mock.patch.object(throughput.multiprocessing, "get_context") as context,
+        mock.patch.object(context.return_value, "Pipe", return_value=(mock.Mock(), mock.Mock())),
+        throughput.script_pipeline(fit.args("--workers", "0"), torch.device("cpu")),
+    ):
+        pass
+    _theirs, args, device = context.return_value.Process.call_args.kwargs["args"]
+    throughput._script(connection, args, device)
+    assert seen == [torch.contiguous_format]
+    assert [call.args[0] for call in connection.send.call_args_list] == ["ready", (0, 0.0)]
+
+
+def test_a_script_whose_process_dies_is_told_and_one_that_is_left_is_killed(measure, monkeypatch, forked):
+    def die(_connection, _args, _device):
+        os._exit(3)
+
+    def wait(connection, _args, _device):
+        connection.send("ready")
+        time.sleep(60)
+
+    monkeypatch.setattr(throughput, "_script", die)
+    with pytest.raises(InputError, match=r"^--script: its process ended \(exit code 3\)$"):
+        measure("--no-usual", "--script")
+    monkeypatch.setattr(throughput, "_script", wait)
+    monkeypatch.setattr(throughput.timing, "alternate", mock.Mock(side_effect=KeyboardInterrupt))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        measure("--no-usual", "--script")
+    assert time.monotonic() - began < 30
+
+
 @pytest.mark.parametrize(("malloc", "kept"), [("keep", 1), ("default", 0)])
 def test_freed_memory_is_kept_as_asked(malloc, kept, measure, monkeypatch):
     told = []
@@ -111,9 +180,10 @@ def fit(shared_data, workplace):
     """An engine.Fit as the benchmark makes it: fit("--aug", "none")."""
 
     def build(*options):
-        args = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), *TINY, *options]
-        return throughput.build_fit(benchmark.parse_args(args), torch.device("cpu"))[0]
+        return throughput.build_fit(build.args(*options), torch.device("cpu"))[0]
 
+    data = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache")]
+    build.args = lambda *options: benchmark.parse_args([*data, *TINY, *options])
     return build
 
 
