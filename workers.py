@@ -22,8 +22,8 @@ def results(doing, count, work, jobs):
     """The results of work(job) for each of `jobs` in their order, as an iterator, from `count` processes; with one of them, or
     none, from this process.
 
-    The iterator raises whatever `work` raises, and InputError, with `doing` as what was done, when a process is killed. On
-    leaving, what has not begun is dropped and what has is waited for.
+    The iterator raises whatever `work` raises. On leaving, what has not begun is dropped and what has is waited for.
+    InputError, with `doing` as what was done, when a process is killed.
     """
     if count < 2:
         yield map(work, jobs)
@@ -32,16 +32,11 @@ def results(doing, count, work, jobs):
     try:
         with errors.signals_blocked():  # for the processes, which start with the first job
             found = pool.map(_do, jobs)
-        yield _told(found, doing)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _told(found, doing):
-    try:
-        yield from found
+        yield found
     except BrokenProcessPool as error:
         raise errors.InputError(f"{doing}: one of its processes was killed; out of memory?") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(work):

@@ -4,7 +4,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -66,6 +68,12 @@ def test_a_killed_process_is_told_and_not_waited_for():
         workers.results("reading", 2, die, range(9)) as found,
     ):
         list(found)
+
+
+def test_processes_that_die_while_work_is_handed_out_are_told(monkeypatch):
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", mock.Mock(side_effect=BrokenProcessPool("died")))
+    with pytest.raises(errors.InputError, match=r"^reading: one of"), workers.results("reading", 2, square, range(9)):
+        pass
 
 
 def test_on_leaving_what_has_not_begun_is_dropped(tmp_path):
