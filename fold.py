@@ -6,7 +6,6 @@ import functools
 import resource
 import sys
 import time
-import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
@@ -14,8 +13,8 @@ import torch
 from tqdm import tqdm
 
 import cache
+import checkpoint
 import dataset
-import disk
 import engine
 import errors
 import events
@@ -24,7 +23,6 @@ import finite
 import model
 import precision
 import predictions
-import space
 import training_data
 from errors import InputError, Interrupted
 from labels import CLASS_NAMES, HEADS, SCORED_AS
@@ -64,87 +62,12 @@ def check(args, data, net, ranks):
                 ) from error
 
 
-def save_state(run, fold, state):
-    """last.pt: what --resume needs (tensors and plain values)."""
-
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch hides the disk's error behind one of its own
-                    raise error.__context__ from None
-                raise
-
-    disk.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write, space.tensor_bytes(state))
-
-
-def load_state(run, fold):
-    """The state of `save_state`, or None; nothing in the file can run code."""
-    path = experiment.fold_dir(run, fold) / "last.pt"
-    if not path.exists():
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at its checksums
-            changed = archive.testzip()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
-        if errors.is_out_of_memory(error):
-            raise
-        raise damaged(path, error) from error
-    if changed is not None:
-        raise damaged(path, f"{changed} in it is not what was written")
-    if not isinstance(state, dict):
-        raise damaged(path, f"holds a {type(state).__name__}")
-    return state
-
-
-def damaged(path, error):
-    """The InputError of a saved state that can't be gone on from, for the reason `error`."""
-    return InputError(f"{path}: damaged ({errors.first_line(error)}); delete it to train this fold anew")
-
-
-def check_state(state):
-    """ValueError unless `state` has the parts of engine.Fit.state_dict, as far as the loop goes by them."""
-    kinds = {"model": dict, "optimizer": dict, "scaler": dict, "loss_sum": torch.Tensor, "tail": list, "history": list}
-    kinds |= {"epoch": int, "step": int, "seconds": (int, float)}
-    for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind):
-            raise ValueError(f"its {name} is a {type(state.get(name)).__name__}")
-    for row in state["history"]:
-        if not isinstance(row, dict) or not set(experiment.LOG_COLUMNS) <= set(row):
-            raise ValueError("its history lacks columns of log.csv")
-
-
-def restore(fit, state, path):
-    """`fit` goes on from a state that was read from `path`; InputError when it is of another model, or damaged."""
-    try:
-        check_state(state)
-        fit.load_state_dict(state)
-    except Exception as error:  # torch says what does not fit in many ways
-        if errors.is_out_of_memory(error):
-            raise
-        raise damaged(path, error) from error
-
-
-def epochs_begun(run, fold):
-    """The last epoch of which a saved state holds a step; 0 without one, as when another process just ended the fold."""
-    state = load_state(run, fold)
-    if state is None:
-        return 0
-    try:
-        check_state(state)
-    except ValueError as error:
-        raise damaged(experiment.fold_dir(run, fold) / "last.pt", error) from error
-    return state["epoch"] - (state["step"] == 0)
-
-
 def check_epochs(args, run):
     """InputError when a run that goes on can't end after --epochs: more are begun, or a complete fold's state is gone."""
     done = experiment.done_folds(run)
     for fold in range(max(args.kfold, 1)):
         kept = (experiment.fold_dir(run, fold) / "last.pt").exists()
-        begun = done[fold]["epochs"] if fold in done else epochs_begun(run, fold) if kept else 0
+        begun = done[fold]["epochs"] if fold in done else checkpoint.epochs_begun(run, fold) if kept else 0
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
         if fold in done and not experiment.is_complete(args, done[fold]) and not kept:
@@ -194,13 +117,13 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that
     began with as many.
     """
-    state = ranks.from_first(load_state(run, fold) if ranks.first else None) or {}
+    state = ranks.from_first(checkpoint.load(run, fold) if ranks.first else None) or {}
     net = build_model(args, fold, ranks.device, empty=bool(state)) if net is None else net
     mean, std = model.mean_std(net)
     fit = engine.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
-        restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
+        checkpoint.restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
         last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
@@ -244,7 +167,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
-        restore(final, last, experiment.fold_dir(run, fold) / "last.pt")
+        checkpoint.restore(final, last, experiment.fold_dir(run, fold) / "last.pt")
 
     def state():
         return {**fit.state_dict(), "last": final.state_dict()}
@@ -258,7 +181,7 @@ def finish_on_all(args, run, data, fit, last, board, stop):
                 facts = weights_facts(args, final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
                 model.save_weights(final.evaluated, facts, experiment.fold_dir(run, fold) / "final.safetensors")
             experiment.write_log(run, fold, fit.history + final.history)
-            save_state(run, fold, state())
+            checkpoint.save(run, fold, state())
             log_epoch(args, board, final, " on everyone")
     return final.history
 
@@ -299,7 +222,7 @@ def leave_if_asked(run, fit, stop, state, where):
 def save_good_state(run, fit, state):
     """`save_state` of what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
     finite.check_state(fit)
-    save_state(run, fit.data.fold, state())
+    checkpoint.save(run, fit.data.fold, state())
 
 
 def keep_epoch(args, run, data, fit, probs):
@@ -310,7 +233,7 @@ def keep_epoch(args, run, data, fit, probs):
         if probs is not None:
             write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
     experiment.write_log(run, fold, fit.history)
-    save_state(run, fold, fit.state_dict())
+    checkpoint.save(run, fold, fit.state_dict())
 
 
 def weights_facts(args, fit):

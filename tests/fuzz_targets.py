@@ -15,11 +15,11 @@ from test_engine import make_fit
 
 import advice
 import cache
+import checkpoint
 import dataset
 import decoding
 import evaluation
 import experiment
-import fold
 import images
 import labels
 import model
@@ -267,7 +267,7 @@ def states(folder):
     torch.save(fit.state_dict(), file)
 
     def read():
-        fold.restore(fit, fold.load_state(folder, 0), file)
+        checkpoint.restore(fit, checkpoint.load(folder, 0), file)
         return fit
 
     yield Target("last.pt", "pickle", file, read, lambda found: found.finished)

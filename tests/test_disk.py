@@ -18,10 +18,10 @@ from conftest import gradient, save
 from matplotlib.figure import Figure
 
 import cache
+import checkpoint
 import disk
 import events
 import experiment
-import fold
 import model
 from errors import InputError
 from images import Geometry
@@ -117,7 +117,7 @@ WRITERS = {
     "csv": ("oof.csv", lambda folder, number: experiment.write_csv(folder / "oof.csv", pd.DataFrame({"p0": [number]}))),
     "picture": ("curves.png", lambda folder, number: disk.write_figure(folder / "curves.png", figure(number))),
     "weights": ("best.safetensors", lambda folder, number: model.save_weights(linear(number), {}, folder / "best.safetensors")),
-    "state": ("fold0/last.pt", lambda folder, number: fold.save_state(folder, 0, tensors(number))),
+    "state": ("fold0/last.pt", lambda folder, number: checkpoint.save(folder, 0, tensors(number))),
     "events": ("events", lambda folder, number: disk.append(folder / "events", f"epoch {number}\n".encode())),
 }
 

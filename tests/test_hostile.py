@@ -17,10 +17,10 @@ from simulated import People, write_run
 from test_engine import make_fit
 
 import cache
+import checkpoint
 import compare
 import errors
 import experiment
-import fold
 import leaderboard
 import model
 import plan
@@ -83,7 +83,7 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
     (tmp_path / "fold0").mkdir()
     pickled(tmp_path / "fold0" / "last.pt", owned, how)
     with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it to train this fold anew"):
-        fold.load_state(tmp_path, 0)
+        checkpoint.load(tmp_path, 0)
 
 
 @pytest.mark.parametrize("change", [
@@ -91,9 +91,9 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
 ])  # fmt: skip
 def test_states_that_no_training_can_go_on_from(tmp_path, change):
     fit = make_fit()
-    fold.restore(fit, fit.state_dict(), tmp_path / "last.pt")
+    checkpoint.restore(fit, fit.state_dict(), tmp_path / "last.pt")
     with pytest.raises(InputError, match=r"last.pt: damaged \(.*\); delete it to train this fold anew"):
-        fold.restore(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
+        checkpoint.restore(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
 
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):

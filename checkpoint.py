@@ -1,0 +1,86 @@
+"""The saved state of a fold, last.pt: what --resume needs to go on in the same bits as if nothing had happened."""
+
+import zipfile
+
+import torch
+
+import disk
+import errors
+import experiment
+import space
+from errors import InputError
+
+
+def save(run, fold, state):
+    """last.pt: what --resume needs (tensors and plain values)."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch hides the disk's error behind one of its own
+                    raise error.__context__ from None
+                raise
+
+    disk.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write, space.tensor_bytes(state))
+
+
+def load(run, fold):
+    """The state of `save`, or None; nothing in the file can run code."""
+    path = experiment.fold_dir(run, fold) / "last.pt"
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at its checksums
+            changed = archive.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
+        if errors.is_out_of_memory(error):
+            raise
+        raise damaged(path, error) from error
+    if changed is not None:
+        raise damaged(path, f"{changed} in it is not what was written")
+    if not isinstance(state, dict):
+        raise damaged(path, f"holds a {type(state).__name__}")
+    return state
+
+
+def damaged(path, error):
+    """The InputError of a saved state that can't be gone on from, for the reason `error`."""
+    return InputError(f"{path}: damaged ({errors.first_line(error)}); delete it to train this fold anew")
+
+
+def check(state):
+    """ValueError unless `state` has the parts of engine.Fit.state_dict, as far as the loop goes by them."""
+    kinds = {"model": dict, "optimizer": dict, "scaler": dict, "loss_sum": torch.Tensor, "tail": list, "history": list}
+    kinds |= {"epoch": int, "step": int, "seconds": (int, float)}
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"its {name} is a {type(state.get(name)).__name__}")
+    for row in state["history"]:
+        if not isinstance(row, dict) or not set(experiment.LOG_COLUMNS) <= set(row):
+            raise ValueError("its history lacks columns of log.csv")
+
+
+def restore(fit, state, path):
+    """`fit` goes on from a state that was read from `path`; InputError when it is of another model, or damaged."""
+    try:
+        check(state)
+        fit.load_state_dict(state)
+    except Exception as error:  # torch says what does not fit in many ways
+        if errors.is_out_of_memory(error):
+            raise
+        raise damaged(path, error) from error
+
+
+def epochs_begun(run, fold):
+    """The last epoch of which a saved state holds a step; 0 without one, as when another process just ended the fold."""
+    state = load(run, fold)
+    if state is None:
+        return 0
+    try:
+        check(state)
+    except ValueError as error:
+        raise damaged(experiment.fold_dir(run, fold) / "last.pt", error) from error
+    return state["epoch"] - (state["step"] == 0)
