@@ -1,6 +1,10 @@
-"""The saved state of a fold, last.pt: what --resume needs to go on in the same bits as if nothing had happened."""
+"""The saved state of a fold, last.pt: what --resume needs to go on in the same bits as if nothing had happened.
+
+A `Writer` writes it while the next steps are trained, as torch.distributed.checkpoint's `async_save` does.
+"""
 
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -9,6 +13,51 @@ import errors
 import experiment
 import space
 from errors import InputError
+
+
+class Writer:
+    """Files written in a thread while training goes on, those of one `put` after those of the one before.
+
+    What goes wrong is raised where it is waited for: by `wait`, the next `put`, or leaving the context.
+    """
+
+    def __init__(self):
+        self._thread, self._writing, self._then = ThreadPoolExecutor(1), None, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def put(self, write, then=lambda: None):
+        """Begin with `write()`, once what was put before is written; `then()` is called by who waits for it."""
+        self.wait()
+        self._writing, self._then = self._thread.submit(write), then
+
+    @property
+    def done(self):
+        """Whether something is written that nobody has waited for."""
+        return self._writing is not None and self._writing.done()
+
+    def wait(self):
+        """Until all is written, and told."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+            self._then()
+
+
+def copied(state):
+    """A state (dicts, lists, tensors and plain values) whose tensors are its own, on the CPU: training does not change them."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: copied(value) for name, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state
 
 
 def save(run, fold, state):

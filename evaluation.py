@@ -167,9 +167,9 @@ def predict_rows(weights, store, rows, args, device):
     """(target, probabilities [len(rows), num_outputs]) of each of `weights`, files of folds, for rows of `store`, a
     cache.ImageStore. `args`: batch_size, amp, tta, quiet.
     """
-    models, targets = [], []
+    models, targets, loaded = [], [], None
     for path in weights:
-        net, facts = model.load(path)
+        net, facts = loaded = model.load(path, loaded)
         net = net.to(device, memory_format=precision.FORMATS[facts["options"]["memory_format"]])  # to round as training did
         models.append((net, facts["mean"], facts["std"]))
         targets.append(facts["target"])

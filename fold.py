@@ -1,12 +1,14 @@
 """One fold, from its first step to its complete folder: model, saved state, best weights, log and predictions."""
 
+import argparse
 import contextlib
 import copy
 import functools
 import resource
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -77,10 +79,25 @@ def check_epochs(args, run):
             )
 
 
+@dataclass(frozen=True)
+class Training:
+    """What all that trains a fold goes by: the options of train.py, the run's folder, its data, who asks to stop, what writes
+    the fold's files while it trains, and its TensorBoard events."""
+
+    args: argparse.Namespace
+    run: Path
+    data: training_data.Data
+    stop: errors.StopSignals
+    writer: checkpoint.Writer
+    board: events.Events
+
+
 def train_missing(args, run, data, fold, ranks, stop, net=None):
     """`train_fold`, unless the fold is complete already; its folder is held meanwhile.
 
-    InputError when another process holds it, and for a loss or weights that are no numbers any more.
+    `args` are the options of train.py, `stop` its StopSignals, `net` what `build_model` makes for this fold, if it is made
+    already. Raises Interrupted, with the state saved, when a signal came; InputError when another process holds the fold, and
+    for a loss or weights that are no numbers any more.
     """
     if code := ranks.any(stop.requested):
         raise Interrupted(code, "stopped between two folds")
@@ -89,9 +106,9 @@ def train_missing(args, run, data, fold, ranks, stop, net=None):
         if ranks.first:
             experiment.drop_state(run, fold, args.keep_state)
         return
-    with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext():
+    with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext(), checkpoint.Writer() as writer:
         try:
-            train_fold(args, run, data, fold, ranks, stop, net)
+            train_fold(Training(args, run, data, stop, writer, events.Events(run, fold)), fold, ranks, net)
         except finite.NotFinite as error:
             raise InputError(tell_not_finite(args, run, data, fold, error, ranks)) from None
 
@@ -109,14 +126,14 @@ def tell_not_finite(args, run, data, fold, error, ranks):
     )
 
 
-def train_fold(args, run, data, fold, ranks, stop, net=None):
+def train_fold(job, fold, ranks, net=None):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
-    `args` are the options of train.py, `stop` its StopSignals, `net` what `build_model` makes for this fold, if it is made
-    already. Raises Interrupted, with the state saved, when a signal came. With more --epochs than it had a fold is trained on
-    from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that
-    began with as many.
+    `job` is its Training, `net` what `build_model` makes for it, if it is made already. With more --epochs than it had a fold
+    is trained on from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than
+    a run that began with as many.
     """
+    args, run, data = job.args, job.run, job.data
     state = ranks.from_first(checkpoint.load(run, fold) if ranks.first else None) or {}
     net = build_model(args, fold, ranks.device, empty=bool(state)) if net is None else net
     mean, std = model.mean_std(net)
@@ -130,18 +147,17 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
             errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
     if ranks.first:
         experiment.reopen_fold(run, fold)
-    board = events.Events(run, fold)
     while not fit.finished:
-        train_epoch(args, run, fit, stop, fit.state_dict)
+        train_epoch(job, fit, fit.state_dict)
         where = f"epoch {fit.epoch}, while validating"
-        probs = engine.end_epoch(fit, functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where))
+        probs = engine.end_epoch(fit, functools.partial(leave_if_asked, job, fit, fit.state_dict, where))
         if ranks.first:
-            keep_epoch(args, run, data, fit, probs)
-            log_epoch(args, board, fit)
-    rows = fit.history + (finish_on_all(args, run, data, fit, last, board, stop) if args.finish_on_all else [])
+            keep_epoch(job, fit, probs)
+    job.writer.wait()
+    rows = fit.history + (finish_on_all(job, fit, last) if args.finish_on_all else [])
     if not args.kfold:
         where = "while predicting its training images"
-        asked = functools.partial(leave_if_asked, run, fit, stop, fit.state_dict, where)
+        asked = functools.partial(leave_if_asked, job, fit, fit.state_dict, where)
         logits = engine.predict_rows(fit, fit.data.train_rows, asked)
         probs = engine.head_probs(args.target, logits)
         if ranks.first:
@@ -151,7 +167,7 @@ def train_fold(args, run, data, fold, ranks, stop, net=None):
     ranks.wait()
 
 
-def finish_on_all(args, run, data, fit, last, board, stop):
+def finish_on_all(job, fit, last):
     """--finish-on-all N: a fold's best weights go through its last N epochs up to the best one again, on everyone.
 
     As the contest's 1st place showed the validation people to its last 3 epochs, here those up to the fold's best one.
@@ -159,11 +175,11 @@ def finish_on_all(args, run, data, fit, last, board, stop):
     stays: out-of-fold scores are of the weights before. `last`: the state of a stopped `finish_on_all`, or None. Returns
     the epochs' rows of the log.
     """
-    fold, ranks, best = fit.data.fold, fit.ranks, fit.best_epoch
+    args, run, fold, ranks, best = job.args, job.run, fit.data.fold, fit.ranks, fit.best_epoch
     weights = experiment.best_weights(run, fold)
     net = build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
-    everyone = training_data.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
+    everyone = training_data.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
     final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
@@ -173,35 +189,39 @@ def finish_on_all(args, run, data, fit, last, board, stop):
         return {**fit.state_dict(), "last": final.state_dict()}
 
     while final.epoch <= best:
-        train_epoch(args, run, final, stop, state, " on everyone")
+        train_epoch(job, final, state, " on everyone")
         engine.end_epoch(final)
         final.history[-1]["epoch"] = len(fit.history) + len(final.history)
         if ranks.first:
+            first = []
             if final.epoch > best:
                 facts = weights_facts(args, final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
-                model.save_weights(final.evaluated, facts, experiment.fold_dir(run, fold) / "final.safetensors")
-            experiment.write_log(run, fold, fit.history + final.history)
-            checkpoint.save(run, fold, state())
-            log_epoch(args, board, final, " on everyone")
+                path = experiment.fold_dir(run, fold) / "final.safetensors"
+                first.append(functools.partial(model.save_weights, model.weights(final.evaluated), facts, path))
+            put_epoch(job, first, fit.history + final.history, state(), epoch_line(args, final, " on everyone"))
+    job.writer.wait()
     return final.history
 
 
-def train_epoch(args, run, fit, stop, state, on=""):
+def train_epoch(job, fit, state, on=""):
     """Train the rest of an epoch under a progress bar; save the state every --save-minutes and when a signal asks to stop.
 
     state: a function that gives what is saved; on: words of the bar about who trains.
     """
-    saved = time.monotonic()
+    args, saved = job.args, time.monotonic()
     label = f"fold {fit.data.fold} epoch {fit.epoch}/{args.epochs}{on}"
     bar = tqdm(total=fit.steps * fit.step_size, initial=fit.step * fit.step_size, desc=label, unit="img", leave=False,
                disable=True if args.quiet or not fit.ranks.first else None)  # fmt: skip
 
     def after_step():
         nonlocal saved
+        if job.writer.done:
+            bar.clear()  # what is told now has the line to itself
+            job.writer.wait()
         bar.update(fit.step_size)
-        leave_if_asked(run, fit, stop, state, f"epoch {fit.epoch}{on}, after step {fit.step} of {fit.steps}")
+        leave_if_asked(job, fit, state, f"epoch {fit.epoch}{on}, after step {fit.step} of {fit.steps}")
         if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
-            save_good_state(run, fit, state)
+            save_good_state(job, fit, state)
             saved = time.monotonic()
         return False
 
@@ -209,31 +229,52 @@ def train_epoch(args, run, fit, stop, state, on=""):
         engine.train_one_epoch(fit, after_step)
 
 
-def leave_if_asked(run, fit, stop, state, where):
+def leave_if_asked(job, fit, state, where):
     """Save the state and raise Interrupted if a signal asked to stop; of several processes all do so at the same place."""
-    code = fit.ranks.any(stop.requested)
+    code = fit.ranks.any(job.stop.requested)
     if not code:
         return
     if fit.ranks.first:
-        save_good_state(run, fit, state)
+        save_good_state(job, fit, state)
+        job.writer.wait()
     raise Interrupted(code, f"stopped in fold {fit.data.fold}, {where}; state saved")
 
 
-def save_good_state(run, fit, state):
-    """`save_state` of what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
+def save_good_state(job, fit, state):
+    """Save what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
     finite.check_state(fit)
-    checkpoint.save(run, fit.data.fold, state())
+    job.writer.put(functools.partial(checkpoint.save, job.run, fit.data.fold, checkpoint.copied(state())))
 
 
-def keep_epoch(args, run, data, fit, probs):
-    """After an epoch: the weights and validation predictions if it is the best one, the log, then the state."""
-    fold = fit.data.fold
+def keep_epoch(job, fit, probs):
+    """Keep what an epoch left, the weights and validation predictions too if it is the best one."""
+    args, run, fold, first = job.args, job.run, fit.data.fold, []
     if fit.best_epoch == len(fit.history):
-        model.save_weights(fit.evaluated, weights_facts(args, fit), experiment.best_weights(run, fold))
+        facts, path = weights_facts(args, fit), experiment.best_weights(run, fold)
+        first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), facts, path))
         if probs is not None:
-            write_predictions(args, run, data, fold, fit.data.val_rows, probs, "oof.csv")
-    experiment.write_log(run, fold, fit.history)
-    checkpoint.save(run, fold, fit.state_dict())
+            rows = fit.data.val_rows
+            first.append(functools.partial(write_predictions, args, run, job.data, fold, rows, probs, "oof.csv"))
+    put_epoch(job, first, fit.history, fit.state_dict(), epoch_line(args, fit))
+
+
+def put_epoch(job, first, history, state, line):
+    """Have an epoch's files written while training goes on, as they are now, and `line` told once they are there.
+
+    The calls `first` write theirs, then come the log (`history`), the `state` and the last row's numbers for TensorBoard.
+    """
+    history, state = checkpoint.copied(history), checkpoint.copied(state)
+    row = history[-1]
+
+    def write():
+        for write_file in first:
+            write_file()
+        experiment.write_log(job.run, row["fold"], history)
+        checkpoint.save(job.run, row["fold"], state)
+        names = ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second")
+        job.board.write(row["epoch"], {name: row[name] for name in names if row[name] is not None})
+
+    job.writer.put(write, functools.partial(errors.say, line))
 
 
 def weights_facts(args, fit):
@@ -264,15 +305,13 @@ def write_predictions(args, run, data, fold, rows, probs, name):
     experiment.write_csv(experiment.fold_dir(run, fold) / name, table, predictions.FORMAT)
 
 
-def log_epoch(args, board, fit, on=""):
-    """A line for the user (with the words `on` about who trained) and the epoch's numbers for TensorBoard."""
+def epoch_line(args, fit, on=""):
+    """What the user is told of the epoch that just ended, with the words `on` about who trained."""
     row = fit.history[-1]
-    names = ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second")
-    board.write(row["epoch"], {name: row[name] for name in names if row[name] is not None})
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
     epoch = f"epoch {row['epoch']:>2}{on or f'/{args.epochs}'}"
-    errors.say(
+    return (
         f"fold {row['fold']} {epoch}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
         f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} img/s{best}"
     )

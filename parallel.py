@@ -71,7 +71,7 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
 
 
 def train_folds(args, run, data, numbers, device, stop):
-    """Train the folds `numbers` of a run, `args.parallel_folds` at once; the arguments are those of fold.train_fold.
+    """Train the folds `numbers` of a run, `args.parallel_folds` at once; the arguments are those of fold.train_missing.
 
     When one process fails the others save their state and stop, and its error is raised: InputError, also for one that was
     killed. Interrupted when `stop` was requested.

@@ -268,7 +268,7 @@ def make_fold(args, run, number, device):
     experiment.fold_dir(run, number).mkdir()
     facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
     facts["options"] = options
-    model.save_weights(net, facts, experiment.fold_dir(run, number) / "best.safetensors")
+    model.save_weights(model.weights(net), facts, experiment.fold_dir(run, number) / "best.safetensors")
     experiment.finish_fold(run, number, {})
     return net, mean, std
 

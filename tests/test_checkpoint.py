@@ -1,11 +1,73 @@
 """checkpoint.py: the saved state of a fold (that it goes on in the same bits is tested in test_resume.py)."""
 
+import threading
+
 import pytest
 import torch
-from test_engine import make_fit
+from test_engine import assert_equal, make_fit
 
 import checkpoint
 from errors import InputError
+
+
+def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one():
+    came, go_on = [], threading.Event()
+
+    def write(number):
+        go_on.wait(20)
+        came.append((number, threading.current_thread() is threading.main_thread()))
+
+    with checkpoint.Writer() as writer:
+        writer.wait()  # for nothing
+        writer.put(lambda: write(1), lambda: write("told"))
+        assert (came, writer.done) == ([], False)
+        go_on.set()
+        writer.put(lambda: write(2))
+        assert came[:2] == [(1, False), ("told", True)]
+        writer.wait()
+        assert came[2:] == [(2, False)] and not writer.done
+        writer.put(lambda: write(3), lambda: write("told too"))
+    assert came[3:] == [(3, False), ("told too", True)]
+
+
+def leave(writer, error=None):
+    with writer:
+        if error:
+            raise error
+
+
+WAITS = {
+    "wait": checkpoint.Writer.wait,
+    "put": lambda writer: writer.put(lambda: None),
+    "leaving": leave,
+    "leaving with an error": lambda writer: leave(writer, ValueError()),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
+    told, writer = [], checkpoint.Writer()
+
+    def fail():
+        raise InputError("disk full")
+
+    writer.put(fail, lambda: told.append("told"))
+    with pytest.raises(InputError, match="disk full"):
+        wait(writer)
+    writer.wait()
+    assert told == [] and not writer.done
+
+
+def test_a_copied_state_is_equal_and_stays_as_it_is():
+    weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    state = {"model": {"w": weights}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
+    copied = checkpoint.copied(state)
+    assert_equal(copied, state)
+    assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
+    weights.zero_()
+    state["history"][0]["epoch"] = 2
+    state["history"].append({})
+    assert copied["model"]["w"].any() and copied["tail"][0]["w"].any() and copied["history"] == [{"epoch": 1}]
 
 
 def test_damaged_state_is_named(tmp_path):

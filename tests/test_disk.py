@@ -116,7 +116,10 @@ WRITERS = {
     "json": ("summary.json", lambda folder, number: experiment.write_json(folder / "summary.json", {"f1": number})),
     "csv": ("oof.csv", lambda folder, number: experiment.write_csv(folder / "oof.csv", pd.DataFrame({"p0": [number]}))),
     "picture": ("curves.png", lambda folder, number: disk.write_figure(folder / "curves.png", figure(number))),
-    "weights": ("best.safetensors", lambda folder, number: model.save_weights(linear(number), {}, folder / "best.safetensors")),
+    "weights": (
+        "best.safetensors",
+        lambda folder, number: model.save_weights(model.weights(linear(number)), {}, folder / "best.safetensors"),
+    ),
     "state": ("fold0/last.pt", lambda folder, number: checkpoint.save(folder, 0, tensors(number))),
     "events": ("events", lambda folder, number: disk.append(folder / "events", f"epoch {number}\n".encode())),
 }

@@ -117,17 +117,38 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
     torch.manual_seed(1)
     net = model.create("test_efficientnet", "multi", (40, 30)).eval()
     facts = {**FACTS, "model": "test_efficientnet", "target": "multi", "img_size": [40, 30]}
-    model.save_weights(net, facts, tmp_path / "best.safetensors")
+    model.save_weights(model.weights(net), facts, tmp_path / "best.safetensors")
     again, read = model.load(tmp_path / "best.safetensors")
     assert read == {**facts, "mean": list(MEAN), "std": list(STD)}
     images = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8)
     np.testing.assert_array_equal(model.predict(net, [images], MEAN, STD), model.predict(again, [images], MEAN, STD))
 
 
+def test_folds_of_a_kind_are_built_once(tmp_path, monkeypatch):
+    """timm takes longer to build a model than to copy one; what is copied keeps its own weights."""
+    nets, paths = [], []
+    for number, target in enumerate(("mask", "mask", "label")):
+        nets.append(model.create("test_resnet", target, (32, 32)).eval())
+        paths.append(tmp_path / f"{number}.safetensors")
+        model.save_weights(model.weights(nets[-1]), {**FACTS, "target": target}, paths[-1])
+    built, real = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **options: built.append(args) or real(*args, **options))
+    loaded = [model.load(paths[0])]
+    loaded[0][0].to(memory_format=torch.channels_last)  # as inference.py does
+    for path in paths[1:]:
+        loaded.append(model.load(path, loaded[-1]))
+    assert len(built) == 2
+    images = torch.rand(2, 3, 32, 32)
+    for net, (again, facts) in zip(nets, loaded):
+        assert not again.training and facts["target"] in ("mask", "label")
+        torch.testing.assert_close(again(images), net(images))
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
+
+
 def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
     path = tmp_path / "best.safetensors"
     net = model.create("test_resnet", "mask", (32, 32))
-    model.save_weights(net, FACTS, path)
+    model.save_weights(model.weights(net), FACTS, path)
     content = bytearray(path.read_bytes())
     for at in (-1, len(content) // 2):
         content[at] ^= 1
@@ -141,7 +162,7 @@ def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
 
 def test_a_trained_model_is_loaded_without_a_forward(tmp_path, monkeypatch):
     net = model.create("test_resnet", "mask", (32, 32))
-    model.save_weights(net, FACTS, tmp_path / "best.safetensors")
+    model.save_weights(model.weights(net), FACTS, tmp_path / "best.safetensors")
 
     def forward(*_args):
         raise ValueError("a forward")

@@ -73,7 +73,7 @@ def stop_in(where, main):
             asked = itertools.count()
             return work(args[0], lambda: (strike() if next(asked) == 1 else None, args[1]())[1])
         result = work(*args, **options)
-        if (name == "finish_fold" and args[1] == 0) or (name == "keep_epoch" and (args[3].data.fold, args[3].epoch) == (0, 3)):
+        if (name == "finish_fold" and args[1] == 0) or (name == "keep_epoch" and (args[1].data.fold, args[1].epoch) == (0, 3)):
             strike()
         return result
 
