@@ -172,6 +172,7 @@ class Fit:
         if data.pseudo is not None:
             targets[-len(data.pseudo) :] = torch.from_numpy(data.pseudo)
         self.targets = targets.to(device)
+        self.mean_std = [torch.tensor(values).to(device) for values in (data.mean, data.std)]  # copied once, not at each step
         self.partners = None
         if recipe.mix != "none":
             same = data.masks if recipe.mix == "halves" else None
@@ -323,10 +324,21 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     return True
 
 
+def seed_draws(device, seed):
+    """Give a seed to torch's own draws on the CPU and on this device.
+
+    torch.manual_seed does so for every kind of device, and for those that are not there (cuda, xpu, mtia) it writes down the
+    caller's stack, which takes as long as dozens of a GPU's kernels.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def train_step(fit, step, batches):
     """One optimizer step over its Parts, whose images come next from `batches`."""
     recipe, key = fit.recipe, (fit.recipe.seed, fit.data.fold, fit.epoch, fit.step)
-    torch.manual_seed(draw_seed("dropout", *key, fit.ranks.rank))
+    seed_draws(fit.ranks.device, draw_seed("dropout", *key, fit.ranks.rank))
     if hasattr(fit.optimizer, "generator"):  # Adahessian draws too, from a generator that no state holds
         draws = torch.Generator(next(fit.model.parameters()).device)  # elsewhere it would take one of its own instead
         fit.optimizer.generator = draws.manual_seed(draw_seed("optimizer", *key))

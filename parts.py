@@ -48,11 +48,10 @@ def step_parts(fit, order, step):
     key = (recipe.seed, fit.data.fold, fit.epoch, step)
     rows = order[step * size : (step + 1) * size]
     params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("augment", *key)))
-    mixed, mix_params, uniform = mixing.draw(
-        recipe.mix, size, recipe.mix_prob, recipe.mix_alpha, sampling.generator("mix", *key)
-    )
-    partners, partner_params = rows[:0], params[:0]
+    mixed = np.zeros(size, dtype=bool)
     if fit.partners:
+        drawn = sampling.generator("mix", *key)
+        mixed, mix_params, uniform = mixing.draw(recipe.mix, size, recipe.mix_prob, recipe.mix_alpha, drawn)
         partners = fit.partners.draw(rows, uniform)
         partner_params = augment.draw(recipe.aug, size, torch.Generator().manual_seed(draw_seed("partners", *key)))
 
@@ -62,7 +61,7 @@ def step_parts(fit, order, step):
 
         own = mine(mixed)
         if not own.any():
-            return Part(mine(rows), mine(params), own, mix_params[:0], rows[:0], params[:0])
+            return Part(mine(rows), mine(params), own, torch.empty(0, len(mixing.COLUMNS)), rows[:0], params[:0])
         return Part(mine(rows), mine(params), own, mine(mix_params)[own], mine(partners)[own], mine(partner_params)[own])
 
     return [part(start) for start in range(0, size, micro)]
@@ -71,7 +70,7 @@ def step_parts(fit, order, step):
 def prepare(fit, part, batch):
     """(images float32 [B, 3, H, W], soft targets [B, num_outputs]) of a Part, whose `reads` are the batch (uint8)."""
     params = torch.cat([part.params, part.partner_params])
-    images = augment.augment(batch, params, fit.recipe.aug, fit.data.mean, fit.data.std)
+    images = augment.augment(batch, params, fit.recipe.aug, *fit.mean_std)
     targets = fit.targets[torch.from_numpy(part.reads).to(fit.ranks.device, non_blocking=True)]
     B = len(part.rows)
     if len(part.partners):

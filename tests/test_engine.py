@@ -1,4 +1,5 @@
 import copy
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -437,3 +438,16 @@ def test_compiled_forward_trains_the_same_model(monkeypatch):
         engine.train_one_epoch(each, lambda: False)
     assert seen == [8, 8, 8]
     assert all((value == plain.model.state_dict()[name]).all() for name, value in fit.model.state_dict().items())
+
+
+def test_the_draws_of_a_step_get_the_seed_that_torch_would_give_them(monkeypatch):
+    """Without what torch does for devices that are not there: it keeps the stack of the caller."""
+    torch.manual_seed(2**62 + 5)
+    expected = torch.rand(3)
+    monkeypatch.setattr(traceback, "format_stack", lambda *_args: pytest.fail("the stack was kept"))
+    engine.seed_draws(torch.device("cpu"), 2**62 + 5)
+    assert torch.equal(torch.rand(3), expected)
+    given = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", given.append)
+    engine.seed_draws(torch.device("cuda"), 7)
+    assert given == [7] and torch.initial_seed() == 7
