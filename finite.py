@@ -9,6 +9,7 @@ import collections
 import torch
 
 import parts
+import space
 
 LOOK_STEPS = 50  # how often a GPU is asked, as its answer has to be waited for; a CPU is every step
 
@@ -34,16 +35,7 @@ def check_state(fit):
     good = collections.defaultdict(list)  # of each device, which is waited for once
     for value in fit.model.parameters():
         good[value.device].append(value.isfinite().all())
-    for value in _tensors(fit.state_dict()):
+    for value in space.tensors(fit.state_dict()):
         good[value.device].append(~value.isnan().any())
     if not all(torch.stack(flags).all() for flags in good.values()):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
-
-
-def _tensors(value):
-    """The tensors within a state of dicts and lists."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)

@@ -15,12 +15,18 @@ NUMBER = 11  # bytes of a probability in a csv, with its comma
 SIDE, STEPS = 64, 8  # of the layer on which an optimizer shows how much it keeps; Lookahead has all of it after 6 steps
 
 
+def tensors(value):
+    """All tensors in a nest of dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from tensors(part)
+
+
 def tensor_bytes(value):
     """The bytes of all tensors in a nest of dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return sum(tensor_bytes(part) for part in parts)
+    return sum(tensor.nbytes for tensor in tensors(value))
 
 
 def optimizer_share(name, lr, weight_decay):

@@ -1,5 +1,6 @@
 """checkpoint.py: the saved state of a fold (that it goes on in the same bits is tested in test_resume.py)."""
 
+import copy
 import threading
 
 import pytest
@@ -60,14 +61,19 @@ def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
 
 def test_a_copied_state_is_equal_and_stays_as_it_is():
     weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    state = {"model": {"w": weights}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
+    others = {"half": torch.randn(5).bfloat16(), "flags": torch.tensor([True, False]), "count": torch.tensor(7)}
+    others |= {"empty": torch.zeros(0, 3), "column": torch.randn(4, 4)[:, 1], "same": torch.ones(1).expand(3)}
+    state = {"model": {"w": weights, **others}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
+    before = copy.deepcopy(state)
     copied = checkpoint.copied(state)
     assert_equal(copied, state)
     assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
-    weights.zero_()
+    for value in (weights, *others.values()):
+        value.zero_() if value.is_contiguous() else value.mul_(0) if value.stride() != (0,) else None
     state["history"][0]["epoch"] = 2
     state["history"].append({})
-    assert copied["model"]["w"].any() and copied["tail"][0]["w"].any() and copied["history"] == [{"epoch": 1}]
+    assert_equal(copied, before)
+    assert_equal(checkpoint.copied({"history": []}), {"history": []})
 
 
 def test_damaged_state_is_named(tmp_path):
