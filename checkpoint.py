@@ -101,7 +101,7 @@ def damaged(path, error):
 
 
 def check(state):
-    """ValueError unless `state` has the parts of engine.Fit.state_dict, as far as the loop goes by them."""
+    """ValueError unless `state` has the parts of fits.Fit.state_dict, as far as the loop goes by them."""
     kinds = {"model": dict, "optimizer": dict, "scaler": dict, "loss_sum": torch.Tensor, "tail": list, "history": list}
     kinds |= {"epoch": int, "step": int, "seconds": (int, float)}
     for name, kind in kinds.items():

@@ -22,6 +22,7 @@ import errors
 import events
 import experiment
 import finite
+import fits
 import model
 import precision
 import predictions
@@ -43,7 +44,7 @@ def build_model(args, fold, device, try_size=False, empty=False):
 
 def recipe(args):
     """The options that the loop uses."""
-    return engine.Recipe(**{field.name: getattr(args, field.name) for field in fields(engine.Recipe)})
+    return fits.Recipe(**{field.name: getattr(args, field.name) for field in fields(fits.Recipe)})
 
 
 def check(args, data, net, ranks):
@@ -52,8 +53,8 @@ def check(args, data, net, ranks):
     `net` is a model of the run; None: one is built where it takes one to know.
     """
     for fold in range(max(args.kfold, 1)):
-        images = engine.epoch_images(recipe(args), training_data.fold_data(args, data, fold, None, None))
-        size = engine.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
+        images = fits.epoch_images(recipe(args), training_data.fold_data(args, data, fold, None, None))
+        size = fits.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
             net = build_model(args, fold, ranks.device) if net is None else net
             try:
@@ -137,7 +138,7 @@ def train_fold(job, fold, ranks, net=None):
     state = ranks.from_first(checkpoint.load(run, fold) if ranks.first else None) or {}
     net = build_model(args, fold, ranks.device, empty=bool(state)) if net is None else net
     mean, std = model.mean_std(net)
-    fit = engine.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
+    fit = fits.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
         checkpoint.restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
@@ -180,7 +181,7 @@ def finish_on_all(job, fit, last):
     net = build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
     everyone = training_data.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
-    final = engine.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
+    final = fits.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
         checkpoint.restore(final, last, experiment.fold_dir(run, fold) / "last.pt")

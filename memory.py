@@ -12,6 +12,7 @@ import distributed
 import engine
 import errors
 import finite
+import fits
 import fold
 import model
 import training_data
@@ -45,7 +46,7 @@ def give_back(device):
 def _two_steps(args, data, net, ranks):
     recipe = replace(fold.recipe(args), batch_size=args.batch_size // ranks.world, freeze_epochs=0, compile=False)
     rows = training_data.fold_data(args, data, args.fold[0] if args.fold else 0, *model.mean_std(net))
-    fit = engine.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
+    fit = fits.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
     with contextlib.suppress(finite.NotFinite):  # the training itself will tell
         engine.train_one_epoch(fit, lambda: fit.step == 2)
 
@@ -69,13 +70,13 @@ def _halved(args, world):
 
 def settle(args, data, net, ranks):
     """--auto-batch of a new run: --batch-size and --accum become what has room and makes the same steps."""
-    fits = fitting(args, data, net, ranks)
-    if fits is None:
+    room_for = fitting(args, data, net, ranks)
+    if room_for is None:
         raise InputError(_too_large(args, ranks.device))
-    if fits.batch_size < args.batch_size:
+    if room_for.batch_size < args.batch_size:
         errors.say(f"auto batch: --batch-size {args.batch_size} has no room on {_name(ranks.device)}, "
-                   f"taken: --batch-size {fits.batch_size} --accum {fits.accum}")  # fmt: skip
-    args.batch_size, args.accum = fits.batch_size, fits.accum
+                   f"taken: --batch-size {room_for.batch_size} --accum {room_for.accum}")  # fmt: skip
+    args.batch_size, args.accum = room_for.batch_size, room_for.accum
 
 
 def advice(args, data, ranks):
@@ -91,13 +92,13 @@ def advice(args, data, ranks):
         if not errors.is_out_of_memory(error):
             raise
         return before
-    fits = fitting(args, data, net, ranks, agree=False)
-    if fits is None:
+    room_for = fitting(args, data, net, ranks, agree=False)
+    if room_for is None:
         return _too_large(args, ranks.device)
-    if fits.batch_size == args.batch_size:
+    if room_for.batch_size == args.batch_size:
         return f"{ran_out}, though such a step has room now (measured); does another program use the device too?"
     return (
-        f"{ran_out}; a new run with --batch-size {fits.batch_size} --accum {fits.accum} fits (measured by halving) and "
+        f"{ran_out}; a new run with --batch-size {room_for.batch_size} --accum {room_for.accum} fits (measured by halving) and "
         "makes the same steps; --auto-batch finds that by itself"
     )
 

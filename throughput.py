@@ -29,6 +29,7 @@ import engine
 import errors
 import evaluation
 import experiment
+import fits
 import fold
 import model
 import parts
@@ -57,7 +58,7 @@ def train(args, device):
 
 
 def build_fit(args, device):
-    """(engine.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
+    """(fits.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
     net = fold.build_model(args, 0, device, try_size=True)
     data = training_data.load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
@@ -65,7 +66,7 @@ def build_fit(args, device):
     about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
     args.amp, args.memory_format = precision.choose(net, *about)
     net = fold.build_model(args, 0, device)
-    fit = engine.Fit(net, fold.recipe(args), training_data.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    fit = fits.Fit(net, fold.recipe(args), training_data.fold_data(args, data, 0, *model.mean_std(net)), ranks)
     return fit, dataset.image_files(args.data_dir, data.images["image"])
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 import cache
 import dataset
-import engine
 import errors
 import evaluation
 import experiment
+import fits
 import model
 import predictions
 import pseudo
@@ -196,7 +196,7 @@ def fold_data(args, data, fold, mean, std, everyone=False):
         persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
     classes = sampled_classes(args.target, targets, tuple(args.age_bounds))
     val_rows = np.flatnonzero(labels.good & mine)
-    return engine.FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
+    return fits.FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
 
 
 def pseudo_rows(args, data, fold, rows):

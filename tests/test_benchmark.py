@@ -177,7 +177,7 @@ def test_a_slow_loader_slows_our_epoch_and_not_the_ceiling(measure, monkeypatch)
 
 @pytest.fixture
 def fit(shared_data, workplace):
-    """An engine.Fit as the benchmark makes it: fit("--aug", "none")."""
+    """An fits.Fit as the benchmark makes it: fit("--aug", "none")."""
 
     def build(*options):
         return throughput.build_fit(build.args(*options), torch.device("cpu"))[0]

@@ -6,6 +6,7 @@ from test_engine import make_fit, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import engine
+import fits
 import model
 import parts
 from distributed import Ranks
@@ -33,7 +34,7 @@ def test_no_step_waits_for_a_gpu(changes, monkeypatch, timms_own):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             net = model.create("test_resnet", on_cpu.recipe.target, (24, 24), try_size=False)
-        fit = engine.Fit(net, on_cpu.recipe, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
+        fit = fits.Fit(net, on_cpu.recipe, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
         fit.train_mode()
         batches = [torch.empty(len(part.reads), 24, 24, 3, dtype=torch.uint8, device="cuda") for part in ready]
         engine.learn(fit, (parts.prepare(fit, part, batch) for part, batch in zip(ready, batches)))
