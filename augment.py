@@ -74,9 +74,9 @@ def normalise(images, mean, std):
 def augment(images, params, aug, mean, std):
     """Change each image by its row of `params` and normalise: float32 [B, 3, H, W] in channels_last memory.
 
-    images: uint8 [B, H, W, 3]. params: float32 [B, len(PARAMS)] from draw(aug, ...), or rows of it, moved to the device
-    of the images without waiting for it. mean, std as in normalise, which is all that 'none' does. Colours are not
-    clipped to 0..1. Raises ValueError for an unknown level and when images or params do not fit.
+    images: uint8 [B, H, W, 3]. params: float32 [B, len(PARAMS)] from draw(aug, ...), or rows of it; what they decide by
+    themselves is moved to the images' device without waiting for it. mean, std as in normalise, which is all that 'none'
+    does. Colours are not clipped to 0..1. Raises ValueError for an unknown level and when images or params do not fit.
     """
     if aug not in LEVELS or images.dtype != torch.uint8 or params.shape != (len(images), len(PARAMS)):
         raise ValueError(
@@ -85,30 +85,30 @@ def augment(images, params, aug, mean, std):
         )
     if aug == "none":
         return normalise(images, mean, std)
-    params = params.to(images.device, non_blocking=True)
     if aug == "light":
-        flip = params[:, PARAMS.index("flip")] > 0.5
+        flip = params[:, PARAMS.index("flip")].to(images.device, non_blocking=True) > 0.5
         return normalise(torch.where(flip[:, None, None, None], images.flip(2), images), mean, std)
 
     B, H, W, C = images.shape
     mean, std = _constants(mean, std, images.device)
+    grey, x, y, *by_sample = moved(decided(params, H, W), images.device)
     out = torch.empty(B, C, H, W, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
     # A CPU is a third faster in pieces that fit its cache (and asks the system for no new memory at each batch).
     size = 16 if images.device.type == "cpu" else B
     # Autocast would do the colours' matrix product in bfloat16.
     with torch.autocast(images.device.type, enabled=False):
         for start in range(0, B, size):
-            piece = slice(start, start + size)
-            columns = params[piece].unbind(1)
-            pixels = images[piece].permute(0, 3, 1, 2).float()
+            shift, turn, matrix, lift, box = (values[start : start + size] for values in by_sample)
+            pixels = images[start : start + size].permute(0, 3, 1, 2).float()
             mean_colour = pixels.mean((2, 3))
-            matrix, offset = colour_change(mean_colour, *columns[5:8], mean, std)
-            pixels = warp(pixels, *columns[:5])
+            matrix = matrix / (255 * std[:, None])
+            offset = ((lift * (mean_colour * grey).sum(1, keepdim=True) / 255 - mean) / std)[:, :, None]
+            pixels = warp(pixels, shift, turn, x, y)
             pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).view_as(pixels)
             if aug == "strong":
                 fill = torch.baddbmm(offset, matrix, mean_colour[:, :, None])[..., None]
-                pixels = pixels.lerp(fill, erased_box(*columns[8:], H, W))
-            out[piece] = pixels
+                pixels = torch.where(inside(box, x, y), fill, pixels)
+            out[start : start + size] = pixels
     return out
 
 
@@ -133,47 +133,80 @@ def _constants(mean, std, device):
     return (torch.as_tensor(v, dtype=torch.float32).to(device, non_blocking=True) for v in (mean, std))
 
 
-def warp(pixels, flip, shift_x, shift_y, scale, degrees):
-    """Mirror, then scale and turn about the centre, then shift, in one bilinear sampling with reflected borders.
+def decided(params, height, width):
+    """What a batch's draws decide by themselves: GREY [3], x [width] and y [height] of `centres`, then by sample shift, turn,
+    colour matrix and lift, and box, as `warp`, `turns`, `colour_change` and `erased_box` have them.
 
-    pixels float32 [B, 3, H, W]; the rest [B] as in draw. The turn is one of pixels, not of a square stretched to H x W.
+    It is computed where the draws lie, on the CPU: a GPU would take longer to begin fifty small sums than for all the rest.
     """
-    H, W = pixels.shape[2:]
-    # Where each output pixel comes from, so the inverse: shift back, turn back and scale, mirror; the sides span -1..1.
-    x = (2 * torch.arange(W, device=pixels.device) + 1) / W - 1 - 2 * shift_x[:, None]
-    y = (2 * torch.arange(H, device=pixels.device) + 1) / H - 1 - 2 * shift_y[:, None]
+    flip, shift_x, shift_y, scale, degrees, brightness, contrast, saturation, *box = params.unbind(1)
+    return (
+        torch.tensor(GREY, device=params.device),
+        centres(width, params.device),
+        centres(height, params.device),
+        2 * torch.stack((shift_x, shift_y), dim=1),
+        turns(flip, scale, degrees, height, width),
+        *colour_change(brightness, contrast, saturation),
+        erased_box(*box),
+    )
+
+
+def moved(tensors, device):
+    """These float32 tensors on a device, by one copy."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device, non_blocking=True)
+    return [part.view_as(tensor) for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors)]
+
+
+def centres(side, device):
+    """Where the centres of a side's pixels lie if it spans -1..1: float32 [side]."""
+    return (2 * torch.arange(side, device=device) + 1) / side - 1
+
+
+def turns(flip, scale, degrees, height, width):
+    """Where a pixel of the mirrored, scaled and turned image comes from: [B] each, as in draw -> float32 [B, 2, 2].
+
+    Its first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The turn is
+    one of pixels, not of a square stretched to height x width.
+    """
     mirror = 1 - 2 * flip
     cos, sin = (f(torch.deg2rad(degrees)) / scale for f in (torch.cos, torch.sin))
-    along_x = torch.stack((mirror * cos, -sin * W / H), dim=1)[:, :, None] * x[:, None, :]
-    along_y = torch.stack((mirror * sin * H / W, cos), dim=1)[:, :, None] * y[:, None, :]
+    by_x = torch.stack((mirror * cos, -sin * width / height), dim=1)
+    return torch.stack((by_x, torch.stack((mirror * sin * height / width, cos), dim=1)), dim=1)
+
+
+def warp(pixels, shift, turn, x, y):
+    """Turn about the centre, then shift, in one bilinear sampling with reflected borders.
+
+    pixels float32 [B, 3, H, W]; shift [B, 2], x and y in the units of `centres`; turn [B, 2, 2] of `turns`; x [W], y [H].
+    """
+    x, y = x - shift[:, :1], y - shift[:, 1:]
+    along_x, along_y = turn[:, 0, :, None] * x[:, None], turn[:, 1, :, None] * y[:, None]
     # Added as two planes: with the coordinates interleaved it is eight times slower on a CPU, and sampling takes either.
     grid = (along_x[:, :, None, :] + along_y[:, :, :, None]).permute(0, 2, 3, 1)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def colour_change(mean_colour, brightness, contrast, saturation, mean, std):
-    """Brightness, then contrast about the image's grey mean, then saturation, then normalising, as one linear map.
+def colour_change(brightness, contrast, saturation):
+    """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
 
-    mean_colour [B, 3] of the image in 0..255, factors [B] as in draw, mean and std [3] -> matrix [B, 3, 3] and offset
-    [B, 3, 1] of out = matrix @ colour + offset. With x a colour, g its grey and m the grey mean:
-    y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
+    Factors [B] as in draw -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ colour + lift * m. With x a colour, g its grey
+    and m the grey mean: y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
     """
-    grey = torch.stack([torch.full_like(brightness, part) for part in GREY], dim=1)  # made on the device, not copied
-    grey_mean = (mean_colour * grey).sum(1)
-    own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=grey.device)
-    matrix = own + (brightness * contrast * (1 - saturation))[:, None, None] * grey[:, None, :]
-    offset = (brightness * (1 - contrast) * grey_mean)[:, None] / 255 - mean
-    return matrix / (255 * std[:, None]), (offset / std)[:, :, None]
+    own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=brightness.device)
+    grey = torch.tensor(GREY, device=brightness.device)
+    matrix = own + (brightness * contrast * (1 - saturation))[:, None, None] * grey
+    return matrix, (brightness * (1 - contrast))[:, None]
 
 
-def erased_box(area, aspect, left, top, height, width):
-    """1.0 inside the box that [B] draws describe and 0.0 outside: float32 [B, 1, height, width]."""
+def erased_box(area, aspect, left, top):
+    """The edges of the box that [B] draws describe: float32 [B, 4], left, right, upper, lower, where sides span -1..1."""
+    width, height = (area / aspect).sqrt(), (area * aspect).sqrt()
+    left, top = left * (1 - width), top * (1 - height)
+    return 2 * torch.stack((left, left + width, top, top + height), dim=1) - 1
 
-    def inside(place, length, pixels):
-        centres = (torch.arange(pixels, device=area.device) + 0.5) / pixels
-        start = (place * (1 - length))[:, None]
-        return ((centres >= start) & (centres < start + length[:, None])).float()
 
-    rows = inside(top, (area * aspect).sqrt(), height)
-    columns = inside(left, (area / aspect).sqrt(), width)
-    return (rows[:, :, None] * columns[:, None, :])[:, None]
+def inside(box, x, y):
+    """Which pixels lie in the box [B, 4] of `erased_box`: bool [B, 1, H, W], of the `centres` x [W] and y [H]."""
+    left, right, upper, lower = box[:, :, None].unbind(1)
+    columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

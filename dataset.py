@@ -62,7 +62,8 @@ def read_people(data_dir):
     path = Path(data_dir) / "train" / "train.csv"
     table = tables.read(path, ("id", "gender", "age", "path"))
     tables.check_filled(path, table, "id")
-    for line, name, gender, age, folder in table[[tables.LINE, "id", "gender", "age", "path"]].itertuples(index=False):
+    columns = (table[name].to_numpy() for name in (tables.LINE, "id", "gender", "age", "path"))  # faster than by its rows
+    for line, name, gender, age, folder in zip(*columns):
         where = f"{path}, line {line}"
         if gender not in GENDERS:
             raise InputError(f"{where}: gender {gender!r} is neither male nor female")
@@ -267,8 +268,9 @@ def _persons(people, seed):
     """One row a person (an id): id, stratum (gender x official age group), in an order that depends on seed and id alone."""
     persons = people.sort_values("path").drop_duplicates("id")
     stratum = persons["gender"] * 3 + to_age_group(persons["age"])
-    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in persons["id"]]
-    table = pd.DataFrame({"id": persons["id"].to_numpy(), "stratum": stratum.to_numpy(), "order": order})
+    names = persons["id"].to_numpy()
+    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names]
+    table = pd.DataFrame({"id": names, "stratum": stratum.to_numpy(), "order": order})
     return table.sort_values(["stratum", "order"]).reset_index(drop=True)
 
 
@@ -292,8 +294,7 @@ def assign_folds(people, kfold, seed):
         if sizes.min() > 1:
             has = f"{sizes.min()} people; --kfold can be {sizes.min()} at most"
         raise InputError(f"--kfold {kfold}: the smallest stratum ({_stratum_name(sizes.idxmin())}) has {has}")
-    fold_of = dict(zip(persons["id"], np.arange(len(persons)) % kfold))
-    return people["id"].map(fold_of).to_numpy(dtype=np.int64)
+    return pd.Index(persons["id"]).get_indexer(people["id"]) % kfold
 
 
 def limit_people(people, limit, kfold, seed):

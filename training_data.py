@@ -163,7 +163,7 @@ def make_labels(args, people, folds, images, labelled, good):
     ones, of the training labels alone, from its 2nd and many more.
     """
     return Labels(
-        images["path"].map(dict(zip(people["path"], folds))).to_numpy(),
+        folds[pd.Index(people["path"]).get_indexer(images["path"])],
         good,
         good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
         dataset.head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
