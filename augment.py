@@ -165,8 +165,8 @@ def centres(side, device):
 def turns(flip, scale, degrees, height, width):
     """Where a pixel of the mirrored, scaled and turned image comes from: [B] each, as in draw -> float32 [B, 2, 2].
 
-    Its first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The turn is
-    one of pixels, not of a square stretched to height x width.
+    Its first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The
+    turn is one of pixels, not of a square stretched to height x width.
     """
     mirror = 1 - 2 * flip
     cos, sin = (f(torch.deg2rad(degrees)) / scale for f in (torch.cos, torch.sin))
@@ -189,8 +189,8 @@ def warp(pixels, shift, turn, x, y):
 def colour_change(brightness, contrast, saturation):
     """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
 
-    Factors [B] as in draw -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ colour + lift * m. With x a colour, g its grey
-    and m the grey mean: y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
+    Factors [B] as in draw -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ colour + lift * m. With x a colour and m the
+    grey mean: y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
     """
     own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=brightness.device)
     grey = torch.tensor(GREY, device=brightness.device)

@@ -1,17 +1,20 @@
 """The optimizer by timm's name, and the learning rate as a pure function of epoch, step and validation history."""
 
+import dataclasses
 import inspect
 import math
 
 import timm.optim
-import timm.optim.adamp
-import timm.optim.sgdp
-import torch
+from timm.optim._optim_factory import default_registry
 
+import projected
 from errors import InputError, did_you_mean
 
-TIMMS_PROJECTION = timm.optim.adamp.projection
 SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
+
+# timm makes ours by these names; its `register` would do the same, and warn of it.
+for name, kind in (("adamp", projected.AdamP), ("sgdp", projected.SGDP)):
+    default_registry._optimizers[name] = dataclasses.replace(timm.optim.get_optimizer_info(name), opt_class=kind)
 
 
 def optimizer_name(name):
@@ -37,10 +40,8 @@ def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
     layer_decay below 1: each block's learning rate is that of the next one, seen from the head, times this (Clark et al.
     2020, ELECTRA, 2003.10555; BEiT), by the `lr_scale` of the parameter groups.
     Those that torch has as one kernel (`fused`) use it: four to six times quicker than its loop over tensors on a CPU too.
-    On a GPU AdamP and SGDP decide there: see `projection`.
+    AdamP and SGDP are those of projected.py.
     """
-    if next(model.parameters()).is_cuda:
-        timm.optim.adamp.projection = timm.optim.sgdp.projection = projection
     kind = timm.optim.get_optimizer_info(name.lower().removeprefix("lookahead_")).opt_class
     fused = {"fused": True} if callable(kind) and "fused" in inspect.signature(kind).parameters else {}
     decay = {"layer_decay": layer_decay} if layer_decay < 1 else {}
@@ -48,28 +49,6 @@ def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
         return timm.optim.create_optimizer_v2(model, opt=name.lower(), lr=lr, weight_decay=weight_decay, **decay, **fused)
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"--optimizer {name}: can't be made here ({error})") from error
-
-
-def projection(p, grad, perturb, delta, wd_ratio, eps, caution=False):
-    """(step, weight decay's factor) of AdamP and SGDP: timm's function of that name without its `if`s on tensors' values.
-
-    Heo et al. 2021, "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights" (2006.08217): of a
-    step `perturb` of weights `p` [out, ...] the part along the weights goes if their gradient is nearly orthogonal to them, by
-    output channel or else as a whole. timm asks the tensors and so waits for a GPU twice a weight; here both answers are
-    computed and `torch.where` takes one, with the same results but for rounding. The factor is a tensor.
-    """
-    if caution:
-        return TIMMS_PROJECTION(p, grad, perturb, delta, wd_ratio, eps, caution)
-    inner = tuple(range(1, p.ndim))
-    products = [(a * b).sum(inner) for a, b in ((p, p), (grad, grad), (p, grad), (p, perturb))]
-    along, factor = p.new_zeros(1), p.new_ones(())
-    for whole in (True, False):  # the answer by channel goes before that of the whole
-        pp, gg, pg, step = (product.sum(0, keepdim=True) for product in products) if whole else products
-        cosine = pg.abs() / (pp.sqrt().clamp(min=eps) * gg.sqrt().clamp(min=eps))
-        orthogonal = cosine.max() < delta / math.sqrt(p.numel() if whole else p[0].numel())
-        along = torch.where(orthogonal, step / (pp.sqrt() + eps).square(), along)
-        factor = torch.where(orthogonal, wd_ratio, factor)
-    return perturb.sub_(p * along.reshape(-1, *(1 for _ in inner))), factor
 
 
 def scheduler_name(name):

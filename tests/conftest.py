@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-import timm.optim
 import torch
 from PIL import Image
 
@@ -127,13 +126,6 @@ def fit(shared_data, workplace):
         return output_dir / name
 
     return run
-
-
-@pytest.fixture
-def timms_own(monkeypatch):
-    """What a GPU's optimizer puts into timm is gone after the test."""
-    for module in (timm.optim.adamp, timm.optim.sgdp):
-        monkeypatch.setattr(module, "projection", module.projection)
 
 
 @pytest.fixture(scope="session")

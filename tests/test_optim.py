@@ -2,6 +2,7 @@ import math
 
 import pytest
 import timm.optim
+import timm.optim.adamp
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -87,51 +88,8 @@ def test_named_optimizer_is_made_and_takes_a_step(name):
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
 
 
-def weights_and_gradient(orthogonal):
-    """(p, gradient), [4, 3, 2, 2]: the gradient is orthogonal to each channel's weights, to them all but not by channel, or neither.
-
-    In the second case two channels' gradients are along their weights and two against them, so that the products cancel.
-    """
-    p = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    p /= p.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-    if orthogonal == "channels":
-        other = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-        return p, other - p * (other * p).sum((1, 2, 3), keepdim=True)
-    return p, p * torch.tensor([1.0, -1.0, 1.0, -1.0] if orthogonal == "whole" else [1.0, 1.0, 1.0, 1.0]).reshape(-1, 1, 1, 1)
-
-
-@pytest.mark.parametrize(("orthogonal", "factor"), [("channels", 0.25), ("whole", 0.25), ("none", 1.0)])
-@pytest.mark.parametrize("caution", [False, True])
-def test_projection_without_a_question_equals_timms(orthogonal, factor, caution):
-    p, grad = weights_and_gradient(orthogonal)
-    step = torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
-    expected, timms = optim.TIMMS_PROJECTION(p, grad, step.clone(), 0.1, 0.25, 1e-8, caution)
-    made, ours = optim.projection(p, grad, step.clone(), 0.1, 0.25, 1e-8, caution)
-    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
-    assert float(ours) == timms == factor and (made != step).any() == (factor != 1.0 or caution)
-
-
-@pytest.mark.parametrize("name", ["AdamP", "SGDP"])
-def test_optimizers_with_it_train_like_timms(name, monkeypatch):
-    """Ten steps with gradients of all three kinds in turn."""
-    ends = []
-    for projection in (optim.TIMMS_PROJECTION, optim.projection):
-        for module in (timm.optim.adamp, timm.optim.sgdp):
-            monkeypatch.setattr(module, "projection", projection)
-        torch.manual_seed(0)
-        net = timm.create_model("test_resnet", num_classes=3)
-        optimizer = optim.build_optimizer(net, name, 1e-2, 0.1)
-        for number in range(10):
-            for p in net.parameters():
-                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(number)) + (number % 3 - 1) * p.detach()
-            optimizer.step()
-        ends.append(net.state_dict())
-    for key, value in ends[0].items():
-        torch.testing.assert_close(ends[1][key], value, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["AdamP", "SGDP", "AdamW", "Lion", "RMSprop"])
-def test_no_step_asks_a_gpu(name, timms_own):
+def test_no_step_asks_a_gpu(name):
     """Fake CUDA tensors have no values, so what asks for one raises."""
     with FakeTensorMode(), torch.device("cuda"):
         net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2))
@@ -145,7 +103,7 @@ def test_no_step_asks_a_gpu(name, timms_own):
 def test_timms_projection_does_ask():
     """What the test above would miss if it could not fail."""
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
-        optim.TIMMS_PROJECTION(*torch.empty(3, 4, 5, device="cuda").unbind(), 0.1, 0.1, 1e-8)
+        timm.optim.adamp.projection(*torch.empty(3, 4, 5, device="cuda").unbind(), 0.1, 0.1, 1e-8)
 
 
 def test_unknown_names_get_suggestions():

@@ -19,7 +19,7 @@ FAKE_STEPS = [
 
 
 @pytest.mark.parametrize("changes", FAKE_STEPS, ids=str)
-def test_no_step_waits_for_a_gpu(changes, monkeypatch, timms_own):
+def test_no_step_waits_for_a_gpu(changes, monkeypatch):
     """Fake CUDA tensors have no values, so what asks for one raises. What a fake GPU can't do is left out:
     going backward, and timm's moving average of the weights, which is one kernel over all of them."""
     on_cpu = make_fit(**changes)

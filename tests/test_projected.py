@@ -1,0 +1,155 @@
+"""projected.py: AdamP and SGDP against timm's, which go from weight to weight, and the projection by hand."""
+
+import copy
+
+import pytest
+import timm.optim
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import optim
+import projected
+
+PAIRS = [(projected.AdamP, timm.optim.AdamP, {}), (projected.SGDP, timm.optim.SGDP, {"momentum": 0.9})]
+KINDS = ("channels", "whole", "neither")
+
+
+def weights_and_gradient(kind, channels=4):
+    """(p, gradient), [channels, 3, 2, 2]: orthogonal by channel, as a whole alone, or not.
+
+    In the second case half of the channels' gradients are along their weights and half against them, so the products cancel.
+    """
+    p = torch.randn(channels, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    p /= p.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    if kind == "channels":
+        other = torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+        return p, other - p * (other * p).sum((1, 2, 3), keepdim=True)
+    signs = torch.ones(channels)
+    signs[::2] = -1 if kind == "whole" else 1
+    return p, p * signs.reshape(-1, 1, 1, 1)
+
+
+def test_projection_by_hand():
+    """Of the weight (3, 4), length 5, a gradient (4, -3) is orthogonal to it: of a step (1, 2) the part along it, (3 + 8) / 25 of
+    the weight, goes. To (6, 8) the gradient (3, 4) is parallel: nothing goes."""
+    params = [torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])]
+    params[0].grad, params[1].grad = torch.tensor([[4.0, -3.0]]), torch.tensor([[3.0, 4.0]])
+    layout = projected.Layout([p.shape for p in params], torch.device("cpu"))
+    along, factor = projected.project(params, [torch.tensor([[1.0, 2.0]])] * 2, layout, 0.1, 0.25, 1e-8)
+    torch.testing.assert_close(along, torch.tensor([[0.44], [0.0]]))
+    assert factor.tolist() == [[0.25], [1.0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("ours", "timms", "options"), PAIRS)
+@pytest.mark.parametrize(("memory_format", "nesterov"), [(torch.contiguous_format, True), (torch.channels_last, False)])
+def test_a_step_is_timms(kind, ours, timms, options, memory_format, nesterov):
+    """Weights of several widths at once, of all three kinds, the first of the kind named, and ones without channels."""
+    made = [
+        weights_and_gradient(kind),
+        *(weights_and_gradient(other, 6) for other in KINDS),
+        (torch.ones(5), torch.arange(5.0)),
+    ]
+    ends = []
+    for cls in (ours, timms):
+        params = [p.clone() if p.ndim == 1 else p.contiguous(memory_format=memory_format) for p, _grad in made]
+        params = [torch.nn.Parameter(p.clone()) for p in params]
+        optimizer = cls(params, lr=0.1, weight_decay=0.3, nesterov=nesterov, wd_ratio=0.25, **options)
+        for _ in range(3):
+            for p, (_, grad) in zip(params, made):
+                p.grad = grad.clone()
+            optimizer.step()
+        ends.append((params, optimizer.state_dict()["state"]))
+    (mine, my_states), (theirs, their_states) = ends
+    for p, expected, (start, _grad) in zip(mine, theirs, made):
+        torch.testing.assert_close(p, expected, rtol=1e-5, atol=1e-6)
+        assert (p != start).any()
+    torch.testing.assert_close(my_states, their_states, rtol=1e-5, atol=1e-6)
+
+
+def trained(net, optimizer, steps):
+    """Trains on gradients of all three kinds in turn."""
+    for number in steps:
+        for p in net.parameters():
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(number)) + (number % 3 - 1) * p.detach()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("ours", "timms", "options"), PAIRS)
+def test_a_model_trains_like_with_timms_and_goes_on_from_its_state(ours, timms, options):
+    torch.manual_seed(0)
+    start, ends = timm.create_model("test_resnet", num_classes=3), []
+    for first, second in ((timms, timms), (ours, ours), (timms, ours)):
+        net = copy.deepcopy(start)
+        groups = timm.optim.param_groups_weight_decay(net, 0.1)
+        before, after = (cls(groups, lr=1e-2, nesterov=True, **options) for cls in (first, second))
+        trained(net, before, range(5))
+        after.load_state_dict(before.state_dict())
+        trained(net, after, range(5, 10))
+        ends.append(net.state_dict())
+    for key, value in ends[0].items():
+        for end in ends[1:]:
+            torch.testing.assert_close(end[key], value, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(next(net.parameters()), next(start.parameters()))
+
+
+def test_weights_that_join_later_have_their_own_count():
+    """timm counts the steps of each weight: a second one that had no gradient at first begins with the large correction."""
+    ends = []
+    for cls in (projected.AdamP, timm.optim.AdamP):
+        params = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2))]
+        optimizer = cls(params, lr=0.1)
+        for step in range(3):
+            for p in params[: 1 if step == 0 else 3]:
+                p.grad = torch.full_like(p, 0.5 + step)
+            optimizer.step()
+        ends.append([*params, *(optimizer.state[p]["step"] for p in params)])
+    assert ends[0][3:] == ends[1][3:] == [3, 2, 2]
+    torch.testing.assert_close(ends[0][:3], ends[1][:3])
+    assert not torch.equal(ends[0][0], ends[0][1])
+
+
+def test_what_is_gone_through_at_once():
+    """On a CPU each by itself; elsewhere those that made as many steps."""
+    for device, expected in (("cpu", [1, 1, 1]), ("meta", [1, 2])):
+        params = [torch.nn.Parameter(torch.empty(2, 3, device=device)) for _ in range(3)]
+        optimizer = projected.AdamP(params)
+        optimizer.state[params[0]]["step"] = 4
+        assert [len(piece) for piece in optimizer._pieces(params)] == expected
+
+
+@pytest.mark.parametrize(("name", "kind"), [("AdamP", projected.AdamP), ("sgdp", projected.SGDP), ("cadamp", timm.optim.AdamP)])
+def test_train_makes_them_and_leaves_the_cautious_ones_to_timm(name, kind):
+    net = timm.create_model("test_resnet", num_classes=3)
+    for prefix in ("", "lookahead_"):
+        made = optim.build_optimizer(net, prefix + name, 1e-2, 0.1)
+        made = getattr(made, "_base_optimizer", made)
+        assert type(made) is kind and made.defaults["nesterov"] and made.defaults["caution"] == (name == "cadamp")
+    assert name != "AdamP" or made.defaults["wd_ratio"] == 0.01  # of timm's list, not of the class
+
+
+class Kernels(TorchDispatchMode):
+    """Counts calls that make a tensor on a GPU which is no view, and those for a list of tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.count += "_foreach" in func.name() or (not func.is_view and isinstance(made, torch.Tensor) and made.is_cuda)
+        return made
+
+
+@pytest.mark.parametrize("name", ["AdamP", "SGDP"])
+def test_a_gpu_begins_few_kernels(name):
+    """Seven for each weight of several dimensions and some seventy for all; timm's takes fifteen for each weight and more than forty
+    for each projection, which a GPU is kept waiting for."""
+    with FakeTensorMode(), torch.device("cuda"):
+        net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(30)))
+        optimizer = optim.build_optimizer(net, name, 1e-2, 0.1)
+        for _ in range(2):
+            for p in net.parameters():
+                p.grad = torch.empty_like(p)
+            with Kernels() as begun:
+                optimizer.step()
+    assert begun.count <= 30 * 7 + 70
