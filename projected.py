@@ -68,7 +68,7 @@ class _Projected:
 
 
 class AdamP(_Projected, timm.optim.AdamP):
-    __doc__ = timm.optim.AdamP.__doc__
+    """timm's AdamP, Adam whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
 
     def _steps(self, group, params, grads):
         (beta1, beta2), (mean, square) = group["betas"], self._states(params, "exp_avg", "exp_avg_sq")
@@ -90,7 +90,7 @@ class AdamP(_Projected, timm.optim.AdamP):
 
 
 class SGDP(_Projected, timm.optim.SGDP):
-    __doc__ = timm.optim.SGDP.__doc__
+    """timm's SGDP, momentum whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
 
     def _steps(self, group, params, grads):
         (momentum,) = self._states(params, "momentum")
