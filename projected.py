@@ -16,7 +16,7 @@ class _Projected:
 
     @torch.no_grad()
     def step(self, closure=None):
-        if any(group["caution"] for group in self.param_groups):
+        if any(group.get("caution") for group in self.param_groups):
             return super().step(closure)
         with torch.enable_grad():
             loss = closure() if closure else None

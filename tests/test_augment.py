@@ -1,7 +1,7 @@
 import pytest
 import torch
+from kernels import Kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
@@ -253,18 +253,6 @@ def test_nothing_waits_for_the_accelerator(aug):
         images = torch.empty(4, 16, 12, 3, dtype=torch.uint8, device="cuda")
         out = augment.augment(images, torch.empty(4, len(augment.PARAMS)), aug, MEAN, STD)
         assert out.device.type == "cuda" and out.is_contiguous(memory_format=torch.channels_last)
-
-
-class Kernels(TorchDispatchMode):
-    """Counts what a GPU begins: calls that make a tensor there which is no view and is not merely empty."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        new = not func.is_view and func.overloadpacket.__name__ not in ("empty", "_unsafe_view")
-        self.count += new and isinstance(made, torch.Tensor) and made.device.type == "cuda"
-        return made
 
 
 @pytest.mark.parametrize(("aug", "most"), [("none", 10), ("light", 14), ("medium", 19), ("strong", 28)])

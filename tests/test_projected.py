@@ -5,8 +5,8 @@ import copy
 import pytest
 import timm.optim
 import torch
+from kernels import Kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import optim
 import projected
@@ -127,17 +127,6 @@ def test_train_makes_them_and_leaves_the_cautious_ones_to_timm(name, kind):
         made = getattr(made, "_base_optimizer", made)
         assert type(made) is kind and made.defaults["nesterov"] and made.defaults["caution"] == (name == "cadamp")
     assert name != "AdamP" or made.defaults["wd_ratio"] == 0.01  # of timm's list, not of the class
-
-
-class Kernels(TorchDispatchMode):
-    """Counts calls that make a tensor on a GPU which is no view, and those for a list of tensors."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        self.count += "_foreach" in func.name() or (not func.is_view and isinstance(made, torch.Tensor) and made.is_cuda)
-        return made
 
 
 @pytest.mark.parametrize("name", ["AdamP", "SGDP"])
