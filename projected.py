@@ -53,17 +53,17 @@ class _Projected:
         if not moves:
             return
         params, steps, rates = zip(*moves)
-        layout = self._layout(number, params)
-        along, factor = project(params, steps, layout, group["delta"], group["wd_ratio"], group["eps"])
+        channels = self._channels(number, params)
+        along, factor = project(params, steps, channels, group["delta"], group["wd_ratio"], group["eps"])
         rates = torch.tensor(rates)[:, None].to(along.device, non_blocking=True)
         for p, keep in zip(params, 1 - decay * factor + rates * along):
             p.mul_(keep[: len(p)].reshape(-1, *(1 for _ in p.shape[1:])))
 
-    def _layout(self, number, params):
-        """The Layout of a group's params, made once."""
-        made, shapes = self.__dict__.setdefault("_layouts", {}), [p.shape for p in params]
+    def _channels(self, number, params):
+        """The Channels of a group's params, made once."""
+        made, shapes = self.__dict__.setdefault("_made", {}), [p.shape for p in params]
         if number not in made or made[number].shapes != shapes:
-            made[number] = Layout(shapes, params[0].device)
+            made[number] = Channels(shapes, params[0].device)
         return made[number]
 
 
@@ -102,8 +102,8 @@ class SGDP(_Projected, timm.optim.SGDP):
         return steps, group["lr"]
 
 
-class Layout:
-    """Where the output channels of weights of these shapes stand as rows of one table, which is as wide as the longest.
+class Channels:
+    """The output channels of weights of these shapes as rows of one table, which is as wide as the longest.
 
     `take` int64 [weights * width]: channels in the order of a concatenation, one past the last of which fills the rows up;
     `inner` and `total` float32 [weights, 1]: the numbers of a channel and of a weight.
@@ -111,10 +111,9 @@ class Layout:
 
     def __init__(self, shapes, device):
         self.shapes, self.width = shapes, max(shape[0] for shape in shapes)
-        channels, take = sum(shape[0] for shape in shapes), []
-        at = 0
+        end, take, at = sum(shape[0] for shape in shapes), [], 0
         for shape in shapes:
-            take += [*range(at, at + shape[0]), *[channels] * (self.width - shape[0])]
+            take += [*range(at, at + shape[0]), *[end] * (self.width - shape[0])]
             at += shape[0]
         self.take = torch.tensor(take).to(device)
         self.inner, self.total = (
@@ -122,12 +121,12 @@ class Layout:
         )
 
 
-def project(params, steps, layout, delta, wd_ratio, eps):
+def project(params, steps, channels, delta, wd_ratio, eps):
     """(along [weights, width], factor [weights, 1]): of a step of weight i, channel c, `along[i, c]` times the weights goes.
 
     Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, that is the part of the step
     along the weights, and weight decay's factor is wd_ratio; elsewhere they are 0 and 1. params with their gradients, steps:
-    tensors [out, ...]; layout: their Layout.
+    tensors [out, ...]; channels: their Channels.
     """
     rows = [[_rows(values, p) for values in (p, p.grad, step)] for p, step in zip(params, steps)]
     found = (
@@ -137,18 +136,18 @@ def project(params, steps, layout, delta, wd_ratio, eps):
         [torch.linalg.vecdot(p, step) for p, _grad, step in rows],
     )
     end = params[0].new_zeros(1)
-    table = torch.stack([torch.cat([*values, end]) for values in found]).index_select(1, layout.take)
-    by_channel = table.view(len(found), len(params), layout.width)
+    table = torch.stack([torch.cat([*values, end]) for values in found]).index_select(1, channels.take)
+    by_channel = table.view(len(found), len(params), channels.width)
     whole = (*by_channel[:2].norm(dim=2, keepdim=True), *by_channel[2:].sum(2, keepdim=True))
 
     def answer(length, steepness, slope, step, numbers):
         cosine = slope.abs() / (length.clamp(min=eps) * steepness.clamp(min=eps))
         return cosine.amax(1, keepdim=True) < delta / numbers.sqrt(), step / (length + eps).square()
 
-    channels_are, along_channel = answer(*by_channel, layout.inner)
-    whole_is, along_whole = answer(*whole, layout.total)
-    along = torch.where(channels_are, along_channel, torch.where(whole_is, along_whole, 0.0))
-    return along, torch.where(channels_are | whole_is, wd_ratio, 1.0)
+    of_channel, along_channel = answer(*by_channel, channels.inner)
+    of_whole, along_whole = answer(*whole, channels.total)
+    along = torch.where(of_channel, along_channel, torch.where(of_whole, along_whole, 0.0))
+    return along, torch.where(of_channel | of_whole, wd_ratio, 1.0)
 
 
 def _rows(values, like):

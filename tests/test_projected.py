@@ -35,8 +35,8 @@ def test_projection_by_hand():
     the weight, goes. To (6, 8) the gradient (3, 4) is parallel: nothing goes."""
     params = [torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])]
     params[0].grad, params[1].grad = torch.tensor([[4.0, -3.0]]), torch.tensor([[3.0, 4.0]])
-    layout = projected.Layout([p.shape for p in params], torch.device("cpu"))
-    along, factor = projected.project(params, [torch.tensor([[1.0, 2.0]])] * 2, layout, 0.1, 0.25, 1e-8)
+    channels = projected.Channels([p.shape for p in params], torch.device("cpu"))
+    along, factor = projected.project(params, [torch.tensor([[1.0, 2.0]])] * 2, channels, 0.1, 0.25, 1e-8)
     torch.testing.assert_close(along, torch.tensor([[0.44], [0.0]]))
     assert factor.tolist() == [[0.25], [1.0]]
 
@@ -131,8 +131,8 @@ def test_train_makes_them_and_leaves_the_cautious_ones_to_timm(name, kind):
 
 @pytest.mark.parametrize("name", ["AdamP", "SGDP"])
 def test_a_gpu_begins_few_kernels(name):
-    """Seven for each weight of several dimensions and some seventy for all; timm's takes fifteen for each weight and more than forty
-    for each projection, which a GPU is kept waiting for."""
+    """Seven for each weight of several dimensions and some seventy for all; one weight after the other it were 1,815 for the 62
+    weights of resnet18, 21 of them of several dimensions."""
     with FakeTensorMode(), torch.device("cuda"):
         net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(30)))
         optimizer = optim.build_optimizer(net, name, 1e-2, 0.1)
