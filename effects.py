@@ -16,8 +16,9 @@ NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
 class Effect:
     """How the runs of one level of a factor differ from the other runs.
 
-    `raw` is the difference of their mean scores as it is, `value` that with the other factors held equal; None where these
-    runs can't tell it from the factors in `apart`. `low`, `high`: 95 % interval of `value`, None where nothing gives one.
+    `raw` is the difference of their mean scores as it is, `value` that with the other factors held equal, against the runs
+    of those levels that can be compared so: not those in `not_against`. None where none can, as the runs can't tell it
+    from the factors in `apart`. `low`, `high`: 95 % interval of `value`, None where nothing gives one.
     """
 
     factor: str
@@ -28,6 +29,7 @@ class Effect:
     low: float | None = None
     high: float | None = None
     apart: tuple = ()
+    not_against: tuple = ()
 
 
 def merge_aliases(factors):
@@ -50,14 +52,20 @@ def _design(factors, R):
     return np.stack(X, axis=1), columns
 
 
-def _contrast(columns, levels, name, level):
-    """Weights [P] of a level's coefficient minus the mean coefficient of the runs of other levels."""
-    counts = Counter(levels)
+def _contrast(columns, levels, name, level, others):
+    """Weights [P] of a level's coefficient minus the mean coefficient of the runs of these other levels."""
+    counts = Counter(one for one in levels if one in others)
     weights = np.zeros(len(columns) + 1)
     for other, count in counts.items():
-        weights[columns[name, other]] = -count / (len(levels) - counts[level])
+        weights[columns[name, other]] = -count / counts.total()
     weights[columns[name, level]] = 1.0
     return weights
+
+
+def _comparable(columns, levels, name, level, X, inverse):
+    """The other levels of a factor whose difference to this level the runs determine, in order."""
+    others = [other for other in dict.fromkeys(levels) if other != level]
+    return [o for o in others if _is_estimable(_contrast(columns, levels, name, level, [o]), X, inverse)]
 
 
 def _is_estimable(contrast, X, inverse):
@@ -66,13 +74,14 @@ def _is_estimable(contrast, X, inverse):
 
 
 def _confounded_with(factors, R, name, level):
-    """The factors without any one of which a contrast would be determined; where there is no such one, all others."""
+    """The factors without any one of which a level could be compared with all others; where there is no such one, all."""
     guilty = []
     for other in factors:
         if other != name:
             rest = {key: levels for key, levels in factors.items() if key != other}
             X, columns = _design(rest, R)
-            if _is_estimable(_contrast(columns, rest[name], name, level), X, np.linalg.pinv(X)):
+            others = set(rest[name]) - {level}
+            if _is_estimable(_contrast(columns, rest[name], name, level, others), X, np.linalg.pinv(X)):
                 guilty.append(other)
     return tuple(guilty or (other for other in factors if other != name))
 
@@ -96,16 +105,18 @@ def main_effects(scores, factors, draws=None):
     for name, level in columns:
         here = np.array([one == level for one in factors[name]])
         raw, runs = float(scores[here].mean() - scores[~here].mean()), int(here.sum())
-        contrast = _contrast(columns, factors[name], name, level)
-        if not _is_estimable(contrast, X, inverse):
+        others = _comparable(columns, factors[name], name, level, X, inverse)
+        if not others:
             found.append(Effect(name, level, runs, raw, apart=_confounded_with(factors, R, name, level)))
             continue
-        of_runs = contrast @ inverse
+        not_against = tuple(one for one in dict.fromkeys(factors[name]) if one not in (level, *others))
+        of_runs = _contrast(columns, factors[name], name, level, others) @ inverse
         value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
         if draws is not None:
             half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
         known = freedom > 0 or draws is not None
-        found.append(Effect(name, level, runs, raw, value, *((value - float(half), value + float(half)) if known else ())))
+        low, high = (value - float(half), value + float(half)) if known else (None, None)
+        found.append(Effect(name, level, runs, raw, value, low, high, not_against=not_against))
     order = list(factors)
     return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 

@@ -29,17 +29,20 @@ import scoreboard
 from errors import InputError
 from labels import CLASS_NAMES
 
+# Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold"}
+# Chance and rounding are no factors either.
+NO_FACTORS = PLACES | {"seed", "fold_seed", "data_dir", "keep_state", "memory_format", "compile", "parallel_folds"}
 # What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
 FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
 EFFECTS_ARE = (
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "
-    "squares, no interactions). This describes the runs at hand: what varied together stays confounded, and nothing here "
-    "proves a cause."
+    "squares, no interactions), against the levels that can be compared so. This describes the runs at hand: what varied "
+    "together stays confounded, and nothing here proves a cause."
 )
 
 
@@ -170,6 +173,8 @@ class Study:
             interval = "-" if effect.low is None else f"{effect.low:+.4f} .. {effect.high:+.4f}"
             if effect.apart:
                 interval = f"not told apart from {', '.join(effect.apart)}"
+            elif effect.not_against:
+                interval += f", not against {', '.join(effect.not_against)}"
             numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw)]
             numbers.append(("-" if effect.value is None else f"{effect.value:+.4f}", effect.value))
             rows.append([effect.factor, effect.level, *numbers, interval])
@@ -197,11 +202,7 @@ def studies(found, resamples):
         if record.is_run and record.is_complete and record.oof_f1 is not None:
             groups.setdefault((record.scored_as, tuple(record.people or ())), []).append(record)
     for (scored_as, _people), runs in groups.items():
-        levels = {
-            name: [level_text(run.options.get(name)) for run in runs] for name in {key for r in runs for key in r.options}
-        }
-        varied = sorted(name for name, texts in levels.items() if len(set(texts)) > 1 and name not in PLACES)
-        factors = {name: levels[name] for name in FACTORS if name in varied}
+        factors, left_out = factors_among([run.options for run in runs])
         if not factors:
             continue
         draws = None
@@ -211,9 +212,30 @@ def studies(found, resamples):
             except InputError as error:
                 problems.append(f"--bootstrap {resamples}: {error}")
         effect_list, freedom = effects.main_effects([run.oof_f1 for run in runs], factors, draws)
-        left_out = [name for name in varied if name not in (*FACTORS, "seed", "data_dir")]
         result.append(Study(scored_as, runs, effect_list, freedom, left_out, draws is not None))
     return result, problems
+
+
+def factors_among(options):
+    """({factor: levels [R]}, names of options left out): what varies in the options of R runs, and what nothing holds equal.
+
+    Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs don't know, and what
+    follows from one of FACTORS, as a learning rate that each optimizer has its own of: it would take its effect away.
+    """
+    levels = {name: [level_text(one.get(name)) for one in options] for name in sorted({key for one in options for key in one})}
+    factors = {name: levels[name] for name in FACTORS if len(set(levels.get(name, ()))) > 1}
+    left_out = []
+    for name, texts in levels.items():
+        known = {text for one, text in zip(options, texts) if name in one}
+        if name in (*FACTORS, *NO_FACTORS) or len(known) < 2:
+            continue
+        pairs = [(set(one), set(zip(one, texts))) for factor, one in factors.items() if factor in FACTORS]
+        follows = any(len(known) < len(factor) == len(pair) for factor, pair in pairs)
+        if follows or len(known) > max(2, len(options) / 2) or any(name not in one for one in options):
+            left_out.append(name)
+        else:
+            factors[name] = texts
+    return factors, left_out
 
 
 def people_draws(runs, resamples):

@@ -81,6 +81,18 @@ def test_what_the_runs_cannot_tell_apart_is_said():
     assert by_level(found)["c", "x"].value is not None
 
 
+def test_a_level_is_compared_with_those_levels_that_it_can_be():
+    """a3 stands with b3 alone, so nothing compares it with a1 and a2, which are compared by themselves: scores are 0.5 +
+    0.02 [a2] + 0.01 [b2] without noise."""
+    factors = {"a": ["1", "1", "2", "2", "3"], "b": ["1", "2", "1", "2", "3"]}
+    found = by_level(effects.main_effects([0.50, 0.51, 0.52, 0.53, 0.9], factors)[0])
+    assert found["a", "2"].value == pytest.approx(0.02) and found["a", "2"].not_against == ("3",)
+    assert found["a", "1"].value == pytest.approx(-0.02) and found["b", "2"].value == pytest.approx(0.01)
+    assert found["a", "2"].low == pytest.approx(0.02) and found["a", "2"].apart == ()
+    assert (found["a", "3"].value, found["a", "3"].apart, found["a", "3"].not_against) == (None, ("b",), ())
+    assert found["a", "3"].raw == pytest.approx(0.9 - 0.515)
+
+
 def test_without_a_degree_of_freedom_there_is_no_interval_but_that_over_people():
     scores, factors = [0.5, 0.53], {"loss": ["ce", "focal"]}
     found, freedom = effects.main_effects(scores, factors)

@@ -129,13 +129,61 @@ def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
 
 def test_effects_have_intervals_once_runs_are_repeated(place, capsys):
     """Seeds make 0.52, 0.54 against 0.49, 0.49: +0.04, s^2 = 0.0002 / 2, t(2) = 4.3027: 0.04 -+ 0.0430."""
-    make_run(place / "runs", "04", loss="focal", age_bounds=[30, 60], lr=0.01, seed=1, scores={**SCORES, "oof_f1": 0.54})
-    make_run(place / "runs", "05", loss="ce", age_bounds=[29, 59], lr=0.01, seed=1, scores={**SCORES, "oof_f1": 0.49})
+    make_run(place / "runs", "04", loss="focal", age_bounds=[30, 60], seed=1, scores={**SCORES, "oof_f1": 0.54})
+    make_run(place / "runs", "05", loss="ce", age_bounds=[29, 59], seed=1, scores={**SCORES, "oof_f1": 0.49})
     _, out = listed(capsys)
     assert "+0.0400  -0.0030 .. +0.0830" in out
     text = " ".join(out.split())
     assert "Student's t with 2 degrees of freedom" in text and "few runs, so they are wide and rough" in text
-    assert "vary too and are held equal by nothing: lr raw: mean" in text
+
+
+def test_every_option_that_changes_what_is_learned_is_held_equal(place, capsys):
+    """Scores 0.5 + 0.04 [focal] + 0.1 [ema]: focal stands with ema twice and without once, ce the other way round."""
+    for number, (loss, ema) in enumerate([("focal", 0.9), ("focal", 0.9), ("focal", 0), ("ce", 0.9), ("ce", 0), ("ce", 0)]):
+        score = 0.5 + 0.04 * (loss == "focal") + 0.1 * (ema > 0)
+        make_run(
+            place / "some", f"{number}", loss=loss, ema=ema, lr=number / 9, threads=number, scores={**SCORES, "oof_f1": score}
+        )
+    _, out = listed(capsys, "some")
+    assert [line.split()[1:5] for line in out.splitlines() if line.startswith(("loss", "ema"))] == [
+        ["focal", "3", "+0.0733", "+0.0400"], ["ce", "3", "-0.0733", "-0.0400"],
+        ["0.9", "3", "+0.1133", "+0.1000"], ["0", "3", "-0.1133", "-0.1000"],
+    ]  # fmt: skip
+    assert "vary too and are held equal by nothing: lr raw: mean" in " ".join(out.split())
+
+
+def test_what_is_a_factor_and_what_is_left_out():
+    """ema by its two values; lr follows from the optimizer, SGD's own, so it would leave nothing of it; warmup_epochs has
+    four values in six runs; one run knows no clip_grad, and mix_rare differs in that alone; seed and threads are no factors."""
+    levels = {
+        "loss": ["ce", "ce", "focal", "ce", "focal", "ce"],
+        "optimizer": ["AdamW", "AdamP", "AdamW", "AdamP", "SGD", "SGD"],
+        "lr": [0.001, 0.001, 0.001, 0.001, 0.1, 0.1],
+        "ema": [0.0, 0.9, 0.0, 0.0, 0.0, 0.9],
+        "warmup_epochs": [0, 1, 2, 3, 0, 0],
+        "clip_grad": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+        "mix_rare": [False] * 6,
+        "seed": [1, 2, 3, 4, 5, 6],
+        "threads": [1, 1, 2, 2, 1, 1],
+        "aug": ["light"] * 6,
+    }
+    options = [dict(zip(levels, values)) for values in zip(*levels.values())]
+    del options[5]["clip_grad"], options[5]["mix_rare"]
+    factors, left_out = leaderboard.factors_among(options)
+    assert list(factors) == ["loss", "optimizer", "ema"] and factors["ema"] == ["0", "0.9", "0", "0", "0", "0.9"]
+    assert sorted(left_out) == ["clip_grad", "lr", "warmup_epochs"]
+    one_to_one = [{"loss": "ce", "gamma": 2}, {"loss": "focal", "gamma": 3}]
+    assert leaderboard.factors_among(one_to_one) == ({"loss": ["ce", "focal"], "gamma": ["2", "3"]}, [])
+
+
+def test_what_a_level_is_not_compared_with_is_said(place, capsys):
+    for number, (loss, aug) in enumerate(
+        [("ce", "none"), ("ce", "light"), ("focal", "none"), ("focal", "light"), ("f1", "strong")]
+    ):
+        make_run(place / "some", f"{number}", loss=loss, aug=aug, scores={**SCORES, "oof_f1": 0.5 + 0.02 * (loss == "focal")})
+    _, out = listed(capsys, "some")
+    assert "+0.0200  +0.0200 .. +0.0200, not against f1" in out
+    assert next(line for line in out.splitlines() if line.startswith("loss    f1")).endswith("-  not told apart from aug")
 
 
 def test_bootstrap_adds_the_draw_of_people(place, capsys):
