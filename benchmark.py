@@ -44,6 +44,7 @@ import model
 import optim
 import options
 import precision
+import provenance
 import throughput
 import timing
 import train_options
@@ -135,7 +136,7 @@ def summary(args, device, rates, stages):
     for part, whole in FRACTIONS[args.what]:
         if whole in rates:
             fractions[f"{part}/{whole}"] = timing.spread([a / b for a, b in zip(rates[part], rates[whole])])
-    environment = experiment.environment(distributed.describe(device))
+    environment = provenance.environment(distributed.describe(device))
     environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
     rates = {name: timing.spread(values) for name, values in rates.items()}
     return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}

@@ -7,15 +7,11 @@ summary.json of the run are made from the folds that are there, so folds may com
 import contextlib
 import glob
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
-import subprocess
-from datetime import datetime
 from pathlib import Path
 from types import NoneType
 
@@ -246,64 +242,6 @@ def read_log(path):
         raise InputError(f"{path}: not a readable log ({error})") from error
 
 
-def environment(device):
-    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict."""
-
-    def git(*words):
-        try:
-            done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
-    status = git("status", "--porcelain")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": None if status is None else bool(status),
-        "device": device,
-        "platform": platform.platform(),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
-def write_environment(run, device, data, weights=None):
-    """env.json: the `environment` in which a run was started, and the digests of its `data` and of the file `weights`."""
-    started_from = {} if weights is None else {"weights_sha256": file_digest(weights)}
-    write_json(run / "env.json", environment(device) | {"data_sha256": data} | started_from)
-
-
-def check_data(run, data):
-    """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
-    path = Path(run) / "env.json"
-    if path.exists() and mappings.read_json(path).get("data_sha256", data) != data:  # of an older version: none
-        raise InputError(
-            f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
-            "end; put them back, or begin a new run"
-        )
-
-
-def check_weights(run, weights):
-    """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
-    path = Path(run) / "env.json"
-    if weights is None or not path.exists():
-        return
-    began = mappings.read_json(path).get("weights_sha256")  # of an older version: none
-    if began not in (None, file_digest(weights)):
-        raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")
-
-
-def file_digest(path):
-    """The sha256 of a file; InputError when it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from error
-
-
 # ---- folds ---------------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +328,15 @@ def write_log(run, fold, rows):
         logs = {int(name[4:]): Path(run) / name / "log.csv" for name in _folders(run) if re.fullmatch(r"fold\d+", name)}
         found = [read_log(path) for _fold, path in sorted(logs.items()) if path.exists()]
         write_csv(Path(run) / "log.csv", pd.concat(found))
+
+
+def file_digest(path):
+    """The sha256 of a file; InputError when it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from error
 
 
 def finish_fold(run, fold, facts, keep_state=False):

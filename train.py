@@ -35,6 +35,7 @@ import optim
 import parallel
 import precision
 import predictions
+import provenance
 import pseudo
 import report
 import space
@@ -68,7 +69,7 @@ def open_run(args, argv, data, ranks):
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         if experiment.missing(run, args, fold_numbers(args)):
-            experiment.check_data(run, training_data.digest(data))
+            provenance.check_data(run, training_data.digest(data))
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
@@ -81,7 +82,7 @@ def open_run(args, argv, data, ranks):
         args.name = name
         recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
         experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
-        experiment.write_environment(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
+        provenance.write(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
         experiment.write_csv(folder / "folds.csv", folds)
         if data.fixes is not None:
             experiment.write_csv(folder / "label_fixes.csv", data.fixes)
@@ -210,7 +211,7 @@ def prepare(args, ranks):
         fold.check_epochs(args, Path(args.resume))
         experiment.check_not_trained(args.resume, fold_numbers(args))
         if experiment.untouched(args.resume, fold_numbers(args)):
-            experiment.check_weights(args.resume, args.weights)
+            provenance.check_weights(args.resume, args.weights)
     weights = space.weights_bytes(net, args.resume) if ranks.first else None
     with ranks.one_first():
         data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None, weights)

@@ -2,14 +2,12 @@
 
 import argparse
 import copy
-import os
 import shutil
 import threading
 import time
 from dataclasses import replace
 
 import pytest
-from conftest import without_pictures
 from test_engine import assert_equal, facts, make_fit
 
 import checkpoint
@@ -41,36 +39,6 @@ def test_what_a_step_needs_is_looked_for_when_a_run_goes_on_too(runs, tmp_path):
         InputError, match=r"--batch-size 1: test_resnet has batch norm, which can't train on one image at a time"
     ):
         train.main(["--resume", str(run), "--quiet"])
-
-
-def changed_size(data):
-    """Another picture in place of one."""
-    path = sorted((data / "train" / "images").glob("0*/mask1.*"))[0]
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def changed_label(data):
-    """Another mask state for two pictures of a person."""
-    normal, worn = (sorted((data / "train" / "images").glob(f"0*/{kind}.*"))[0] for kind in ("normal", "mask1"))
-    assert normal.parent == worn.parent
-    os.rename(normal, normal.with_stem("other"))
-    os.rename(worn, worn.with_stem("normal"))
-    os.rename(normal.with_stem("other"), normal.with_stem("mask1"))
-
-
-def test_a_run_whose_data_changed_does_not_go_on(runs, shared_data, tmp_path):
-    """One fold of it is still to be trained. A complete run has nothing left that could differ."""
-    run = shutil.copytree(runs["mask"], tmp_path / "run")
-    for number, change in enumerate((changed_size, changed_label)):
-        data = shutil.copytree(shared_data, tmp_path / f"data{number}")
-        change(data)
-        argv = ["--resume", str(run), "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
-        with without_pictures():
-            assert train.main(argv) == 0
-        (run / "fold1" / "fold.json").rename(run / "fold1" / "kept")
-        with pytest.raises(InputError, match=r"run: its images, their sizes or their labels are not those that it began with"):
-            train.main(argv)
-        (run / "fold1" / "kept").rename(run / "fold1" / "fold.json")
 
 
 @pytest.fixture

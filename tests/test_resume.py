@@ -25,6 +25,7 @@ import errors
 import experiment
 import fold
 import parallel
+import provenance
 import train
 import training_data
 
@@ -166,7 +167,7 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
 PHASES = {
     "decoding": (training_data.cache, "decode"),
     "measuring": (train.precision, "choose"),
-    "opening": (experiment, "write_environment"),
+    "opening": (provenance, "write"),
     "summary": (experiment, "write_summary"),
     "pictures": (train.report, "confusion"),
 }

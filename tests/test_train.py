@@ -372,27 +372,6 @@ def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp
     assert ("train.py wrote them" in capsys.readouterr().err) == bool(args.kfold)
 
 
-def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data, tmp_path):
-    weights = tmp_path / "backbone.safetensors"
-    state = timm.create_model("test_resnet").state_dict()
-    safetensors.torch.save_file(state, weights)
-    argv = [option for option in command(shared_data, tmp_path, "--name", "run", "--fold", "0") if option != "--no-pretrained"]
-    trained([*argv, "--weights", str(weights)])
-    resume = ["--resume", str(tmp_path / "runs" / "run"), "--quiet", "--fold", "1"]
-    safetensors.torch.save_file({name: value + 1 for name, value in state.items()}, weights)
-    with pytest.raises(InputError, match=r"--weights .*backbone.safetensors: changed since .*run began with it; put that file"):
-        train.main(resume)
-    assert not (tmp_path / "runs" / "run" / "fold1").exists()
-    weights.unlink()
-    with pytest.raises(InputError, match=r"backbone.safetensors: not readable \(No such file or directory\)"):
-        train.main(resume)
-    safetensors.torch.save_file(state, tmp_path / "moved.safetensors")
-    trained([*resume, "--weights", str(tmp_path / "moved.safetensors")])
-    assert experiment.read_args(tmp_path / "runs" / "run")["weights"] == str(tmp_path / "moved.safetensors")
-    (tmp_path / "moved.safetensors").unlink()
-    trained(resume)  # all that is asked for is learnt
-
-
 def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
     weights = tmp_path / "backbone.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
