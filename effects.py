@@ -62,28 +62,37 @@ def _contrast(columns, levels, name, level, others):
     return weights
 
 
-def _comparable(columns, levels, name, level, X, inverse):
+def _undetermined(gram):
+    """Of a design's columns [P], each as a row of [P, P]: what the runs don't tell of its coefficient.
+
+    They determine the difference of two coefficients if the rows of both are equal: if it lies in the row space of the
+    design X, of which gram is X^T X.
+    """
+    return np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ gram - np.eye(len(gram))
+
+
+def _comparable(undetermined, columns, levels, name, level):
     """The other levels of a factor whose difference to this level the runs determine, in order."""
     others = [other for other in dict.fromkeys(levels) if other != level]
-    return [o for o in others if _is_estimable(_contrast(columns, levels, name, level, [o]), X, inverse)]
+    rows = undetermined[[columns[name, other] for other in others]] - undetermined[columns[name, level]]
+    return [other for other, row in zip(others, np.abs(rows).max(1)) if row < 1e-6]
 
 
-def _is_estimable(contrast, X, inverse):
-    """Whether the runs determine a contrast of coefficients: whether it lies in the row space of the design."""
-    return np.allclose(contrast @ inverse @ X, contrast, atol=1e-8)
+def _without_one(gram, columns, factors):
+    """{factor: (undetermined, columns)} of the designs that lack one of the factors."""
+    designs = {}
+    for left_out in factors:
+        kept = [0, *(index for (name, _level), index in columns.items() if name != left_out)]
+        rest = {key: place for place, key in enumerate((key for key in columns if key[0] != left_out), start=1)}
+        designs[left_out] = _undetermined(gram[np.ix_(kept, kept)]), rest
+    return designs
 
 
-def _confounded_with(factors, R, name, level):
+def _confounded_with(designs, levels, name, level):
     """The factors without any one of which a level could be compared with all others; where there is no such one, all."""
-    guilty = []
-    for other in factors:
-        if other != name:
-            rest = {key: levels for key, levels in factors.items() if key != other}
-            X, columns = _design(rest, R)
-            others = set(rest[name]) - {level}
-            if _is_estimable(_contrast(columns, rest[name], name, level, others), X, np.linalg.pinv(X)):
-                guilty.append(other)
-    return tuple(guilty or (other for other in factors if other != name))
+    others = [other for other in designs if other != name]
+    guilty = [other for other in others if len(_comparable(*designs[other], levels, name, level)) == len(set(levels)) - 1]
+    return tuple(guilty or others)
 
 
 def main_effects(scores, factors, draws=None):
@@ -97,17 +106,19 @@ def main_effects(scores, factors, draws=None):
     scores, R = np.asarray(scores, dtype=np.float64), len(scores)
     factors = merge_aliases(factors)
     X, columns = _design(factors, R)
-    inverse = np.linalg.pinv(X)
+    inverse, gram = np.linalg.pinv(X), X.T @ X
+    undetermined = _undetermined(gram)
     freedom = R - int(np.linalg.matrix_rank(X))
     residuals = scores - X @ (inverse @ scores)
     noise = np.sqrt((residuals**2).sum() / freedom) * stdtrit(freedom, 0.975) if freedom else 0.0
-    found = []
+    found, designs = [], None
     for name, level in columns:
         here = np.array([one == level for one in factors[name]])
         raw, runs = float(scores[here].mean() - scores[~here].mean()), int(here.sum())
-        others = _comparable(columns, factors[name], name, level, X, inverse)
+        others = _comparable(undetermined, columns, factors[name], name, level)
         if not others:
-            found.append(Effect(name, level, runs, raw, apart=_confounded_with(factors, R, name, level)))
+            designs = designs or _without_one(gram, columns, factors)
+            found.append(Effect(name, level, runs, raw, apart=_confounded_with(designs, factors[name], name, level)))
             continue
         not_against = tuple(one for one in dict.fromkeys(factors[name]) if one not in (level, *others))
         of_runs = _contrast(columns, factors[name], name, level, others) @ inverse
