@@ -163,9 +163,27 @@ def held(path, busy, wait=False, make=False):
     nothing), and then its turn.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | (os.O_CREAT if make and not os.path.exists(path) else 0), 0o666)
+        handle = _opened_to_lock(path, os.O_CREAT if make and not os.path.exists(path) else 0)
     except OSError as error:
         raise DiskError(f"{path}: can't be locked ({error.strerror})") from error
+    try:
+        _lock(handle, path, busy, wait)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _opened_to_lock(path, create):
+    """A handle of a folder or file, for writing where that may be: NFS locks no other files (flock(2))."""
+    try:
+        return os.open(path, os.O_RDWR | create, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EACCES, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _lock(handle, path, busy, wait):
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,6 +193,5 @@ def held(path, busy, wait=False, make=False):
             if busy:
                 say(busy)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    except OSError as error:
+        raise DiskError(f"{path}: can't be locked ({error.strerror}); take a folder on a disk that knows locks") from error

@@ -4,6 +4,7 @@ import builtins
 import collections
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import resource
@@ -262,6 +263,50 @@ def test_holding_a_folder_that_is_gone_makes_no_file_of_its_name(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with disk.held(tmp_path / "lock", "", make=True):
         assert (tmp_path / "lock").is_file()
+
+
+def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
+    """flock(2), NFS: "in order to place an exclusive lock, the file must be opened for writing"; folders can't be."""
+    lock, modes = fcntl.flock, []
+
+    def of_nfs(handle, how):
+        writes = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        modes.append(writes)
+        if not writes and not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    with disk.held(tmp_path / "lock", "", make=True), disk.held(tmp_path, ""):
+        assert modes == [True, False]
+    with disk.held(tmp_path / "lock", ""):
+        assert (tmp_path / "lock").stat().st_size == 0
+
+
+def test_a_file_of_another_user_is_locked_for_reading(tmp_path, monkeypatch):
+    (tmp_path / "lock").touch()
+    opened, modes = os.open, []
+
+    def of_another(path, flags, *mode):
+        modes.append(flags & os.O_ACCMODE)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", of_another)
+    with disk.held(tmp_path / "lock", ""), pytest.raises(InputError, match=r"^taken$"), disk.held(tmp_path / "lock", "taken"):
+        pass
+    assert modes == [os.O_RDWR, os.O_RDONLY] * 2
+
+
+def test_a_disk_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
+    def refuse(_handle, _how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    told = r"can't be locked \(Function not implemented\); take a folder on a disk that knows locks"
+    with pytest.raises(disk.DiskError, match=told), disk.held(tmp_path, ""):
+        pass
 
 
 def test_room_is_summed_over_what_shares_a_volume(tmp_path, monkeypatch):
