@@ -1,10 +1,11 @@
 """Which two submissions to hand in at the end: the best by score, and one as good that fails on other images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+import experiment
 import mappings
 import metrics
 import predictions
@@ -16,12 +17,16 @@ READ = 20  # results whose predictions are read, the highest scores first
 
 @dataclass(frozen=True)
 class Result:
-    """A scored result folder over some images: macro F1, predicted classes of the train images and of the eval images."""
+    """A scored result folder over some images: macro F1, predicted classes of the train images and of the eval images.
+
+    `persons`: it joins the images of a person, for which the contest's rules must give leave.
+    """
 
     folder: Path
     f1: float
     pred: np.ndarray
     answers: np.ndarray
+    persons: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Advice:
     """The two to hand in, `second` None where no other result is within noise of the first, and the reason for it.
 
     `gap` and `gap_ci95`: macro F1 of the first minus that of the second, with its paired interval over people; `phi`:
-    correlation of being wrong on an image; `apart`: share of the eval images that the two answer differently.
+    correlation of being wrong on an image; `apart`: share of the eval images that the two answer differently. `allowed`: the
+    Advice among the results that need nobody's leave, where one of the two does, if there is any.
     """
 
     first: Result
@@ -38,6 +44,16 @@ class Advice:
     gap_ci95: tuple = (np.nan, np.nan)
     phi: float = np.nan
     apart: float = np.nan
+    allowed: "Advice | None" = None
+
+
+def joins_persons(folder):
+    """Whether an ensemble was made with --persons, or has a member that was."""
+    try:
+        recipe = experiment.read_recipe(folder)
+    except InputError:
+        return False
+    return bool(recipe.get("persons")) or any(joins_persons(member["run"]) for member in recipe.get("members", ()))
 
 
 def scored_folders(output_dir):
@@ -63,13 +79,13 @@ def _read(folder, f1, images, names):
     if len(oof) != len(images) or len(answers) != len(names) or {*oof.index} != {*images} or {*answers} != {*names}:
         return None
     pred = oof.loc[images, predictions.columns("label")].to_numpy().argmax(1)
-    return Result(folder, f1, pred, np.array([answers[name] for name in names]))
+    return Result(folder, f1, pred, np.array([answers[name] for name in names]), joins_persons(folder))
 
 
 def advise(folder, oof, names):
     """The Advice of a result folder and those beside it, over the train images of its `oof` (the oof.csv table) and the eval
     images `names`; None where fewer than two are there."""
-    images, truth, persons = oof["image"].tolist(), oof["target"].to_numpy(), oof["path"].to_numpy()
+    images = oof["image"].tolist()
     folders = scored_folders(folder.parent)[:READ]
     if len(folders) < 2:
         return None
@@ -77,6 +93,15 @@ def advise(folder, oof, names):
     results = [result for f1, _half, folder in folders if (result := _read(folder, f1, images, names))]
     if len(results) < 2:
         return None
+    advice = _choose(results, halves, oof["target"].to_numpy(), oof["path"].to_numpy())
+    allowed = [result for result in results if not result.persons]
+    if not allowed or not any(result and result.persons for result in (advice.first, advice.second)):
+        return advice
+    return replace(advice, allowed=_choose(allowed, halves, oof["target"].to_numpy(), oof["path"].to_numpy()))
+
+
+def _choose(results, halves, truth, persons):
+    """The Advice among results, the highest score first; halves: of the widths of their intervals."""
     first, *others = results
     wrong = first.pred != truth
     near = [other for other in others if first.f1 - other.f1 <= halves[first.folder] + halves[other.folder]]
@@ -91,8 +116,16 @@ def advise(folder, oof, names):
 
 def lines(advice):
     """An Advice in words, for the console."""
+    told = ["the two to hand in at the end:", *_pair(advice)]
+    if advice.first.persons or (advice.second and advice.second.persons):
+        told.append("  --persons joins images, which the contest's rules must allow; without it:")
+        told += _pair(advice.allowed) if advice.allowed else ["  none: combine members without --persons"]
+    return told
+
+
+def _pair(advice):
     first, second = advice.first, advice.second
-    told = ["the two to hand in at the end:", f"  1  {first.folder}: macro F1 {first.f1:.4f}, the highest"]
+    told = [f"  1  {_name(first)}: macro F1 {first.f1:.4f}, the highest"]
     if second is None:
         return [*told, "  2  none: every other result is worse by more than noise; combine other members for a second one"]
     low, high = advice.gap_ci95
@@ -100,6 +133,10 @@ def lines(advice):
     apart = f"correlation {advice.phi:.2f}, {advice.apart:.1%} of answers differ"
     return [
         *told,
-        f"  2  {second.folder}: macro F1 {second.f1:.4f}, {noise};",
+        f"  2  {_name(second)}: macro F1 {second.f1:.4f}, {noise};",
         f"     of such results its errors are least like those of 1: {apart}",
     ]
+
+
+def _name(result):
+    return f"{result.folder}{' (--persons)' if result.persons else ''}"

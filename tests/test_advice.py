@@ -99,6 +99,28 @@ def test_errors_of_a_faultless_result_are_like_no_others(people, write):
     assert (advised.second.folder.name, advised.phi) == ("b", 0)
 
 
+def test_what_needs_leave_is_told_and_what_does_not_beside_it(people, write, tmp_path):
+    """`joined` is best but made with --persons, and so is a member of `above`; `a` and `b` need nobody's leave."""
+    wrong = np.arange(700) % 7 == 0
+    folder, oof = write("a", wrong)
+    write("b", np.roll(wrong, 1))
+    for name, left, recipe in (
+        ("joined", 70, {"persons": True}),
+        ("above", 35, {"members": [{"run": str(tmp_path / "joined")}]}),
+    ):
+        write(name, wrong & (np.arange(700) >= left))
+        (tmp_path / name / "recipe.yaml").write_text(json.dumps(recipe))
+    (tmp_path / "b" / "recipe.yaml").write_text('{"persons": false, "members": [{"run": "gone"}]}')
+    assert [advice.joins_persons(tmp_path / name) for name in ("a", "b", "joined", "above")] == [False, False, True, True]
+    told = advice.lines(advice.advise(folder, oof, NAMES))
+    assert told[1].startswith(f"  1  {tmp_path / 'joined'} (--persons): macro F1")
+    at = told.index("  --persons joins images, which the contest's rules must allow; without it:")
+    assert f"  1  {tmp_path / 'a'}: macro F1" in told[at + 1] and f"  2  {tmp_path / 'b'}: macro F1" in told[at + 2]
+    for name in "ab":
+        (tmp_path / name / "recipe.yaml").write_text('{"persons": true}')
+    assert advice.lines(advice.advise(folder, oof, NAMES))[-1] == "  none: combine members without --persons"
+
+
 def test_nothing_to_choose_from(people, write, tmp_path):
     wrong = np.arange(700) % 7 == 0
     folder, oof = write("a", wrong)
