@@ -32,13 +32,16 @@ def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
 def build_criterion(recipe, train_targets, device):
     """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses.
 
-    train_targets int64 [N, heads] are those of the training rows: their class counts are the prior and the class weights.
+    train_targets int64 [N, heads] are those of the training rows: their class counts are the class weights and the prior, that
+    of single years as the label distributions have them, which reach years that nobody has.
     """
     parts = []
+    soft = soft_targets(recipe.target, train_targets, recipe.age_sigma, recipe.top_age_spread).sum(0)
     for column, (head, logits_slice) in enumerate(head_slices(recipe.target).items()):
         counts = np.bincount(class_index(head, train_targets[:, column]), minlength=len(CLASS_NAMES[head]))
         weights = class_weights(recipe.class_weights, counts)
-        loss = build_loss(recipe.loss, torch.from_numpy(counts).to(device), recipe.gamma, recipe.smoothing,
+        prior = soft[logits_slice] if head == "age" else torch.from_numpy(counts)
+        loss = build_loss(recipe.loss, prior.to(device), recipe.gamma, recipe.smoothing,
                           None if weights is None else weights.to(device))  # fmt: skip
         parts.append((logits_slice, loss))
 

@@ -11,6 +11,7 @@ from loss import age_distribution
 
 def recipe(**changes):
     usual = {"target": "label", "loss": "ce", "gamma": 2.0, "smoothing": 0.025, "class_weights": "none"}
+    usual |= {"age_sigma": 2.0, "top_age_spread": None}
     return SimpleNamespace(**usual | changes)
 
 
@@ -36,6 +37,21 @@ def test_the_criterion_sums_over_heads():
         for head, part in enumerate((slice(0, 3), slice(3, 5), slice(5, 8)))
     )
     torch.testing.assert_close(criterion(logits, objective.soft_targets("multi", targets, 2.0)), expected)
+
+
+def test_the_prior_of_single_years_is_what_the_targets_hold():
+    """With nobody of 27 to 29, whose years get mass from their neighbours': a model that says what the targets say is right
+    everywhere, so logits of its log probabilities plus the log prior have the least loss and no gradient."""
+    ages = np.array([age for age in range(20, 59) if age not in (27, 28, 29)] * 5)[:, None]
+    targets = objective.soft_targets("age", ages, 2.0)
+    prior = targets.sum(0)
+    criterion = objective.build_criterion(recipe(target="age", loss="logit_adjusted"), ages, torch.device("cpu"))
+    logits = (targets.clamp(min=1e-30).log() - prior.clamp(min=1).log()).requires_grad_()
+    loss = criterion(logits, targets)
+    entropy = -(targets * targets.clamp(min=1e-30).log()).sum(1).mean()
+    torch.testing.assert_close(loss, entropy, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert logits.grad.abs().max() * len(ages) < 1e-4
 
 
 def test_balanced_weights_are_one_on_average_over_images():
