@@ -114,8 +114,8 @@ def parse_args(argv):
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     args.data_dir = str(dataset.locate(args.data_dir)[0])
     belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
-    belongs |= dict.fromkeys(("usual", "script", "workers"), ("train",))
-    belongs |= dict.fromkeys(("aug", "loss", "optimizer", "memory_format", "compile"), ("train", "validation"))
+    belongs |= dict.fromkeys(("usual", "script", "workers", "aug", "loss", "optimizer", "compile"), ("train",))
+    belongs["memory_format"] = ("train", "validation")
     rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
     options.check_idle(parser, args, given, rules)
     return args
@@ -146,9 +146,12 @@ def show(result):
     """The result as tables."""
     args, environment = result["options"], result["environment"]
     size = " x ".join(map(str, args["img_size"]))
-    if args["what"] in ("train", "validation"):
+    if args["what"] == "train":
         print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
         print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
+    elif args["what"] == "validation":
+        print(f"{args['model']} at {size}, {args['images']} images, batch {args['batch_size']}")
+        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")
     elif args["what"] == "inference":
         print(f"{args['folds']} models {args['model']} at {size}, {args['images']} images, batch {args['batch_size']}, "
               f"tta {args['tta']}, amp {args['amp']}")  # fmt: skip

@@ -166,7 +166,7 @@ def _script(connection, args, device):
     """Of that process: a window for each number of seconds that comes, until None does."""
     errors.on_parents_death(signal.SIGKILL)()
     engine.use_threads(args.threads)
-    fit, files = build_fit(args, device)
+    fit, files = build_fit(args, distributed.pick_device(str(device)))
     run = usual_pipeline(fit, usual_loader(args, fit, files))
     connection.send("ready")
     for seconds in iter(connection.recv, None):

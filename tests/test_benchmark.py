@@ -94,7 +94,8 @@ def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, fork
 
 def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypatch):
     """In this process, where the two can be looked at."""
-    seen, asked = [], iter([0.05, None])
+    seen, asked, devices = [], iter([0.05, None]), []
+    monkeypatch.setattr(throughput.distributed, "pick_device", lambda name: devices.append(name) or torch.device(name))
     monkeypatch.setattr(engine, "keep_freed_memory", lambda: seen.append("kept"))
     monkeypatch.setattr(errors, "on_parents_death", lambda _signal: lambda: None)
     monkeypatch.setattr(
@@ -109,7 +110,7 @@ def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypat
         pass
     _theirs, args, device = context.return_value.Process.call_args.kwargs["args"]
     throughput._script(connection, args, device)
-    assert seen == [torch.contiguous_format]
+    assert seen == [torch.contiguous_format] and devices == ["cpu"]  # where it is a numbered GPU that one becomes the current
     assert [call.args[0] for call in connection.send.call_args_list] == ["ready", (0, 0.0)]
 
 
@@ -151,12 +152,14 @@ def test_scripts_keep_freed_memory(main, monkeypatch):
 
 
 def test_options_of_training_alone_are_told(shared_data, capsys):
-    argv = ["--data-dir", str(shared_data), "--optimizer", "SGD", "--compile"]
-    benchmark.parse_args([*argv, "--what", "validation"])
+    argv = ["--data-dir", str(shared_data), "--optimizer", "SGD", "--compile", "--memory-format", "contiguous"]
+    benchmark.parse_args(argv)
     assert not capsys.readouterr().err
-    benchmark.parse_args([*argv, "--what", "cache"])
+    benchmark.parse_args([*argv, "--what", "validation"])
     told = capsys.readouterr().err
-    assert "--optimizer SGD (of --what train or validation)" in told and "--compile (of" in told
+    assert "--optimizer SGD (of --what train)" in told and "--compile (of" in told and "--memory-format" not in told
+    benchmark.parse_args([*argv, "--what", "cache"])
+    assert "--memory-format contiguous (of --what train or validation)" in capsys.readouterr().err
 
 
 def test_a_slow_loader_slows_our_epoch_and_not_the_ceiling(measure, monkeypatch):
@@ -222,6 +225,7 @@ def test_validation_against_its_forward(measure, monkeypatch):
     result, table = measure("--what", "validation", "--images", "40", repeats=1)
     assert set(rows) == {40} and result["options"]["images"] == 40
     assert list(result["rates"]) == ["ceiling", "ours"] and "ours / ceiling" in table
+    assert "40 images" in table and "AdamW" not in table  # of what changes nothing here nothing is told
     batches = ImageStore.batches
     monkeypatch.setattr(ImageStore, "batches", lambda self, groups: (time.sleep(0.2), batches(self, groups))[1])
     slowed, _table = measure("--what", "validation", "--images", "40", repeats=1)
