@@ -3,13 +3,16 @@
 | mix | what it does |
 | --- | --- |
 | mixup | a weighted sum of both (Zhang et al. 2018, 1710.09412) |
-| cutmix | a box of the other image (Yun et al. 2019, 1905.04899) |
+| cutmix | a box of the other image (Yun et al. 2019, 1905.04899), wholly inside, where theirs is cut at the border |
 | halves | the left half of one face and the right half of another, both with the same mask state |
 
 halves is the vertical-half CutMix of the contest's 1st place, which aimed it at old people. Faces are upright and
 centred, so each half keeps half of everything that gender and age show in; a box would as often cut out the mouth and so
 make a false example of a mask, which is also why both have the same mask state here. (Pseudo-labels of targets without a mask
 don't tell the state: such eval images are mixed among themselves, and no label of a mask is learnt there.)
+
+Shares and partners are drawn for each sample, partners among all training images; the papers' codes draw one share a batch and
+mix the batch with itself.
 
 Drawing and mixing are apart, as in augment.py: `draw` makes all random numbers of a step on the CPU, a row a sample.
 """

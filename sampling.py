@@ -5,10 +5,10 @@ share a step agree without talking.
 
 | sampler | an epoch |
 | --- | --- |
-| shuffle | each image once |
+| shuffle | each image once, but for those that fill no step: in each epoch others |
 | balanced | as many images, each class equally often |
 | sqrt | as many images, each class in proportion to the square root of its size |
-| person | one image of each person, another one in each epoch, so an epoch is a seventh as long |
+| person | one image of each person, drawn anew for each epoch, which is a seventh as long |
 
 balanced and sqrt are the class-balanced and square-root sampling of Kang et al. 2020, "Decoupling Representation and Classifier
 for Long-Tailed Recognition" (arXiv 1910.09217; sqrt after Mahajan et al. 2018, arXiv 1805.00932). person is ours: seven
