@@ -14,6 +14,7 @@ import pandas as pd
 import cache
 import dataset
 import experiment
+from errors import InputError
 from images import Geometry
 from labels import AGE_GROUPS, GENDERS, MASKS, head_slices
 
@@ -122,7 +123,10 @@ def find_all(names, table, args):
     Out-of-fold rows are grouped over all folds, as so many strangers are among eval images too. A stranger of another fold in a
     group brings in a model that has seen the person; keeping to folds changed the macro F1 of 700 people from 0.5841 to 0.5848.
     """
-    data_dir = dataset.locate(args.data_dir)[0]
+    data_dir = args.data_dir or dataset.find()
+    if data_dir is None:
+        raise InputError("--persons: looks at the images, and there is no data folder here; give --data-dir")
+    data_dir = dataset.locate(data_dir)[0]
     groups = find([f"{data_dir}/eval/images/{name}" for name in names], args)
     return Grouping(names, groups, table, None if table is None else find(dataset.image_files(data_dir, table["image"]), args))
 

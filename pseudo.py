@@ -26,7 +26,11 @@ FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def find_runs(source):
-    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once."""
+    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once.
+
+    How much weight is of no use here, as it is fitted to the labels of everyone. Whether a search gave any is too; that much of
+    a choice made on all people together stays in the labels.
+    """
     found = members.open_source(str(source))
     if found.is_run:
         if found.choice != "all":
@@ -75,6 +79,20 @@ def check_folds(run, people, folds, kfold):
             )
 
 
+def teaching_folds(run, kfold):
+    """The folds of a run whose models make the labels; InputError for one of `kfold` that is not complete."""
+    if kfold == 0:
+        return evaluation.select_folds(run, "all")
+    lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
+    if lacking:
+        numbers = " ".join(map(str, lacking))
+        raise InputError(
+            f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; "
+            f"python train.py --resume {run} --fold {numbers} first"
+        )
+    return list(range(kfold))
+
+
 def check_bounds(run, args):
     """InputError when the age groups that a run learnt are cut at other ages than those that this training learns."""
     theirs = experiment.read_args(run)
@@ -119,7 +137,7 @@ def make(args, people, folds, images, device):
     for run in runs:
         check_folds(run, people, folds, args.kfold)
         check_bounds(run, args)
-    numbers = {run: evaluation.select_folds(run, list(range(args.kfold)) if args.kfold else "all") for run in runs}
+    numbers = {run: teaching_folds(run, args.kfold) for run in runs}
     options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
     jobs = [(run, number) for run in runs for number in numbers[run]]
     targets = {run: experiment.read_args(run)["target"] for run in runs}

@@ -111,8 +111,9 @@ def add_learning(parser):
                        help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
     group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
                        help="width of the label distribution of --target age")  # fmt: skip
-    group.add_argument("--top-age-spread", type=options.natural_float, metavar="YEARS",
-                       help="--target age: a recorded 60 may be so many years more; without it 60 is certain")  # fmt: skip
+    group.add_argument("--top-age-spread", type=options.positive_float, metavar="YEARS",
+                       help="--target age: spread a recorded 60 over so many years from there on, of which the first look as "
+                            "young as 58 too; without it 60 is certain")  # fmt: skip
 
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
@@ -247,6 +248,11 @@ def check_techniques(parser, args):
         )
     if args.top_age_spread is not None and args.target != "age":
         parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+    correct_rare = ["--loss logit_adjusted"] * ("logit_adjusted" in args.loss)
+    correct_rare += [f"--class-weights {args.class_weights}"] * (args.class_weights != "none")
+    correct_rare += [f"--sampler {args.sampler}"] * (args.sampler in ("balanced", "sqrt"))
+    if len(correct_rare) > 1 and args.resume is None:
+        errors.say(f"{' and '.join(correct_rare)}: each lifts rare classes, together they do it twice; as a rule one is enough")
     if args.ema and args.average_last:
         parser.error("--average-last: and --ema both average weights; take one of them")
     if args.freeze_epochs >= args.epochs:

@@ -58,6 +58,7 @@ CASES = [
     ("train", TRAIN + "--age-bounds 60 30", "--age-bounds 60 30: must be LO HI with 18 < LO < HI <= 60"),
     ("train", TRAIN + "--target age --age-bounds 29 59", "--age-bounds: --target age learns single years; cut them anywhere with ensemble.py"),
     ("train", TRAIN + "--kfold 0 --scheduler Plateau", "--scheduler Plateau: follows the validation F1, and --kfold 0 has none"),
+    ("train", TRAIN + "--target age --top-age-spread 0", "--top-age-spread: 0"),
     ("train", TRAIN + "--top-age-spread 5", "--top-age-spread: belongs to --target age"),
     ("train", TRAIN + "--ema 0.9 --average-last 2", "--average-last: and --ema both average weights; take one of them"),
     ("train", TRAIN + "--freeze-epochs 2 --epochs 2", "--freeze-epochs 2: leaves none of 2 epochs"),

@@ -14,6 +14,7 @@ import ensemble
 import errors
 import persons
 import predictions
+from errors import InputError
 from labels import marginals
 
 
@@ -164,6 +165,14 @@ def test_without_out_of_fold_predictions_only_eval_images_are_grouped(fit, place
     names = {path.name for path in (tmp_path / "submissions" / "unscored").iterdir()}
     assert "persons.csv" in names and "oof_persons.csv" not in names
     assert "of the pairs in a group" not in capsys.readouterr().out
+
+
+def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(persons.dataset, "DATA_PLACES", ())
+    with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
+        persons.find_all(["a.jpg"], None, SimpleNamespace(data_dir=None))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_image_that_is_missing_is_named(tmp_path, capsys):
