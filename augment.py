@@ -153,7 +153,10 @@ def decided(params, height, width):
 
 def moved(tensors, device):
     """These float32 tensors on a device, by one copy."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device, non_blocking=True)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        flat = flat.pin_memory()  # of other memory a copy of more than 64 KB waits for the device
+    flat = flat.to(device, non_blocking=True)
     return [part.view_as(tensor) for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors)]
 
 

@@ -33,6 +33,7 @@ from images import Unreadable
 
 PART = 16  # images that a process decodes at a time
 SYNCED = 16  # such parts are written to the disk at a time
+LOADED = 64  # images of a batch in which the cache goes to a device
 
 
 def stat_all(files):
@@ -214,26 +215,32 @@ def _decode_part(files, geometry, faces, place, skip_bad, part):
     return bad
 
 
+def choose_place(place, device, size):
+    """'device' or 'host', where batches are read from; auto: the device where it is a GPU with twice `size` bytes free."""
+    if place != "auto":
+        return place
+    return "device" if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > 2 * size else "host"
+
+
 class ImageStore:
     """Cached images as a source of uint8 batches [B, H, W, 3] on a device.
 
     `images`: an array, or a memory map of `open_cache`, from whose file single images are then read: its pages would count as
     this process's memory. `place` device: the whole cache lies on the device. host: batches are gathered by a thread, two
-    ahead, and copied. auto: device where it is a GPU with twice the cache's size free, else host.
+    ahead, and copied. auto: as `choose_place` says.
     """
 
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
         self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None  # noqa: SIM115 (as long as the store)
-        if place == "auto":
-            room = self.device.type == "cuda" and torch.cuda.mem_get_info(self.device)[0] > 2 * images.nbytes
-            place = "device" if room else "host"
-        self.place = place
+        place = choose_place(place, self.device, images.nbytes)
+        self.place, self.resident = "host", None
         if place == "device":
-            self.resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
-            for start in range(0, len(images), 1024):
-                rows = np.arange(start, min(start + 1024, len(images)))
-                self.resident[start : start + 1024] = self._gather(rows).to(self.device)
+            resident, start = torch.empty(images.shape, dtype=torch.uint8, device=self.device), 0
+            for batch in self.batches(np.arange(len(images))[at : at + LOADED] for at in range(0, len(images), LOADED)):
+                resident[start : start + len(batch)] = batch
+                start += len(batch)
+            self.place, self.resident = "device", resident
 
     def _gather(self, rows):
         batch = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")

@@ -4,6 +4,7 @@ What they tell each other goes over the CPU (gloo), so that nothing waits for a 
 """
 
 import contextlib
+import gc
 import os
 from dataclasses import dataclass, replace
 
@@ -96,7 +97,12 @@ class Ranks:
     def on(self, device_name):
         """The same with the device of `--device`; of several processes each takes the GPU of its number on its box."""
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self.world > 1 and name.startswith("cuda"):
+        if self.world > 1 and name.startswith("cuda:"):
+            raise InputError(
+                f"--device {name}: of several processes each takes the GPU of its own number; give --device cuda, and in front "
+                "of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
+            )
+        if self.world > 1 and name == "cuda":
             name = f"cuda:{os.environ['LOCAL_RANK']}"
         return replace(self, device=pick_device(name))
 
@@ -163,6 +169,14 @@ def pick_device(name):
 def describe(device):
     """A device in words: the GPU's name, or how many CPU threads torch uses."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def give_back(device):
+    """Leave a device's memory that nothing holds any more to others; a GPU's peak is that of what comes now."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def world_size():

@@ -138,7 +138,7 @@ def predict_rows(fit, rows, before_batch=lambda: None):
 
     `before_batch()` is called as often in every process; what it raises ends the prediction.
     """
-    batch_size, data = fit.recipe.batch_size, fit.data
+    batch_size, data = fit.recipe.batch_size // fit.ranks.world, fit.data
     fit.ranks.same_buffers(fit.evaluated)
     mine, most = fit.ranks.share(rows), len(rows[:: fit.ranks.world])
     groups = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

@@ -246,6 +246,11 @@ class Fit:
             "tail": self.tail,
         }
 
+    def let_go(self):
+        """Leave the memory of the model and of all that changes with it to others; only the history is of use from here on."""
+        self.model = self.forward = self.optimizer = self.ema = self.averaged = None
+        self.tail = []
+
     def load_state_dict(self, state):
         """Continue from a `state_dict`; what follows is the same, bit for bit, as without the stop."""
         self.model.load_state_dict(state["model"])

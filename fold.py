@@ -93,12 +93,12 @@ class Training:
     board: events.Events
 
 
-def train_missing(args, run, data, fold, ranks, stop, net=None):
+def train_missing(args, run, data, fold, ranks, stop, built=None):
     """`train_fold`, unless the fold is complete already; its folder is held meanwhile.
 
-    `args` are the options of train.py, `stop` its StopSignals, `net` what `build_model` makes for this fold, if it is made
-    already. Raises Interrupted, with the state saved, when a signal came; InputError when another process holds the fold, and
-    for a loss or weights that are no numbers any more.
+    `args` are the options of train.py, `stop` its StopSignals, `built` a list from which the fold takes what `build_model`
+    makes for it, if it is made already. Raises Interrupted, with the state saved, when a signal came; InputError when another
+    process holds the fold, and for a loss or weights that are no numbers any more.
     """
     if code := ranks.any(stop.requested):
         raise Interrupted(code, "stopped between two folds")
@@ -109,7 +109,7 @@ def train_missing(args, run, data, fold, ranks, stop, net=None):
         return
     with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext(), checkpoint.Writer() as writer:
         try:
-            train_fold(Training(args, run, data, stop, writer, events.Events(run, fold)), fold, ranks, net)
+            train_fold(Training(args, run, data, stop, writer, events.Events(run, fold)), fold, ranks, built)
         except finite.NotFinite as error:
             raise InputError(tell_not_finite(args, run, data, fold, error, ranks)) from None
 
@@ -127,18 +127,18 @@ def tell_not_finite(args, run, data, fold, error, ranks):
     )
 
 
-def train_fold(job, fold, ranks, net=None):
+def train_fold(job, fold, ranks, built=None):
     """Train one fold to its end, from its saved state where there is one, and leave its folder complete.
 
-    `job` is its Training, `net` what `build_model` makes for it, if it is made already. With more --epochs than it had a fold
-    is trained on from its end: what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than
-    a run that began with as many.
+    `job` is its Training, `built` as in `train_missing`. With more --epochs than it had a fold is trained on from its end:
+    what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that began with them.
     """
     args, run, data = job.args, job.run, job.data
     state = ranks.from_first(checkpoint.load(run, fold) if ranks.first else None) or {}
-    net = build_model(args, fold, ranks.device, empty=bool(state)) if net is None else net
+    net = built.pop() if built else build_model(args, fold, ranks.device, empty=bool(state))
     mean, std = model.mean_std(net)
     fit = fits.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
+    del net  # it is the fit's to let go
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
         checkpoint.restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
@@ -155,16 +155,16 @@ def train_fold(job, fold, ranks, net=None):
         if ranks.first:
             keep_epoch(job, fit, probs)
     job.writer.wait()
-    rows = fit.history + (finish_on_all(job, fit, last) if args.finish_on_all else [])
+    history = fit.history + (finish_on_all(job, fit, last) if args.finish_on_all else [])
     if not args.kfold:
         where = "while predicting its training images"
         asked = functools.partial(leave_if_asked, job, fit, fit.state_dict, where)
-        logits = engine.predict_rows(fit, fit.data.train_rows, asked)
-        probs = engine.head_probs(args.target, logits)
+        rows = fit.data.train_rows[fit.data.train_rows < len(data.images)]  # eval images of --pseudo have no labels
+        probs = engine.head_probs(args.target, engine.predict_rows(fit, rows, asked))
         if ranks.first:
-            write_predictions(args, run, data, fold, fit.data.train_rows, probs, "insample.csv")
+            write_predictions(args, run, data, fold, rows, probs, "insample.csv")
     if ranks.first:
-        finish(run, fit, rows, args.keep_state)
+        finish(run, fit, history, args.keep_state)
     ranks.wait()
 
 
@@ -177,17 +177,19 @@ def finish_on_all(job, fit, last):
     the epochs' rows of the log.
     """
     args, run, fold, ranks, best = job.args, job.run, fit.data.fold, fit.ranks, fit.best_epoch
-    weights = experiment.best_weights(run, fold)
+    weights, before = experiment.best_weights(run, fold), checkpoint.copied(fit.state_dict())
+    fit.let_go()
     net = build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
     everyone = training_data.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
-    final = fits.Fit(net, replace(recipe(args), freeze_epochs=0), everyone, ranks)
+    frozen = args.freeze_epochs if best <= args.freeze_epochs else 0  # the best epoch's backbone learns, if it did
+    final = fits.Fit(net, replace(recipe(args), freeze_epochs=frozen), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
         checkpoint.restore(final, last, experiment.fold_dir(run, fold) / "last.pt")
 
     def state():
-        return {**fit.state_dict(), "last": final.state_dict()}
+        return {**before, "last": final.state_dict()}
 
     while final.epoch <= best:
         train_epoch(job, final, state, " on everyone")

@@ -3,10 +3,7 @@
 import argparse
 import contextlib
 import copy
-import gc
 from dataclasses import replace
-
-import torch
 
 import distributed
 import engine
@@ -31,16 +28,8 @@ def has_room(args, data, net, ranks):
         if not errors.is_out_of_memory(error):
             raise
         room = False
-    give_back(ranks.device)
+    distributed.give_back(ranks.device)
     return room
-
-
-def give_back(device):
-    """Leave a device's memory that nothing holds any more to others; a GPU's peak is that of what comes now."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _two_steps(args, data, net, ranks):
@@ -69,7 +58,15 @@ def _halved(args, world):
 
 
 def settle(args, data, net, ranks):
-    """--auto-batch of a new run: --batch-size and --accum become what has room and makes the same steps."""
+    """--auto-batch of a new run: --batch-size and --accum become what has room and makes the same steps.
+
+    Where nobody asked for the image cache on the device it leaves that first, as smaller batches are not quite the same.
+    """
+    crowded = ranks.any(int(args.cache_device == "auto" and data.store.place == "device"))
+    if crowded and ranks.any(int(not has_room(args, data, net, ranks))):
+        data.store.leave_device()
+        args.cache_device = "host"
+        errors.say(f"auto batch: --batch-size {args.batch_size} has no room beside the images, taken: --cache-device host")
     room_for = fitting(args, data, net, ranks)
     if room_for is None:
         raise InputError(_too_large(args, ranks.device))
@@ -82,7 +79,8 @@ def settle(args, data, net, ranks):
 def advice(args, data, ranks):
     """What to say when the memory ran out in a training, whose own memory must be free again; before it data is None."""
     ran_out = f"--batch-size {args.batch_size}: out of memory on {_name(ranks.device)}"
-    remedy = "--cache-device host takes less" if args.cache_device == "device" else "does another program use the device too?"
+    on_device = args.cache_device == "device" or (args.cache_device == "auto" and ranks.device.type == "cuda")
+    remedy = "--cache-device host takes less" if on_device else "does another program use the device too?"
     before = f"{ran_out}, before any step could be tried; {remedy}"
     if data is None:
         return before

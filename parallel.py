@@ -21,7 +21,6 @@ import distributed
 import engine
 import errors
 import fold
-import memory
 import precision
 from distributed import Ranks
 from errors import InputError, Interrupted
@@ -43,14 +42,14 @@ class _Asked:
         return self.code.value or (0 if self.parent.is_alive() else errors.EXIT_CODES[signal.SIGTERM])
 
 
-def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
+def _work(args, run, data, pixels, place, device, numbers, taken, code, outcome):
     """A process of `train_folds`: train one fold after another that nobody has taken; tells how it ended, then ends."""
     engine.keep_freed_memory()
     engine.use_threads(args.threads)
     stop = _Asked(code)
     try:
         ranks = Ranks(0, 1, distributed.pick_device(device))
-        data.store = cache.ImageStore(cache.read_array(*pixels), ranks.device, args.cache_device)
+        data.store = cache.ImageStore(cache.read_array(*pixels), ranks.device, place)
         while not stop.requested:
             with taken.get_lock():
                 number, taken.value = taken.value, taken.value + 1
@@ -64,6 +63,9 @@ def _work(args, run, data, pixels, device, numbers, taken, code, outcome):
             raise
         outcome.put(("InputError", f"{errors.about_file(error)}; --resume {run} goes on"))
     except (RuntimeError, MemoryError) as error:
+        if advice := errors.compile_advice(error):
+            outcome.put(("InputError", advice))
+            return
         if not errors.is_out_of_memory(error):
             raise
         text = f"--batch-size {args.batch_size}: out of memory on {device} with --parallel-folds {args.parallel_folds}"
@@ -80,10 +82,12 @@ def train_folds(args, run, data, numbers, device, stop):
     context = multiprocessing.get_context(START)
     taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
     data.store.leave_device()
-    memory.give_back(device)
-    pixels = (data.store.images.filename, data.store.images.dtype, data.store.images.shape)
-    task = (args, run, replace(data, store=None), pixels, str(device), numbers, taken, code, outcome)
-    workers = [context.Process(target=_work, args=task) for _ in range(min(args.parallel_folds, len(numbers)))]
+    distributed.give_back(device)
+    images, at_once = data.store.images, min(args.parallel_folds, len(numbers))
+    place = cache.choose_place(args.cache_device, device, at_once * images.nbytes)
+    pixels = (images.filename, images.dtype, images.shape)
+    task = (args, run, replace(data, store=None), pixels, place, str(device), numbers, taken, code, outcome)
+    workers = [context.Process(target=_work, args=task) for _ in range(at_once)]
     with errors.signals_blocked():
         for worker in workers:
             worker.start()
@@ -118,7 +122,8 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
     """
     if device.type == "cuda":
         at_once = 2 if folds > 1 and _leaves_idle(copy.deepcopy(net), img_size, batch_size, amp, device) else 1
-        memory.give_back(device)
+        distributed.give_back(device)
+        errors.say(f"parallel folds: {at_once} (measured)")
         return at_once, threads or cores // at_once
     most = max(min(folds, cores // (threads or 1)), 1)
     candidates = sorted({1, min(2, most), most})

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 import distributed
+import errors
 import experiment
 import mappings
 import timing
-from errors import say
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -73,12 +73,12 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
         "precision",
         key,
         [" ".join(candidate) for candidate in candidates],
-        lambda: _measure(copy.deepcopy(net), candidates, img_size, min(batch_size, BATCH[device.type]), device),
+        lambda: _rates(net, candidates, img_size, min(batch_size, BATCH[device.type]), device),
     )
     usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
     chosen = best if rates[best] > CLEARLY * rates[usual] else usual
     others = ", ".join(f"{what} {rate:.3g}" for what, rate in rates.items() if what != chosen)
-    say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {told})")
+    errors.say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {told})")
     return tuple(chosen.split())
 
 
@@ -100,6 +100,18 @@ def measured_once(cache_dir, what, key, names, measure):
     rates = mappings.read_json(file, images_per_second=dict)["images_per_second"]
     mappings.check_kinds(file, rates, dict.fromkeys(names, mappings.NUMBER))
     return {name: rates[name] for name in names}, told
+
+
+def _rates(net, candidates, img_size, batch, device):
+    """`_measure` of a copy of `net` with as many images a step as there is room for: `batch`, or its half, or that one's."""
+    while True:
+        try:
+            return _measure(copy.deepcopy(net), candidates, img_size, batch, device)
+        except (RuntimeError, MemoryError) as error:
+            if batch < 4 or not errors.is_out_of_memory(error):
+                raise
+        distributed.give_back(device)  # what the error held too
+        batch //= 2
 
 
 def _measure(net, candidates, img_size, batch, device):

@@ -13,6 +13,7 @@ import errors
 if __name__ == "__main__":
     errors.leave_on_signals()  # the modules below take seconds
 
+import argparse
 import shlex
 import shutil
 import sys
@@ -128,7 +129,7 @@ def draw_pictures(args, run):
     report.mistakes(rows, lambda image: open_rgb(root / image), scored_as, run / "mistakes.png", f"{run.name} ({kind})")
 
 
-def closing(args, run, summary, started):
+def closing(args, run, summary, data, started):
     """The closing summary: folds, score with its interval, where the run is, what to paste next."""
     print(f"\n{'fold':>6}{'best epoch':>12}{'macro F1':>10}{'accuracy':>10}")
     for row in summary["folds"]:
@@ -143,11 +144,19 @@ def closing(args, run, summary, started):
         print("\nnofold: everyone trained, so there is no validation score")
     left = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if left:
-        resume = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, left)])
-        print(f"folds not trained yet: {' '.join(map(str, left))} ({resume})")
+        print(f"folds not trained yet: {' '.join(map(str, left))} ({how_to_train(args, run, data, left)})")
     print(f"run: {run}/  ({time.monotonic() - started:.0f} s, {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
     print(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.as_option(args.data_dir)}")
+
+
+def how_to_train(args, run, data, folds):
+    """The command that trains these folds of a run too, or why there is none."""
+    try:
+        training_data.check_weights(argparse.Namespace(**vars(args) | {"fold": folds}), data.people, data.folds)
+    except InputError:
+        return "whose people --weights have learnt"
+    return shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, folds)])
 
 
 def main(argv=None):
@@ -177,7 +186,7 @@ def train(argv, ranks, stop, started):
             summary = experiment.write_summary(run, args.target, args.kfold)
             with experiment.locked(run, wait=True):
                 draw_pictures(args, run)
-            closing(args, run, summary, started)
+            closing(args, run, summary, data, started)
     except Interrupted as stopped:
         if run is None:
             raise
@@ -189,11 +198,13 @@ def train(argv, ranks, stop, started):
             raise InputError(f"{error} {run} is gone, and what it had learnt; put it back, or start it again") from None
         raise InputError(f"{error}. Go on with: {resume_command(args, argv, run)}") from None
     except (RuntimeError, MemoryError) as error:
+        if advice := errors.compile_advice(error):
+            raise InputError(told_with_what_is_left(args, run, ranks, advice)) from error
         if not errors.is_out_of_memory(error):
             raise
         ran_out = True  # what is measured now needs the memory that this error still holds
     if ran_out:
-        raise InputError(out_of_memory(args, run, data, ranks))
+        raise InputError(told_with_what_is_left(args, run, ranks, memory.advice(args, data, ranks)))
 
 
 def prepare(args, ranks):
@@ -235,28 +246,35 @@ def fold_numbers(args):
 def train_folds(args, run, data, built, ranks, stop):
     """Train what is not complete of this command's folds; the first takes its model from `built`, whose memory it then is."""
     if ranks.first:
-        size = f"{args.img_size[0]} x {args.img_size[1]}"
+        size, where = f"{args.img_size[0]} x {args.img_size[1]}", where_images_are(args, data, ranks)
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
-                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}")  # fmt: skip
+                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
             draw_crops(args, run, data)
     if args.parallel_folds > 1:
+        built.clear()  # its memory is the device's
         parallel.train_folds(args, run, data, fold_numbers(args), ranks.device, stop)
         return
     for number in fold_numbers(args):
-        fold.train_missing(args, run, data, number, ranks, stop, built.pop() if built else None)
+        fold.train_missing(args, run, data, number, ranks, stop, built)
 
 
-def out_of_memory(args, run, data, ranks):
-    """What to tell when a training had too little memory; of a new run that has learnt nothing yet, the folder goes.
+def where_images_are(args, data, ranks):
+    """', images on the device' or ', images in host memory', where that is a question."""
+    if ranks.device.type != "cuda" or args.parallel_folds > 1:
+        return ""
+    return ", images on the device" if data.store.place == "device" else ", images in host memory"
 
-    data, run: None where it ran out before there were any.
+
+def told_with_what_is_left(args, run, ranks, advice):
+    """`advice`, and what is left of a run that could not go on; of a new one that has learnt nothing yet, the folder goes.
+
+    run: None where it ended before there was any.
     """
-    advice = memory.advice(args, data, ranks)
     if run is None:
         return advice
     if args.resume or any(run.glob("fold*/last.pt")) or experiment.done_folds(run):
-        return f"{advice}. What {run} has learnt is kept, and --resume goes on with it where there is room"
+        return f"{advice}. What {run} has learnt is kept; --resume goes on with it where it can"
     if ranks.first:
         shutil.rmtree(run)
     return advice

@@ -55,6 +55,14 @@ def test_rows_come_back_in_order_where_some_processes_have_none(rows, monkeypatc
         np.testing.assert_array_equal(each.unshare(part, len(rows)), rows)
 
 
+def test_processes_side_by_side_can_not_all_have_one_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(
+        InputError, match=r"--device cuda:2: of several processes each takes the GPU of its own number; give --dev"
+    ):
+        distributed.Ranks(1, 2, torch.device("cpu")).on("cuda:2")
+
+
 def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
     """So that what asks for the current GPU, as torch.cuda.is_bf16_supported does, is told of that one."""
     made, current = [], []

@@ -145,15 +145,18 @@ def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_pa
     assert_equal(whole, facts(train(resumed)))
 
 
-def test_every_process_is_asked_as_often_while_it_validates():
-    """Of 9 rows two processes have 5 and 4: batches of 4 are 2 and 1, and both ask twice."""
-    asked = []
+def test_every_process_is_asked_as_often_while_it_validates(monkeypatch):
+    """Of 9 rows two processes have 5 and 4: 4 at a time in each, as in training with batches of 8, are 2 and 1, and both ask twice."""
+    asked, sizes, batches = [], [], ImageStore.batches
+    monkeypatch.setattr(
+        ImageStore, "batches", lambda self, groups: (sizes.append([*map(len, groups)]), batches(self, groups))[1]
+    )
     for rank in (0, 1):
-        fit = make_fit(batch_size=4)
+        fit = make_fit(batch_size=8)
         fit.ranks = Alone(rank, 2, torch.device("cpu"))
         logits = engine.predict_rows(fit, np.arange(9), lambda rank=rank: asked.append(rank))
         assert len(logits) == 5 - rank
-    assert asked == [0, 0, 1, 1]
+    assert asked == [0, 0, 1, 1] and sizes == [[4, 1], [4]]
 
 
 class Alone(Ranks):

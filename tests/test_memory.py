@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import assert_same_run, without_pictures
 
+import cache
 import errors
 import experiment
+import memory
 import model
+import precision
 import train
 import train_options
 
@@ -67,6 +70,56 @@ def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, 
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
     assert train_options.parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
+
+
+def test_precision_is_measured_with_as_many_images_as_there_is_room_for(room_for, command, tmp_path, monkeypatch, capsys):
+    """Before the batch is looked for; 8 images of a measured step have no room, nor have 4."""
+    monkeypatch.setitem(precision.BATCH, "cpu", 8)
+    room_for(3)
+    cache_dir = str(tmp_path / "cache")
+    argv = command("--batch-size", "8", "--auto-batch", "--name", "auto", "--cache-dir", cache_dir, "--memory-format", "auto")
+    assert run(argv) == 0
+    told = capsys.readouterr().err
+    assert "amp and memory format: off" in told and "taken: --batch-size 2 --accum 4" in told
+    room_for(1)
+    assert run([*argv, "--name", "none", "--cache-dir", str(tmp_path / "other")]) == 2
+    assert "error: --batch-size 8: out of memory on the CPU" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "choose_place", lambda place, *_about: "device" if place == "auto" else place)
+    monkeypatch.setattr(memory, "has_room", lambda args, data, *_about: data.store.place == "host")
+    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+    told = capsys.readouterr().err
+    assert "auto batch: --batch-size 16 has no room beside the images, taken: --cache-device host" in told
+    args = experiment.read_args(tmp_path / "auto")
+    assert (args["batch_size"], args["accum"], args["cache_device"]) == (16, 1, "host")
+    assert (
+        run(command("--batch-size", "16", "--auto-batch", "--name", "asked", "--cache-device", "device")) == 2
+    )  # as asked for
+    assert "and so are its halves down to the smallest" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(command, tmp_path, monkeypatch, capsys):
+    """torch says so in the first step; the new run's folder goes, and that of one which has learnt something stays."""
+
+    def no_compiler(_images):
+        raise torch._dynamo.exc.TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VER")
+
+    forward = {"compiled": no_compiler}
+    monkeypatch.setattr(torch, "compile", lambda net: forward["compiled"] or net)
+    assert run(command("--compile", "--name", "new")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "error: --compile: InvalidCxxCompiler: No working C++ compiler found; torch.compile needs a C++ comp"
+    )
+    assert not (tmp_path / "new").exists()
+    forward["compiled"] = None
+    assert run(command("--compile", "--name", "old")) == 0
+    forward["compiled"] = no_compiler
+    assert run(["--resume", str(tmp_path / "old"), "--fold", "1", "--quiet"]) == 2
+    assert "has learnt is kept; --resume goes on with it where it can" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command, tmp_path, monkeypatch, capsys):

@@ -62,7 +62,7 @@ def forked(monkeypatch, tmp_path):
     monkeypatch.setattr(parallel.cache, "ImageStore", lambda *_args: None)
     monkeypatch.setattr(parallel.cache, "read_array", lambda *_args: None)
     monkeypatch.setattr(parallel, "replace", lambda data, store: SimpleNamespace(store=store))
-    images = SimpleNamespace(filename="pixels.npy", dtype=None, shape=None)
+    images = SimpleNamespace(filename="pixels.npy", dtype=None, shape=None, nbytes=0)
     data = SimpleNamespace(store=SimpleNamespace(images=images, leave_device=lambda: None))
 
     def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
@@ -163,9 +163,9 @@ def test_processes_stop_when_the_one_that_started_them_is_killed(forked, tmp_pat
     assert len(list(tmp_path.glob("saved-*"))) == 2
 
 
-def choose(cache_dir, folds=5, cores=4, threads=None):
+def choose(cache_dir, folds=5, cores=4, threads=None, device=CPU):
     net = timm.create_model("test_resnet", num_classes=3)
-    return parallel.choose(net, "a_model", [32, 24], 16, CPU, cache_dir, "off", folds, cores, threads)
+    return parallel.choose(net, "a_model", [32, 24], 16, device, cache_dir, "off", folds, cores, threads)
 
 
 @pytest.mark.parametrize(("rates", "chosen"), [
@@ -186,6 +186,15 @@ def test_auto_takes_what_is_clearly_fastest_and_measures_once(monkeypatch, tmp_p
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"parallel folds: {chosen[0]} (1 at once 40 images/s, 2 at once")
     assert "measured before" in second
+
+
+def test_auto_on_a_gpu_says_what_it_takes(monkeypatch, tmp_path, capsys):
+    """Two where a GPU takes less than one and a half times as long for twice the batch."""
+    monkeypatch.setattr(parallel.distributed, "give_back", lambda _device: None)
+    for seconds, at_once in ((0.14, 2), (0.16, 1)):
+        monkeypatch.setattr(parallel, "_seconds_of_steps", lambda *_args, twice=seconds: {16: 0.1, 32: twice})
+        assert choose(tmp_path, device=torch.device("cuda")) == (at_once, 4 // at_once)
+        assert capsys.readouterr().err == f"parallel folds: {at_once} (measured)\n"
 
 
 def test_auto_keeps_to_the_folds_and_threads_there_are(monkeypatch, tmp_path):

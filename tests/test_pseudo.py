@@ -1,13 +1,16 @@
 """pseudo.py, and train.py --pseudo and --finish-on-all: who may teach whom, and what is kept."""
 
+import gc
 import hashlib
 import shutil
 import signal
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import assert_same_run, without_pictures
 from test_validation import by_hand
@@ -15,6 +18,7 @@ from test_validation import by_hand
 import engine
 import errors
 import experiment
+import fold
 import inference
 import mappings
 import model
@@ -141,6 +145,36 @@ def test_an_ensemble_teaches_by_its_members_that_count(runs, tmp_path):
     assert pseudo.find_runs(tmp_path) == [runs["label"], runs["mask"]]
 
 
+def test_a_nofold_run_learns_from_eval_images_too(fit, runs):
+    """What it says of its own training images is of those that have labels."""
+    run = fit(
+        "--kfold", "0", "--target", "mask", "--pseudo", runs["mask"], "--pseudo-min-confidence", "0.1", name="nofold taught"
+    )
+    assert len(pd.read_csv(run / "pseudo.csv")) > 0
+    assert len(pd.read_csv(run / "fold0" / "insample.csv")) == 24 * 7
+
+
+def test_a_teacher_without_a_fold_is_told_with_its_remedy(fit, runs, tmp_path):
+    run = shutil.copytree(runs["mask"], tmp_path / "half")
+    (run / "fold1" / "fold.json").unlink()
+    told = r"--pseudo .*half: has no complete fold 1, .*; python train.py --resume .*half --fold 1 first"
+    with pytest.raises(InputError, match=told):
+        fit("--target", "mask", "--pseudo", run, name="leaks", output_dir=tmp_path / "runs")
+
+
+def test_finishing_trains_what_the_best_epoch_trained(fit):
+    """A head-only best epoch: with a rate that spoils what comes after it everyone sees the same head-only epoch again."""
+    run = fit(
+        "--target", "mask", "--freeze-epochs", "1", "--lr", "3", "--epochs", "2", "--finish-on-all", "1", name="frozen end"
+    )
+    for number, facts in experiment.done_folds(run).items():
+        best, final = (model.load(run / f"fold{number}" / f"{name}.safetensors")[0].state_dict() for name in ("best", "final"))
+        same = all(torch.equal(final[name], value) for name, value in best.items() if not name.startswith("fc."))
+        assert same == (facts["best_epoch"] == 1)
+        assert not torch.equal(final["fc.weight"], best["fc.weight"])
+    assert 1 in [facts["best_epoch"] for facts in experiment.done_folds(run).values()]
+
+
 LAST = ["--finish-on-all", "2", "--mix", "halves", "--average-last", "2", "--sampler", "balanced", "--epochs", "3"]
 
 
@@ -162,6 +196,23 @@ def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
         assert rows["lr"].tolist()[3:] == own["lr"].tolist()[max(best - 2, 0) : best]
         before, after = (model.load(finished / f"fold{number}" / f"{name}.safetensors")[0] for name in ("best", "final"))
         assert not (before.fc.weight == after.fc.weight).all()
+
+
+def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
+    """Two models and optimizers at once may be more than a batch that just fitted leaves room for."""
+    train_epoch, models, alive = fold.train_epoch, [], []
+
+    def watched(job, fit, state, on=""):
+        if on:
+            gc.collect()
+            alive.append(sum(seen() is not None for seen in models))
+        elif not models or models[-1]() is not fit.model:
+            models.append(weakref.ref(fit.model))
+        return train_epoch(job, fit, state, on)
+
+    monkeypatch.setattr(fold, "train_epoch", watched)
+    fit("--target", "mask", "--finish-on-all", "1", "--epochs", "1", name="let go")
+    assert len(models) == 2 and alive == [0, 0]
 
 
 def test_the_finished_weights_predict(finished, shared_data, workplace):

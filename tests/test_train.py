@@ -92,6 +92,26 @@ def test_summary_is_what_oof_says(runs):
         assert facts["val_f1"] == pytest.approx(sklearn.metrics.f1_score(rows["target"], p, average="macro", zero_division=0))
 
 
+def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir: (tmp_path, False))
+    usual = ["--model", "test_resnet", "--no-pretrained"]
+    train_options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
+    assert not capsys.readouterr().err
+    train_options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
+    told = "--loss logit_adjusted and --class-weights balanced and --sampler sqrt: each lifts rare classes, together they do it twice"
+    assert told in capsys.readouterr().err
+
+
+def test_folds_that_weights_forbid_are_not_advised(runs, shared_data, tmp_path, capsys):
+    """A fold's weights have seen the people of the other one."""
+    weights = runs["label"] / "fold0" / "best.safetensors"
+    argv = [option for option in command(shared_data, tmp_path, "--fold", "0") if option != "--no-pretrained"]
+    trained([*argv, "--name", "forbidden", "--weights", str(weights)])
+    assert "folds not trained yet: 1 (whose people --weights have learnt)" in capsys.readouterr().out
+    trained([*argv, "--name", "plain", "--no-pretrained"])
+    assert "folds not trained yet: 1 (python train.py --resume" in capsys.readouterr().out
+
+
 def test_folds_hold_no_person_twice_and_oof_follows_them(runs):
     folds = pd.read_csv(runs["label"] / "folds.csv", dtype={"path": str}).set_index("path")["fold"]
     oof = pd.read_csv(runs["label"] / "oof.csv")
