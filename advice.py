@@ -49,11 +49,17 @@ class Advice:
 
 def joins_persons(folder):
     """Whether an ensemble was made with --persons, or has a member that was."""
-    try:
-        recipe = experiment.read_recipe(folder)
-    except InputError:
-        return False
-    return bool(recipe.get("persons")) or any(joins_persons(member["run"]) for member in recipe.get("members", ()))
+    folders = [Path(folder)]
+    for one in folders:  # which grows: ensembles may be members
+        try:
+            recipe = experiment.read_recipe(one)
+        except InputError:  # a run has none
+            continue
+        if recipe.get("persons"):
+            return True
+        members = {Path(member["run"]) for member in recipe.get("members", ())}
+        folders += sorted(members.difference(folders))
+    return False
 
 
 def scored_folders(output_dir):

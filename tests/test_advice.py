@@ -112,6 +112,10 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(people, write, tmp
         (tmp_path / name / "recipe.yaml").write_text(json.dumps(recipe))
     (tmp_path / "b" / "recipe.yaml").write_text('{"persons": false, "members": [{"run": "gone"}]}')
     assert [advice.joins_persons(tmp_path / name) for name in ("a", "b", "joined", "above")] == [False, False, True, True]
+    ring = [{"run": str(tmp_path / name)} for name in ("ring", "b")]
+    (tmp_path / "ring").mkdir()
+    (tmp_path / "ring" / "recipe.yaml").write_text(json.dumps({"members": ring}))
+    assert not advice.joins_persons(tmp_path / "ring")
     told = advice.lines(advice.advise(folder, oof, NAMES))
     assert told[1].startswith(f"  1  {tmp_path / 'joined'} (--persons): macro F1")
     at = told.index("  --persons joins images, which the contest's rules must allow; without it:")
