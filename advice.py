@@ -99,11 +99,12 @@ def advise(folder, oof, names):
     results = [result for f1, _half, folder in folders if (result := _read(folder, f1, images, names))]
     if len(results) < 2:
         return None
-    advice = _choose(results, halves, oof["target"].to_numpy(), oof["path"].to_numpy())
+    people = oof["target"].to_numpy(), oof["path"].to_numpy()
+    advice = _choose(results, halves, *people)
     allowed = [result for result in results if not result.persons]
     if not allowed or not any(result and result.persons for result in (advice.first, advice.second)):
         return advice
-    return replace(advice, allowed=_choose(allowed, halves, oof["target"].to_numpy(), oof["path"].to_numpy()))
+    return replace(advice, allowed=_choose(allowed, halves, *people))
 
 
 def _choose(results, halves, truth, persons):

@@ -62,12 +62,13 @@ def settle(args, data, net, ranks):
 
     Where nobody asked for the image cache on the device it leaves that first, as smaller batches are not quite the same.
     """
-    crowded = ranks.any(int(args.cache_device == "auto" and data.store.place == "device"))
-    if crowded and ranks.any(int(not has_room(args, data, net, ranks))):
+    room_for = fitting(args, data, net, ranks)
+    by_auto = ranks.any(int(args.cache_device == "auto" and data.store.place == "device"))
+    if by_auto and (room_for is None or room_for.batch_size < args.batch_size):
         data.store.leave_device()
         args.cache_device = "host"
         errors.say(f"auto batch: --batch-size {args.batch_size} has no room beside the images, taken: --cache-device host")
-    room_for = fitting(args, data, net, ranks)
+        room_for = fitting(args, data, net, ranks)
     if room_for is None:
         raise InputError(_too_large(args, ranks.device))
     if room_for.batch_size < args.batch_size:
