@@ -38,7 +38,7 @@ def build_model(args, fold, device, try_size=False, empty=False):
     """
     torch.manual_seed(cache.draw_seed("init", args.seed, fold))
     pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
-    net = model.create(args.model, args.target, args.img_size, pretrained, weights, try_size)
+    net = model.create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
     return net.to(device, memory_format=precision.FORMATS.get(args.memory_format))
 
 

@@ -40,18 +40,20 @@ def native_size(name):
     return list(timm.get_pretrained_cfg(name).input_size[1:])
 
 
-def create(name, target, img_size, pretrained=False, weights=None, try_size=True):
+def create(name, target, img_size, pretrained=False, weights=None, try_size=True, dropout=None, drop_path=None):
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
 
     `weights`: a local backbone file (timm-style state dict; its own head is dropped). `pretrained`: timm's weights, by its
     hub or its local cache. InputError when the name is unknown, the weights can't be had or don't fit, or the model can't
     take images of `img_size` (height, width); a forward finds that out, unless `try_size` is False because the model was
-    trained at that size. The head is initialised from torch's global random state.
+    trained at that size. The head is initialised from torch's global random state. `dropout` (of what the head sees; Srivastava
+    et al., 2014) and `drop_path` (of whole blocks, the later the likelier; Huang et al., 2016) are probabilities in training;
+    None: the model's own, as a rule 0. InputError where it has no such thing.
     """
     check_name(name)
     outputs = num_outputs(target)
     config = timm.get_pretrained_cfg(name)
-    options = {"num_classes": outputs}
+    options = {"num_classes": outputs, "drop_rate": dropout, "drop_path_rate": drop_path}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != tuple(img_size):
         options["img_size"] = tuple(img_size)
     height, width = img_size
@@ -61,6 +63,9 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
             with torch.inference_mode():
                 model.eval()(torch.zeros(1, 3, height, width))
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
+        for option, key in (("dropout", "drop_rate"), ("drop-path", "drop_path_rate")):
+            if isinstance(error, TypeError) and f"'{key}'" in str(error):
+                raise InputError(f"--{option} {options[key]:g}: {name} has no such thing; leave it out") from error
         native = f" it was made for {config.input_size[1]} x {config.input_size[2]}" if config else ""
         raise InputError(f"--img-size {height} {width}: {name} can't take images of that size ({error});{native}") from error
     if weights is not None:

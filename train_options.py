@@ -102,6 +102,12 @@ def add_learning(parser):
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
 
+    group.add_argument("--dropout", type=options.fraction, metavar="P",
+                       help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
+    group.add_argument("--drop-path", type=options.fraction, metavar="P",
+                       help="stochastic depth: how often training skips the last block, earlier ones less; without it the "
+                            "model's own")  # fmt: skip
+
     add_sampling(parser)
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")

@@ -54,7 +54,7 @@ CONFIGS = {
     "plain": [],
     "EMA and mix": ["--ema", "0.9", "--mix", "cutmix", "--aug", "strong"],
     "accumulation": ["--batch-size", "8", "--accum", "2", "--clip-grad", "1"],
-    "multi": ["--target", "multi", "--loss", "focal+f1"],
+    "multi": ["--target", "multi", "--loss", "focal+f1", "--dropout", "0.4", "--drop-path", "0.3"],
     "age": ["--target", "age", "--optimizer", "AdamP"],
     "parallel folds": ["--parallel-folds", "2"],
     "finish on all": ["--finish-on-all", "1", "--average-last", "2", "--freeze-epochs", "1"],

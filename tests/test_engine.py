@@ -22,8 +22,8 @@ RECIPE = fits.Recipe(
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make_fit(people=40, fold=0, ranks=ALONE, **changes):
-    """A tiny fold of random images: 30 train, 10 validate."""
+def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
+    """A tiny fold of random images: 30 train, 10 validate. drops: dropout and drop_path of the model."""
     rng = np.random.default_rng(3)
     recipe = replace(RECIPE, **changes)
     images = rng.integers(0, 256, (people, 24, 24, 3), dtype=np.uint8)
@@ -37,7 +37,9 @@ def make_fit(people=40, fold=0, ranks=ALONE, **changes):
         classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
     )  # fmt: skip
     torch.manual_seed(0)
-    return fits.Fit(model.create("test_resnet", recipe.target, (24, 24)), recipe, data, ranks)
+    dropout, drop_path = drops
+    net = model.create("test_resnet", recipe.target, (24, 24), dropout=dropout, drop_path=drop_path)
+    return fits.Fit(net, recipe, data, ranks)
 
 
 def train(fit, stop_after=None):
@@ -85,6 +87,7 @@ CHANGES = [
     {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "bf16"}, {"target": "multi", "loss": "focal+f1"},
     {"target": "age", "optimizer": "AdamP", "mix": "mixup", "mix_rare": True}, {"scheduler": "Plateau", "clip_grad": 1.0},
     {"sampler": "sqrt", "average_last": 2, "optimizer": "Adahessian"}, {"freeze_epochs": 1, "layer_decay": 0.7, "mix": "halves"},
+    {"drops": (0.4, 0.3), "accum": 2, "batch_size": 4},
 ]  # fmt: skip
 # Three steps an epoch: within the first, at its end, and within the second. The plain training stops at each, the others in
 # turn (tests/test_resume.py has all, of whole runs).

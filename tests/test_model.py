@@ -43,6 +43,34 @@ def test_image_size_that_a_model_can_not_take():
         model.create("test_vit", "mask", (50, 30))
 
 
+@pytest.mark.parametrize("drops", [{"dropout": 0.5}, {"drop_path": 0.5}], ids=str)
+def test_dropout_and_stochastic_depth_are_of_training_alone(drops):
+    """Same random state, same initial weights: the same logits when it predicts, others from pass to pass when it trains."""
+    nets = []
+    for options in ({}, drops):
+        torch.manual_seed(0)
+        nets.append(model.create("test_efficientnet", "label", (32, 32), **options))
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(*(net.eval()(images) for net in nets))
+    plain, dropped = ([net.train()(images), net(images)] for net in nets)
+    assert torch.equal(*plain) and not torch.equal(*dropped)
+
+
+def test_probabilities_of_dropping_are_handed_to_the_model():
+    """Stochastic depth grows from block to block up to the last one's (Huang et al., 2016); None is the model's own."""
+    net = model.create("resnet18", "label", (32, 32), dropout=0.3, drop_path=0.7)
+    paths = [block.drop_path for layer in (net.layer1, net.layer2, net.layer3, net.layer4) for block in layer]
+    assert net.drop_rate == 0.3
+    assert [round(getattr(path, "drop_prob", 0.0) or 0.0, 6) for path in paths] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    own = model.create("swin_tiny_patch4_window7_224", "label", (32, 32), try_size=False)
+    assert own.layers[-1].blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+
+
+def test_stochastic_depth_that_a_model_does_not_have():
+    with pytest.raises(InputError, match=r"--drop-path 0.2: vgg11 has no such thing; leave it out"):
+        model.create("vgg11", "label", (32, 32), drop_path=0.2)
+
+
 def test_weights_tag_that_is_unknown_lists_the_known_ones():
     model.check_name("resnet18.a1_in1k")
     with pytest.raises(InputError, match=r"--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"):

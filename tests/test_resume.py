@@ -35,7 +35,7 @@ SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24
 CHANGES = {
     "plain": [],
     "EMA": ["--ema", "0.9"],
-    "accumulation": ["--batch-size", "8", "--accum", "2", "--clip-grad", "1"],
+    "accumulation": ["--batch-size", "8", "--accum", "2", "--clip-grad", "1", "--dropout", "0.4", "--drop-path", "0.3"],
     "mixing": ["--mix", "cutmix", "--mix-rare", "--aug", "strong"],
     "bf16": ["--amp", "bf16"],
     "multi": ["--target", "multi", "--loss", "focal+f1"],
