@@ -10,6 +10,7 @@ key is a digest of the detector's version and the files.
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -36,10 +37,16 @@ SYNCED = 16  # such parts are written to the disk at a time
 LOADED = 64  # images of a batch in which the cache goes to a device
 
 
-def stat_all(files):
-    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing."""
+def stat_all(files, known=()):
+    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing.
+
+    known: what is known already of the first of them, as many pairs or None.
+    """
     found = []
-    for file in files:
+    for file, pair in itertools.zip_longest(files, known):
+        if pair is not None:
+            found.append(pair)
+            continue
         try:
             stat = os.stat(file)
         except OSError as error:

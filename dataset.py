@@ -102,13 +102,15 @@ def _name_parts(name):
     return stem, suffix.lower() in IMAGE_SUFFIXES
 
 
-def person_images(folder):
+def person_images(folder, names=None):
     """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are passed over.
 
-    InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
+    names: those of the folder's files, in order, if they are known. InputError when the folder is missing or empty, an image
+    has an unknown name, or one kind stands twice.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+        if names is None:
+            names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
     except OSError as error:
@@ -128,16 +130,22 @@ def person_images(folder):
     return found
 
 
-def list_images(data_dir, people, skip_missing=False):
+def images_root(data_dir):
+    """The folder (str: twenty thousand Path objects would cost a third of a second) that holds one folder a person."""
+    return os.path.join(data_dir, "train", "images")
+
+
+def list_images(data_dir, people, skip_missing=False, listed=None):
     """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label.
 
     `label` is the official 18-class label. Rows follow `people`, then IMAGE_KINDS. A person with fewer than seven images
-    is an InputError that names the missing one, or a line on stderr with `skip_missing`.
+    is an InputError that names the missing one, or a line on stderr with `skip_missing`. `listed`: what listing.look found
+    in `images_root`, if it was asked; folders that are not there are looked through now.
     """
-    root = os.path.join(data_dir, "train", "images")  # text: twenty thousand Path objects would cost a third of a second
+    root, listed = images_root(data_dir), listed or {}
     images, owners, masks = [], [], []
     for owner, path in enumerate(people["path"].to_numpy()):
-        found = person_images(os.path.join(root, path))
+        found = person_images(os.path.join(root, path), listed.get(path))
         missing = [kind for kind in IMAGE_KINDS if kind not in found]
         if missing and not skip_missing:
             raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
@@ -157,7 +165,7 @@ def list_images(data_dir, people, skip_missing=False):
 
 def image_files(data_dir, images):
     """The files (str) of image names, as in train rows ('{path}/mask1.jpg')."""
-    root = os.path.join(data_dir, "train", "images")
+    root = images_root(data_dir)
     return [f"{root}/{image}" for image in np.asarray(images)]  # pandas' own way through a column costs three times as much
 
 

@@ -60,8 +60,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     try:
         model = timm.create_model(name, pretrained=False, **options)
         if try_size:
-            with torch.inference_mode():
-                model.eval()(torch.zeros(1, 3, height, width))
+            _try(model, height, width)
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
         for option, key in (("dropout", "drop_rate"), ("drop-path", "drop_path_rate")):
             if isinstance(error, TypeError) and f"'{key}'" in str(error):
@@ -73,6 +72,17 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     elif pretrained:
         model = _pretrained(name, options)
     return model.train()
+
+
+def _try(model, height, width):
+    """One image through a model. A core is left to listing.py, as threads that have to share one wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads - 1, 1))
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, height, width))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pretrained(name, options):

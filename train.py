@@ -14,6 +14,7 @@ if __name__ == "__main__":
     errors.leave_on_signals()  # the modules below take seconds
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import sys
@@ -30,6 +31,7 @@ import distributed
 import engine
 import experiment
 import fold
+import listing
 import loss
 import memory
 import optim
@@ -212,20 +214,23 @@ def prepare(args, ranks):
     cores, threads = engine.use_threads(None), args.threads
     at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(fold_numbers(args)))
     args.threads = engine.use_threads(threads or max(cores // at_once, 1))
-    net = None
-    if not args.resume:  # what can't be built is known before images are decoded and a run folder is made
-        if ranks.first:
-            experiment.check_free(args.output_dir, args.name)
-        net = fold.build_model(args, fold_numbers(args)[0], ranks.device, try_size=True)
-        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
-    elif ranks.first:
-        fold.check_epochs(args, Path(args.resume))
-        experiment.check_not_trained(args.resume, fold_numbers(args))
-        if experiment.untouched(args.resume, fold_numbers(args)):
-            provenance.check_weights(args.resume, args.weights)
-    weights = space.weights_bytes(net, args.resume) if ranks.first else None
-    with ranks.one_first():
-        data = training_data.load_data(args, ranks.device, Path(args.resume) if args.resume else None, weights)
+    net, run, look = None, Path(args.resume) if args.resume else None, dict
+    with contextlib.ExitStack() as meanwhile:
+        if not run:  # what can't be built is known before images are decoded and a run folder is made
+            if ranks.first:
+                experiment.check_free(args.output_dir, args.name)
+            if args.limit_people is None:
+                look = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir))).result
+            net = fold.build_model(args, fold_numbers(args)[0], ranks.device, try_size=True)
+            optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+        elif ranks.first:
+            fold.check_epochs(args, run)
+            experiment.check_not_trained(run, fold_numbers(args))
+            if experiment.untouched(run, fold_numbers(args)):
+                provenance.check_weights(run, args.weights)
+        weights = space.weights_bytes(net, run) if ranks.first else None
+        with ranks.one_first():
+            data = training_data.load_data(args, ranks.device, run, weights, look)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

@@ -60,19 +60,20 @@ class Data:
     pseudo: pd.DataFrame | None
 
 
-def load_data(args, device, run=None, weights=None):
+def load_data(args, device, run=None, weights=None, look=dict):
     """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
 
     run: the folder of a run that goes on; its pseudo-labels are those that it began with, and so must its label fixes be.
     weights: the bytes of the model's weights, from which the room on disk is known that must be there before images are
-    decoded; None: that is not looked for.
+    decoded; None: that is not looked for. look: gives what listing.look found in the folder of the images, if it was asked.
     """
     everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
         people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     check_weights(args, people, folds)
-    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    listed = look()
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images, listed=listed)
     labelled, fixes = images, None
     if args.label_fixes:
         kept = run and not Path(args.label_fixes).exists() and run / "label_fixes.csv"
@@ -95,7 +96,8 @@ def load_data(args, device, run=None, weights=None):
         errors.say(
             f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
         )
-    stats = cache.stat_all(files)
+    known = {f"{folder}/{name}": stat for folder, names in listed.items() for name, stat in names.items()}
+    stats = cache.stat_all(files, map(known.get, images["image"].to_numpy()))
     key = cache.cache_key(files, geometry, stats)
     if weights is not None:
         space.check(args, weights, images, files, geometry, key, run)
