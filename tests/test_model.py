@@ -49,7 +49,7 @@ def test_dropout_and_stochastic_depth_are_of_training_alone(drops):
     nets = []
     for options in ({}, drops):
         torch.manual_seed(0)
-        nets.append(model.create("test_efficientnet", "label", (32, 32), **options))
+        nets.append(model.create("test_vit", "label", (32, 32), **options))
     images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     assert torch.equal(*(net.eval()(images) for net in nets))
     plain, dropped = ([net.train()(images), net(images)] for net in nets)
