@@ -15,6 +15,7 @@ are drawn, the same for A and B; single folds are stood in for by their run, as 
 """
 
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def read_side(name):
 def inference_command(source):
     """What makes the eval predictions that a run lacks."""
     folds = "" if source.choice == "all" else f" --folds {source.choice if source.choice == 'best' else source.choice[0]}"
-    return f"python inference.py --models {source.folder}{folds}"
+    return f"python inference.py --models {shlex.quote(str(source.folder))}{folds}"
 
 
 def join(a, b, part):

@@ -183,7 +183,7 @@ def read_eval(data_dir):
         if name not in on_disk:
             raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}")
     names = table["ImageID"].tolist()
-    left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and Path(name).suffix in IMAGE_SUFFIXES)
+    left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and _name_parts(name)[1])
     if left_out:
         say(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
     return names, [root / name for name in names]

@@ -6,6 +6,7 @@ made them in a json beside it; `RUN/eval.csv` is the mean over the folds that it
 
 import contextlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def select_folds(run, choice):
     done = experiment.done_folds(run)
     kfold = experiment.read_args(run).get("kfold", 0)
     if not done:
-        raise InputError(f"{run}: no fold is complete; python train.py --resume {run} goes on with it")
+        raise InputError(f"{run}: no fold is complete; python train.py --resume {shlex.quote(str(run))} goes on with it")
     if choice == "best":
         return [max(done, key=lambda number: (done[number]["val_f1"] or 0.0, -number))]
     if choice == "all":

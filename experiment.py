@@ -152,6 +152,8 @@ def check_name(name):
     """InputError unless `name` (None: not given) is a plain folder name."""
     if name is not None and (name == "" or name.startswith(".") or "/" in name or not name.isprintable()):
         raise InputError(f"--name {name!r}: must be a plain folder name; the place goes into --output-dir")
+    if name is not None and re.fullmatch(r".*:(best|fold\d+)", name):
+        raise InputError(f"--name {name}: reads as a fold of a run {name.rpartition(':')[0]}; take another one")
 
 
 def find_run(path):

@@ -33,9 +33,10 @@ from labels import CLASS_NAMES
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
 # Options that change where and how fast a run is made, not what it learns.
-PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold"}
+PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
+          "keep_state", "parallel_folds"}  # fmt: skip
 # Chance and rounding are no factors either.
-NO_FACTORS = PLACES | {"seed", "fold_seed", "data_dir", "keep_state", "memory_format", "compile", "parallel_folds"}
+NO_FACTORS = PLACES | {"seed", "fold_seed", "data_dir", "memory_format", "compile", "auto_batch"}
 # What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
 FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]

@@ -97,13 +97,13 @@ def find_sources(patterns, folds="all", option="--models"):
     """
     sources = []
     for pattern in patterns:
-        stem, colon, fold = pattern.partition(":") if ONE_FOLD.fullmatch(pattern) else (pattern, "", "")
+        stem, colon, fold = pattern.rpartition(":") if ONE_FOLD.fullmatch(pattern) else (pattern, "", "")
         if not glob.has_magic(stem) or Path(stem).is_dir():
             sources.append(open_source(pattern, folds))
             continue
         matches = [path for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
         known = [path for path in matches if any((Path(path) / name).is_file() for name in ("args.yaml", "recipe.yaml"))]
-        for path in set(matches) - set(known):
+        for path in [path for path in matches if path not in known]:
             errors.say(f"passed over: {path} is neither a run nor an ensemble")
         if not known:
             raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")

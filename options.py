@@ -156,6 +156,18 @@ def check_bounds(parser, bounds):
         parser.error(f"--age-bounds {low} {high}: must be LO HI with {FIRST_AGE} < LO < HI <= {LAST_AGE}")
 
 
+def as_typed(values):
+    """Options as one would type them: --model NAME --img-size 64 48 --no-pretrained."""
+    words = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+    return " ".join(words)
+
+
 def check_idle(parser, args, given, rules):
     """Refuse, or tell in one line, what was typed and does nothing beside the other options.
 
@@ -166,9 +178,7 @@ def check_idle(parser, args, given, rules):
     for name, works, belongs, refused in rules:
         if name not in given or works:
             continue
-        value = getattr(args, name)
-        words = [] if value is True else value if isinstance(value, list) else [value]
-        option = " ".join([f"--{name.replace('_', '-')}", *map(str, words)])
+        option = as_typed({name: getattr(args, name)})
         if refused:
             parser.error(f"{option}: does nothing without {belongs}; add that, or leave this out")
         told.append(f"{option} (of {belongs})")

@@ -8,6 +8,7 @@ next round's labels in the same way, as teams of the contest did in rounds.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def find_runs(source):
         for member in experiment.read_recipe(ensemble).get("members", []):
             weight = member.get("weight")
             if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight):
-                one = open_member(ensemble, member["run"].partition(":")[0])
+                one = open_member(ensemble, member["run"])
                 places = runs if one.is_run else ensembles
                 places += [] if one.folder in places else [one.folder]
     return runs
@@ -88,7 +89,7 @@ def teaching_folds(run, kfold):
         numbers = " ".join(map(str, lacking))
         raise InputError(
             f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; "
-            f"python train.py --resume {run} --fold {numbers} first"
+            f"python train.py --resume {shlex.quote(str(run))} --fold {numbers} first"
         )
     return list(range(kfold))
 

@@ -198,7 +198,7 @@ def parse_args(argv, ranks=distributed.ALONE, what=""):
     if demo:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
-        errors.say(f"Defaults for the demo set (your own options win):\n  {as_options(chosen)}")
+        errors.say(f"Defaults for the demo set (your own options win):\n  {options.as_typed(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     model.check_name(args.model)
@@ -268,19 +268,8 @@ def check_techniques(parser, args):
         parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
 
 
-def as_options(values):
-    """Options as one would type them: --model NAME --img-size 64 48 --no-pretrained."""
-    words = []
-    for name, value in values.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    return " ".join(words)
-
-
 def check_folds(parser, args):
+    args.fold = args.fold and list(dict.fromkeys(args.fold))
     last = max(args.kfold, 1) - 1
     for number in args.fold or ():
         if not 0 <= number <= last:

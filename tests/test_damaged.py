@@ -1,6 +1,7 @@
 """Each damaged or odd input of damaged.py is read right, or refused in one line that names its file and line."""
 
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -135,8 +136,8 @@ def test_tables(file, done, change, expected, competition, right, tmp_path, caps
 
 
 def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys):
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "images").symlink_to(competition / "eval" / "images")
+    shutil.copytree(competition / "eval" / "images", tmp_path / "eval" / "images")
+    (tmp_path / "eval" / "images" / "other.JPG").write_bytes(b"")
     write_table(tmp_path / "eval", "info.csv", lambda text: "".join(text.splitlines(keepends=True)[:3]))
     assert dataset.read_eval(tmp_path)[0] == NAMES[:2]
-    assert f"info.csv: leaves out 2 images of {tmp_path}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
+    assert f"info.csv: leaves out 3 images of {tmp_path}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err

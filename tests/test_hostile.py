@@ -327,8 +327,12 @@ def test_members_of_a_recipe_do_not_climb_out(tmp_path, monkeypatch):
         return pseudo.find_runs("submissions/mix")
 
     assert [run.resolve() for run in found("runs/a", "submissions/mix", inside)] == [inside, inside]
+    colon = write_run(tmp_path / "work" / "runs" / "a:b", "label", train, held)
+    assert [run.resolve() for run in found("runs/a:b", "runs/a:b:fold0", "runs/a:fold0")] == [colon, inside]
     for name in ("../elsewhere/run", outside, "runs/../../elsewhere/run:fold0"):
-        with pytest.raises(InputError, match=r"mix/recipe.yaml: member '.*elsewhere/run' lies outside of .*work; start from"):
+        with pytest.raises(
+            InputError, match=r"mix/recipe.yaml: member '.*elsewhere/run(:fold0)?' lies outside of .*work; start from"
+        ):
             found(name)
     monkeypatch.chdir(tmp_path)
     (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": "work/runs/a", "weight": 1}]}))

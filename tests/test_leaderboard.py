@@ -234,7 +234,8 @@ def test_diff_of_runs_shows_only_what_differs_beside_the_scores(place, capsys):
 
 
 def test_diff_names_places_only_where_nothing_else_differs(place, capsys):
-    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="elsewhere")
+    made = {"cache_dir": "elsewhere", "keep_state": True, "parallel_folds": 2}
+    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], **made)
     _, out = listed(capsys, "--diff", "01-focal", "04")
     assert "nothing differs that changes what is learned" in out
     assert ["cache_dir", "a", "elsewhere"] in [line.split() for line in out.splitlines()]

@@ -96,6 +96,8 @@ def test_runs_are_opened_as_named_and_once(simulated):
 def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(simulated, tmp_path):
     odd = write_run(tmp_path / "run[1]", "label", People(9, seed=0), People(4, seed=1))
     assert [source.folder for source in members.find_sources([str(odd)])] == [odd]
+    colon = write_run(tmp_path / "a:1", "label", People(9, seed=0), People(4, seed=1))
+    assert [source.name for source in members.find_sources([f"{tmp_path}/a:*:fold1"])] == [f"{colon}:fold1"]
     with pytest.raises(InputError, match=r"their oof.csv hold different images"):
         members.read(members.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
 

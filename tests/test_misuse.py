@@ -12,6 +12,7 @@ import pytest
 import yaml
 from simulated import People, write_run
 
+import benchmark
 import demo
 import errors
 import experiment
@@ -79,6 +80,7 @@ CASES = [
     ("train", TRAIN + "--data-dir empty", "empty/train/train.csv: no such file; a csv with the columns id,gender,age,path is needed"),
     ("train", TRAIN + "--name a/b", "--name 'a/b': must be a plain folder name; the place goes into --output-dir"),
     ("train", TRAIN + "--name ''", "--name '': must be a plain folder name"),
+    ("train", TRAIN + "--name x:best", "--name x:best: reads as a fold of a run x; take another one"),
     ("train", TRAIN + "--name .hidden", "--name '.hidden': must be a plain folder name"),
     ("train", TRAIN + "--name $'a\\nb'".replace("$'a\\nb'", "'a\nb'"), "--name 'a\\nb': must be a plain folder name"),
     ("train", TRAIN + "--name label", "runs/label: exists and is never overwritten; choose another --name or --resume runs/label"),
@@ -314,6 +316,17 @@ IDLE = [
     ("--mix mixup --mix-alpha 0.4 --mix-prob 0.3 --mix-rare", None),
     ("", None),
 ]
+
+
+def test_what_does_nothing_is_told_as_it_is_typed(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    benchmark.parse_args(shlex.split(BENCHMARK + "--what cache --no-usual --model resnet18"))
+    assert "does nothing here: --no-usual (of" in capsys.readouterr().err
+
+
+def test_a_fold_that_is_given_twice_is_trained_once(place, monkeypatch):
+    monkeypatch.chdir(place)
+    assert train_options.parse_args(shlex.split(TRAIN + "--fold 1 0 1")).fold == [1, 0]
 
 
 @pytest.mark.parametrize(("line", "told"), IDLE)
