@@ -38,7 +38,7 @@ class Run:
     folder: Path
     scored_as: str
     seconds: float
-    folds: bytes = b""
+    folds: str = ""
     images: str = ""
     persons: np.ndarray | None = None
     truth: np.ndarray | None = None
@@ -105,17 +105,10 @@ def read_run(folder):
     if args.get("kfold"):
         table = predictions.read(folder / "oof.csv", target, ("image", "path")).sort_values("image")
         run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
-        run.persons, run.folds = table["path"].to_numpy(), _bytes(folder / "folds.csv")
+        run.persons, run.folds = table["path"].to_numpy(), experiment.file_digest(folder / "folds.csv")
         run.truth, probs = predictions.scored(table, target)
         run.answers = probs.argmax(1)
     return run
-
-
-def _bytes(path):
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from error
 
 
 def check_same(runs):

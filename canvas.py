@@ -5,7 +5,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 SCALE = 2  # drawn larger and reduced: that smooths the edges
 BASE = (448, 576)  # a person is drawn on a larger ground, so that a shifted photo shows no border
-CENTRE = (224, 262)  # of the face there; all coordinates below count from it, in pixels of the final image
+CENTRE = (224, 262)  # of the face there; coordinates count from it, in pixels of the final image
 
 
 def mix(one, other, share):
@@ -19,12 +19,12 @@ def pick(rng, **weights):
     return list(weights)[int(np.searchsorted(share, rng.random() * share[-1], side="right"))]
 
 
-def spline(points, closed=False, steps=6):
+def spline(points, closed=False):
     """A smooth curve (Catmull-Rom) through points [N, 2]."""
     p = np.asarray(points, float)
     ends = (p[-1:], p[:2]) if closed else (2 * p[:1] - p[1:2], 2 * p[-1:] - p[-2:-1])
     p = np.concatenate([ends[0], p, ends[1]])
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
+    t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
     a, b, c, d = p[:-3], p[1:-2], p[2:-1], p[3:]
     curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
     curve = curve.transpose(1, 0, 2).reshape(-1, 2)

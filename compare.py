@@ -120,7 +120,7 @@ def join(a, b, part):
 
 
 def read_oof(side, part):
-    """(oof.csv table, true classes [N], answers [N]) of a side on `part`, or None where it has no oof.csv."""
+    """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv."""
     table = members.read_oof(side.source) if side.source else None
     if table is None:
         return None

@@ -183,14 +183,14 @@ def check_sheet(path):
         raise InputError(f"--sheet {path}: must be the name of a picture, FILE.png")
 
 
-def draw_sheet(path, columns=8, seed=0):
+def draw_sheet(path):
     """A contact sheet: a column a person, with a worn, an incorrect and no mask, and a caption."""
-    width, height = 144, 192
+    people = [(1, 20), (0, 22), (1, 25), (0, 34), (1, 45), (0, 57), (1, 60), (0, 60)]
+    columns, width, height = len(people), 144, 192
     sheet = Image.new("RGB", (columns * width + 8 * (columns + 1), 3 * (height + 8) + 34), (255, 255, 255))
     font = ImageFont.load_default(15)
-    people = [(1, 20), (0, 22), (1, 25), (0, 34), (1, 45), (0, 57), (1, 60), (0, 60)]
-    for column, (gender, age) in enumerate(people[:columns]):
-        images = person_images(gender, age, seed, 500 + column)
+    for column, (gender, age) in enumerate(people):
+        images = person_images(gender, age, 0, 500 + column)
         left = 8 + column * (width + 8)
         for row, kind in enumerate(("mask1", "incorrect_mask", "normal")):
             sheet.paste(images[kind].resize((width, height), Image.Resampling.LANCZOS), (left, 8 + row * (height + 8)))

@@ -27,14 +27,13 @@ from optim import lr_at
 def keep_freed_memory():
     """Tell glibc to keep freed blocks: it would hand every large tensor back to the kernel and fault it in again.
 
-    Worth up to 1.4x on the CPU. Returns whether the C library took it; others than glibc have no mallopt.
+    Worth up to 1.4x on the CPU. Other C libraries have no mallopt.
     """
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-    try:
+    with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    return all(mallopt(*option) for option in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 512 << 20)))
+        for option in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 512 << 20)):
+            mallopt(*option)
 
 
 def use_threads(count):

@@ -112,12 +112,12 @@ def draw_traits(gender, age, rng):
     )  # fmt: skip
 
 
-def head_outline(traits, grow=0.0):
+def head_outline(traits):
     """Points of the head's outline, clockwise from the top."""
     jaw, sag = traits.jaw, 0.045 * traits.lines
     half = [(0, -1), (0.5, -0.9), (0.85, -0.58), (0.985, -0.1), (0.955, 0.25), (0.79 + 0.09 * jaw + sag, 0.62),
             (0.47 + 0.12 * jaw + sag, 0.89), (0.2 + 0.07 * jaw, 0.99), (0, 1.005)]  # fmt: skip
-    return mirrored(np.asarray(half) * (traits.head[0] + grow, traits.head[1] + grow))
+    return mirrored(np.asarray(half) * traits.head)
 
 
 def draw_person(traits, rng):

@@ -1,7 +1,7 @@
 """Is what is being trained still a number? Looked at rarely enough that no step waits for the device.
 
 The device itself counts the steps whose loss was finite, so the first one that was not is known however late it is asked. The
-losses are those before the scale of --amp fp16, whose skipped steps are none of them.
+losses are those before the scale of --amp fp16: a step that it skips has a finite one.
 """
 
 import collections

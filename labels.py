@@ -84,13 +84,13 @@ def marginals(label_probs):
     return {"mask": joint.sum((2, 3)), "gender": joint.sum((1, 3)), "age_group": joint.sum((1, 2))}
 
 
-def scored_probs(target, probs, bounds=OFFICIAL_BOUNDS):
+def scored_probs(target, probs):
     """Probabilities of what `target` is scored on, from its heads' probabilities [N, num_outputs(target)].
 
-    `multi` gives [N, 18] and `age` gives [N, 3], cut at `bounds`; every other target's are returned as they are.
+    `multi` gives [N, 18] and `age` gives [N, 3], cut at the official bounds; every other target's are returned as they are.
     """
     if target == "multi":
         return combine(*(probs[:, part] for part in head_slices(target).values()))
     if target == "age":
-        return age_group_probs(probs, bounds)
+        return age_group_probs(probs)
     return probs

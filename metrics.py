@@ -42,12 +42,6 @@ def accuracy(truth, pred, num_classes):
     return float((truth == pred).mean())
 
 
-def f1_per_class(truth, pred, num_classes):
-    """F1 of each class: float64 [C], 0 where a class was never right, absent classes included."""
-    counts = confusion(truth, pred, num_classes)
-    return 2 * counts.diagonal() / np.maximum(counts.sum(0) + counts.sum(1), 1)
-
-
 def macro_f1(truth, pred, num_classes):
     """Mean F1 over the classes that occur in truth or pred, in 0..1: scikit-learn's f1_score(average="macro")."""
     counts = confusion(truth, pred, num_classes)

@@ -1,12 +1,39 @@
 """Command-line options that several scripts share, declared once, and the formatter of their help."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from errors import InputError, did_you_mean, one_line, say
 from labels import FIRST_AGE, LAST_AGE
 from predictions import TTAS
+
+
+def _number(kind, fits, what):
+    """An argparse type: `kind` of a text for which `fits`. argparse would tell a ValueError by the name of our function."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            wanted = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text} is not a {wanted}") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is {what}")
+        return value
+
+    return parse
+
+
+whole_int = _number(int, lambda value: True, "")
+positive_int = _number(int, lambda value: value > 0, "not above 0")
+natural_int = _number(int, lambda value: value >= 0, "below 0")
+positive_float = _number(float, lambda value: 0 < value < math.inf, "not a number above 0")
+natural_float = _number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
+fraction = _number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
+share = _number(float, lambda value: 0 < value <= 1, "not a number above 0 and up to 1")
+confidence = _number(float, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -194,73 +221,3 @@ def count_or_auto(text):
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
-
-
-def _number(text, kind):
-    """`text` as an int or float; what argparse would say of a ValueError names our function, not the fault."""
-    try:
-        return kind(text)
-    except ValueError:
-        what = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"{text} is not a {what}") from None
-
-
-def whole_int(text):
-    """argparse type: an integer."""
-    return _number(text, int)
-
-
-def positive_int(text):
-    """argparse type: an integer above 0."""
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def natural_int(text):
-    """argparse type: an integer from 0 on."""
-    value = _number(text, int)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def positive_float(text):
-    """argparse type: a finite number above 0."""
-    value = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def natural_float(text):
-    """argparse type: a finite number from 0 on."""
-    value = _number(text, float)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
-def fraction(text):
-    """argparse type: a number from 0 to below 1."""
-    value = _number(text, float)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
-    return value
-
-
-def share(text):
-    """argparse type: a number above 0, up to 1."""
-    value = _number(text, float)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
-    return value
-
-
-def confidence(text):
-    """argparse type: a number from 0 to 1."""
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return value

@@ -7,7 +7,6 @@ Light and dark follow the reader's system. Colours are CSS variables (`--ink`, `
 import base64
 import html
 import io
-import json
 import math
 from numbers import Integral, Real
 
@@ -85,12 +84,6 @@ for (const table of document.querySelectorAll("table.sortable")) {
 def escape(text):
     """`text` for HTML, inside elements and inside quoted attributes alike."""
     return html.escape(str(text), quote=True)
-
-
-def inline_json(value):
-    """JSON for a <script> element: no character in it can end the element or open another."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
 
 
 def page(title, body, script="", style=""):

@@ -94,20 +94,10 @@ def sections(found, sort="oof_f1"):
 
     def place(record):
         key, f1 = column.key(record), -1.0 if record.oof_f1 is None else record.oof_f1
-        return key is None, *(() if key is None else (_Turned(key) if column.best_first else key,)), -f1, record.name
+        return key is None, *(() if key is None else (-key if column.best_first else key,)), -f1, record.name
 
     groups = {part: [record for record in found if record.scored_as == part] for part in SECTIONS}
     return {part: sorted(group, key=place) for part, group in groups.items() if group}
-
-
-@dataclass(frozen=True)
-class _Turned:
-    """A value that sorts in the opposite order."""
-
-    value: object
-
-    def __lt__(self, other):
-        return other.value < self.value
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------

@@ -79,13 +79,17 @@ def fixed_batch(fit):
 def ceiling(fit):
     """The pipeline without any input: a function of a timing.Window, as are those below."""
     part = fixed_batch(fit)
+    return repeated(lambda: engine.learn(fit, [part]), fit.step_size)
+
+
+def repeated(step, images):
+    """The pipeline that does `step()`, of so many images, again and again."""
 
     def run(window):
         window.start()
-        while True:
-            engine.learn(fit, [part])
-            if window.step(fit.step_size):
-                return
+        step()
+        while not window.step(images):
+            step()
 
     return run
 
@@ -163,7 +167,7 @@ def script_pipeline(args, device):
 
 
 def _script(connection, args, device):
-    """Of that process: a window for each number of seconds that comes, until None does."""
+    """In that process: a window of each number of seconds that comes, until None does."""
     errors.on_parents_death(signal.SIGKILL)()
     engine.use_threads(args.threads)
     fit, files = build_fit(args, distributed.pick_device(str(device)))
@@ -218,21 +222,9 @@ def validation(args, device):
     args.images = len(rows)
     batch = fit.data.store.gather(rows[: args.batch_size]).to(device)
     net = copy.deepcopy(fit.model).eval()
-    pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch), "ours": predict_rows(fit, rows)}
+    pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch)}
+    pipelines["ours"] = repeated(lambda: engine.predict_rows(fit, rows), len(rows))
     return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
-
-
-def predict_rows(fit, rows):
-    """Validations of train.py on `rows`, one after the other."""
-
-    def run(window):
-        window.start()
-        over = False
-        while not over:
-            engine.predict_rows(fit, rows)
-            over = window.step(len(rows))
-
-    return run
 
 
 # ---- inference -----------------------------------------------------------------------------------------------------
@@ -281,17 +273,13 @@ def forward_alone(args, models, batch):
     views = [augment.view(images, *view) for view in predictions.TTAS[args.tta]]
 
     @torch.inference_mode()
-    def run(window):
-        window.start()
-        over = False
-        while not over:
-            for net, _mean, _std in models:
-                with torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
-                    for view in views:
-                        net(view)
-            over = window.step(len(batch))
+    def step():
+        for net, _mean, _std in models:
+            with torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
+                for view in views:
+                    net(view)
 
-    return run
+    return repeated(step, len(batch))
 
 
 def predict_all(args, calls, images, device):
@@ -348,12 +336,8 @@ def pillow_loop(files, geometry):
     """File after file, beginning anew after the last."""
     forever = itertools.cycle(files)
 
-    def run(window):
-        window.start()
-        for file in forever:
-            image = open_rgb(file)
-            image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
-            if window.step(1):
-                return
+    def step():
+        image = open_rgb(next(forever))
+        image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
 
-    return run
+    return repeated(step, 1)
