@@ -19,8 +19,6 @@ import dataset
 import errors
 import layout
 import metrics
-import noise
-import noise_page
 import options
 from disk import write_figure
 from errors import InputError
@@ -324,6 +322,9 @@ def mistakes(rows, load_image, scored_as, path, title, limit=24):
 
 
 def main(argv=None):
+    import noise  # here: train.py takes its figures from this module, and scipy.optimize is half a second of a start
+    import noise_page
+
     parser = options.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
     parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
     parser.add_argument("--noise-rate", type=options.positive_float, default=0.01, metavar="P",
