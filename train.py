@@ -214,13 +214,13 @@ def prepare(args, ranks):
     cores, threads = engine.use_threads(None), args.threads
     at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(fold_numbers(args)))
     args.threads = engine.use_threads(threads or max(cores // at_once, 1))
-    net, run, look = None, Path(args.resume) if args.resume else None, dict
+    net, run, listed = None, Path(args.resume) if args.resume else None, None
     with contextlib.ExitStack() as meanwhile:
         if not run:  # what can't be built is known before images are decoded and a run folder is made
             if ranks.first:
                 experiment.check_free(args.output_dir, args.name)
             if args.limit_people is None:
-                look = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir))).result
+                listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
             net = fold.build_model(args, fold_numbers(args)[0], ranks.device, try_size=True)
             optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         elif ranks.first:
@@ -230,7 +230,7 @@ def prepare(args, ranks):
                 provenance.check_weights(run, args.weights)
         weights = space.weights_bytes(net, run) if ranks.first else None
         with ranks.one_first():
-            data = training_data.load_data(args, ranks.device, run, weights, look)
+            data = training_data.load_data(args, ranks.device, run, weights, listed)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

@@ -60,43 +60,31 @@ class Data:
     pseudo: pd.DataFrame | None
 
 
-def load_data(args, device, run=None, weights=None, look=dict):
+def load_data(args, device, run=None, weights=None, listed=None):
     """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
 
     run: the folder of a run that goes on; its pseudo-labels are those that it began with, and so must its label fixes be.
     weights: the bytes of the model's weights, from which the room on disk is known that must be there before images are
-    decoded; None: that is not looked for. look: gives what listing.look found in the folder of the images, if it was asked.
+    decoded; None: that is not looked for. listed: the listing.Listing of the folder of the images, if there is one.
     """
     everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
         people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     check_weights(args, people, folds)
-    listed = look()
-    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images, listed=listed)
-    labelled, fixes = images, None
-    if args.label_fixes:
-        kept = run and not Path(args.label_fixes).exists() and run / "label_fixes.csv"
-        fixes, left_out = dataset.read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
-        fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
-        check_fixes(args.label_fixes, fixes, run)
-        labelled = dataset.apply_label_fixes(images, fixes)
-        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    found = listed.result() if listed else {}
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images, listed=found)
+    labelled, fixes = fix_labels(args, everyone, people, images, run) if args.label_fixes else (images, None)
     if args.drop_ages:
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     files = dataset.image_files(args.data_dir, images["image"])
-    eval_names, labels = [], None
+    eval_names, pseudo_labels = [], None
     if args.pseudo:
         eval_images = evaluation.read_eval_images(args.data_dir)
-        labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
         eval_names, files = eval_images.names, [*files, *eval_images.files]
-        counts = labels["fold"].value_counts().sort_index()
-        told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
-        errors.say(
-            f"pseudo-labels: of {len(eval_names)} eval images {told}, confidence {args.pseudo_min_confidence:g} and above"
-        )
-    known = {f"{folder}/{name}": stat for folder, names in listed.items() for name, stat in names.items()}
+        pseudo_labels = read_pseudo(args, people, folds, eval_images, run, device)
+    known = {f"{folder}/{name}": stat for folder, names in found.items() for name, stat in names.items()}
     stats = cache.stat_all(files, map(known.get, images["image"].to_numpy()))
     key = cache.cache_key(files, geometry, stats)
     if weights is not None:
@@ -109,9 +97,35 @@ def load_data(args, device, run=None, weights=None, look=dict):
     good = np.ones(len(files), dtype=bool)
     good[bad] = False
     good, good_eval = np.split(good, [len(images)])
-    made = make_labels(args, people, folds, images, labelled, good)
-    sizes = np.array([size for size, _time in stats])
-    return Data(people, folds, images, labelled, fixes, files, sizes, bad, store, made, eval_names, good_eval, labels)
+    return Data(
+        people=people, folds=folds, images=images, labelled=labelled, fixes=fixes, files=files,
+        sizes=np.array([size for size, _time in stats]), bad=bad, store=store,
+        labels=make_labels(args, people, folds, images, labelled, good),
+        eval_names=eval_names, good_eval=good_eval, pseudo=pseudo_labels,
+    )  # fmt: skip
+
+
+def fix_labels(args, everyone, people, images, run):
+    """(image rows with the labels that training sees, the fixes of --label-fixes that were applied to them).
+
+    A run that goes on takes its own copy of the fixes where the file is gone.
+    """
+    kept = run and not Path(args.label_fixes).exists() and run / "label_fixes.csv"
+    fixes, left_out = dataset.read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
+    fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
+    check_fixes(args.label_fixes, fixes, run)
+    errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    return dataset.apply_label_fixes(images, fixes), fixes
+
+
+def read_pseudo(args, people, folds, eval_images, run, device):
+    """The table of pseudo.csv: that of the run that goes on, or one made of what --pseudo's models predict."""
+    labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
+    counts = labels["fold"].value_counts().sort_index()
+    told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
+    confidence = f"confidence {args.pseudo_min_confidence:g} and above"
+    errors.say(f"pseudo-labels: of {len(eval_images.names)} eval images {told}, {confidence}")
+    return labels
 
 
 def digest(data):
