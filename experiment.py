@@ -297,6 +297,11 @@ def check_not_trained(run, folds):
                 pass
 
 
+def fold_numbers(args):
+    """The folds that a command trains; a nofold run has one, 0."""
+    return args.fold or list(range(max(args.kfold, 1)))
+
+
 def missing(run, args, folds):
     """Those of `folds` that are not complete in a run."""
     done = done_folds(run)

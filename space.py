@@ -74,7 +74,7 @@ def check(args, weights, images, files, geometry, key, run=None):
     weights: bytes of the model's weights; files: all that is decoded, `key` their cache.cache_key; run: the
     folder of a run that goes on, of which only the folds that are not complete need room, less what they take already.
     """
-    wanted = args.fold or range(max(args.kfold, 1))
+    wanted = experiment.fold_numbers(args)
     missing = experiment.missing(run, args, wanted) if run else wanted
     needed = run_bytes(args, weights, images, len(missing)) if missing else 0
     for number in missing if run else ():

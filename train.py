@@ -60,7 +60,9 @@ def choose_speed(args, net, ranks, cores, threads):
     args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
     net.to(memory_format=precision.FORMATS[args.memory_format])
     if args.parallel_folds == "auto":
-        args.parallel_folds, args.threads = parallel.choose(net, *about, args.amp, len(fold_numbers(args)), cores, threads)
+        args.parallel_folds, args.threads = parallel.choose(
+            net, *about, args.amp, len(experiment.fold_numbers(args)), cores, threads
+        )
 
 
 def open_run(args, argv, data, ranks):
@@ -71,7 +73,7 @@ def open_run(args, argv, data, ranks):
         recorded = experiment.read_folds(run)
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
-        if experiment.missing(run, args, fold_numbers(args)):
+        if experiment.missing(run, args, experiment.fold_numbers(args)):
             provenance.check_data(run, training_data.digest(data))
         experiment.sweep_run(run)
         record_changes(args, run)
@@ -212,7 +214,7 @@ def train(argv, ranks, stop, started):
 def prepare(args, ranks):
     """(data, [the first fold's model, if it is built already]) of a run; what can be chosen or wrong before it begins is."""
     cores, threads = engine.use_threads(None), args.threads
-    at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(fold_numbers(args)))
+    at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(experiment.fold_numbers(args)))
     args.threads = engine.use_threads(threads or max(cores // at_once, 1))
     net, run, listed = None, Path(args.resume) if args.resume else None, None
     with contextlib.ExitStack() as meanwhile:
@@ -221,12 +223,12 @@ def prepare(args, ranks):
                 experiment.check_free(args.output_dir, args.name)
             if args.limit_people is None:
                 listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
-            net = fold.build_model(args, fold_numbers(args)[0], ranks.device, try_size=True)
+            net = fold.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
             optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         elif ranks.first:
             fold.check_epochs(args, run)
-            experiment.check_not_trained(run, fold_numbers(args))
-            if experiment.untouched(run, fold_numbers(args)):
+            experiment.check_not_trained(run, experiment.fold_numbers(args))
+            if experiment.untouched(run, experiment.fold_numbers(args)):
                 provenance.check_weights(run, args.weights)
         weights = space.weights_bytes(net, run) if ranks.first else None
         with ranks.one_first():
@@ -243,11 +245,6 @@ def prepare(args, ranks):
     return data, [net] if net else []
 
 
-def fold_numbers(args):
-    """The folds that this command trains."""
-    return args.fold or list(range(max(args.kfold, 1)))
-
-
 def train_folds(args, run, data, built, ranks, stop):
     """Train what is not complete of this command's folds; the first takes its model from `built`, whose memory it then is."""
     if ranks.first:
@@ -258,9 +255,9 @@ def train_folds(args, run, data, built, ranks, stop):
             draw_crops(args, run, data)
     if args.parallel_folds > 1:
         built.clear()  # its memory is the device's
-        parallel.train_folds(args, run, data, fold_numbers(args), ranks.device, stop)
+        parallel.train_folds(args, run, data, experiment.fold_numbers(args), ranks.device, stop)
         return
-    for number in fold_numbers(args):
+    for number in experiment.fold_numbers(args):
         fold.train_missing(args, run, data, number, ranks, stop, built)
 
 
