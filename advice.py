@@ -111,6 +111,7 @@ def _choose(results, halves, truth, persons):
     """The Advice among results, the highest score first; halves: of the widths of their intervals."""
     first, *others = results
     wrong = first.pred != truth
+    others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
     near = [other for other in others if first.f1 - other.f1 <= halves[first.folder] + halves[other.folder]]
     alike = {other.folder: np.nan_to_num(metrics.phi(wrong, other.pred != truth)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):
@@ -134,7 +135,7 @@ def _pair(advice):
     first, second = advice.first, advice.second
     told = [f"  1  {_name(first)}: macro F1 {first.f1:.4f}, the highest"]
     if second is None:
-        return [*told, "  2  none: every other result is worse by more than noise; combine other members for a second one"]
+        return [*told, "  2  none: all else is worse by more than noise, or the same again; combine other members for one"]
     low, high = advice.gap_ci95
     noise = f"lower by {advice.gap:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
     apart = f"correlation {advice.phi:.2f}, {advice.apart:.1%} of answers differ"

@@ -26,6 +26,11 @@ waited for at the two ends of a measurement alone. The stages are timed after th
 for, so their sum is more than a step takes where they overlap. Prints a table and writes all of it to --out.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import argparse
 import os
 import platform
@@ -37,7 +42,6 @@ import cores
 import dataset
 import distributed
 import engine
-import errors
 import experiment
 import loss
 import model

@@ -14,6 +14,11 @@ of the class over all images, summed); effects are differences of these over the
 are drawn, the same for A and B; single folds are stood in for by their run, as everywhere.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import re
 import shlex
 import sys
@@ -26,7 +31,6 @@ import compare_page
 import dataset
 import differences
 import disk
-import errors
 import evaluation
 import experiment
 import members
@@ -185,9 +189,10 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
     near = differences.near_boundary(years)
     share = metrics.boundary_share(truth, a, b, near, num_classes)
     people, difference = len(set(persons[near])), result.difference
+    part = f" ({share:.0%})" if 0 <= share <= 1 else ""
     return [
         f"boundary people (ages {differences.NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
-        f"{signed(share * difference)} of the {signed(difference)} ({share:.0%})"
+        f"{signed(share * difference)} of the {signed(difference)}{part}"
     ]
 
 

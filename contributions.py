@@ -10,6 +10,7 @@ import layout
 import metrics
 import pipeline
 import predictions
+import scoreboard
 from errors import InputError
 from labels import LABELS, SCORED_AS, decode, marginals
 
@@ -124,14 +125,10 @@ def table(found, weights, adds):
         more = "–" if np.isnan(add) else "needed" if np.isinf(add) else f"{add:+.4f}"
         target = member.target
         rows.append((str(number), member.name, target, _folds_text(member.folds), SCORED_AS[target], own, said, more))
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(scoreboard.display_width, column)) for column in zip(*rows)]
     room = errors.WIDTH - sum(widths) - 2 * len(widths[1:]) + widths[1]
-    widths[1] = min(widths[1], room)
-    return ["  ".join(map(_cell, row, widths, "<<<<<>>>")).rstrip() for row in rows]
-
-
-def _cell(text, width, side):
-    return f"{layout.shorten(text, width):{side}{width}}"
+    head, *rows = [(number, layout.shorten(name, room), *others) for number, name, *others in rows]
+    return scoreboard.aligned(head, rows, left=range(5))
 
 
 def reason(out):

@@ -12,7 +12,7 @@ import pandas as pd
 import demo
 import predictions
 import tables
-from errors import InputError, did_you_mean, say
+from errors import InputError, say
 from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
 
 DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
@@ -212,12 +212,14 @@ def read_label_fixes(path, people, min_confidence):
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
+    if not table["path"].isin(list(by_name)).any():
+        raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
     fixes, left_out = [], 0
     for line, name, column, value, sure in zip(table[tables.LINE], table["path"], table["column"], table["value"], confidence):
         where = f"{path}, line {line}"
         if name not in by_name:
             zeros = [known for known in by_name if known.lstrip("0") == name]  # a spreadsheet took them away
-            meant = f" Did you mean {zeros[0]}?" if zeros else did_you_mean(name, by_name)
+            meant = f" Did you mean {zeros[0]}?" if zeros else ""  # no guess: another id is another person
             raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{meant}")
         allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
         if column not in allowed:

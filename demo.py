@@ -6,6 +6,11 @@ The competition's traps are there too: dot-files at both levels, png and jpeg am
 id on two rows. The ages are spread as in the competition.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import glob
 import io
 import json
@@ -21,7 +26,6 @@ from tqdm import tqdm
 
 import cores
 import disk
-import errors
 import options
 import workers
 from errors import InputError

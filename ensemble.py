@@ -9,6 +9,11 @@ Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes s
 probabilities.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import sys
 from dataclasses import dataclass, replace
 
@@ -21,7 +26,6 @@ import bounds
 import dataset
 import distributed
 import engine
-import errors
 import evaluation
 import experiment
 import members

@@ -104,7 +104,7 @@ def check_free(output_dir, name):
     check_name(name)
     folder = Path(output_dir) / (name or "")
     if name is not None and folder.exists():
-        resume = f" or --resume {folder}" if (folder / "args.yaml").is_file() else ""
+        resume = f" or --resume {shlex.quote(str(folder))}" if (folder / "args.yaml").is_file() else ""
         raise InputError(f"{folder}: exists and is never overwritten; choose another --name{resume}")
 
 

@@ -7,6 +7,11 @@ lb.json into the run's or ensemble's own folder, `--html` a page. Damaged files 
 all the same, and the exit code is 2.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import argparse
 import math
 import os
@@ -19,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 import effects
-import errors
 import experiment
 import metrics
 import options
@@ -126,7 +130,9 @@ def collect(directories):
         problems += damaged
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            errors.say(f"passed over in {directory}, neither run nor ensemble: {', '.join(map(ascii, others[:3]))}{more}")
+            errors.say(
+                f"passed over in {directory}, neither run nor ensemble: {', '.join(map(scoreboard.shown, others[:3]))}{more}"
+            )
     for problem in problems:
         errors.say(f"error: {errors.one_line(problem)}")
     return found, len(problems)
@@ -184,7 +190,13 @@ class Study:
     def lines(self):
         """The effects as lines of a table in text."""
         texts = [[cell[0] if isinstance(cell, tuple) else cell for cell in row] for row in self.rows()]
-        return scoreboard.aligned(EFFECT_HEAD, texts, left=(0, 1, 5))
+        others = scoreboard.aligned(EFFECT_HEAD[:-1], [row[:-1] for row in texts], left=(0, 1))
+        room = max(20, errors.WIDTH - max(map(scoreboard.display_width, others)) - 2)
+        rows = []
+        for *cells, last in texts:
+            first, *more = textwrap.wrap(last, room) or [""]
+            rows += [[*cells, first], *([""] * len(cells) + [part] for part in more)]
+        return scoreboard.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
 
 
 def level_text(value):
@@ -203,6 +215,7 @@ def studies(found, resamples):
         if record.is_run and record.is_complete and record.oof_f1 is not None:
             groups.setdefault((record.scored_as, tuple(record.people or ())), []).append(record)
     for (scored_as, _people), runs in groups.items():
+        runs = once(runs)
         factors, left_out = factors_among([run.options for run in runs])
         if not factors:
             continue
@@ -215,6 +228,15 @@ def studies(found, resamples):
         effect_list, freedom = effects.main_effects([run.oof_f1 for run in runs], factors, draws)
         result.append(Study(scored_as, runs, effect_list, freedom, left_out, draws is not None))
     return result, problems
+
+
+def once(runs):
+    """`runs` without those that are another one again, in options, seed and score: no other draw, so no other noise."""
+    found = {}
+    for run in runs:
+        learnt = {name: level_text(value) for name, value in run.options.items() if name not in PLACES}
+        found.setdefault((run.oof_f1, *sorted(learnt.items())), run)
+    return list(found.values())
 
 
 def factors_among(options):

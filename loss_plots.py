@@ -6,6 +6,11 @@ One image of 18 classes; the wrong classes share what the true one leaves equall
 the logit of the true class: what a step of gradient descent moves, before the network. docs/losses.md explains the picture.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import errors
 import layout
 import loss
 import options

@@ -173,7 +173,7 @@ def check_same_images(members):
             if apart:
                 raise InputError(
                     f"{name} and {first_name}: their {kind}.csv hold different images ({len(apart)} in one alone, such as "
-                    f"{min(apart)}); combine runs of the same data and folds"
+                    f"{min(apart)}); combine complete runs of the same data, --limit-people and --kfold"
                 )
 
 

@@ -73,6 +73,8 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            if not unknown[0].startswith("-"):
+                self.error(f"{unknown[0]}: belongs to no option; quote names with spaces in them, as 'a name'")
             self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
         return parsed
 

@@ -7,6 +7,7 @@ state is saved once whichever of them a signal reaches, and they stop by themsel
 
 import copy
 import multiprocessing
+import shlex
 import signal
 import threading
 import time
@@ -61,7 +62,7 @@ def _work(args, run, data, pixels, place, device, numbers, taken, code, outcome)
     except OSError as error:
         if not errors.names_a_file(error):
             raise
-        outcome.put(("InputError", f"{errors.about_file(error)}; --resume {run} goes on"))
+        outcome.put(("InputError", f"{errors.about_file(error)}; --resume {shlex.quote(str(run))} goes on"))
     except (RuntimeError, MemoryError) as error:
         if advice := errors.compile_advice(error):
             outcome.put(("InputError", advice))
@@ -69,7 +70,7 @@ def _work(args, run, data, pixels, place, device, numbers, taken, code, outcome)
         if not errors.is_out_of_memory(error):
             raise
         text = f"--batch-size {args.batch_size}: out of memory on {device} with --parallel-folds {args.parallel_folds}"
-        outcome.put(("InputError", f"{text}; --resume {run} --parallel-folds 1 goes on with one at a time"))
+        outcome.put(("InputError", f"{text}; --resume {shlex.quote(str(run))} --parallel-folds 1 goes on with one at a time"))
 
 
 def train_folds(args, run, data, numbers, device, stop):
@@ -108,7 +109,8 @@ def train_folds(args, run, data, numbers, device, stop):
     for worker in workers:
         if worker.exitcode:
             how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
-            raise InputError(f"a process that trained a fold died ({how}); the others are stopped, --resume {run} goes on")
+            on = f"--resume {shlex.quote(str(run))} goes on"
+            raise InputError(f"a process that trained a fold died ({how}); the others are stopped, {on}")
     if stop.requested:
         raise Interrupted(stop.requested, "; ".join(message for _kind, message in ended) or "stopped between two folds")
 

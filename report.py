@@ -6,6 +6,11 @@ That looks for wrong labels in the out-of-fold predictions of runs and writes a 
 `*_figure` builds a Figure (laid out by layout.py), the function of the same name without it writes the PNG.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import sys
 
 import matplotlib
@@ -16,7 +21,6 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 import dataset
-import errors
 import layout
 import metrics
 import options

@@ -12,6 +12,11 @@ Exit code 0: all runs are finished; 1: some failed; 2: bad input, found before t
 compared; 130 or 143: stopped by a signal, after all runs have saved their state.
 """
 
+import errors
+
+if __name__ == "__main__":
+    errors.leave_on_signals()  # the modules below take a while
+
 import fcntl
 import os
 import re
@@ -29,7 +34,6 @@ import numpy as np
 import ablation
 import cores
 import disk
-import errors
 import mappings
 import options
 import plan

@@ -167,6 +167,7 @@ def catches(pid, number):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize(("script", "number", "code"), [
     ("train.py", signal.SIGTERM, 143), ("train.py", signal.SIGINT, 130), ("inference.py", signal.SIGUSR1, 143),
+    ("ensemble.py", signal.SIGINT, 130), ("leaderboard.py", signal.SIGINT, 130),
 ])  # fmt: skip
 def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
     """Sent as soon as it is caught at all, seconds before torch is there."""

@@ -64,7 +64,7 @@ def test_a_damaged_file_is_told_and_the_rest_shown(place, capsys):
     assert next(line for line in captured.out.splitlines() if line.startswith("02-ce")).split()[1:4] == ["label", "2/2", "-"]
     assert "01-focal" in captured.out and "03-mask" not in captured.out
     wrong = captured.err.splitlines()
-    assert wrong[0] == "passed over in runs, neither run nor ensemble: 'notes'"
+    assert wrong[0] == "passed over in runs, neither run nor ensemble: notes"
     assert [line.partition(": not readable")[0] for line in wrong[1:]] == [
         "error: runs/03-mask/args.yaml", "error: runs/02-ce/summary.json"][::-1]  # fmt: skip
 

@@ -26,7 +26,7 @@ BENCHMARK = "--data-dir data --model test_resnet --img-size 32 24 --device cpu "
 CASES = [
     ("train", TRAIN + "--optimiser SGD", "--optimiser: no such option. Did you mean --optimizer…--help lists them"),
     ("train", TRAIN + "--opt SGD", "--opt: no such option…--help lists them"),
-    ("train", TRAIN + "stray", "stray: no such option"),
+    ("train", TRAIN + "stray", "stray: belongs to no option; quote names with spaces"),
     ("train", TRAIN + "--lr", "argument --lr: expected one argument"),
     ("train", TRAIN + "--lr -1", "argument --lr: -1 is not a number above 0"),
     ("train", TRAIN + "--lr 1e-3x", "argument --lr: 1e-3x is not a number"),
