@@ -4,6 +4,7 @@ Figures are matplotlib objects on their own Agg canvas: no pyplot, no window, no
 """
 
 import functools
+import logging
 
 import numpy as np
 from matplotlib import font_manager
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 
 DPI = 140
 MARGIN = 0.3  # inches
+# matplotlib's own, then what has Hangul on Linux, Windows and macOS.
+FONTS = ("DejaVu Sans", "NanumGothic", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic")
 INK, GREY, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#f5f6f7"
 
 
@@ -27,18 +30,26 @@ def shorten(text, length):
 
 
 @functools.cache
+def fonts():
+    """Those of FONTS that are installed: a letter is drawn in the first that has it."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of each that has no bold of its own
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in FONTS if name in installed]
+
+
+@functools.cache
 def _glyphs():
-    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+    return frozenset().union(*(font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in fonts()))
 
 
 def drawable(text):
-    """`text` on one line, with □ for every character that the font lacks."""
+    """`text` on one line, with □ for every character that no font of FONTS has here."""
     return "".join(letter if ord(letter) in _glyphs() else "□" for letter in " ".join(str(text).split()))
 
 
 def draw_text(owner, x, y, text, size=8.5, color=INK, **style):
     """Text that is never read as mathematics: `$` is a dollar. `owner` is a Figure (x, y in 0..1) or Axes (data)."""
-    return owner.text(x, y, text, fontsize=size, color=color, parse_math=False, **style)
+    return owner.text(x, y, text, fontsize=size, color=color, parse_math=False, fontfamily=fonts(), **style)
 
 
 def _width(artist):

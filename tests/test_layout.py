@@ -1,6 +1,21 @@
 """layout.py: text that fits its room and its font."""
 
+import pytest
+from matplotlib import font_manager
+
 import layout
+
+
+@pytest.fixture
+def forget():
+    """Called once which fonts there are has changed; and afterwards."""
+
+    def cleared():
+        layout.fonts.cache_clear()
+        layout._glyphs.cache_clear()
+
+    yield cleared
+    cleared()
 
 
 def test_shorten():
@@ -15,4 +30,16 @@ def test_shorten():
 
 def test_drawable_keeps_to_one_line_and_the_font():
     assert layout.drawable("a\n b\t$x$ …") == "a b $x$ …"
-    assert layout.drawable("한a") == "□a"
+
+
+def test_letters_that_no_font_has_are_boxes(monkeypatch, forget):
+    """Without a font for Hangul it is drawn as boxes; with one, whichever of the names it has, as it is."""
+    fonts = font_manager.fontManager.ttflist
+    own = [font for font in fonts if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    forget()
+    assert layout.fonts() == ["DejaVu Sans"] and layout.drawable("한a") == "□a"
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    forget()
+    if len(layout.fonts()) > 1:
+        assert layout.drawable("한a") == "한a"
