@@ -33,6 +33,7 @@ from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 TRUTH_PREDICTED = "truth ↓  predicted →"
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
 FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
+CROSSED = {"marker": "x", "ms": 5}
 PART_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
 
 
@@ -55,12 +56,19 @@ def curves_subtitle(best):
 
 
 def _draw_folds(axes, log, column, best=None, **style):
-    """A line a fold over the epochs, with a ring at its best epoch."""
+    """A line a fold over the epochs, with a ring at its best epoch; one of its own, crossed, for those on everyone."""
     for fold, rows in log.groupby("fold"):
-        color = FOLD_COLORS[int(fold) % len(FOLD_COLORS)]
-        axes.plot(rows["epoch"], rows[column], color=color, **style)
+        color, everyone = FOLD_COLORS[int(fold) % len(FOLD_COLORS)], _on_everyone(rows)
+        axes.plot(rows["epoch"][~everyone], rows[column][~everyone], color=color, **style)
+        if everyone.any():
+            axes.plot(rows["epoch"][everyone], rows[column][everyone], color=color, **style | CROSSED)
         ring = rows[rows["epoch"] == best[fold][0]] if best and fold in best else rows[:0]
         axes.plot(ring["epoch"], ring[column], "o", ms=7, mfc="white", mec=color, mew=2, zorder=4)
+
+
+def _on_everyone(rows):
+    """Which of a fold's rows of the log are epochs of --finish-on-all: those after the ones that were validated."""
+    return rows["val_f1"].isna() & rows["val_f1"].notna().any()
 
 
 def _epoch_axes(axes, log, title, ticks=True):
@@ -86,7 +94,9 @@ def curves_figure(log, title):
     _draw_folds(loss, log, "val_loss", best, **line)
     _epoch_axes(loss, log, "loss", ticks=False)
     kinds = {"train": {"ls": "--"}, "validation": {}, "best epoch": {"ls": "", "marker": "o", "mfc": "white", "mew": 2}}
-    names = [*kinds] if best else ["train"]
+    kinds["train on everyone"] = {"ls": "--"} | CROSSED
+    last = any(_on_everyone(rows).any() for _fold, rows in log.groupby("fold"))
+    names = [*kinds][: None if last else -1] if best else ["train"]
     handles = [Line2D([], [], color=GREY, lw=1.4, label=name, **kinds[name]) for name in names]
     loss.legend(handles=handles, fontsize=8, labelcolor=GREY, frameon=False, handlelength=2.4)
 

@@ -279,6 +279,20 @@ def test_nothing_wrong_and_nothing_validated():
 # ---- words and files -----------------------------------------------------------------------------------------------
 
 
+def test_epochs_on_everyone_are_lines_of_their_own():
+    """Two folds of 2 and 2 epochs, one of which went on for 2 on everyone: no line joins its epochs 2 and 3."""
+    log = pd.DataFrame({
+        "fold": [0, 0, 0, 0, 1, 1], "epoch": [1, 2, 3, 4, 1, 2], "lr": 1e-3, "train_loss": [3.0, 2, 2.5, 1, 3, 2],
+        "val_loss": [1.0, 1, np.nan, np.nan, 1, 1], "val_f1": [0.1, 0.2, np.nan, np.nan, 0.3, 0.2],
+    })  # fmt: skip
+    loss, *_others = report.curves_figure(log, "a run").axes
+    drawn = [line.get_xdata().tolist() for line in loss.get_lines() if line.get_linestyle() == "--"]
+    assert drawn == [[1, 2], [3, 4], [1, 2]]
+    assert "train on everyone" in [text.get_text() for text in loss.get_legend().get_texts()]
+    loss, *_others = report.curves_figure(log[log["val_f1"].notna()], "a run").axes
+    assert "train on everyone" not in [text.get_text() for text in loss.get_legend().get_texts()]
+
+
 @pytest.mark.filterwarnings("error")
 def test_any_title_is_drawn_as_it_is():
     truth, pred = make_classes(20)
