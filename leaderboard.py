@@ -13,6 +13,7 @@ if __name__ == "__main__":
     errors.leave_on_signals()  # the modules below take a while
 
 import argparse
+import itertools
 import math
 import os
 import shutil
@@ -190,12 +191,13 @@ class Study:
     def lines(self):
         """The effects as lines of a table in text."""
         texts = [[cell[0] if isinstance(cell, tuple) else cell for cell in row] for row in self.rows()]
-        others = scoreboard.aligned(EFFECT_HEAD[:-1], [row[:-1] for row in texts], left=(0, 1))
-        room = max(20, errors.WIDTH - max(map(scoreboard.display_width, others)) - 2)
+        factor, level, *numbers, _last = (max(map(scoreboard.display_width, column)) for column in zip(EFFECT_HEAD, *texts))
+        widths = min(factor, 26), min(level, 26)
+        last = errors.WIDTH - sum(widths) - sum(numbers) - 2 * (len(EFFECT_HEAD) - 1)
         rows = []
-        for *cells, last in texts:
-            first, *more = textwrap.wrap(last, room) or [""]
-            rows += [[*cells, first], *([""] * len(cells) + [part] for part in more)]
+        for row in texts:
+            cells = [textwrap.wrap(row[0], widths[0]), textwrap.wrap(row[1], widths[1]), *([text] for text in row[2:5])]
+            rows += itertools.zip_longest(*cells, textwrap.wrap(row[5], last), fillvalue="")
         return scoreboard.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
 
 

@@ -137,6 +137,25 @@ def test_effects_have_intervals_once_runs_are_repeated(place, capsys):
     assert "Student's t with 2 degrees of freedom" in text and "few runs, so they are wide and rough" in text
 
 
+def test_the_same_run_again_is_no_other_draw(place, capsys):
+    """Made again under another name, with other threads: else two equal scores would say that there is no noise at all."""
+    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a", threads=7)
+    _, out = listed(capsys)
+    assert "label: 2 complete runs" in out and "no degree of freedom is left" in out
+
+
+def test_effects_fit_the_terminal(place, capsys):
+    """Six options that change together are not told apart from one another, which takes more than a line to say."""
+    for number in range(4):
+        made = dict.fromkeys(("optimizer", "model", "sampler", "mix", "aug"), f"a rather long level, number {number}")
+        make_run(
+            place / "runs", f"1{number}", loss="focal" if number % 2 else "f1", epochs=number, kfold=2 + number % 3, **made
+        )
+    _, out = listed(capsys)
+    told = out[out.index("main effects") :].splitlines()
+    assert "not told apart from" in out and max(map(len, told)) <= 100, max(told, key=len)
+
+
 def test_every_option_that_changes_what_is_learned_is_held_equal(place, capsys):
     """Scores 0.5 + 0.04 [focal] + 0.1 [ema]: focal stands with ema twice and without once, ce the other way round."""
     for number, (loss, ema) in enumerate([("focal", 0.9), ("focal", 0.9), ("focal", 0), ("ce", 0.9), ("ce", 0), ("ce", 0)]):
