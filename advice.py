@@ -142,7 +142,7 @@ def _pair(advice):
     return [
         *told,
         f"  2  {_name(second)}: macro F1 {second.f1:.4f}, {noise};",
-        f"     of such results its errors are least like those of 1: {apart}",
+        f"     its errors are least like those of 1: {apart}",
     ]
 
 

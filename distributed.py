@@ -160,9 +160,8 @@ def pick_device(name):
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device {name}: can't be used here ({first_line(error)}); cpu, cuda and cuda:N are possible"
-        ) from error
+        possible = "cpu, cuda and cuda:N are possible" if torch.cuda.is_available() else "there is no GPU here, so only cpu is"
+        raise InputError(f"--device {name}: can't be used here ({first_line(error)}); {possible}") from error
     return device
 
 

@@ -91,7 +91,7 @@ def say_next(data_dir, runs, targets, tta):
     decided = {part for target in targets for part in blend.DECIDES[target]}
     lacking = [part for part in blend.PARTS if part not in decided]
     if lacking:
-        print(f"next: these runs leave {' and '.join(lacking)} open; train them too, then python ensemble.py --models RUN ...")
+        print(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
     else:
         views = "" if tta == "none" else f" --tta {tta}"
         print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{dataset.as_option(data_dir)}")

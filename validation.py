@@ -114,7 +114,7 @@ def compare(target, plain, table):
 ADVICE = {
     "better": "use --tta {tta}",
     "worse": "leave --tta at none",
-    "noise": "leave --tta at none, which is as good as far as these people can tell",
+    "noise": "leave --tta at none, as far as these people tell",
 }
 
 

@@ -126,7 +126,7 @@ def test_an_ensemble_takes_them_where_they_are(own_run, places, tmp_path, capsys
 
 @pytest.mark.parametrize(("interval", "told"), [
     ([0.001, 0.02], "better; use --tta shift"), ([-0.02, -0.001], "worse; leave --tta at none"),
-    ([-0.02, 0.001], "noise; leave --tta at none, which is as good as far"),
+    ([-0.02, 0.001], "noise; leave --tta at none, as far as these people tell"),
 ])  # fmt: skip
 def test_the_verdict_is_advice(interval, told):
     first, second = validation.lines("runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval})
