@@ -5,6 +5,7 @@ made them in a json beside it; `RUN/eval.csv` is the mean over the folds that it
 """
 
 import contextlib
+import functools
 import os
 import shlex
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ def read_eval_images(data_dir):
     return EvalImages(Path(data_dir), names, files)
 
 
+@functools.cache  # told once, however often it is asked
+def _tell_incomplete(run, done, kfold):
+    errors.say(f"{run}: only folds {' '.join(map(str, done))} of {kfold} are complete")
+
+
 def select_folds(run, choice):
     """The fold numbers of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers.
 
@@ -74,7 +80,7 @@ def select_folds(run, choice):
         return [max(done, key=lambda number: (done[number]["val_f1"] or 0.0, -number))]
     if choice == "all":
         if len(done) < kfold:
-            errors.say(f"{run}: only folds {' '.join(map(str, done))} of {kfold} are complete")
+            _tell_incomplete(run, tuple(done), kfold)
         return list(done)
     for number in choice:
         if number not in done:
