@@ -295,7 +295,7 @@ def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
     ({"lr": None}, "args.yaml: lr is None"), ({"epochs": True}, "args.yaml: epochs is True"), ({"quiet": 3}, "args.yaml: argument --quiet: "),
     ({"data_dir": {"a": 1}}, "args.yaml: data_dir is {'a': 1}"), ({"kfold": -2}, "args.yaml: kfold is -2"),
     ({"img_size": [[1, 2], 3]}, "args.yaml: argument --img-size: "), ({"target": "nose"}, "args.yaml: not the options of a run"),
-    ({"weights": ["a", "b"]}, "args.yaml: b: no such option"),
+    ({"weights": ["a", "b"]}, "args.yaml: b: belongs to no option"),
 ])  # fmt: skip
 def test_options_of_a_run_that_goes_on_are_those_that_train_would_take(tmp_path, change, message):
     parser = train_options.make_parser()
