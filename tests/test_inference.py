@@ -66,6 +66,12 @@ def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, sha
     assert "macro F1" in capsys.readouterr().out  # the tiny set has answers
 
 
+def test_folds_that_are_missing_are_told_once(own_run, capsys):
+    shutil.rmtree(own_run / "fold1")
+    assert [evaluation.select_folds(own_run, "all") for _time in range(3)] == [[0]] * 3
+    assert capsys.readouterr().err == f"{own_run}: only folds 0 of 2 are complete\n"
+
+
 def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, shared_data):
     run = fit("--face-crop", "0.25", "--fold", "0", name="face_crop")
     inference.main(["--models", str(run), *places])
