@@ -430,3 +430,9 @@ def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
     assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
     assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
+
+
+def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
+    args = train_options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
+    net = fold.build_model(args, 0, torch.device("cpu"))
+    assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))
