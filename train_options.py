@@ -94,20 +94,8 @@ def make_parser(what=""):
 
 
 def add_learning(parser):
-    """What learns, how: model and images, loss, optimizer and schedule, compute."""
-    group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
-    group.add_argument("--face-crop", type=options.natural_float, metavar="MARGIN",
-                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
-                            "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
-    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
-    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-
-    group.add_argument("--dropout", type=options.fraction, metavar="P",
-                       help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
-    group.add_argument("--drop-path", type=options.fraction, metavar="P",
-                       help="stochastic depth: how often training skips the last block, earlier ones less; without it the "
-                            "model's own")  # fmt: skip
-
+    """What learns, how: model and images, sampling, loss, optimizer and schedule, compute."""
+    add_network(parser)
     add_sampling(parser)
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
@@ -164,6 +152,22 @@ def add_learning(parser):
     options.add_step(group, precision.FORMATS)
     group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
                        help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
+
+
+def add_network(parser):
+    """The model, what it starts from, and the images that it sees."""
+    group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
+    group.add_argument("--face-crop", type=options.natural_float, metavar="MARGIN",
+                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
+                            "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
+    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
+
+    group.add_argument("--dropout", type=options.fraction, metavar="P",
+                       help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
+    group.add_argument("--drop-path", type=options.fraction, metavar="P",
+                       help="stochastic depth: how often training skips the last block, earlier ones less; without it the "
+                            "model's own")  # fmt: skip
 
 
 def add_sampling(parser):
