@@ -108,7 +108,10 @@ def advise(folder, oof, names):
 
 
 def _choose(results, halves, truth, persons):
-    """The Advice among results, the highest score first; halves: of the widths of their intervals."""
+    """The Advice among results, the highest score first; halves: of the widths of their intervals.
+
+    What is the first one again, in all it answers, is none to hand in beside it.
+    """
     first, *others = results
     wrong = first.pred != truth
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]

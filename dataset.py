@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 import demo
+import listing
 import predictions
 import tables
 from errors import InputError, say
@@ -110,7 +111,7 @@ def person_images(folder, names=None):
     """
     try:
         if names is None:
-            names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+            names = [entry.name for entry in listing.files(folder)]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
     except OSError as error:
@@ -212,14 +213,14 @@ def read_label_fixes(path, people, min_confidence):
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    if not table["path"].isin(list(by_name)).any():
+    without_zeros = {known.lstrip("0"): known for known in by_name}  # as a spreadsheet leaves them
+    if not table["path"].isin([*by_name, *without_zeros]).any():
         raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
     fixes, left_out = [], 0
     for line, name, column, value, sure in zip(table[tables.LINE], table["path"], table["column"], table["value"], confidence):
         where = f"{path}, line {line}"
         if name not in by_name:
-            zeros = [known for known in by_name if known.lstrip("0") == name]  # a spreadsheet took them away
-            meant = f" Did you mean {zeros[0]}?" if zeros else ""  # no guess: another id is another person
+            meant = f" Did you mean {without_zeros[name]}?" if name in without_zeros else ""  # another id is another person
             raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{meant}")
         allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
         if column not in allowed:

@@ -5,9 +5,16 @@ process again and again. So the process is a bare interpreter that runs this fil
 """
 
 import marshal
+import operator
 import os
 import subprocess
 import sys
+
+
+def files(folder):
+    """The files in a folder but for dot-files, by name: [os.DirEntry]. OSError when it can't be looked through."""
+    found = (entry for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+    return sorted(found, key=operator.attrgetter("name"))
 
 
 def look(root):
@@ -18,8 +25,7 @@ def look(root):
     found = {}
     for folder in os.scandir(root):
         try:
-            entries = sorted((entry.name, entry) for entry in os.scandir(folder.path) if not entry.name.startswith("."))
-            stats = [(name, entry.stat()) for name, entry in entries if entry.is_file()]
+            stats = [(entry.name, entry.stat()) for entry in files(folder.path)]
         except OSError:
             continue
         found[folder.name] = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats}

@@ -162,7 +162,6 @@ def add_network(parser):
                             "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-
     group.add_argument("--dropout", type=options.fraction, metavar="P",
                        help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
     group.add_argument("--drop-path", type=options.fraction, metavar="P",

@@ -195,3 +195,6 @@ def test_fixes_of_other_data_are_no_misspelt_ids(shared_data, tmp_path):
     (tmp_path / "fixes.csv").write_text("path,column,value\n006359,gender,male\n006360,gender,male\n")
     with pytest.raises(InputError, match=r"fixes.csv: none of its 2 people is in train.csv, so it is of other data than this$"):
         dataset.read_label_fixes(tmp_path / "fixes.csv", dataset.read_people(shared_data), 0.9)
+    (tmp_path / "fixes.csv").write_text("path,column,value\n1,gender,male\n2,gender,male\n")
+    with pytest.raises(InputError, match=r"line 2: '1' is neither a path nor an id of train.csv. Did you mean 000001\?$"):
+        dataset.read_label_fixes(tmp_path / "fixes.csv", dataset.read_people(shared_data), 0.9)
