@@ -41,6 +41,7 @@ button { font: inherit; color: inherit; cursor: pointer; }
   width: fit-content; max-width: 100%; }
 table { border-collapse: separate; border-spacing: 0; }
 th, td { padding: 0.3rem 0.75rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+td:last-child { white-space: normal; }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody tr:hover > * { background: var(--panel); }
 th { position: sticky; top: 0; background: var(--panel); font-weight: 600; z-index: 1; }
