@@ -70,14 +70,12 @@ def read_people(data_dir):
             raise InputError(f"{where}: gender {gender!r} is neither male nor female")
         if to_age(age) is None:
             raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
-        if folder in ("", ".") or ".." in folder.split("/") or os.path.isabs(folder):
-            raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
-        if folder != os.path.normpath(folder):
-            raise InputError(f"{where}: path {folder!r} is another spelling of {os.path.normpath(folder)!r}; write that")
+        if "/" in folder or folder in ("", ".", ".."):
+            _check_folder(where, folder)
         if tables.EXPONENT.fullmatch(name):
             raise InputError(f"{where}: id {name!r} was made a number, as in a spreadsheet; take the original")
-        bare = f"{tables.whole(name)}_"
-        if folder.startswith("0") and folder.lstrip("0").startswith(bare) and not folder.startswith(f"{name}_"):
+        zeros_lost = folder.startswith("0") and not folder.startswith(f"{name}_")
+        if zeros_lost and folder.lstrip("0").startswith(f"{tables.whole(name)}_"):
             raise InputError(f"{where}: id {name!r} has lost the zeros of {folder!r}, as in a spreadsheet; take the original")
     tables.check_once(path, table, "path")
     return pd.DataFrame(
@@ -90,6 +88,15 @@ def read_people(data_dir):
     )
 
 
+def _check_folder(where, folder):
+    """InputError for a path that is not the name of a folder in train/images, or another spelling of one."""
+    if folder in ("", ".") or ".." in folder.split("/") or os.path.isabs(folder):
+        raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
+    if folder != os.path.normpath(folder):
+        raise InputError(f"{where}: path {folder!r} is another spelling of {os.path.normpath(folder)!r}; write that")
+
+
+@functools.cache  # some ages, thousands of times
 def to_age(text):
     """The age in a text: a whole number from 0 to 120, or None."""
     age = tables.whole(text)

@@ -75,14 +75,9 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
 
 
 def _try(model, height, width):
-    """One image through a model. A core is left to listing.py, as threads that have to share one wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads - 1, 1))
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, height, width))
-    finally:
-        torch.set_num_threads(threads)
+    """One image through a model."""
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, height, width))
 
 
 def _pretrained(name, options):

@@ -223,7 +223,8 @@ def prepare(args, ranks):
                 experiment.check_free(args.output_dir, args.name)
             if args.limit_people is None:
                 listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
-            net = fold.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
+            with engine.core_left():  # to the listing
+                net = fold.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
             optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         elif ranks.first:
             fold.check_epochs(args, run)
