@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import experiment
-from errors import InputError, did_you_mean
+from errors import InputError
 
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+OPTION = re.compile(r"--[a-z][a-z-]*")
 NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # what a line may not say, as the sweep does
 # What may be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
@@ -184,12 +185,15 @@ def _variable(place, name):
     return os.environ[name]
 
 
-def check_options(experiments, known):
-    """InputError for the first option of an experiment that is not among `known` (a set), those of train.py."""
-    for one in experiments:
-        for option, place in one.places.items():
-            if option not in known:
-                raise InputError(f"{place}: train.py has no option {option}.{did_you_mean(option, known - set(OWN))}")
+def check_options(experiments, refusals):
+    """InputError for the first experiment that has one of `refusals`, why train.py would refuse each or None.
+
+    It names the line that has the option of which the refusal speaks.
+    """
+    for one, refusal in zip(experiments, refusals, strict=True):
+        if refusal is not None:
+            spoken_of = (option for option in OPTION.findall(refusal) if option in one.places)
+            raise InputError(f"{one.places.get(next(spoken_of, None), one.place)}: {refusal}")
 
 
 def jobs(experiments, seeds, output_dir):

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     errors.leave_on_signals()  # the modules below take a while
 
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -41,6 +42,7 @@ import scoreboard
 from errors import InputError, Interrupted
 
 TRAIN = Path(__file__).parent / "train.py"
+OPTIONS = TRAIN.with_name("train_options.py")
 LOGS = ".sweep"  # hidden, so that no listing takes it for a run
 POLL_SECONDS = 0.2
 
@@ -62,13 +64,13 @@ def parse_args(argv):
     return args
 
 
-def train_options():
-    """The options that train.py has, as its --help lists them."""
-    done = subprocess.run([sys.executable, TRAIN, "--help"], capture_output=True, text=True)
+def refusals(experiments):
+    """What train_options.refusals says of experiments, from a process of its own: this one does without torch."""
+    lines = json.dumps([[*one.words, "--seed", "0", "--name", one.name] for one in experiments])
+    done = subprocess.run([sys.executable, OPTIONS], input=lines, capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{TRAIN}: --help fails; {last_line(done.stderr)}")
-    listed = re.findall(r"^  (--\S.*?)(?:  |$)", done.stdout, re.MULTILINE)
-    return {option for line in listed for option in re.findall(r"--[a-z][a-z-]*", line)}
+        raise InputError(f"{OPTIONS}: fails; {last_line(done.stderr)}")
+    return json.loads(done.stdout)
 
 
 def last_line(text):
@@ -255,7 +257,7 @@ def main(argv=None):
     threads = threads_of(args.jobs)
     sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
     if sweep.waiting and not args.table:
-        plan.check_options(experiments, train_options())
+        plan.check_options(experiments, refusals(experiments))
     if args.dry_run:
         print(listing(jobs, threads))
         return 0

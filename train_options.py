@@ -1,6 +1,11 @@
-"""The options of train.py: what they are, what follows from them, and those of a run that goes on."""
+"""The options of train.py: what they are, what follows from them, and those of a run that goes on.
+
+As a program it reads command lines, [[word, ...], ...] as JSON, and writes their `refusals`, for a script that has no torch.
+"""
 
 import argparse
+import json
+import sys
 
 import augment
 import dataset
@@ -322,3 +327,19 @@ def resumed_args(parser, args, given, ranks):
         parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
     check_parallel(parser, args)
     return args
+
+
+def refusals(command_lines):
+    """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
+    found = []
+    for words in command_lines:
+        try:
+            parse_args(words)
+            found.append(None)
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+if __name__ == "__main__":
+    json.dump(refusals(json.load(sys.stdin)), sys.stdout)

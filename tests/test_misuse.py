@@ -182,7 +182,9 @@ CASES = [
 
     ("sweep", "none.txt", "none.txt: not readable (No such file or directory)"),
     ("sweep", "empty.txt", "empty.txt: names no experiment; it takes lines such as baseline: and focal: --loss focal"),
-    ("sweep", "wrong.txt", "wrong.txt line 2: train.py has no option --em. Did you mean --ema"),
+    ("sweep", "wrong.txt", "wrong.txt line 2: --em: no such option. Did you mean --ema"),
+    ("sweep", "value.txt", "value.txt line 1: argument --lr: 1x is not a number"),
+    ("sweep", "idle.txt", "idle.txt line 3: --mix-prob 0.3: does nothing without --mix mixup, cutmix or halves"),
     ("sweep", "twice.txt", "twice.txt line 2: base stands twice, first in line 1"),
     ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
     ("sweep", "sweep.txt --seeds 1 1", "--seeds 1 1: holds one twice"),
@@ -214,6 +216,8 @@ CASES = [
 SWEEPS = {
     "empty.txt": "# nothing\n",
     "wrong.txt": "base:\nmix: --em 0.9\n",
+    "value.txt": "common: --lr 1x\nbase:\n",
+    "idle.txt": "base: --mix mixup --mix-prob 0.3\n# no such thing\nplain: --mix-prob 0.3\n",
     "twice.txt": "base:\nbase:\n",
     "seed.txt": "base: --seed 3\n",
     "sweep.txt": "base:\n",
@@ -280,8 +284,7 @@ def handlers():
 @pytest.mark.parametrize(("script", "line", "said"), CASES, ids=[f"{script} {line[-50:]}" for script, line, _said in CASES])
 def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, script, line, said):
     monkeypatch.chdir(place)
-    known = {option for action in train_options.make_parser()._actions for option in action.option_strings}
-    monkeypatch.setattr(sweep, "train_options", lambda: known)
+    monkeypatch.setattr(sweep, "refusals", lambda experiments: train_options.refusals([one.words for one in experiments]))
     before = listing(place)
     main = importlib.import_module(script).main
     assert errors.run(lambda: main(shlex.split(line))) == 2

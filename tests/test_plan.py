@@ -87,13 +87,17 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
         plan.read(tmp_path / "bytes")
 
 
-def test_unknown_options_are_told_with_the_line_that_has_them(tmp_path):
-    known = {"--epochs", "--loss", "--ema"}
-    plan.check_options(read(tmp_path, "common: --epochs 3\na:\nb: --loss=ce\n"), known)
-    with pytest.raises(InputError, match=r"sweep.txt line 1: train.py has no option --epoch. Did you mean --epochs"):
-        plan.check_options(read(tmp_path, "common: --epoch 3\na:\n"), known)
-    with pytest.raises(InputError, match=r"sweep.txt line 3: train.py has no option --los. Did you mean --loss"):
-        plan.check_options(read(tmp_path, "common: --epochs 3\na:\nb: --los=ce\n"), known)
+@pytest.mark.parametrize(("refusal", "told"), [
+    ("--epoch: no such option", "sweep.txt line 1: --epoch: no such option"),
+    ("argument --lr: 1x is not a number", "sweep.txt line 3: argument --lr: 1x is not a number"),
+    ("--mix: and --lr go with --epoch", "sweep.txt line 3: --mix"),  # the first that is written in the file
+    ("no training data", "sweep.txt line 3: no training data"),
+])  # fmt: skip
+def test_what_train_would_refuse_is_told_with_the_line_that_has_it(tmp_path, refusal, told):
+    experiments = read(tmp_path, "common: --epoch 3\na:\nb: --lr=1x\n")
+    plan.check_options(experiments, [None, None])
+    with pytest.raises(InputError, match=f"^\\S*{told}"):
+        plan.check_options(experiments, [None, refusal])
 
 
 def test_all_experiments_of_a_seed_come_before_the_next_seed(tmp_path):

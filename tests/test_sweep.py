@@ -23,9 +23,9 @@ import errors
 import sweep
 import train
 import train_options
-from errors import InputError
 
 ROOT = Path(__file__).parent.parent
+REFUSALS = sweep.refusals
 STAND_IN = '''
 """Makes a run folder of --folds as train.py does; on SIGTERM it saves its state, which is a file, and goes on from it."""
 import argparse, json, os, signal, sys, time
@@ -75,6 +75,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(sweep, "TRAIN", tmp_path / "stand_in.py")
+    monkeypatch.setattr(sweep, "refusals", lambda experiments: [None] * len(experiments))
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
     before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
     yield tmp_path
@@ -208,7 +209,10 @@ def process(place):
 
     A test that fails leaves none behind.
     """
-    code = "import sys, pathlib, errors, sweep; sweep.TRAIN = pathlib.Path('stand_in.py'); sys.exit(errors.run(sweep.main))"
+    code = (
+        "import sys, pathlib, errors, sweep; sweep.TRAIN = pathlib.Path('stand_in.py'); "
+        "sweep.refusals = lambda experiments: [None] * len(experiments); sys.exit(errors.run(sweep.main))"
+    )
     environment, started = {**os.environ, "PYTHONPATH": str(ROOT)}, []
 
     def begin(*argv):
@@ -332,20 +336,26 @@ def test_a_full_disk_leaves_no_part_of_a_log(tmp_path, monkeypatch, before, at):
     assert (log.read_bytes() if log.exists() else None) == before
 
 
-def listed():
-    """The options of train.py, from its parser."""
-    names = {name for action in train_options.make_parser()._actions for name in action.option_strings if name.startswith("--")}
-    return names - {"--help"}
+def refused(experiments):
+    """sweep.refusals without a process of its own."""
+    return train_options.refusals([list(one.words) for one in experiments])
 
 
-def test_the_options_of_train_are_those_it_lists(monkeypatch):
-    """What argparse prints for each option is read, and nothing that a help text only speaks of."""
-    help_text = train_options.make_parser().format_help()
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_more: subprocess.CompletedProcess([], 0, help_text, ""))
-    assert sweep.train_options() == listed()
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_more: subprocess.CompletedProcess([], 1, "", "x\nNo module\n"))
-    with pytest.raises(InputError, match=r"train.py: --help fails; No module"):
-        sweep.train_options()
+def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypatch, capsys, shared_data):
+    """By a process, which is given each one's words; here a forked one would have to import torch again."""
+
+    def process(words, input, **_options):
+        asked.append(words[1:])
+        return subprocess.CompletedProcess(words, code, json.dumps(train_options.refusals(json.loads(input))), "x\nNo module\n")
+
+    asked, code = [], 0
+    monkeypatch.setattr(sweep, "refusals", REFUSALS)
+    monkeypatch.setattr(subprocess, "run", process)
+    text = f"common: --data-dir {shared_data} --no-pretrained\na: --model test_resnet\nb: --model resnet18 --lr 1x\n"
+    assert swept(text) == 2 and "error: sweep.txt line 3: argument --lr: 1x is not a number" in capsys.readouterr().err
+    assert asked == [[ROOT / "train_options.py"]] and not Path("runs").exists()
+    code = 1
+    assert swept(text) == 2 and "train_options.py: fails; No module" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "line"), [
@@ -389,7 +399,7 @@ class Forked:
 
 def test_a_sweep_of_real_runs(shared_data, workplace, tmp_path, monkeypatch, capsys):
     """Two experiments with two seeds on the tiny competition; then one of them loses its summary and goes on."""
-    monkeypatch.setattr(sweep, "train_options", listed)
+    monkeypatch.setattr(sweep, "refusals", refused)
     monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.05)
     text = f"""
