@@ -14,6 +14,7 @@ from pathlib import Path
 from errors import InputError, say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of photographs, and 3 % larger
 
 
 class DiskError(InputError):
@@ -51,8 +52,8 @@ def write_bytes(path, content):
 
 def write_figure(path, figure):
     """`write_atomic` of a matplotlib figure, in the format of the file's suffix."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=Path(path).suffix[1:] or None)
+    drawn, kind = io.BytesIO(), Path(path).suffix[1:] or None
+    figure.savefig(drawn, format=kind, pil_kwargs=PNG if kind == "png" else None)
     write_bytes(path, drawn.getvalue())
 
 

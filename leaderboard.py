@@ -350,7 +350,7 @@ def listing(args, directories, found, done):
     width = shutil.get_terminal_size((100, 24)).columns
     parts = [scoreboard.text_table(found, args.sort, width)]
     for study in done:
-        parts.append("\n".join([study.title, *study.lines(), textwrap.fill(study.note, width)]))
+        parts.append("\n".join([textwrap.fill(study.title, width), *study.lines(), textwrap.fill(study.note, width)]))
     if done:
         parts.append(textwrap.fill(EFFECTS_ARE, width))
     parts.append(textwrap.fill(agreement_text(found), width))

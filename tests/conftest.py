@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import fcntl
 import multiprocessing.resource_tracker
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 import errors
 import model
 import train
+from labels import TARGETS
 
 GENDERS = ("male", "female")
 AGES = (22, 45, 60)
@@ -72,9 +75,26 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def shared_data(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """made_once(name, make): a folder that make(folder) has filled in the first of pytest's processes that asks for it."""
+    own = tmp_path_factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder_of(name, make):
+        with open(place / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (place / f"{name}.made").exists():
+                make(place / name)
+                (place / f"{name}.made").touch()
+        return place / name
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def shared_data(made_once):
     """The tiny competition, for tests that only read it."""
-    return make_data(tmp_path_factory.mktemp("competition"))
+    return made_once("competition", make_data)
 
 
 @pytest.fixture
@@ -115,9 +135,9 @@ def fit(shared_data, workplace):
     Drawing its three pictures takes twice as long as training it, so only runs with `pictures` have them.
     """
 
-    def run(*options, name, output_dir=None, data_dir=None, pictures=False):
-        output_dir = output_dir or workplace / "runs"
-        argv = ["--data-dir", str(data_dir or shared_data), "--cache-dir", str(workplace / "cache"), "--name", name]
+    def run(*options, name, output_dir=None, data_dir=None, cache_dir=None, pictures=False):
+        output_dir, cache_dir = output_dir or workplace / "runs", cache_dir or workplace / "cache"
+        argv = ["--data-dir", str(data_dir or shared_data), "--cache-dir", str(cache_dir), "--name", name]
         argv += ["--output-dir", str(output_dir), "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24"]
         argv += ["--kfold", "2", "--epochs", "2", "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]
         argv += ["--memory-format", "channels_last"]  # not measured: on images so small noise would choose
@@ -129,10 +149,18 @@ def fit(shared_data, workplace):
 
 
 @pytest.fixture(scope="session")
-def runs(fit):
-    """One finished run of each target, by target."""
-    names = ("label", "mask", "gender", "age_group", "multi", "age")
-    return {target: fit("--target", target, name=f"shared_{target}", pictures=target in ("label", "age")) for target in names}
+def runs(fit, made_once, workplace):
+    """One finished run of each target, by target; each of pytest's processes has copies of its own, which get eval predictions."""
+
+    def train_all(folder):
+        for target in TARGETS:
+            pictures = target in ("label", "age")
+            fit("--target", target, name=f"shared_{target}", output_dir=folder, cache_dir=folder / "cache", pictures=pictures)
+
+    trained = made_once("trained", train_all)
+    return {
+        target: shutil.copytree(trained / f"shared_{target}", workplace / "runs" / f"shared_{target}") for target in TARGETS
+    }
 
 
 def log_without_times(run):

@@ -1,8 +1,7 @@
 """train.py stopped, killed and gone on with: the same bits, and what is refused (the whole matrix is in test_resume.py)."""
 
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +18,6 @@ import errors
 import experiment
 import train
 from errors import InputError
-
-ROOT = Path(__file__).parent.parent
-
 
 LONG = ["--aug", "strong", "--ema", "0.9", "--loss", "focal+f1", "--epochs", "4"]
 
@@ -61,14 +57,15 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path):
     """The same as a process of its own that is killed in mid-training without a warning."""
     argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001", "--threads", "1")
-    process = subprocess.Popen([sys.executable, ROOT / "train.py", *argv], stderr=subprocess.PIPE, text=True)
+    process = multiprocessing.get_context("fork").Process(target=trained, args=(argv,))
+    process.start()
     run = tmp_path / "runs" / "killed"
     deadline = time.monotonic() + 100
     while not (run / "fold0" / "log.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.kill()
-    stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == -signal.SIGKILL, stderr
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert not (run / "summary.json").exists()
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert_same_run(never_stopped, run)
