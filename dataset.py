@@ -23,14 +23,17 @@ IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
-def locate(data_dir=None):
+def locate(data_dir=None, draw=True):
     """(data folder, is it the drawn demo set). A folder that is given must be there; without one see DATA_PLACES.
 
-    Where neither place holds train/train.csv the demo set is drawn into data-demo/, with a banner on stderr.
+    Where neither place holds train/train.csv it is data-demo/, into which the demo set is drawn, with a banner on stderr,
+    unless `draw` is False.
     """
     found = find(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, demo.is_demo(found)
+    if not draw:
+        return DEMO_DIR, True
     say(
         f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
         "Scores on them say nothing about real ones; give your data with --data-dir DIR."

@@ -193,15 +193,18 @@ def add_sampling(parser):
                        help="only those predicted with this probability and above")  # fmt: skip
 
 
-def parse_args(argv, ranks=distributed.ALONE, what=""):
-    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0."""
+def parse_args(argv, ranks=distributed.ALONE, what="", draw=True):
+    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0.
+
+    draw: whether the demo set is drawn, if it is what the run would learn from and it is not there.
+    """
     parser = make_parser(what)
     given = parser.given(argv)
     args = parser.parse_args(argv)
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
     with ranks.one_first():  # the demo set is drawn once
-        args.data_dir, demo = dataset.locate(args.data_dir)
+        args.data_dir, demo = dataset.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)
     if demo:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
@@ -334,7 +337,7 @@ def refusals(command_lines):
     found = []
     for words in command_lines:
         try:
-            parse_args(words)
+            parse_args(words, draw=False)
             found.append(None)
         except InputError as error:
             found.append(str(error))

@@ -1,4 +1,7 @@
-"""A tiny competition: 24 people, 48 x 64 images whose colours give the labels away, with the real set's traps."""
+"""A tiny competition: 24 people, 48 x 64 images whose colours give the labels away, with the real set's traps.
+
+torch and what needs it are imported where they are used: the process that only hands out tests does without.
+"""
 
 import contextlib
 import csv
@@ -13,12 +16,9 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 import errors
-import model
-import train
 from labels import TARGETS
 
 GENDERS = ("male", "female")
@@ -70,6 +70,8 @@ def make_data(root, people=24, eval_images=20):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """One thread; and autograd starts before a test fakes a GPU, for which it would start threads that no fork lives through."""
+    import torch
+
     torch.set_num_threads(1)
     torch.ones(1, requires_grad=True).sum().backward()
 
@@ -125,6 +127,8 @@ def tracker():
 
 def without_pictures():
     """While this holds, train.main draws no pictures."""
+    import train
+
     return mock.patch.object(train, "draw_pictures", lambda args, run: None)
 
 
@@ -134,6 +138,8 @@ def fit(shared_data, workplace):
 
     Drawing its three pictures takes twice as long as training it, so only runs with `pictures` have them.
     """
+
+    import train
 
     def run(*options, name, output_dir=None, data_dir=None, cache_dir=None, pictures=False):
         output_dir, cache_dir = output_dir or workplace / "runs", cache_dir or workplace / "cache"
@@ -169,6 +175,8 @@ def log_without_times(run):
 
 def assert_same_run(one, other):
     """Two runs are equal in all but their names, times and memory."""
+    import model
+
     pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
     assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()
     for weights in sorted(one.glob("fold*/best.safetensors")):
