@@ -105,7 +105,7 @@ def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
 def test_folds_that_weights_forbid_are_not_advised(runs, shared_data, tmp_path, capsys):
     """A fold's weights have seen the people of the other one."""
     weights = runs["label"] / "fold0" / "best.safetensors"
-    argv = [option for option in command(shared_data, tmp_path, "--fold", "0") if option != "--no-pretrained"]
+    argv = [option for option in command(shared_data, tmp_path, "--fold", "0", "--epochs", "1") if option != "--no-pretrained"]
     trained([*argv, "--name", "forbidden", "--weights", str(weights)])
     assert "folds not trained yet: 1 (whose people --weights have learnt)" in capsys.readouterr().out
     trained([*argv, "--name", "plain", "--no-pretrained"])
@@ -132,26 +132,26 @@ def test_every_target_writes_its_columns(runs, target):
 
 def test_easy_targets_are_learnt(fit):
     """Colours give gender away: more than chance by far, or the labels are mixed up."""
-    run = fit("--target", "gender", "--epochs", "6", name="learns")
+    run = fit("--target", "gender", "--epochs", "6", "--fold", "0", name="learns")
     assert json.loads((run / "summary.json").read_text())["oof_f1"] > 0.9
 
 
 def test_scores_are_official_whatever_the_training_labels(fit, runs):
-    run = fit("--target", "age_group", "--age-bounds", "20", "45", name="other_bounds")
+    run = fit("--target", "age_group", "--age-bounds", "20", "45", "--epochs", "1", name="other_bounds")
     mine, official = pd.read_csv(run / "oof.csv"), pd.read_csv(runs["age_group"] / "oof.csv")
     pd.testing.assert_series_equal(mine["target"], official["target"])
     assert not np.allclose(mine["p2"], official["p2"])
 
 
 def test_dropped_ages_leave_training_but_not_validation(fit, capsys):
-    run = fit("--target", "mask", "--drop-ages", "22", "45", "--fold", "0", name="dropped")
+    run = fit("--target", "mask", "--drop-ages", "22", "45", "--fold", "0", "--epochs", "1", name="dropped")
     ages = pd.read_csv(run / "oof.csv")["path"].str[-2:]
     assert set(ages) == {"22", "45", "60"}
 
 
 def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
-    run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", name="fixed")
+    run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", "--epochs", "1", name="fixed")
     assert "label fixes: 1 applied" in capsys.readouterr().err
     assert pd.read_csv(run / "label_fixes.csv").values.tolist() == [["000001_female_Asian_22", "gender", "male"]]
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,swap\n")  # an edited file would mix two trainings
