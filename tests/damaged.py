@@ -287,6 +287,7 @@ TABLES = [
     ("train.csv", "an id of hexadecimal digits", changed("\n000003,", "\n1e05,"), 5),
     ("train.csv", "ids without their zeros", columns(lambda row: [row[0].lstrip("0"), *row[1:]]), "line 2: id '1' has lost the zeros of '000001_male_Asian_22'"),
     ("train.csv", "ids as decimals", columns(lambda row: [row[0].lstrip("0") + ".0" * row[0].isdigit(), *row[1:]]), "line 2: id '1.0' has lost the zeros of '000001_male_Asian_22'"),
+    ("train.csv", "a path that is the folder above", changed(",000003_male_Asian_45", ",.."), "line 4: path '..' is not the name of a folder in train/images"),
     ("train.csv", "a path that climbs out", changed(",000003_male", ",../000003_male"), "line 4: path '../000003_male_Asian_45' is not the name of a folder in train/images"),
     ("train.csv", "a path from the root", changed(",000003_male", ",/etc/000003_male"), "line 4: path '/etc/000003_male_Asian_45' is not the name"),
     *(("train.csv", f"a person twice, as {form.format('a')}", lambda text, form=form: f"{text}999999,male,Asian,45,{form.format(PEOPLE[3][4])}\n",

@@ -90,7 +90,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 @pytest.mark.parametrize(("refusal", "told"), [
     ("--epoch: no such option", "sweep.txt line 1: --epoch: no such option"),
     ("argument --lr: 1x is not a number", "sweep.txt line 3: argument --lr: 1x is not a number"),
-    ("--mix: and --lr go with --epoch", "sweep.txt line 3: --mix"),  # the first that is written in the file
+    ("--mix: goes with --epoch and --lr", "sweep.txt line 1: --mix"),  # the first of them that the file has
     ("no training data", "sweep.txt line 3: no training data"),
 ])  # fmt: skip
 def test_what_train_would_refuse_is_told_with_the_line_that_has_it(tmp_path, refusal, told):

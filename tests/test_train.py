@@ -424,6 +424,19 @@ def test_resume_with_damaged_folds_is_one_line(runs, tmp_path, content, message)
         train.main(["--resume", str(run), "--quiet"])
 
 
+def test_a_core_is_left_to_what_looks_at_the_files_meanwhile(shared_data, tmp_path, monkeypatch):
+    def build(*_args, **_options):
+        raise InputError(f"built on {torch.get_num_threads()} of 3")
+
+    monkeypatch.setattr(fold, "build_model", build)
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(InputError, match="built on 2 of 3"):
+            train.main(command(shared_data, tmp_path, "--threads", "3"))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, True))
     args = train_options.parse_args(["--epochs", "3"])
