@@ -257,7 +257,8 @@ def main(argv=None):
     threads = threads_of(args.jobs)
     sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
     if sweep.waiting and not args.table:
-        plan.check_options(experiments, refusals(experiments))
+        waiting = [one for one in experiments if any(job.experiment is one for job in sweep.waiting)]
+        plan.check_options(waiting, refusals(waiting))
     if args.dry_run:
         print(listing(jobs, threads))
         return 0

@@ -20,6 +20,7 @@ from test_disk import Faults
 import ablation
 import disk
 import errors
+import plan
 import sweep
 import train
 import train_options
@@ -356,6 +357,15 @@ def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypat
     assert asked == [[ROOT / "train_options.py"]] and not Path("runs").exists()
     code = 1
     assert swept(text) == 2 and "train_options.py: fails; No module" in capsys.readouterr().err
+
+
+def test_only_experiments_with_runs_to_come_are_asked(place, monkeypatch):
+    """What is finished may have learnt from what is no longer there."""
+    asked = []
+    monkeypatch.setattr(sweep, "refusals", lambda experiments: asked.append([one.name for one in experiments]) or [])
+    monkeypatch.setattr(plan, "check_options", lambda experiments, _refusals: asked[-1].append(len(experiments)))
+    assert swept("common: --fold-seed 0\na:\nb:\n") == 0 == swept("common: --fold-seed 0\na:\nb:\nc:\n")
+    assert asked == [["a", "b", 2], ["c", 1]]
 
 
 @pytest.mark.parametrize(("text", "line"), [
