@@ -8,7 +8,9 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from test_engine import assert_equal, facts, make_fit
+from test_train import command
 
 import checkpoint
 import disk
@@ -19,6 +21,7 @@ import finite
 import fold
 import model
 import train
+import train_options
 from errors import InputError
 
 
@@ -100,3 +103,9 @@ def test_a_full_disk_ends_the_next_step(job, monkeypatch):
     with pytest.raises(disk.DiskError, match=r"last.pt: can't be written"):
         fold.train_epoch(replace(job, args=argparse.Namespace(epochs=2, quiet=True, save_minutes=9)), fit, dict)
     assert (fit.step, told) == (1, [])
+
+
+def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
+    args = train_options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
+    net = fold.build_model(args, 0, torch.device("cpu"))
+    assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))

@@ -4,10 +4,12 @@ import os
 import time
 
 import pytest
+import torch
 from test_train import command
 
 import cache
 import dataset
+import fold
 import listing
 import train
 import train_options
@@ -107,3 +109,16 @@ def test_a_new_run_of_everyone_asks_for_it_and_others_look_themselves(shared_dat
     monkeypatch.setattr(os, "stat", lambda file, **how: (looked.append(str(file)), stat(file, **how))[1])
     assert files() == alone
     assert not [file for file in looked if "images" in file and file.endswith("g")]
+
+
+def test_a_core_is_left_to_what_looks_at_the_files_meanwhile(shared_data, tmp_path, monkeypatch):
+    def build(*_args, **_options):
+        raise InputError(f"built on {torch.get_num_threads()} of 3")
+
+    monkeypatch.setattr(fold, "build_model", build)
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(InputError, match="built on 2 of 3"):
+            train.main(command(shared_data, tmp_path, "--threads", "3"))
+    finally:
+        torch.set_num_threads(before)

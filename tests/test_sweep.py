@@ -339,7 +339,7 @@ def test_a_full_disk_leaves_no_part_of_a_log(tmp_path, monkeypatch, before, at):
 
 def refused(experiments):
     """sweep.refusals without a process of its own."""
-    return train_options.refusals([list(one.words) for one in experiments])
+    return train_options.refusals([one.words for one in experiments])
 
 
 def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypatch, capsys, shared_data):

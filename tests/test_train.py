@@ -11,12 +11,10 @@ import pytest
 import safetensors.torch
 import sklearn.metrics
 import timm
-import torch
 import yaml
 from conftest import assert_same_run, without_pictures
 from PIL import Image
 
-import dataset
 import detector
 import errors
 import experiment
@@ -24,8 +22,6 @@ import fold
 import metrics
 import model
 import train
-import train_options
-import training_data
 from errors import InputError
 from labels import TARGETS
 
@@ -92,16 +88,6 @@ def test_summary_is_what_oof_says(runs):
         assert facts["val_f1"] == pytest.approx(sklearn.metrics.f1_score(rows["target"], p, average="macro", zero_division=0))
 
 
-def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, False))
-    usual = ["--model", "test_resnet", "--no-pretrained"]
-    train_options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
-    assert not capsys.readouterr().err
-    train_options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
-    told = "--loss logit_adjusted and --class-weights balanced and --sampler sqrt: each lifts rare classes, together they do it twice"
-    assert told in capsys.readouterr().err
-
-
 def test_folds_that_weights_forbid_are_not_advised(runs, shared_data, tmp_path, capsys):
     """A fold's weights have seen the people of the other one."""
     weights = runs["label"] / "fold0" / "best.safetensors"
@@ -163,37 +149,6 @@ def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
     assert trained(["--resume", str(run), "--quiet"]) == 0
     oof = pd.read_csv(run / "oof.csv")
     assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
-
-
-def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data, tmp_path, capsys):
-    """Every person of 22 becomes 23, fixed or not among the 12 chosen of 24; then nobody of 22 is left to drop."""
-    people = dataset.read_people(shared_data)
-    rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
-    (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
-    args = train_options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
-                                    "--drop-ages", "22"))  # fmt: skip
-    data = training_data.load_data(args, torch.device("cpu"))
-    assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
-    assert "drop ages: 0 people leave training" in err
-    assert sorted(data.labelled["age"].unique()) == [23, 45, 60]
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    assert len(rows.train_rows) == 6 * 7
-    args.drop_ages = [23, 60]
-    data = training_data.load_data(args, torch.device("cpu"))
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
-
-
-def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
-    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
-    options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = training_data.load_data(
-        args := train_options.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu")
-    )
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    fixed = data.images["path"].str.startswith("000001_female").to_numpy()
-    assert fixed.sum() == 7
-    assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}
 
 
 @pytest.mark.parametrize("where", ["training", "pictures"])
@@ -342,14 +297,6 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     assert (run / "crops.png").read_bytes() == b"seen"
 
 
-def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
-    args = train_options.parse_args(command(shared_data, tmp_path))
-    data = training_data.load_data(args, torch.device("cpu"))
-    one, everyone = (training_data.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
-    assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
-    assert set(everyone.train_rows) == set(one.train_rows) | set(one.val_rows) and not len(everyone.val_rows)
-
-
 def test_an_existing_run_is_never_overwritten(runs, fit):
     before = (runs["mask"] / "summary.json").read_bytes()
     with pytest.raises(InputError, match=r"shared_mask: exists and is never overwritten; choose another --name or --resume"):
@@ -368,28 +315,6 @@ def test_resume_refuses_other_options_and_other_people(runs, data):
         train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
     with pytest.raises(InputError, match=r"folds.csv: other people than in"):
         train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
-
-
-@pytest.mark.parametrize(("options", "refused"), [
-    ([], True), (["--fold", "0"], False), (["--fold", "1"], True), (["--fold", "0", "--fold-seed", "7"], True),
-    (["--kfold", "0"], False),
-])  # fmt: skip
-def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp_path, capsys, options, refused):
-    """Fold 0's weights may start fold 0 again, and whatever has no validation; a copy of them elsewhere is told."""
-    weights = runs["label"] / "fold0" / "best.safetensors"
-    argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
-    args = train_options.parse_args([*argv, "--weights", str(weights)])
-    people = dataset.read_people(shared_data)
-    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
-    if refused:
-        with pytest.raises(InputError, match=r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"):
-            training_data.check_weights(args, people, folds)
-    else:
-        training_data.check_weights(args, people, folds)
-    args.weights = str(shutil.copy(weights, tmp_path))
-    capsys.readouterr()
-    training_data.check_weights(args, people, folds)
-    assert ("train.py wrote them" in capsys.readouterr().err) == bool(args.kfold)
 
 
 def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
@@ -422,39 +347,3 @@ def test_resume_with_damaged_folds_is_one_line(runs, tmp_path, content, message)
     (run / "folds.csv").unlink() if content is None else (run / "folds.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         train.main(["--resume", str(run), "--quiet"])
-
-
-def test_a_core_is_left_to_what_looks_at_the_files_meanwhile(shared_data, tmp_path, monkeypatch):
-    def build(*_args, **_options):
-        raise InputError(f"built on {torch.get_num_threads()} of 3")
-
-    monkeypatch.setattr(fold, "build_model", build)
-    before = torch.get_num_threads()
-    try:
-        with pytest.raises(InputError, match="built on 2 of 3"):
-            train.main(command(shared_data, tmp_path, "--threads", "3"))
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, True))
-    args = train_options.parse_args(["--epochs", "3"])
-    assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
-    assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
-    assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
-
-
-def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch, tmp_path):
-    """Its defaults hold for the checks: four epochs to freeze are less than its ten."""
-    monkeypatch.chdir(tmp_path)
-    lines = [["--epochs", "3"], ["--freeze-epochs", "4"], ["--freeze-epochs", "10"], ["--epochs", "many"]]
-    *taken, frozen, many = train_options.refusals(lines)
-    assert taken == [None, None] and frozen.startswith("--freeze-epochs 10: leaves none of 10 epochs")
-    assert many == "argument --epochs: many is not a whole number" and not list(tmp_path.iterdir())
-
-
-def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
-    args = train_options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
-    net = fold.build_model(args, 0, torch.device("cpu"))
-    assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))

@@ -1,0 +1,30 @@
+"""train_options.py: what follows from the options of train.py, and what they refuse."""
+
+import train_options
+
+
+def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, False))
+    usual = ["--model", "test_resnet", "--no-pretrained"]
+    train_options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
+    assert not capsys.readouterr().err
+    train_options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
+    told = "--loss logit_adjusted and --class-weights balanced and --sampler sqrt: each lifts rare classes, together they do it twice"
+    assert told in capsys.readouterr().err
+
+
+def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, True))
+    args = train_options.parse_args(["--epochs", "3"])
+    assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
+    assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
+    assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
+
+
+def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch, tmp_path):
+    """Its defaults hold for the checks: four epochs to freeze are less than its ten."""
+    monkeypatch.chdir(tmp_path)
+    lines = [["--epochs", "3"], ["--freeze-epochs", "4"], ["--freeze-epochs", "10"], ["--epochs", "many"]]
+    *taken, frozen, many = train_options.refusals(lines)
+    assert taken == [None, None] and frozen.startswith("--freeze-epochs 10: leaves none of 10 epochs")
+    assert many == "argument --epochs: many is not a whole number" and not list(tmp_path.iterdir())
