@@ -29,8 +29,7 @@ import disk
 import mappings
 import workers
 from decoding import DECODER, decode
-from errors import InputError, names_a_file, say
-from images import Unreadable
+from errors import InputError, Unreadable, names_a_file, say
 
 PART = 16  # images that a process decodes at a time
 SYNCED = 16  # such parts are written to the disk at a time

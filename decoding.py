@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from images import EXIF_ORIENTATION, opened, to_rgb
+from images import opened, orientation, to_rgb
 
-DECODER = 2  # part of the cache's key: raise it when decode() gives other pixels
+DECODER = 3  # part of the cache's key: raise it when decode() gives other pixels
 SPARE = 1.5  # how many times larger than the target a JPEG stays when its decoder halves it
 
 
@@ -22,7 +22,7 @@ def decode(file, geometry, face=None):
     InputError names the file when it is no readable image or smaller than the crop.
     """
     with opened(file) as image:
-        if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(EXIF_ORIENTATION, 1) == 1:
+        if image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1:
             return _resize(*_draft(image, geometry, face), geometry)
         image = to_rgb(image)
         return _resize(image, geometry.box(*image.size, face), geometry)

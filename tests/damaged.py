@@ -67,11 +67,13 @@ def animated(kind, **options):
     return encoded(half("RGB"), kind, save_all=True, append_images=[dark, dark.point(lambda value: 9)], **options)
 
 
+def chunk(kind, content):
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png(width, height, depth, color, rows):
     """The bytes of a PNG of any header, also of one that lies; `rows` are its pixels as stored."""
-
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
@@ -99,6 +101,38 @@ def broken_exif():
     return content[: start + 4] + b"\xff\xff\xff\x0f" + content[start + 8 :]
 
 
+def beside_png(*chunks, end=False):
+    """A PNG with chunks before its pixels, or after them."""
+    content, at = whole("PNG"), -12 if end else 33
+    return content[:at] + b"".join(chunks) + content[at:]
+
+
+def beside_jpeg(code, block, content=None):
+    """A JPEG with an application segment before all others."""
+    content = content or whole("JPEG")
+    return content[:2] + bytes((0xFF, code)) + struct.pack(">H", len(block) + 2) + block + content[2:]
+
+
+def exif_beside(tag, kind, count, value, end=b""):
+    """An EXIF block that says to show a picture turned (6), with another tag before or after that; `end` are its last bytes."""
+    entries = sorted([(0x112, 3, 1, struct.pack("<HH", 6, 0)), (tag, kind, count, value)])
+    content = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + content + end
+
+
+def jpeg_of_apps():
+    """A JPEG in which every application segment is there, with a known beginning and no more."""
+    content, known = whole("JPEG"), {0: b"JFIF\0", 2: b"ICC_PROFILE\0", 13: b"Photoshop 3.0\0" + b"8BIM\4\4", 14: b"Adobe"}
+    for code, start in [(code, known.get(code, b"")) for code in range(16)]:
+        content = beside_jpeg(0xE0 + code, start, content)
+    return beside_jpeg(0xE2, b"MPF\0junk", content)
+
+
+ODD = (0x11A, 10, 1, struct.pack("<I", 38))  # the resolution -1 / 0, which Pillow can't write again
+OUTSIDE = (0x10F, 2, 9, struct.pack("<I", 45))  # the maker's name, some letters of which are cut off
+HUGE_TEXT = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21)))
+HUGE_PROFILE = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**21)))
+ON_ITS_SIDE = exif_beside(*ODD, bytes(4) + struct.pack("<ii", -1, 0))
 PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(/tmp/owned) (w) file closefile\nshowpage\n"
 # {file name: (its content, where the bright half is seen or what is said)}
 IMAGES = {
@@ -142,7 +176,20 @@ IMAGES = {
     "on_its_side.jpg": (turned(6), TOP),
     "on_its_other_side.jpg": (turned(8), BOTTOM),
     "no_such_turn.jpg": (turned(9), LEFT),
-    "broken_exif.jpg": (broken_exif(), None),  # either will do
+    "broken_exif.jpg": (broken_exif(), LEFT),
+    "broken_exif.png": (beside_png(chunk(b"eXIf", b"junk")), LEFT),
+    "broken_exif.webp": (encoded(half("RGB"), "WEBP", lossless=True, exif=b"junk"), LEFT),
+    "odd_exif.jpg": (beside_jpeg(0xE1, ON_ITS_SIDE), TOP),
+    "odd_exif.webp": (encoded(half("RGB"), "WEBP", lossless=True, exif=ON_ITS_SIDE), TOP),
+    "cut_exif.jpg": (beside_jpeg(0xE1, exif_beside(*OUTSIDE)), TOP),
+    "short_apps.jpg": (jpeg_of_apps(), LEFT),
+    "short_apps_turned.jpg": (beside_jpeg(0xE1, ON_ITS_SIDE, jpeg_of_apps()), TOP),
+    "short_profile_cmyk.jpg": (beside_jpeg(0xE2, b"ICC_PROFILE\0", encoded(half("CMYK"), "JPEG", quality=95)), LEFT),
+    "huge_profile.png": (beside_png(HUGE_PROFILE, chunk(b"eXIf", ON_ITS_SIDE[6:])), TOP),
+    "huge_text_at_the_end.png": (beside_png(HUGE_TEXT, end=True), LEFT),
+    "short_gamma.png": (beside_png(chunk(b"gAMA", b"1")), LEFT),
+    "wrong_checksum_beside.png": (beside_png(chunk(b"tEXt", b"a\0b")[:-1] + b"?"), LEFT),
+    "phone.jpg": (struct.pack(">I", 24) + b"ftypheic" + bytes(99), "it is a HEIC or AVIF file, whatever its name; convert it"),
     "사진 1 (복사본).jpg": (whole("JPEG"), LEFT),
     "a 'quoted' \"name\" <b>.jpg": (whole("JPEG"), LEFT),
     "-n.jpg": (whole("JPEG"), LEFT),

@@ -49,7 +49,7 @@ def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_fil
         return real(file, **options)
 
     monkeypatch.setattr(Image, "open", locked)
-    with pytest.raises(InputError, match=r"whole.jpg: can't be read \(Permission denied\); make it readable and run this"):
+    with pytest.raises(InputError, match=r"whole.jpg: can't be read now \(Permission denied\); make it readable and try"):
         cache.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
     monkeypatch.undo()
@@ -62,6 +62,12 @@ def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
     with pytest.raises(InputError, match=r"whole.jpg: not a readable image \(\d+ bytes; \[Errno 22\]") as told:
         decode(bad_files[0], Geometry(16, 16))
     assert told.type is InputError
+
+
+def test_memory_that_runs_out_is_no_damage_either(bad_files, monkeypatch):
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        decode(bad_files[0], Geometry(16, 16))
 
 
 @pytest.fixture
