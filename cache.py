@@ -7,6 +7,7 @@ With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32
 key is a digest of the detector's version and the files.
 """
 
+import errno
 import functools
 import hashlib
 import io
@@ -26,10 +27,11 @@ from tqdm import tqdm
 import cores
 import detector
 import disk
+import errors
 import mappings
 import workers
 from decoding import DECODER, decode
-from errors import InputError, Unreadable, names_a_file, say
+from errors import InputError, Unreadable, say
 
 PART = 16  # images that a process decodes at a time
 SYNCED = 16  # such parts are written to the disk at a time
@@ -49,7 +51,7 @@ def stat_all(files, known=()):
         try:
             stat = os.stat(file)
         except OSError as error:
-            raise InputError(f"{file}: {error.strerror}") from error
+            raise errors.unreadable(file, error) or InputError(f"{file}: {error.strerror}") from error
         found.append((stat.st_size, stat.st_mtime_ns))
     return found
 
@@ -113,14 +115,15 @@ def open_faces(files, cache_dir, quiet=False):
 def read_array(file, dtype, shape):
     """The memory map of an array of the cache; no objects are unpickled.
 
-    InputError when it is another one, or damaged; an OSError that names the file when it is gone or may not be read.
+    InputError when it is another one, damaged, or can't be read now; a FileNotFoundError when it is gone.
     """
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
     except Exception as error:  # numpy reads a header as Python's own text, which fails in many ways
-        if names_a_file(error):
-            raise
-        raise InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew") from error
+        damage = InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew")
+        raise errors.unreadable(file, error) or damage from error
     found = (array.dtype, array.shape) if isinstance(array, np.memmap) and array.flags.c_contiguous else None
     if found != (np.dtype(dtype), shape):
         raise InputError(f"{file}: damaged (holds another array); delete it and its .json to have it built anew")
@@ -253,10 +256,15 @@ class ImageStore:
         if self.file is None:
             np.take(self.images, rows, axis=0, out=batch.numpy())
             return batch
-        size = self.images[0].nbytes
-        for image, row in zip(batch.numpy().reshape(len(rows), size), rows.tolist()):
-            if os.preadv(self.file.fileno(), [image], self.images.offset + row * size) != size:
-                raise InputError(f"{self.images.filename}: cut short at image {row}; delete it to have it built anew")
+        size, name = self.images[0].nbytes, self.images.filename
+        with errors.reading(name):
+            for image, row in zip(batch.numpy().reshape(len(rows), size), rows.tolist()):
+                start = self.images.offset + row * size
+                if os.preadv(self.file.fileno(), [image], start) == size:
+                    continue
+                if os.fstat(self.file.fileno()).st_size < start + size:
+                    raise InputError(f"{name}: cut short at image {row}; delete it to have it built anew")
+                raise OSError(errno.EIO, "a part of it alone")
         return batch
 
     def leave_device(self):

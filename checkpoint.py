@@ -78,16 +78,18 @@ def save(run, fold, state):
 def load(run, fold):
     """The state of `save`, or None; nothing in the file can run code."""
     path = experiment.fold_dir(run, fold) / "last.pt"
-    if not path.exists():
-        return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at its checksums
-            changed = archive.testzip()
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # torch would hide the system's error behind one of its own
+            with zipfile.ZipFile(file) as archive:  # torch.load does not look at its checksums
+                changed = archive.testzip()
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
     except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
         if errors.is_out_of_memory(error):
             raise
-        raise damaged(path, error) from error
+        raise errors.unreadable(path, error) or damaged(path, error) from error
     if changed is not None:
         raise damaged(path, f"{changed} in it is not what was written")
     if not isinstance(state, dict):
@@ -118,7 +120,7 @@ def restore(fit, state, path):
         check(state)
         fit.load_state_dict(state)
     except Exception as error:  # torch says what does not fit in many ways
-        if errors.is_out_of_memory(error):
+        if errors.is_out_of_memory(error) or "CUDA error" in str(error):  # of the device, not of the file
             raise
         raise damaged(path, error) from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 import demo
+import errors
 import listing
 import predictions
 import tables
@@ -125,7 +126,7 @@ def person_images(folder, names=None):
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
     except OSError as error:
-        raise InputError(f"{folder}: can't be read ({error.strerror})") from error
+        raise errors.unreadable(folder, error) or InputError(f"{folder}: can't be read ({error.strerror})") from error
     found = {}
     for name in names:
         stem, is_image = _name_parts(name)

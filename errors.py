@@ -64,7 +64,8 @@ def names_a_file(error):
 
 def about_file(error):
     """What an error that `names_a_file` says, in one line."""
-    return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}"
+    again = "" if error.errno in OF_FILES else "; try again"
+    return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}{again}"
 
 
 def unreadable(path, error):
@@ -75,6 +76,27 @@ def unreadable(path, error):
             return Unreadable(f"{path}: can't be read now ({error.strerror}); {way} again")
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextlib.contextmanager
+def reading(path):
+    """While this holds, an error that is the system's word that a file can't be read now is an Unreadable."""
+    try:
+        yield
+    except Exception as error:
+        if passing := unreadable(path, error):
+            raise passing from error
+        raise
+
+
+def is_there(path):
+    """Whether a file is there; Unreadable where the system can't say, which Path.exists takes for no since Python 3.14."""
+    try:
+        with reading(path):
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def is_out_of_memory(error):

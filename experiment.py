@@ -20,6 +20,7 @@ import pandas as pd
 import yaml
 
 import disk
+import errors
 import mappings
 import metrics
 import predictions
@@ -175,7 +176,8 @@ def write_args(run, args, command):
 
 def change_args(run, **changed):
     """Give options in args.yaml other values; the comment with the command that began the run stays."""
-    comment = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    with errors.reading(run / "args.yaml"):
+        comment = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
     _write_args(run, {**read_args(run), **changed}, comment)
 
 
@@ -260,7 +262,7 @@ def best_weights(run, fold):
 def weights_file(run, fold):
     """The weights that predict the eval images for a fold: those after --finish-on-all where it has them, else its best."""
     final = fold_dir(run, fold) / "final.safetensors"
-    return final if final.exists() else best_weights(run, fold)
+    return final if errors.is_there(final) else best_weights(run, fold)
 
 
 @contextlib.contextmanager
@@ -311,14 +313,14 @@ def missing(run, args, folds):
 def untouched(run, folds):
     """Those of `folds` that have no step of training behind them in a run."""
     done = done_folds(run)
-    return [fold for fold in folds if fold not in done and not (fold_dir(run, fold) / "last.pt").exists()]
+    return [fold for fold in folds if fold not in done and not errors.is_there(fold_dir(run, fold) / "last.pt")]
 
 
 def done_folds(run):
     """{fold: fold.json} of the folds that are complete, in order."""
     found = {}
     for name in _folders(run):
-        if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").is_file():
+        if re.fullmatch(r"fold\d+", name) and errors.is_there(Path(run) / name / "fold.json"):
             found[int(name[4:])] = mappings.read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
 
@@ -343,7 +345,7 @@ def file_digest(path):
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from error
+        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror})") from error
 
 
 def finish_fold(run, fold, facts, keep_state=False):

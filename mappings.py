@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+import errors
 from errors import InputError
 
 NUMBER = (int, float)
@@ -20,7 +21,7 @@ def read_json(path, **kinds):
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror})") from error
+        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(value, dict):
@@ -48,7 +49,7 @@ def read_yaml(path, remedy):
         _check_shape(text)
         value = yaml.load(text, Loader=LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable ({error})") from error
+        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds no options (it is no mapping); {remedy}")
     return value

@@ -5,17 +5,18 @@ import hashlib
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import timm
 import torch
 
 import augment
 import disk
+import errors
 from errors import InputError, did_you_mean, first_line
 from labels import HEADS, num_outputs
 from precision import FORMATS, layout
@@ -98,10 +99,11 @@ def read_state_dict(path):
         raise InputError(f"--weights {path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)  # a format without code
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load(path.read_bytes())  # a format without code
+        with open(path, "rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
-        raise InputError(
+        raise errors.unreadable(f"--weights {path}", error) or InputError(
             f"--weights {path}: not a readable weights file ({type(error).__name__}: {first_line(error)})"
         ) from error
     for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
@@ -179,19 +181,31 @@ def tensors_digest(state):
 
 def check_bits(path, state):
     """InputError unless tensors read from a file of `save_weights` are those that were written; safetensors does not look."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        written = file.metadata().get("sha256")
+    written = _metadata(path).get("sha256")
     if written not in (None, tensors_digest(state)):  # None: of a version that wrote no digest
         raise InputError(f"{path}: damaged since it was written (its weights are not those of its sha256); copy it again")
 
 
 def is_trained(path):
-    """Whether a file of weights is one of `save_weights`, that is, from train.py; False for what can't be read, too."""
+    """Whether a file of weights is one of `save_weights`, that is, from train.py; False for what is none at all, too."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return "experiment" in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
+        return "experiment" in _metadata(path)
+    except (ValueError, TypeError, LookupError, RecursionError, OSError) as error:
+        if passing := errors.unreadable(path, error):
+            raise passing from error
         return False
+
+
+def _metadata(path):
+    """The metadata of a safetensors file: a dict of texts; an error of many kinds where it is none.
+
+    safetensors itself takes a system that can't read now for a file that is damaged.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > os.fstat(file.fileno()).st_size:
+            raise ValueError("its header is cut short")
+        return json.loads(file.read(size))["__metadata__"]
 
 
 def read_facts(path):
@@ -200,12 +214,9 @@ def read_facts(path):
     InputError where they are not what a prediction can go by; a model that is not timm's own (of a hub or a folder) is none.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["experiment"])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not weights written by train.py ({error}); {ANEW}") from error
+        facts = json.loads(_metadata(path)["experiment"])
+    except (ValueError, TypeError, LookupError, RecursionError, OSError) as error:
+        raise _not_ours(path, error) from error
     facts = facts if isinstance(facts, dict) else {}
     name, options, crop, margin = (facts.get(key) for key in ("model", "options", "crop", "face_crop"))
     fine = {
@@ -225,6 +236,13 @@ def read_facts(path):
     return facts
 
 
+def _not_ours(path, error):
+    """The InputError of a file that is none of `save_weights`, as an error over it tells; Unreadable where that may pass."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file")
+    return errors.unreadable(path, error) or InputError(f"{path}: not weights written by train.py ({error}); {ANEW}")
+
+
 def _are_numbers(value, count, kinds, low, high):
     """Whether `value` is a list of so many numbers of these kinds from `low` to `high`."""
     numbers = value if isinstance(value, list) else []
@@ -237,15 +255,22 @@ def load(path, like=None):
     like: None or the (model, facts) of another such file, as of another fold: where it is of the same kind its model is copied,
     which takes a third of the time that building one does.
     """
+    try:
+        state = safetensors.torch.load(Path(path).read_bytes())
+    except Exception as error:  # a damaged file fails in as many ways as it has parts
+        if errors.is_out_of_memory(error):
+            raise
+        raise _not_ours(path, error) from error
     facts = read_facts(path)
     try:
         if like is not None and all(like[1][name] == facts[name] for name in ("model", "target", "img_size")):
             model = copy.deepcopy(like[0])
         else:
             model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
-        state = safetensors.torch.load_file(path)
         model.load_state_dict(state)
-    except Exception as error:  # a damaged file fails in as many ways as it has parts
+    except Exception as error:
+        if errors.is_out_of_memory(error):
+            raise
         raise InputError(f"{path}: weights don't fit {facts['model']} ({first_line(error)})") from error
     other = [name for name, value in model.state_dict().items() if value.is_floating_point() != state[name].is_floating_point()]
     if other:

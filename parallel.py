@@ -105,7 +105,7 @@ def train_folds(args, run, data, numbers, device, stop):
         ended.append(outcome.get())
     for kind, message in ended:
         if kind != "Interrupted":
-            raise {"DiskError": disk.DiskError}.get(kind, InputError)(message)
+            raise {"DiskError": disk.DiskError, "Unreadable": errors.Unreadable}.get(kind, InputError)(message)
     for worker in workers:
         if worker.exitcode:
             how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"

@@ -15,6 +15,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import errors
 import experiment
 from errors import InputError
 
@@ -99,7 +100,9 @@ class Job:
             words = shlex.split(first.removeprefix("#"))
             before, now = options_of(words[words.index("train.py") + 1 :]), self.options
         except (OSError, ValueError) as error:
-            raise InputError(f"{self.run / 'args.yaml'}: its first line is no command of train.py ({error})") from error
+            file = self.run / "args.yaml"
+            wrong = InputError(f"{file}: its first line is no command of train.py ({error})")
+            raise errors.unreadable(file, error) or wrong from error
         ignored = UNCOMPARED if "--threads" in now else (*UNCOMPARED, "--threads")
         apart = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
         if apart:
@@ -138,7 +141,8 @@ def read(path):
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from error
+        wrong = InputError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})")
+        raise errors.unreadable(path, error) or wrong from error
     common, places, found = [], {}, {}
     for number, line in enumerate(lines, start=1):
         place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()

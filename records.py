@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import errors
 import experiment
 import mappings
 from errors import InputError, did_you_mean
@@ -163,7 +164,7 @@ def _read_people(path):
     try:
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error})") from error
+        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error})") from error
     names = sorted(line.rpartition(",")[0] for line in lines if not line.endswith(",-1"))
     return [len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]]
 

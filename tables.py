@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import errors
 from errors import InputError, did_you_mean
 
 LINE = "#"  # the column that `read` adds: the line of the file at which a row begins
@@ -82,7 +83,7 @@ def read_text(path, columns=()):
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; {wanted}") from error
     except OSError as error:
-        raise InputError(f"{path}: not readable ({error.strerror}); {wanted}") from error
+        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror}); {wanted}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not in UTF-8 (byte {content[error.start]:#x}); save it as CSV UTF-8") from error

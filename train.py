@@ -195,7 +195,7 @@ def train(argv, ranks, stop, started):
         if run is None:
             raise
         raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
-    except disk.DiskError as error:
+    except (disk.DiskError, errors.Unreadable) as error:
         if run is None:
             raise
         if not (run / "args.yaml").exists():

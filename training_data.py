@@ -147,7 +147,9 @@ def check_weights(args, people, folds):
     path = Path(args.weights).absolute()
     try:
         number, theirs = int(path.parent.name.removeprefix("fold")), experiment.read_folds(path.parent.parent)
-    except (ValueError, InputError):
+    except errors.Unreadable:
+        raise
+    except ValueError:  # InputError too
         errors.say(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
         return
     seen = set(theirs["path"][theirs["fold"] != number] if path.name == "best.safetensors" else theirs["path"])
@@ -165,7 +167,9 @@ def check_fixes(path, fixes, run):
     kept = run and run / "label_fixes.csv"
     if not kept or not kept.is_file():  # of a run that was begun before they were kept nothing is known
         return
-    if kept.read_bytes() != experiment.csv_text(fixes).encode():
+    with errors.reading(kept):
+        before = kept.read_bytes()
+    if before != experiment.csv_text(fixes).encode():
         raise InputError(
             f"--label-fixes {path}: its {len(fixes)} fixes are not those that this run began with; copy {kept} over it, "
             "or start a new run"

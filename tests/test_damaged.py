@@ -1,19 +1,34 @@
-"""Each damaged or odd input of damaged.py is read right, or refused in one line that names its file and line."""
+"""Each damaged or odd input of damaged.py is read right, or refused in one line that names its file and line; and what the
+system can't read just now is not called damaged.
+"""
 
+import builtins
+import errno
+import io
+import mmap
 import os
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 from damaged import BOTTOM, IMAGES, LEFT, NAMES, RIGHT, SAME, TABLES, TOP, WHOLE, whole, write_table
 
+import cache
+import checkpoint
 import dataset
 import decoding
 import errors
 import experiment
 import images
+import mappings
+import model
+import plan
 import predictions
+import records
+import training_data
 from errors import InputError
 from images import Geometry
 
@@ -141,3 +156,146 @@ def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys
     write_table(tmp_path / "eval", "info.csv", lambda text: "".join(text.splitlines(keepends=True)[:3]))
     assert dataset.read_eval(tmp_path)[0] == NAMES[:2]
     assert f"info.csv: leaves out 3 images of {tmp_path}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
+
+
+# ---- the system's own errors ---------------------------------------------------------------------------------------
+
+READERS = {
+    "last.pt": lambda path: checkpoint.load(path.parent.parent, 0),
+    "best.safetensors": model.read_facts,
+    "best.safetensors (all of it)": model.load,
+    "best.safetensors (whose?)": model.is_trained,
+    "best.safetensors (--weights)": model.read_state_dict,
+    "weights.pth": model.read_state_dict,
+    "cache.npy": lambda path: cache.read_array(path, np.uint8, (4,)),
+    "fold.json": mappings.read_json,
+    "args.yaml": lambda path: mappings.read_yaml(path, "train it anew"),
+    "args.yaml (its comment)": lambda path: experiment.change_args(path.parent, epochs=2),
+    "oof.csv": lambda path: predictions.read(path, "gender", ("image", "path")),
+    "folds.csv": lambda path: experiment.read_folds(path.parent),
+    "folds.csv (its people)": records._read_people,
+    "fixes.csv": experiment.file_digest,
+    "label_fixes.csv": lambda path: training_data.check_fixes("fixes.csv", pd.DataFrame(), path.parent),
+    "plan.txt": plan.read,
+    "image.png": images.open_rgb,
+    "tiff_inside.jpg": lambda path: decoding.decode(path, Geometry(8, 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory):
+    """A folder with the files of READERS, all whole."""
+    folder = tmp_path_factory.mktemp("readable") / "fold0"
+    folder.mkdir()
+    checkpoint.save(folder.parent, 0, {"epoch": 1})
+    facts = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.5] * 3}
+    state = {name: value.contiguous() for name, value in model.create("test_resnet", "mask", (32, 24)).state_dict().items()}
+    model.save_weights(state, facts | {"options": {"memory_format": "contiguous"}}, folder / "best.safetensors")
+    torch.save(state, folder / "weights.pth")
+    np.save(folder / "cache.npy", np.zeros(4, np.uint8))
+    (folder / "fold.json").write_text("{}")
+    (folder / "args.yaml").write_text("# train.py\ntarget: gender\nepochs: 1\n")
+    for file in ("oof.csv", "folds.csv", "fixes.csv"):
+        write_table(folder, file)
+    (folder / "label_fixes.csv").write_bytes(experiment.csv_text(pd.DataFrame()).encode())
+    (folder / "plan.txt").write_text("baseline: --epochs 1\n")
+    for name, kind in (("image.png", "PNG"), ("tiff_inside.jpg", "TIFF")):
+        (folder / name).write_bytes(whole(kind))
+    return folder
+
+
+class Lost(io.FileIO):
+    """A file that can be opened, and then not be read."""
+
+    def readinto(self, _buffer):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def readall(self):
+        self.readinto(None)
+
+
+def lose(monkeypatch, path, code):
+    """From here on the system can't open a file, or with ESTALE open but not read it."""
+    real = io.open
+
+    def opened(name, mode="r", *args, **options):
+        if isinstance(name, int) or os.fspath(name) != str(path):
+            return real(name, mode, *args, **options)
+        if code != errno.ESTALE:
+            raise OSError(code, os.strerror(code), str(path))
+        return io.BufferedReader(Lost(path)) if "b" in mode else io.TextIOWrapper(io.BufferedReader(Lost(path)))
+
+    for module in (builtins, io):
+        monkeypatch.setattr(module, "open", opened)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", READERS)
+def test_what_the_system_cannot_read_now_is_not_called_damaged(name, code, readable, monkeypatch):
+    path, read = readable / name.partition(" (")[0], READERS[name]
+    read(path)
+    lose(monkeypatch, path, code)
+    with pytest.raises(errors.Unreadable) as told:
+        read(path)
+    way = "make it readable and try again" if code == errno.EACCES else "try again"
+    assert str(told.value).removeprefix("--weights ") == f"{path}: can't be read now ({os.strerror(code)}); {way}"
+
+
+def test_a_disk_that_maps_no_files_does_not_make_them_damaged(readable, monkeypatch):
+    def unable(*_args, **_options):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(mmap, "mmap", unable)
+    with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(No such device\); try again"):
+        READERS["cache.npy"](readable / "cache.npy")
+
+
+def test_a_cache_that_cannot_be_read_on_is_not_damaged(tmp_path, monkeypatch):
+    """Nor is one of which less is read than there is; one that is shorter is."""
+    np.save(tmp_path / "cache.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    store = cache.ImageStore(np.load(tmp_path / "cache.npy", mmap_mode="r"), "cpu", "host")
+    monkeypatch.setattr(os, "preadv", lambda *_args: 7)
+    with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(a part of it alone\); try again"):
+        store.gather(np.array([1]))
+
+    def lost(*_args):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", lost)
+    with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(Input/output error\); try again"):
+        next(store.batches([np.array([1])]))
+
+
+def test_a_fold_that_cannot_be_looked_up_now_is_not_taken_for_one_that_is_not_trained(tmp_path, monkeypatch):
+    """Else it would be trained anew over what is there."""
+    (tmp_path / "fold0").mkdir()
+    real = os.stat
+
+    def stat(path, **options):
+        if os.fspath(path).endswith(("fold.json", "last.pt", "final.safetensors")):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for look in (experiment.done_folds, lambda run: experiment.weights_file(run, 0)):
+        with pytest.raises(errors.Unreadable, match=r"fold0/.*: can't be read now \(Stale file handle\); try again"):
+            look(tmp_path)
+
+
+def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path, monkeypatch):
+    def failing(_state):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(checkpoint, "check", failing)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        checkpoint.restore(None, {}, tmp_path / "last.pt")
+
+
+def test_weights_that_memory_is_too_small_for_are_not_called_damaged(readable, monkeypatch):
+    def run_out(*_args, **_options):
+        raise MemoryError
+
+    for module, name in ((model, "create"), (safetensors.torch, "load")):
+        monkeypatch.setattr(module, name, run_out)
+        with pytest.raises(MemoryError):
+            model.load(readable / "best.safetensors")

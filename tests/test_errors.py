@@ -74,7 +74,7 @@ def test_an_error_of_the_system_that_names_a_file_is_one_line(capsys, name):
         raise PermissionError(13, "Permission denied", name)
 
     assert errors.run(main) == 2
-    assert capsys.readouterr().err == "error: a\\udce9: Permission denied\n"
+    assert capsys.readouterr().err == "error: a\\udce9: Permission denied; try again\n"
 
 
 @pytest.mark.parametrize(("error", "said"), [
