@@ -42,7 +42,11 @@ FOLD = {
     "peak_memory_mib": mappings.NUMBER,
     "weights_sha256": str,
 }
-NAME = re.compile(r"(?P<number>\d+)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?P<split>\d+fold|nofold)")
+NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
+# Options that change where and how fast a run is made, not what it learns.
+PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
+          "keep_state", "parallel_folds"}  # fmt: skip
+SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or nothing but rounding: no revision of their own
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -81,18 +85,48 @@ def recipe_name(optimizer, scheduler, loss_code):
     return f"{optimizer}-{scheduler}-{loss_code}"
 
 
-def next_name(output_dir, recipe, target, kfold):
-    """The next free name in the log's scheme, NN-Optimizer-Scheduler-LOSS-vM-target_5fold, among the folders of a directory.
+def next_name(output_dir, recipe, args):
+    """(the next free name for a new run of the options `args`, a dict; the run of the very same options that is there or None).
 
-    NN numbers the combinations of optimizer x scheduler x loss in order of their first appearance, from 01; M counts the
-    revisions of that combination for this target, from 0.
+    The log's scheme: NN-Optimizer-Scheduler-LOSS-vM-target_5fold. NN numbers the combinations of optimizer x scheduler x loss
+    in order of their first appearance, from 01; M counts the revisions of its hyper-parameters for this target, from 0: a
+    run that differs from those of vM by nothing but SPLIT is vM too, where that folder is free. Quick looks (--limit-people)
+    have "quick" in place of NN and revisions of their own.
     """
-    split = f"{kfold}fold" if kfold else "nofold"
-    found = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
-    numbers = {match["recipe"]: int(match["number"]) for match in found}
-    number = numbers.get(recipe, max(numbers.values(), default=0) + 1)
-    revisions = [int(match["revision"]) for match in found if (match["recipe"], match["target"]) == (recipe, target)]
-    return f"{number:02d}-{recipe}-v{max(revisions, default=-1) + 1}-{target}_{split}"
+    target, kfold, is_quick = args["target"], args["kfold"], args["limit_people"] is not None
+    matches = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
+    numbers = {match["recipe"]: int(match["number"]) for match in matches if match["number"]}
+    number = "quick" if is_quick else f"{numbers.get(recipe, max(numbers.values(), default=0) + 1):02d}"
+    found = {}
+    for match in matches:
+        if (match["number"] is None, match["recipe"], match["target"]) == (is_quick, recipe, target):
+            found[match[0]] = int(match["revision"])
+    options = {name: _options_there(Path(output_dir) / name) for name in found}
+    again = next((name for name, there in options.items() if _learn_the_same(there, args)), None)
+    others = {found[name] for name, there in options.items() if not _learn_the_same(there, args, SPLIT)}
+    for revision in [*sorted({*found.values()} - others), max(found.values(), default=-1) + 1]:
+        name = f"{number}-{recipe}-v{revision}-{target}_{f'{kfold}fold' if kfold else 'nofold'}"
+        if name not in found:
+            return name, again
+
+
+def _options_there(folder):
+    """The options of a run, {} where they can't be read: then it is like no other."""
+    with contextlib.suppress(InputError):
+        return read_args(folder)
+    return {}
+
+
+def _learn_the_same(one, other, besides=()):
+    """Whether two runs' options (dicts) are equal but for PLACES and those named in `besides`."""
+    if "kfold" in besides and not (one.get("kfold") and other.get("kfold")):
+        besides = {*besides, "patience"}  # it does nothing without validation
+
+    def learnt(args):
+        kept = {name: value for name, value in args.items() if name not in {*PLACES, *besides}}
+        return json.dumps(kept | {"data_dir": os.path.realpath(args.get("data_dir", ""))}, sort_keys=True, default=str)
+
+    return learnt(one) == learnt(other)
 
 
 def _folders(directory):

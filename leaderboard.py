@@ -37,11 +37,8 @@ from labels import CLASS_NAMES
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
-# Options that change where and how fast a run is made, not what it learns.
-PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
-          "keep_state", "parallel_folds"}  # fmt: skip
 # Chance and rounding are no factors either.
-NO_FACTORS = PLACES | {"seed", "fold_seed", "data_dir", "memory_format", "compile", "auto_batch"}
+NO_FACTORS = experiment.PLACES | {"seed", "fold_seed", "data_dir", "memory_format", "compile", "auto_batch"}
 # What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
 FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
@@ -236,7 +233,7 @@ def once(runs):
     """`runs` without those that are another one again, in options, seed and score: no other draw, so no other noise."""
     found = {}
     for run in runs:
-        learnt = {name: level_text(value) for name, value in run.options.items() if name not in PLACES}
+        learnt = {name: level_text(value) for name, value in run.options.items() if name not in experiment.PLACES}
         found.setdefault((run.oof_f1, *sorted(learnt.items())), run)
     return list(found.values())
 
@@ -320,7 +317,7 @@ def diff_text(names, directories):
         {key: level_text(value) for key, value in one.options.items()} if one.is_run else recipe_values(one) for one in pair
     ]
     apart = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
-    kept = [key for key in apart if key not in PLACES]
+    kept = [key for key in apart if key not in experiment.PLACES]
     lines = [f"{letter}: {scoreboard.shown(one.folder)}" for letter, one in zip("AB", pair)]
     if not kept:
         lines.append("nothing differs that changes what is learned" if pair[0].is_run else "members and weights are the same")

@@ -81,7 +81,10 @@ def open_run(args, argv, data, ranks):
     recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
 
     def next_name():
-        return experiment.next_name(args.output_dir, recipe, args.target, args.kfold)
+        name, again = experiment.next_name(args.output_dir, recipe, vars(args))
+        if again:
+            errors.say(f"same options as {again}; another --seed would be a new draw")
+        return name
 
     def fill(folder, name):
         args.name = name

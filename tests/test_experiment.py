@@ -10,15 +10,68 @@ import train
 from errors import InputError
 
 
+def options(target="label", **changed):
+    """The options of a run that has no name yet, as far as its name depends on them."""
+    given = {"target": target, "kfold": 5, "seed": 42, "fold_seed": 42, "lr": 1e-4, "patience": 3, "limit_people": None}
+    return {**given, "data_dir": "data", "name": None, "device": None, **changed}
+
+
+def named(folder, recipe, args):
+    """The name of a new run, whose folder is made, and the run that it is again."""
+    name, again = experiment.next_name(folder, recipe, args)
+    (folder / name).mkdir()
+    experiment.write_args(folder / name, args, ["train.py"])
+    return name, again
+
+
 def test_numbers_and_revisions_of_names(tmp_path):
-    name = experiment.next_name(tmp_path, "AdamP-StepLR-FL", "age_group", 5)
-    assert name == "01-AdamP-StepLR-FL-v0-age_group_5fold"
-    for folder in (name, "01-AdamP-StepLR-FL-v1-age_group_nofold", "07-AdamW-CAWR-CE+F1-v0-mask_5fold", "notes"):
+    """Folders whose options can't be read are like no other."""
+    for folder in ("01-AdamP-StepLR-FL-v0-age_group_5fold", "01-AdamP-StepLR-FL-v1-age_group_nofold",
+                   "07-AdamW-CAWR-CE+F1-v0-mask_5fold", "notes"):  # fmt: skip
         (tmp_path / folder).mkdir()
-    assert experiment.next_name(tmp_path, "AdamP-StepLR-FL", "age_group", 0) == "01-AdamP-StepLR-FL-v2-age_group_nofold"
-    assert experiment.next_name(tmp_path, "AdamP-StepLR-FL", "mask", 5) == "01-AdamP-StepLR-FL-v0-mask_5fold"
-    assert experiment.next_name(tmp_path, "AdamW-CAWR-CE+F1", "mask", 4) == "07-AdamW-CAWR-CE+F1-v1-mask_4fold"
-    assert experiment.next_name(tmp_path, "SGD-none-LS", "age", 5) == "08-SGD-none-LS-v0-age_5fold"
+    (tmp_path / "07-AdamW-CAWR-CE+F1-v0-mask_5fold" / "args.yaml").write_text("target: [")
+    for recipe, target, kfold, name in (
+        ("AdamP-StepLR-FL", "age_group", 0, "01-AdamP-StepLR-FL-v2-age_group_nofold"),
+        ("AdamP-StepLR-FL", "mask", 5, "01-AdamP-StepLR-FL-v0-mask_5fold"),
+        ("AdamW-CAWR-CE+F1", "mask", 4, "07-AdamW-CAWR-CE+F1-v1-mask_4fold"),
+        ("SGD-none-LS", "age", 5, "08-SGD-none-LS-v0-age_5fold"),
+    ):
+        assert experiment.next_name(tmp_path, recipe, options(target, kfold=kfold)) == (name, None)
+
+
+def test_runs_of_one_setting_share_their_revision(tmp_path):
+    """Another split does not make another revision, and neither does where a run is made; a learning rate and a seed do."""
+    for changed, revision_and_split in (
+        ({}, "v0-label_5fold"),
+        ({"lr": 1e-3}, "v1-label_5fold"),
+        ({"lr": 1e-3, "kfold": 0, "device": "cuda", "fold_seed": 7}, "v1-label_nofold"),
+        ({"kfold": 0, "patience": 5, "data_dir": str(Path("data").resolve())}, "v0-label_nofold"),  # it has no patience
+        ({"kfold": 4}, "v0-label_4fold"),
+        ({"kfold": 3, "patience": 5}, "v2-label_3fold"),
+        ({"seed": 1, "fold_seed": 1}, "v3-label_5fold"),
+        ({"seed": 1, "fold_seed": 42, "kfold": 0}, "v3-label_nofold"),
+        ({"fold_seed": 7}, "v4-label_5fold"),  # v0 has five folds already, of other people
+    ):
+        assert named(tmp_path, "AdamW-StepLR-CE", options(**changed)) == (f"01-AdamW-StepLR-CE-{revision_and_split}", None)
+
+
+def test_the_same_options_again_are_told_and_get_the_next_revision(tmp_path):
+    for name, again in (("v0-label_nofold", None), ("v1-label_nofold", "01-SGD-none-CE-v0-label_nofold")):
+        assert named(tmp_path, "SGD-none-CE", options(kfold=0)) == (f"01-SGD-none-CE-{name}", again)
+    elsewhere = options(kfold=0, device="cuda:1", data_dir=str(Path("data").resolve()))
+    assert experiment.next_name(tmp_path, "SGD-none-CE", elsewhere)[1] == "01-SGD-none-CE-v0-label_nofold"
+    assert experiment.next_name(tmp_path, "SGD-none-CE", options(kfold=0, data_dir="other")) == (
+        "01-SGD-none-CE-v2-label_nofold", None)  # fmt: skip
+
+
+def test_quick_looks_say_so_and_take_no_number_from_others(tmp_path):
+    look = options(limit_people=100)
+    assert named(tmp_path, "SGD-none-CE", look) == ("quick-SGD-none-CE-v0-label_5fold", None)
+    assert named(tmp_path, "AdamP-none-CE", {**look, "kfold": 2})[0] == "quick-AdamP-none-CE-v0-label_2fold"
+    assert named(tmp_path, "SGD-none-CE", {**look, "lr": 1})[0] == "quick-SGD-none-CE-v1-label_5fold"
+    assert named(tmp_path, "AdamP-none-CE", options())[0] == "01-AdamP-none-CE-v0-label_5fold"
+    assert named(tmp_path, "SGD-none-CE", options())[0] == "02-SGD-none-CE-v0-label_5fold"
+    assert named(tmp_path, "SGD-none-CE", look) == ("quick-SGD-none-CE-v2-label_5fold", "quick-SGD-none-CE-v0-label_5fold")
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):

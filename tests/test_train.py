@@ -206,16 +206,20 @@ def test_what_a_kill_left_half_written_goes_on_resume(fit):
     assert not list(run.rglob(".*.tmp*"))
 
 
-def test_names_follow_the_log(shared_data, tmp_path):
+def test_names_follow_the_log(shared_data, tmp_path, capsys):
+    """As README says them: a nofold run of the same options shares vM, the same again is told, quick looks stand apart."""
     for options in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
-                    ["--target", "mask", "--kfold", "0"]):  # fmt: skip
+                    ["--kfold", "0"], ["--fold", "0", "--limit-people", "12"]):  # fmt: skip
         trained(command(shared_data, tmp_path, "--epochs", "1", *options))
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "01-AdamW-StepLR-CE-v0-label_2fold",
-        "01-AdamW-StepLR-CE-v0-mask_nofold",
+        "01-AdamW-StepLR-CE-v0-label_nofold",
         "01-AdamW-StepLR-CE-v1-label_2fold",
         "02-AdamP-StepLR-FL-v0-label_2fold",
+        "quick-AdamW-StepLR-CE-v0-label_2fold",
     ]
+    told = [line for line in capsys.readouterr().err.splitlines() if "same options" in line]
+    assert told == ["same options as 01-AdamW-StepLR-CE-v0-label_2fold; another --seed would be a new draw"]
 
 
 def damage(what):
