@@ -274,10 +274,22 @@ def people_draws(runs, resamples):
 
 
 def agreement_text(found):
-    """How OOF F1 and leaderboard scores agree, in a line."""
-    pairs = [(record.oof_f1, record.lb) for record in found if record.lb is not None and record.oof_f1 is not None]
+    """How OOF F1 and leaderboard scores agree, in a line.
+
+    The best fold and all folds of the same members have one out-of-fold score: equal in F1, accuracy and interval they count
+    once, at the mean of their leaderboard scores.
+    """
+    scores = {}
+    for record in found:
+        if record.lb is not None and record.oof_f1 is not None:
+            same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
+            scores.setdefault(same, []).append(record.lb)
+    pairs = [(same[0], float(np.mean(lbs))) for same, lbs in scores.items()]
+    shared = sum(len(lbs) for lbs in scores.values() if len(lbs) > 1)
+    once_each = f" ({shared} share an out-of-fold score, which counts once at their mean LB)" if shared else ""
     if len(pairs) < 3:
-        return f"OOF against LB: {len(pairs)} with both scores; a correlation takes 3 (--lb NAME=SCORE records one)"
+        few = f"{len(pairs)} with both scores{once_each}"
+        return f"OOF against LB: {few}; a correlation takes 3 (--lb NAME=SCORE records one)"
     oof, lb = np.array(pairs).T
 
     def text(name, one):
@@ -287,7 +299,7 @@ def agreement_text(found):
     gap = oof - lb
     few = "; an interval takes 4" if len(pairs) < 4 else ""
     return (
-        f"OOF against LB: n = {len(pairs)}, {text('Pearson', effects.pearson(oof, lb))}, "
+        f"OOF against LB: n = {len(pairs)}{once_each}, {text('Pearson', effects.pearson(oof, lb))}, "
         f"{text('Spearman', effects.spearman(oof, lb))}{few}; OOF - LB {gap.mean():+.4f} on average "
         f"({gap.min():+.4f} .. {gap.max():+.4f})"
     )

@@ -111,6 +111,32 @@ def test_agreement_with_the_leaderboard(place, capsys):
     assert "n = 4, Pearson 0.99 (95 % interval 0.52 .. 1.00), Spearman 0.80 (95 % interval" in text
 
 
+def test_one_out_of_fold_score_counts_once(place, capsys):
+    """The best fold and all folds of the same runs: OOF 0.53 beside LB 0.50 and 0.54, in the mean 0.52. With 02-ce's 0.49 beside
+    0.48 that is two pairs and gaps of 0.01, with 01-focal's 0.52 beside 0.49 three, 0.03 the third: mean 0.0167."""
+    members = {"runs/01-focal": 1, "runs/02-ce": 1}
+    make_ensemble(place / "submissions", "best", members, scores={**SCORES, "oof_f1": 0.53}, folds="best")
+    text = " ".join(listed(capsys, "--lb", "01-soft-2runs=0.54", "--lb", "best=0.50", "--lb", "02-ce=0.48")[1].split())
+    shared = "(2 share an out-of-fold score, which counts once at their mean LB)"
+    assert f"OOF against LB: 2 with both scores {shared}; a correlation takes 3" in text
+    text = " ".join(listed(capsys, "--lb", "01-focal=0.49")[1].split())
+    assert f"OOF against LB: n = 3 {shared}, Pearson" in text
+    assert "OOF - LB +0.0167 on average (+0.0100 .. +0.0300)" in text
+
+
+def test_a_run_and_an_ensemble_of_it_alone_count_once(place, capsys):
+    """So do three; what has the same F1 and another interval or accuracy is something else."""
+    make_ensemble(place / "submissions", "alone", {"runs/01-focal": 1})
+    make_ensemble(place / "submissions", "flipped", {"runs/01-focal": 1}, tta="hflip")
+    make_ensemble(place / "submissions", "other", {"runs/02-ce": 1}, scores={**SCORES, "oof_acc": 0.59})
+    make_ensemble(place / "submissions", "wide", {"runs/02-ce": 1}, scores={**SCORES, "oof_f1_ci95": [0.47, 0.55]})
+    argv = [f"--lb={name}=0.5" for name in ("01-focal", "alone", "flipped", "other", "wide")]
+    text = " ".join(listed(capsys, *argv, "--html", "page.html")[1].split())
+    assert "OOF against LB: n = 3 (3 share an out-of-fold score, which counts once at their mean LB)" in text
+    page = (place / "page.html").read_text()
+    assert "n = 3 (3 share" in page and page.count('class="point"') == 5
+
+
 # ---- main effects
 
 
