@@ -177,6 +177,9 @@ def finish_on_all(job, fit, last):
     the epochs' rows of the log.
     """
     args, run, fold, ranks, best = job.args, job.run, fit.data.fold, fit.ranks, fit.best_epoch
+    if best < args.finish_on_all and ranks.first:
+        on = f"--finish-on-all {args.finish_on_all}"
+        errors.say(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
     weights, before = experiment.best_weights(run, fold), checkpoint.copied(fit.state_dict())
     fit.let_go()
     net = build_model(args, fold, ranks.device, empty=True)

@@ -198,6 +198,14 @@ def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
         assert not (before.fc.weight == after.fc.weight).all()
 
 
+def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
+    """The best of one epoch is the first, so two can't be repeated; one can, of which nothing is said."""
+    for asked, told in ((2, ["fold 0: epoch 1 was the best, so --finish-on-all 2 repeats 1 of them on everyone"]), (1, [])):
+        run = fit("--target", "mask", "--finish-on-all", asked, "--epochs", "1", "--fold", "0", name=f"repeats {asked}")
+        assert pd.read_csv(run / "log.csv")["val_f1"].isna().sum() == 1
+        assert [line for line in capsys.readouterr().err.splitlines() if "was the best" in line] == told
+
+
 def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
     """Two models and optimizers at once may be more than a batch that just fitted leaves room for."""
     train_epoch, models, alive = fold.train_epoch, [], []
