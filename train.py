@@ -152,7 +152,8 @@ def closing(args, run, summary, data, started):
     left = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if left:
         print(f"folds not trained yet: {' '.join(map(str, left))} ({how_to_train(args, run, data, left)})")
-    print(f"run: {run}/  ({time.monotonic() - started:.0f} s, {summary['images_per_second']:.0f} images/s, "
+    print(f"run: {run}/  (training and validation of its folds {summary['seconds']} s, this command "
+          f"{time.monotonic() - started:.0f} s; {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
     print(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.as_option(args.data_dir)}")
 

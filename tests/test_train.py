@@ -301,6 +301,17 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     assert (run / "crops.png").read_bytes() == b"seen"
 
 
+@pytest.mark.parametrize("target", ["mask", "age"])
+def test_the_closing_line_and_the_summary_say_one_time(runs, target, capsys):
+    """That of the epochs, of this command and those before it; how long the command took is said as its own."""
+    run = runs[target]
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    seconds = json.loads((run / "summary.json").read_text())["seconds"]
+    assert seconds == pytest.approx(pd.read_csv(run / "log.csv")["seconds"].sum(), abs=0.051)
+    pattern = rf"run: {re.escape(str(run))}/  \(training and validation of its folds {seconds} s, this command \d+ s; .* MiB\)"
+    assert re.search(pattern, capsys.readouterr().out)
+
+
 def test_an_existing_run_is_never_overwritten(runs, fit):
     before = (runs["mask"] / "summary.json").read_bytes()
     with pytest.raises(InputError, match=r"shared_mask: exists and is never overwritten; choose another --name or --resume"):
