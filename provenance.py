@@ -3,6 +3,7 @@
 A run goes on from what it began with or not at all, as it would come to another end.
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -16,30 +17,53 @@ from errors import InputError
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # of packages that have another name
+GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
 def _version(package):
-    """The version of the module that is at work, if it is imported; to look packages up on the disk takes 20 ms."""
+    """The version of the module that is at work, if it is imported; to look packages up on the disk takes 20 ms.
+
+    None where neither tells it, as of a package that lies on the path without being installed.
+    """
     module = sys.modules.get(MODULES.get(package, package))
-    return getattr(module, "__version__", None) or importlib.metadata.version(package)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return getattr(module, "__version__", None) or importlib.metadata.version(package)
+
+
+def _git(*words):
+    """What git writes (bytes, as it names files in any encoding) for the folder of the scripts, or None where it can't.
+
+    Their clone is read whoever owns it: its code runs already. That holds for this folder alone, not for one above.
+    """
+    folder = Path(__file__).parent.resolve()
+    command = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", *words]
+    try:
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _commit():
+    """(commit, whether the code differs from it) of the scripts; None for what is not known, as of an export without .git.
+
+    Untracked files are code where they end in .py: results and data that lie in the clone change nothing.
+    """
+    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return None, None  # no git, no clone, or one of something else, in which an export lies
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-z", "--untracked-files=normal", "--", ".")
+    changes = [entry for entry in (status or b"").split(b"\0") if entry and (entry[:2] != b"??" or entry.endswith(b".py"))]
+    return commit and commit.decode().strip(), None if status is None else bool(changes)
 
 
 def environment(device):
     """Versions, git commit, `device` (in words) and start time, as a JSON-able dict."""
-
-    def git(*words):
-        try:
-            done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
+    commit, dirty = _commit()
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": None if status is None else bool(status),
+        "git_commit": commit,
+        "git_dirty": dirty,
         "device": device,
         "platform": platform.platform(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),

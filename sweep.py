@@ -67,7 +67,7 @@ def parse_args(argv):
 def refusals(experiments):
     """What train_options.refusals says of experiments, from a process of its own: this one does without torch."""
     lines = json.dumps([one.words for one in experiments])
-    done = subprocess.run([sys.executable, OPTIONS], input=lines, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, OPTIONS], input=lines, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise InputError(f"{OPTIONS}: fails; {last_line(done.stderr)}")
     return json.loads(done.stdout)

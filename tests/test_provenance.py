@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -18,28 +19,88 @@ import train
 from errors import InputError
 
 
-def test_the_commit_is_that_of_the_scripts_and_changes_to_them_are_told(monkeypatch):
-    """Whatever folder the run is started in; None where there is no git."""
-    answers = {"rev-parse": "abc\n", "status": " M train.py\n"}
-    asked = []
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone in which provenance.py seems to lie, with one commit; clone.git(words) asks git there."""
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    folder = tmp_path / "clone"
+    (folder / "docs").mkdir(parents=True)
+    for name in ("provenance.py", "docs/training.md", "docs/provenance.py"):
+        (folder / name).write_text("x")
 
-    def git(words, cwd, **_options):
-        asked.append(cwd)
-        if not answers:
-            raise FileNotFoundError("git")
-        return subprocess.CompletedProcess(words, 0, answers[words[1]], "")
+    def git(*words):
+        me = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *me, *words], cwd=folder, check=True, capture_output=True).stdout.decode().strip()
 
-    monkeypatch.setattr(subprocess, "run", git)
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        git(*words)
+    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    return SimpleNamespace(folder=folder, git=git)
+
+
+def commit_and_dirty():
     found = provenance.environment("cpu")
-    assert (found["git_commit"], found["git_dirty"], found["device"]) == ("abc", True, "cpu")
+    return found["git_commit"], found["git_dirty"]
+
+
+def test_the_packages_are_those_at_work():
+    found = provenance.environment("cpu")
+    assert found["device"] == "cpu"
     packages = {name: importlib.metadata.version(name) for name in provenance.PACKAGES}
     assert {name: version.partition("+")[0] for name, version in found["packages"].items()} == packages
-    assert {str(cwd) for cwd in asked} == {os.path.dirname(train.__file__)}
-    answers["status"] = ""
-    assert provenance.environment("cpu")["git_dirty"] is False
-    answers.clear()
-    found = provenance.environment("cpu")
-    assert (found["git_commit"], found["git_dirty"]) == (None, None)
+
+
+@pytest.mark.parametrize("name", [b"\xbd\xc7\xc7\xe8.txt", b"out\xbd/eval.csv", b'a\nb "c".txt', b"data/train/train.csv"])
+def test_untracked_data_is_no_change_whatever_its_name(clone, name):
+    """cp949 names, as of a zip made on a Korean Windows, with core.quotepath off as guides advise; results in the clone."""
+    clone.git("config", "core.quotepath", "false")
+    path = os.fsencode(clone.folder) + b"/" + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb"):
+        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), False)
+
+
+@pytest.mark.parametrize("name", [b"mine.py", b"\xbd\xc7.py", b"provenance.py", b"docs/training.md"])
+def test_changed_code_is_told(clone, name):
+    """Also where status.showUntrackedFiles says no."""
+    clone.git("config", "status.showUntrackedFiles", "no")
+    with open(os.fsencode(clone.folder) + b"/" + name, "wb"):
+        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), True)
+
+
+def test_an_export_within_another_clone_has_no_commit(clone, monkeypatch):
+    export = clone.folder / "export"
+    export.mkdir()
+    (export / "provenance.py").write_text("x")
+    monkeypatch.setattr(provenance, "__file__", str(export / "provenance.py"))
+    assert commit_and_dirty() == (None, None)
+    (clone.folder / ".gitignore").write_text("*")
+    assert commit_and_dirty() == (None, None)
+
+
+def test_a_clone_of_another_owner_is_read(clone, monkeypatch):
+    """As in a container; git itself refuses it as of "dubious ownership", and goes on doing so for a clone around ours."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test this
+    assert commit_and_dirty()[1] is False
+    monkeypatch.setattr(provenance, "__file__", str(clone.folder / "docs" / "provenance.py"))
+    assert commit_and_dirty() == (None, None)
+
+
+@pytest.mark.parametrize("script", ["exit 1", "exec sleep 9", "printf '\\377' >&2; exit 128", None])
+def test_a_git_that_fails_hangs_or_is_not_there(clone, tmp_path, monkeypatch, script):
+    (tmp_path / "bin").mkdir()
+    if script:
+        (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin" if script else str(tmp_path / "bin"))
+    monkeypatch.setattr(provenance, "GIT_SECONDS", 0.2, raising=False)
+    assert commit_and_dirty() == (None, None)
+
+
+def test_a_package_without_metadata_has_no_version(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("nowhere",))
+    assert provenance.environment("cpu")["packages"] == {"nowhere": None}
 
 
 def test_a_run_of_an_older_version_goes_on(tmp_path):

@@ -359,6 +359,17 @@ def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypat
     assert swept(text) == 2 and "train_options.py: fails; No module" in capsys.readouterr().err
 
 
+def test_what_the_options_process_says_may_be_of_any_encoding(tmp_path, monkeypatch):
+    """As cp949 of a notice under PYTHONIOENCODING, or of a library's own words."""
+    answer = "import sys; sys.stderr.buffer.write(b'\\xbd\\xc7'); print('[null]')"
+    (tmp_path / "options.py").write_text(answer)
+    monkeypatch.setattr(sweep, "OPTIONS", tmp_path / "options.py")
+    assert REFUSALS([SimpleNamespace(words=())]) == [None]
+    (tmp_path / "options.py").write_text(f"{answer}; sys.exit(1)")
+    with pytest.raises(errors.InputError, match=r"options.py: fails; \ufffd"):
+        REFUSALS([SimpleNamespace(words=())])
+
+
 def test_only_experiments_with_runs_to_come_are_asked(place, monkeypatch):
     """What is finished may have learnt from what is no longer there."""
     asked = []
