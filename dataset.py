@@ -320,15 +320,19 @@ def assign_folds(people, kfold, seed):
 
 
 def limit_people(people, limit, kfold, seed):
-    """The rows of `limit` persons: strata in proportion, but at least kfold persons of each (all where there are fewer).
+    """`limit` rows of `people`: strata in proportion, but at least kfold persons of each (all where there are fewer).
 
-    InputError when `limit` is too small for that.
+    Persons with several rows come last in a stratum, and are left out where these don't all fit. InputError when `limit` is
+    too small.
     """
     persons = _persons(people, seed)
-    sizes = persons["stratum"].value_counts().sort_index()
-    if limit >= len(persons):
+    persons["rows"] = persons["id"].map(people["id"].value_counts())
+    persons = persons.sort_values(["stratum", "rows"], kind="stable")
+    strata = persons.groupby("stratum")
+    sizes = strata["rows"].sum()
+    if limit >= len(people):
         return people
-    floor = np.minimum(sizes, max(kfold, 1))
+    floor = strata.head(max(kfold, 1)).groupby("stratum")["rows"].sum()
     if limit < floor.sum():
         raise InputError(f"--limit-people {limit}: with --kfold {kfold} at least {floor.sum()} people are needed")
     share = sizes * limit / sizes.sum()
@@ -337,5 +341,5 @@ def limit_people(people, limit, kfold, seed):
         take[stratum] += take.sum() < limit
     while take.sum() > limit:  # the floors took more than their share: the largest stratum gives
         take[(take - floor).idxmax()] -= 1
-    chosen = persons[persons.groupby("stratum").cumcount() < persons["stratum"].map(take)]
+    chosen = persons[strata["rows"].cumsum() <= persons["stratum"].map(take)]
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)

@@ -192,11 +192,15 @@ def check_name(name):
 
 
 def find_run(path):
-    """The Path of an existing run folder, ending in its name; InputError with suggestions from beside it when it is none."""
+    """The Path of an existing run folder, ending in its name; InputError with suggestions from beside it when it is none.
+
+    What lies in a run, such as RUN/args.yaml, RUN/fold0 or RUN/fold0/last.pt, stands for it.
+    """
     run = Path(path)
     run = run.resolve() if run.name in ("", "..") else run
-    if (run / "args.yaml").is_file():
-        return run
+    for place in (run, *run.parents[:2]) if run.exists() else ():
+        if (place / "args.yaml").is_file():
+            return place if place.name else place.resolve()
     if run.is_dir():
         raise InputError(f"{run}: not a run of train.py (it holds no args.yaml); python leaderboard.py lists runs")
     near = did_you_mean(run.name, _folders(run.parent)) or " python train.py makes one, python leaderboard.py lists them"

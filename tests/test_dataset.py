@@ -79,13 +79,34 @@ def test_strata_too_small_for_any_folds(competition):
 
 def test_limit_people_keeps_strata_and_leaves_enough_for_the_folds(competition):
     few = dataset.limit_people(competition, 100, 5, seed=42)
-    assert few["id"].nunique() == 100
+    assert len(few) == 100
     counts = few.groupby(["gender", "age"]).size()
     assert counts.min() >= 3
     assert counts.loc[1, 45] == pytest.approx(100 * 817 / 2699, abs=3)
     dataset.assign_folds(few, 3, seed=42)
     with pytest.raises(InputError, match=r"--limit-people 29.*at least 30"):
         dataset.limit_people(competition, 29, 5, seed=42)
+
+
+@pytest.mark.parametrize("limit", [100, 101, 1000, 2500])
+def test_limit_people_counts_people_as_rows(competition, limit):
+    """Also where one person stands on two rows, in whatever seed's order."""
+    everyone = competition.assign(id=competition["id"].where(competition.index % 50 != 1, competition["id"].shift(1)))
+    assert everyone["id"].nunique() < 2650
+    for seed in range(4):
+        assert [len(dataset.limit_people(people, limit, 5, seed)) for people in (competition, everyone)] == [limit] * 2
+    assert len(dataset.limit_people(competition, 2699, 5, 42)) < 2700
+
+
+def test_limit_people_leaves_out_who_does_not_fit(competition):
+    """Everyone on two rows, ten people a stratum: in 51 rows are 24 or 25 people, in 23 not two of each of six strata."""
+    twenty = competition.groupby(["gender", "age"]).head(20).reset_index(drop=True)
+    twins = twenty.assign(id=[f"{row // 2:06d}" for row in range(120)])
+    few = dataset.limit_people(twins, 51, 2, seed=1)
+    assert few["id"].nunique() in (24, 25) and len(few) == 2 * few["id"].nunique()
+    dataset.assign_folds(few, 2, seed=1)
+    with pytest.raises(InputError, match=r"--limit-people 23: with --kfold 2 at least 24 people are needed"):
+        dataset.limit_people(twins, 23, 2, seed=1)
 
 
 def test_people_and_images_are_read_past_the_dot_files(shared_data):
