@@ -28,7 +28,6 @@ from errors import InputError, Interrupted
 
 START = "spawn"  # a CUDA context or OpenMP threads do not live through a fork
 POLL_SECONDS = 0.2
-CLEARLY = 1.1  # how much faster several folds at once must be for auto to take them, as they cost memory
 BATCH, ROUNDS, STEPS = 8, 2, 3  # of the measurement: images a step, rounds over the candidates, steps a round
 
 
@@ -119,8 +118,8 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
     """(how many folds to train at once, CPU threads of each) for `--parallel-folds auto`, measured with copies of `net`.
 
     On a CPU: measured once, with one, two, and as many at once as there are folds or cores (cores / `threads`, if given);
-    several must be clearly faster than one. On a GPU: two where twice the batch takes less than one and a half times as long,
-    so that one fold leaves the GPU idle.
+    more must be clearly faster than fewer, as they cost memory and rounding follows the threads of each. On a GPU: two where
+    twice the batch takes less than one and a half times as long, so that one fold leaves the GPU idle.
     """
     if device.type == "cuda":
         at_once = 2 if folds > 1 and _leaves_idle(copy.deepcopy(net), img_size, batch_size, amp, device) else 1
@@ -138,8 +137,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
 
     key = (name, *img_size, batch, amp, str(precision.layout(net)), candidates, cores, threads)
     rates, told = precision.measured_once(cache_dir, "parallel", key, list(map(str, candidates)), measure)
-    best = max(rates, key=rates.get)
-    chosen = int(best) if rates[best] > CLEARLY * rates["1"] else 1
+    chosen = int(precision.clearly_fastest(rates, list(rates)))
     listed = ", ".join(f"{n} at once {rate:.3g} images/s" for n, rate in rates.items())
     errors.say(f"parallel folds: {chosen} ({listed}; {told})")
     return chosen, threads or cores // chosen

@@ -5,7 +5,9 @@ kept in the cache folder, so it costs once a machine, and all runs of one model 
 """
 
 import copy
+import functools
 import hashlib
+import itertools
 import time
 from pathlib import Path
 
@@ -20,8 +22,9 @@ import timing
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
-ROUNDS, SECONDS = 3, 4.0  # measured steps of each candidate, at least one, and when to stop short of them
-CLEARLY = 1.05  # how much faster than the usual one another candidate must be, so that noise does not choose
+ROUNDS = 3  # measured steps of each candidate, and more of a small model, whose steps a moment of load can all hit
+SECONDS = (0.5, 4.0)  # as long are more rounds measured, and so long no longer any, once each candidate had one
+CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
 
 
 def resolve_amp(mode, device):
@@ -56,8 +59,8 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
     """('off', 'bf16' or 'fp16'; 'channels_last' or 'contiguous') for training `net`.
 
     What is not 'auto' stays. On a GPU: bf16, or fp16 where it has none. Else forward and backward of `net` (called `name`) are
-    timed with each candidate, unless the folder `cache_dir` tells that it was done; another than the usual format, and on a CPU
-    another than float32, has to be clearly faster.
+    timed with each candidate, unless the folder `cache_dir` tells that it was done. Another than the usual format, and on a CPU
+    another than float32, has to be CLEARLY faster, so near a tie the same command rounds alike everywhere.
     """
     formats = list(dict.fromkeys([usual_format(net), *FORMATS])) if memory_format == "auto" else [memory_format]
     amps = [resolve_amp(amp, device)]
@@ -75,11 +78,15 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
         [" ".join(candidate) for candidate in candidates],
         lambda: _rates(net, candidates, img_size, min(batch_size, BATCH[device.type]), device),
     )
-    usual, best = " ".join(candidates[0]), max(rates, key=rates.get)
-    chosen = best if rates[best] > CLEARLY * rates[usual] else usual
+    chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{a} {f}" for f in formats]) for a in amps])
     others = ", ".join(f"{what} {rate:.3g}" for what, rate in rates.items() if what != chosen)
     errors.say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {told})")
     return tuple(chosen.split())
+
+
+def clearly_fastest(rates, names):
+    """The first of `names` unless one after it is CLEARLY faster, by `rates` {name: images/s}; ties go to what stands first."""
+    return functools.reduce(lambda best, name: name if rates[name] >= CLEARLY * rates[best] else best, names)
 
 
 def measured_once(cache_dir, what, key, names, measure):
@@ -132,8 +139,8 @@ def _measure(net, candidates, img_size, batch, device):
     for candidate in candidates:  # the first step of each prepares its kernels
         seconds(*candidate)
     best, started = dict.fromkeys(candidates, float("inf")), time.perf_counter()
-    for _round in range(ROUNDS):
+    for number in itertools.count(1):
         best = {candidate: min(time_so_far, seconds(*candidate)) for candidate, time_so_far in best.items()}
-        if time.perf_counter() - started > SECONDS:
+        if time.perf_counter() - started > SECONDS[number < ROUNDS]:
             break
     return {" ".join(candidate): batch / time_so_far for candidate, time_so_far in best.items()}

@@ -21,6 +21,8 @@ from PIL import Image
 import errors
 from labels import TARGETS
 
+# Of runs whose bits are compared: what is measured, and how many threads there are, would change their rounding.
+SAME_BITS = ["--amp", "off", "--memory-format", "channels_last", "--threads", "1"]
 GENDERS = ("male", "female")
 AGES = (22, 45, 60)
 
@@ -146,7 +148,7 @@ def fit(shared_data, workplace):
         argv = ["--data-dir", str(data_dir or shared_data), "--cache-dir", str(cache_dir), "--name", name]
         argv += ["--output-dir", str(output_dir), "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24"]
         argv += ["--kfold", "2", "--epochs", "2", "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]
-        argv += ["--memory-format", "channels_last"]  # not measured: on images so small noise would choose
+        argv += SAME_BITS
         with contextlib.nullcontext() if pictures else without_pictures():
             assert train.main([*argv, *map(str, options)]) == 0
         return output_dir / name
@@ -174,8 +176,12 @@ def log_without_times(run):
 
 
 def assert_same_run(one, other):
-    """Two runs are equal in all but their names, times and memory."""
+    """Two runs are equal in all but their names, times and memory; both named what rounding depends on."""
     import model
+
+    for run in (one, other):
+        command = (run / "args.yaml").read_text().splitlines()[0].split()
+        assert {option for option in SAME_BITS if option.startswith("--")} <= set(command), f"{command}: not comparable"
 
     pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
     assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import assert_same_run, without_pictures
+from conftest import SAME_BITS, assert_same_run, without_pictures
 
 import cache
 import errors
@@ -41,7 +41,7 @@ def command(shared_data, workplace, tmp_path):
     def words(*options):
         return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path),
                 "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--fold", "0",
-                "--epochs", "1", "--device", "cpu", "--quiet", "--memory-format", "channels_last", *options]  # fmt: skip
+                "--epochs", "1", "--device", "cpu", "--quiet", *SAME_BITS, *options]  # fmt: skip
 
     return words
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import assert_same_run, without_pictures
+from conftest import SAME_BITS, assert_same_run, without_pictures
 from test_validation import by_hand
 
 import engine
@@ -100,7 +100,7 @@ def test_eval_images_train_and_never_validate(taught, shared_data, workplace, mo
     again = workplace / "runs" / "enough"
     argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(again.parent),
             "--name", again.name, "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2",
-            "--memory-format", "channels_last", "--quiet", "--pseudo", str(taught), "--pseudo-min-confidence", "0"]  # fmt: skip
+            *SAME_BITS, "--quiet", "--pseudo", str(taught), "--pseudo-min-confidence", "0"]  # fmt: skip
     with pytest.raises(errors.Interrupted):
         train.main(argv)
     data = seen[-1]
@@ -263,7 +263,7 @@ def test_all_techniques_at_once_resume_to_the_same_bits(
     monkeypatch.setattr(engine, "train_step", step)
     argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path), "--name", "stopped",
             "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--batch-size", "16", "--lr", "3e-3",
-            "--device", "cpu", "--quiet", "--memory-format", "channels_last", *LAST, "--pseudo", str(source), "--pseudo-min-confidence", "0.1"]  # fmt: skip
+            "--device", "cpu", "--quiet", *SAME_BITS, *LAST, "--pseudo", str(source), "--pseudo-min-confidence", "0.1"]  # fmt: skip
     with without_pictures():
         assert errors.run(lambda: train.main(argv)) == 143
         monkeypatch.undo()

@@ -56,7 +56,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
 def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path):
     """The same as a process of its own that is killed in mid-training without a warning."""
-    argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001", "--threads", "1")
+    argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001")
     process = multiprocessing.get_context("fork").Process(target=trained, args=(argv,))
     process.start()
     run = tmp_path / "runs" / "killed"
@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_g
 
     monkeypatch.setattr(engine, "part_loss", spoilt)
     run = tmp_path / "runs" / "bad"
-    options = ["--target", "mask", "--name", "bad", "--amp", "off", "--fold", "0"]
+    options = ["--target", "mask", "--name", "bad", "--fold", "0"]
     assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     images = (run / "fold0" / "not_finite.txt").read_text().splitlines()

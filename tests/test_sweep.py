@@ -426,7 +426,7 @@ def test_a_sweep_of_real_runs(shared_data, workplace, tmp_path, monkeypatch, cap
     text = f"""
     common: --data-dir {shared_data} --cache-dir {workplace / "cache"} --target mask --model test_resnet --no-pretrained
     common: --img-size 32 24 --kfold 2 --epochs 1 --batch-size 16 --lr 3e-3 --device cpu --memory-format channels_last
-    common: --threads 1 --fold-seed 0
+    common: --amp off --threads 1 --fold-seed 0
     base:
     longer: --epochs 2
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import assert_same_run
+from conftest import SAME_BITS, assert_same_run
 
 import demo
 import disk
@@ -25,7 +25,7 @@ import train
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--memory-format", "channels_last", "--threads", "1"]  # fmt: skip
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", *SAME_BITS]  # fmt: skip
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_p
 @pytest.mark.slow
 def test_one_draws_the_demo_set_and_the_other_waits(tmp_path):
     """Two fresh runs where no data is: one set, no bar in what is no terminal, and equal runs."""
-    settings = ["--limit-people", "60", "--epochs", "1", "--fold", "0", "--threads", "1"]
+    settings = ["--limit-people", "60", "--epochs", "1", "--fold", "0", *SAME_BITS]
     commands = [Command("train.py", *settings, "--name", name, cwd=tmp_path) for name in ("a", "b")]
     done = ends(*commands)
     assert [code for code, _out, _err in done] == [0, 0]

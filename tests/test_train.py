@@ -12,7 +12,7 @@ import safetensors.torch
 import sklearn.metrics
 import timm
 import yaml
-from conftest import assert_same_run, without_pictures
+from conftest import SAME_BITS, assert_same_run, without_pictures
 from PIL import Image
 
 import detector
@@ -27,7 +27,7 @@ from labels import TARGETS
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last"]  # fmt: skip
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", *SAME_BITS]  # fmt: skip
 
 
 def command(data, tmp_path, *options):
