@@ -41,10 +41,13 @@ button { font: inherit; color: inherit; cursor: pointer; }
   width: fit-content; max-width: 100%; }
 table { border-collapse: separate; border-spacing: 0; }
 th, td { padding: 0.3rem 0.75rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-td:last-child { white-space: normal; }
+td:not(.number) { white-space: normal; min-width: 7rem; }
+td:first-child, th:first-child { position: sticky; left: 0; }
+td:first-child { background: var(--ground); }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody tr:hover > * { background: var(--panel); }
 th { position: sticky; top: 0; background: var(--panel); font-weight: 600; z-index: 1; }
+th:first-child { z-index: 2; }
 .number { text-align: right; }
 th button { display: block; width: 100%; padding: 0.3rem 0.75rem; border: 0; background: none; font-weight: inherit;
   text-align: inherit; white-space: nowrap; }
@@ -99,7 +102,7 @@ def page(title, body, script="", style=""):
 
 
 def table(head, rows, sortable=True):
-    """A table of escaped cells, its head in view while it scrolls; sorted by click or key where `sortable`.
+    """A table of escaped cells, its head and first column in view while it scrolls; sorted by click or key where `sortable`.
 
     A cell is text, a number (right-aligned; floats with 4 decimals), a pair (text shown, number sorted by), or None for
     nothing; nan counts as nothing. A column is one of numbers when it holds any and no text.

@@ -200,6 +200,8 @@ def markdown(found, sort):
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 STYLE = """
+td:first-child { min-width: 10rem; }
+td:not(.number):has(a) { white-space: nowrap; }
 .scatter { width: 100%; max-width: 34rem; height: auto; font-size: 12px;
   overflow: visible; }
 .scatter text { fill: var(--grey); }
@@ -231,7 +233,8 @@ def page(found, sort, file, effect_tables, agreement):
 
 def _html_table(part, group, place):
     """A section as an HTML table; the cells of its last column hold links to the pictures that a run has."""
-    columns = [column for key, column in COLUMNS.items() if key != "lb" or part == "label"]
+    first = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows beside the name
+    columns = [COLUMNS[key] for key in first if key != "lb" or part == "label"]
     rows, links = [], []
     for record in group:
         cells = ((column.text(record), column.key(record)) for column in columns)
@@ -277,9 +280,10 @@ def scatter(points):
     lines += [f'<text x="{left + size / 2}" y="{top + size + 38}" text-anchor="middle">out-of-fold macro F1</text>',
               f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">LB</text>']  # fmt: skip
     for record in points:
-        name = pages.escape(f"{shown(record.name)}: OOF {record.oof_f1:.4f}, LB {record.lb:.4f}")
+        whole, short = shown(record.name), shorten([shown(record.name)], 32)[0]
+        name, beside = (pages.escape(f"{one}: OOF {record.oof_f1:.4f}, LB {record.lb:.4f}") for one in (whole, short))
         lines.append(
             f'<g class="point" tabindex="0" role="img" aria-label="{name}"><circle cx="{across(record.oof_f1):.1f}" '
-            f'cy="{upwards(record.lb):.1f}" r="5.5"/><text class="name" x="{left}" y="{top - 12}">{name}</text></g>'
+            f'cy="{upwards(record.lb):.1f}" r="5.5"/><text class="name" x="{left}" y="{top - 12}">{beside}</text></g>'
         )
     return f'<svg class="scatter" viewBox="0 0 {left + size + 24} {top + size + 48}">\n' + "\n".join(lines) + "\n</svg>"

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -147,6 +148,43 @@ def test_the_row_of_a_run_holds_its_own_links(found, tmp_path):
     text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
     rows = dict(re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text))
     assert "curves" in rows["&lt;script&gt;alert(1)"] and "href" not in rows["e"] + rows["b"]
+
+
+MEASURE = """<script>
+const said = [], scroll = document.querySelector(".scroll"), heads = [...scroll.querySelectorAll("th")];
+for (const width of [1280, 400]) {
+  document.body.style.width = width + "px";
+  const end = scroll.getBoundingClientRect().right;
+  scroll.scrollLeft = 10000;
+  const cell = scroll.querySelector("td").getBoundingClientRect(), moved = scroll.scrollLeft;
+  scroll.scrollLeft = 0;
+  said.push({seen: heads.filter(head => head.getBoundingClientRect().right <= end + 1).map(head => head.textContent), moved,
+             name: cell.width, stays: Math.abs(cell.left - scroll.getBoundingClientRect().left) < 2});
+}
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
+
+
+def test_long_names_leave_room_for_the_scores(tmp_path, browser):
+    """At 1280 px all columns are seen; at 400 px the name and OOF F1, and the name stays while the rest is scrolled."""
+    found = [run("01-AdamW_Cosine-" * 12, lb=0.5), run("실험최종" * 30, lb=0.4), run("n_" * 90, f1=0.3), run("short", f1=0.1)]
+    text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
+    assert re.findall(r"<button>([^<]*)", text)[:4] == ["name", "OOF F1", "target", "folds"]
+    dom, _console = browser(text.replace("</body>", MEASURE), "--dump-dom", "--window-size=1280,900")
+    wide, narrow = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
+    assert len(wide["seen"]) == 9 and wide["moved"] == 0 and wide["name"] > 250
+    assert narrow["seen"][:2] == ["name", "OOF F1"] and narrow["moved"] > 0 and narrow["stays"] and 120 < narrow["name"] < 200
+
+
+def test_a_long_name_beside_the_scatter_is_shortened(found):
+    text = scoreboard.scatter([run("한글이름" * 40, lb=0.5)])
+    label, beside = re.search(r'aria-label="([^"]*)".*class="name"[^>]*>([^<]*)', text).groups()
+    assert (
+        label.startswith("한글이름" * 40)
+        and scoreboard.display_width(beside) < 60
+        and "..." in beside
+        and "LB 0.5000" in beside
+    )
 
 
 def test_the_scatter_places_points_on_equal_axes(found):
