@@ -21,11 +21,24 @@ import blend
 import dataset
 import experiment
 import members
+import metrics
 import predictions
 from errors import InputError, say
-from labels import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, age_group_probs, decode, marginals, to_age_group
+from labels import (
+    AGE_GROUPS,
+    CLASS_NAMES,
+    FIRST_AGE,
+    GENDERS,
+    LAST_AGE,
+    SCORED_AS,
+    age_group_probs,
+    decode,
+    marginals,
+    to_age_group,
+)
 
-COLUMNS = ("gender", "age", "mask")  # what a label fix can change
+COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # what a label fix can change: the part that speaks of it
+CHANCE = 1.25  # models whose macro F1 of C classes is below CHANCE / C guess, and can't judge a label
 YEARS = 5  # a recorded age as near as this to the apparent one is called right
 FLOOR = 1e-6  # a probability below this is as good as 0
 
@@ -48,13 +61,15 @@ class Findings:
 
     persons: DataFrame path, column, value, confidence (as a label fix), recorded, likely (in words), fixed (by a run's own
     fixes); images: DataFrame image, part, label, suggested (class names), probability; expected: {column: labels that are
-    wrong by the sum of all confidences, those of agreeing persons too}; people: how many were judged.
+    wrong by the sum of all confidences, those of agreeing persons too}; people: how many were judged; guessed: {column: macro
+    F1 of the mean predictions} where that is no better than chance, so that what is said of the column means nothing.
     """
 
     persons: pd.DataFrame
     images: pd.DataFrame
     expected: dict
     people: int
+    guessed: dict
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
@@ -73,6 +88,15 @@ def read(patterns):
         found.append(members.Member(source, [], None, oof))
     members.check_same_images(found)
     return found
+
+
+def describe(member):
+    """'runs/a (macro F1 of label 0.5123)', out of fold."""
+    scored_as = SCORED_AS[member.target]
+    truth, probs = predictions.scored(member.oof, member.target)
+    return (
+        f"{member.name} (macro F1 of {scored_as} {metrics.macro_f1(truth, probs.argmax(1), len(CLASS_NAMES[scored_as])):.4f})"
+    )
 
 
 def average(found):
@@ -244,7 +268,12 @@ def judge(evidence, people, noise_rate):
     persons = pd.concat([table.assign(column=column) for column, table in claims.items()])
     persons = persons[(persons["confidence"] > noise_rate) & (persons["recorded"] != persons["likely"])]
     persons = persons.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True)
-    return Findings(persons, contradictions(evidence), expected, len(paths))
+    guessed = {}
+    for column in claims:
+        truth, probs = evidence.truth[COLUMNS[column]], evidence.probs[COLUMNS[column]]
+        f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+        guessed |= {column: f1} if f1 < CHANCE / probs.shape[1] else {}
+    return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
 
 
 def gender_claims(rows, probs, noise_rate):

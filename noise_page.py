@@ -11,11 +11,13 @@ import disk
 import experiment
 import noise
 import pages
+from labels import CLASS_NAMES
 from pages import escape
 
 FIX_COLUMNS = ["path", "column", "value", "confidence"]
 KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # in the order that tells most
 LARGE, SMALL = 224, 112  # pixels of the first thumbnail of a card, and of the others
+LIKELY = 0.1  # suggestions below this probability are folded away
 TITLES = {
     "gender": "gender",
     "age": "age",
@@ -63,7 +65,7 @@ const steps = {j: 1, k: -1, "\\u3153": 1, "\\u314f": -1, ArrowRight: 1, ArrowLef
 const place = "label noise " + location.pathname;
 let current = null, address = null;
 
-const visible = () => cards.filter(card => !card.closest("section").hidden);
+const visible = () => cards.filter(card => !card.closest("section").hidden && !card.closest("details:not([open])"));
 
 function update() {
   const taken = cards.filter(card => "accepted" in card.dataset).map(card => card.dataset.fix);
@@ -180,10 +182,12 @@ def write(out, evidence, findings, data_dir, runs, limit, fixed):
 
 
 def document(findings, persons, images, strips, pictures, runs, note, fixed):
-    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}."""
+    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}; runs: in words."""
     columns = [column for column in findings.expected if (persons["column"] == column).any()]
     parts = [*columns, *(["images"] if len(images) else [])]
-    counts = {column: (persons["column"] == column).sum() for column in columns} | {"images": len(images)}
+    likely = persons["column"][persons["confidence"] >= LIKELY]
+    counts = {column: (likely == column).sum() for column in columns}
+    counts["images"] = 0 if "mask" in findings.guessed else len(images)
     keys = {"j k ← →": "move", "a": "accept", "0": "all", f"1 … {len(parts)}": "one part"}
     words = ", ".join(f"{' '.join(f'<kbd>{key}</kbd>' for key in each.split())} {what}" for each, what in keys.items())
     filters = ['<button data-filter="" aria-pressed="true"><kbd>0</kbd> all</button>'] + [
@@ -196,6 +200,7 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
         f'<p class="grey">By the out-of-fold predictions of {escape(", ".join(runs))}.</p>',
         f"<p>{escape(_summary(findings))} The number on a card is the probability that the recorded label is wrong. Look "
         "before you accept: faces that mislead people mislead models.</p>",
+        f"<p><b>{escape(guess)}</b></p>" if (guess := _guessed(findings)) else "",
         f"<p>{escape(note)}</p>" if note else "",
         f'<p class="grey">Keys: {words}.</p>',
         f'<div class="bar">{"".join(filters)}<span class="end" id="count" role="status"></span>'
@@ -203,7 +208,7 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
         "<details><summary>What is accepted, as a csv to copy</summary>"
         '<textarea id="accepted" readonly aria-label="accepted fixes as csv"></textarea></details>',
         *(_section(column, persons[persons["column"] == column], strips, pictures, fixed) for column in columns),
-        _image_section(images, pictures) if len(images) else "",
+        _image_section(images, pictures, "mask" in findings.guessed) if len(images) else "",
         "" if parts else "<p>Nothing speaks against a label.</p>",
     ]
     return pages.page("Label noise", "\n".join(body), SCRIPT, STYLE)
@@ -217,10 +222,29 @@ def _summary(findings):
     return f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences."
 
 
+def _guessed(findings):
+    """A sentence about the columns that the models can't judge; '' where there are none."""
+    each = [
+        f"{column} (macro F1 {f1:.2f}, guessing has {1 / len(CLASS_NAMES[noise.COLUMNS[column]]):.2f})"
+        for column, f1 in findings.guessed.items()
+    ]
+    return f"These models can't judge {', '.join(each)}: what they say against such labels is chance." if each else ""
+
+
 def _section(column, persons, strips, pictures, fixed):
-    cards = "\n".join(_card(row, strips[row.path], pictures, fixed) for row in persons.itertuples(index=False))
-    heading = f'<h2>{TITLES[column]} <span class="grey">{len(persons):,} shown</span></h2>'
-    return f'<section data-part="{column}">{heading}<div class="cards">\n{cards}\n</div></section>'
+    cards = [_card(row, strips[row.path], pictures, fixed) for row in persons.itertuples(index=False)]
+    likely = int((persons["confidence"] >= LIKELY).sum())
+    heading = f'<h2>{TITLES[column]} <span class="grey">{likely:,} of {LIKELY:.0%} or more</span></h2>'
+    shown = _cards(cards[:likely]) + _folded(cards[likely:], f"below {LIKELY:.0%}")
+    return f'<section data-part="{column}">{heading}{shown}</section>'
+
+
+def _cards(cards):
+    return '<div class="cards">\n{}\n</div>'.format("\n".join(cards)) if cards else ""
+
+
+def _folded(cards, why):
+    return f"<details><summary>{len(cards):,} {why}</summary>{_cards(cards)}</details>" if cards else ""
 
 
 def _card(row, images, pictures, fixed):
@@ -238,8 +262,8 @@ def _card(row, images, pictures, fixed):
     )
 
 
-def _image_section(images, pictures):
-    """Single images, which no label fix can express: to look at only."""
+def _image_section(images, pictures, guessed):
+    """Single images, which no label fix can express: to look at only; folded away where the models guess masks."""
     cards = []
     for row in images.itertuples(index=False):
         words = (
@@ -250,9 +274,10 @@ def _image_section(images, pictures):
     note = (
         "No label fix expresses these: a swap is the only one of a mask. The number is the probability of what stands after →."
     )
-    heading = f'<h2>{TITLES["images"]} <span class="grey">{len(images):,} shown</span></h2><p class="grey">{note}</p>'
-    lines = "\n".join(cards)
-    return f'<section data-part="images" class="images">{heading}<div class="cards">\n{lines}\n</div></section>'
+    count = f'<span class="grey">{0 if guessed else len(images):,} shown</span>'
+    heading = f'<h2>{TITLES["images"]} {count}</h2><p class="grey">{note}</p>'
+    shown = _folded(cards, "by models that can't judge masks") if guessed else _cards(cards)
+    return f'<section data-part="images" class="images">{heading}{shown}</section>'
 
 
 def _figure(image, pictures):
@@ -260,15 +285,21 @@ def _figure(image, pictures):
     return f"<figure>{picture}<figcaption>{escape(PurePosixPath(image).stem)}</figcaption></figure>"
 
 
-def closing(findings, persons, out, missing, fixed):
-    """What was found, where it is, and what comes next, for the user."""
+def closing(findings, persons, runs, out, missing, fixed):
+    """Print what was found by the runs (in words), where it is, and what comes next."""
+    print(f"by the out-of-fold predictions of {', '.join(runs)}")
     print(_summary(findings))
+    if guess := _guessed(findings):
+        print(guess)
     for column in findings.expected:
         found, mine = (table[table["column"] == column] for table in (findings.persons, persons))
         print(f"\n{TITLES[column]}: {len(found):,} of {findings.people:,} people contradicted, {len(mine):,} in the files")
-        for row in mine.head(10).itertuples(index=False):
+        likely = mine[mine["confidence"] >= LIKELY]
+        for row in likely.head(10).itertuples(index=False):
             mark = "  (fixed)" if (row.path, row.column) in fixed else ""
             print(f"{row.confidence:>8.1%}  {row.recorded:>12} → {row.likely:<12} {row.path}{mark}")
+        if len(likely) < len(mine):
+            print(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
     counts = ", ".join(f"{number:,} in {part}" for part, number in findings.images["part"].value_counts().items())
     print(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
     out = Path(out)

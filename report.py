@@ -360,9 +360,9 @@ def main(argv=None):
     noise.check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
     fixed = noise.applied_fixes(found, people)
     findings = noise.judge(evidence, people, args.noise_rate)
-    names = [member.name for member in found]
-    persons, missing = noise_page.write(args.out, evidence, findings, data_dir, names, args.top, fixed)
-    noise_page.closing(findings, persons, args.out, missing, fixed)
+    runs = [noise.describe(member) for member in found]
+    persons, missing = noise_page.write(args.out, evidence, findings, data_dir, runs, args.top, fixed)
+    noise_page.closing(findings, persons, runs, args.out, missing, fixed)
     return 0
 
 

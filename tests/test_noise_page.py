@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import f1_score
 
 import dataset
 import errors
@@ -85,6 +86,59 @@ def test_fixed_persons_are_marked(run, data, tmp_path, capsys):
     assert f"fixed in {tmp_path / 'fixes.csv'}" in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.fixture
+def guessing(data, tmp_path):
+    """A run whose predictions have nothing to do with the labels: nearly 1/18 each."""
+    images = dataset.list_images(data, dataset.read_people(data))
+    label = images["label"].to_numpy()
+    probs = np.random.default_rng(0).dirichlet(np.full(18, 1000.0), size=len(label))
+    folder = tmp_path / "runs" / "guessing"
+    folder.mkdir(parents=True)
+    (folder / "args.yaml").write_text(yaml.safe_dump({"target": "label", "data_dir": "the/data"}))
+    predictions.oof_table(images, 0, "label", label[:, None], probs).to_csv(folder / "oof.csv", index=False)
+    return folder
+
+
+OPEN = """<script>
+const said = {before: visible().length};
+document.querySelectorAll("section details").forEach(each => { each.open = true; });
+said.after = visible().length; said.cards = cards.length;
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
+
+
+def test_runs_at_chance_are_told_so_and_what_they_say_is_folded_away(guessing, data, tmp_path, capsys, browser):
+    assert report.main(["--label-noise", str(guessing), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
+    told, text = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
+    oof = pd.read_csv(guessing / "oof.csv")
+    f1 = f1_score(oof["target"], oof[predictions.columns("label")].to_numpy().argmax(1), average="macro", zero_division=0)
+    for shown in (told, text):
+        assert f"{guessing} (macro F1 of label {f1:.4f})" in shown
+        words = shown[shown.index("These models can") : shown.index("is chance.")]
+        assert re.findall(r"(\w+) \(macro F1 0\.\d\d, guessing has (0\.\d\d)\)", words) == [
+            ("gender", "0.50"), ("age", "0.33"), ("mask", "0.33")]  # fmt: skip
+    assert not re.findall(r"^ +\d\.\d%", told, re.MULTILINE) and "of them below 10%" in told
+    assert 'gender <span class="grey">0 of 10% or more' in text and 'mask <span class="grey">0 shown' in text
+    dom, _console = browser(text.replace("</body>", OPEN), "--dump-dom")
+    said = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
+    assert said["before"] == 0 and said["after"] == said["cards"] > 20
+
+
+def test_what_is_below_ten_percent_is_folded_away_and_good_runs_are_not_doubted(run, data, tmp_path, capsys):
+    """At a lower --noise-rate the same contradiction is less probably a wrong label."""
+    argv = ["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out"), "--noise-rate"]
+    for rate, likely in (("0.2", True), ("0.0001", False)):
+        assert report.main([*argv, rate]) == 0
+        told, table = capsys.readouterr().out, pd.read_csv(tmp_path / "out" / "suggestions.csv")
+        sure = table[(table["column"] == "gender") & (table["confidence"] >= 0.1)]
+        assert (len(sure) > 0) == likely and "can't judge" not in told and "(macro F1 of label 0." in told
+        text = (tmp_path / "out" / "index.html").read_text()
+        assert f'gender <span class="grey">{len(sure)} of 10% or more' in text
+        open_cards, _fold, folded = text.partition("below 10%</summary>")
+        gender = f'data-fix="{dataset.read_people(data)["path"][2]},gender,'
+        assert (gender in open_cards) == likely and (gender in folded) != likely
+
+
 def test_names_are_escaped_and_csv_lines_quoted():
     nasty = '<script>owned()</script>",x'
     row = pd.DataFrame(
@@ -96,7 +150,8 @@ def test_names_are_escaped_and_csv_lines_quoted():
 
 
 def test_in_a_browser_keys_move_filter_and_accept(run, data, tmp_path, browser):
-    assert report.main(["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
+    argv = ["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out"), "--noise-rate", "0.2"]
+    assert report.main(argv) == 0  # a rate at which nothing listed is below 10 %
     text = (tmp_path / "out" / "index.html").read_text()
     dom, console = browser(text.replace("</body>", KEYS), "--dump-dom", "--window-size=420,900")
     said = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
