@@ -10,6 +10,8 @@ import multiprocessing.resource_tracker
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -111,6 +113,19 @@ def data(tmp_path):
 def workplace(tmp_path_factory):
     """A folder for caches and runs that tests share."""
     return tmp_path_factory.mktemp("work")
+
+
+def until(true, seconds=120):
+    """Wait until `true()`: on a busy machine nothing is sure to have happened after a sleep."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert true()
+
+
+def until_told(line):
+    """Wait until another thread has said a line on stderr, which capsys captures."""
+    until(lambda: line in sys.stderr.getvalue())
 
 
 def out_of_reach(pid):

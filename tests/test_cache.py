@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import gradient, save, white_box
+from conftest import gradient, save, until_told, white_box
 from PIL import Image
 
 import cache
@@ -175,14 +175,14 @@ def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, ca
     assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
 
 
-def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch):
+def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch, capsys):
     place, found = disk.make_dir(tmp_path / "cache", "--cache-dir"), detector.find(faces, quiet=True)
     monkeypatch.setattr(detector, "find", None)
     boxes = place / f"{cache._key((detector.DETECTOR, cache.PIL.__version__), faces)}.faces.npy"
     with ThreadPoolExecutor(1) as pool:
         with disk.held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
             waiting = pool.submit(cache.open_faces, faces, place)
-            time.sleep(0.3)
+            until_told("waiting for another process")
             assert not waiting.done()
             np.save(boxes, found)
         np.testing.assert_array_equal(waiting.result(60), found)
@@ -229,7 +229,7 @@ def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
     with disk.held(lock, "", make=True):
         waiting = threading.Thread(target=cache.open_cache, args=(files, Geometry(8, 8), place))
         waiting.start()
-        waiting.join(0.3)
+        until_told("waiting for another process")
         assert waiting.is_alive() and not list(place.glob("*.npy"))
     waiting.join(30)
     assert json.loads(next(place.glob("*.json")).read_text())["images"] == 6
@@ -269,7 +269,7 @@ def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
     monkeypatch.setattr(store, "_gather", slow)
     batches = store.batches([np.array([n]) for n in range(9)])
     next(batches)
-    assert ahead.wait(10)
+    assert ahead.wait(60)
     time.sleep(0.05)
     assert read == [[0], [1], [2]]
     batches.close()

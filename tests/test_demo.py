@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import until_told
 from PIL import Image
 
 import dataset
@@ -173,7 +174,7 @@ def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monke
     with disk.held(tmp_path, ""):
         waiting = threading.Thread(target=demo.draw_demo, args=(tmp_path / "set", 8, 3))
         waiting.start()
-        waiting.join(0.3)
+        until_told("waiting for another process")
         assert waiting.is_alive()
         shutil.copytree(drawn, tmp_path / "set")
     waiting.join(30)

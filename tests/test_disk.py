@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import gradient, save
+from conftest import gradient, save, until_told
 from matplotlib.figure import Figure
 
 import cache
@@ -337,8 +337,9 @@ def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
             pass
         other = threading.Thread(target=wait)
         other.start()
-        assert not turn.wait(0.1)
-    assert turn.wait(10)
+        until_told("waiting for the other")
+        assert not turn.is_set()
+    assert turn.wait(60)
     other.join()
     assert capsys.readouterr().err == "waiting for the other\n"
 

@@ -112,9 +112,9 @@ def test_bootstrap_of_the_whole_competition_is_quick():
     rng = np.random.default_rng(0)
     persons = np.repeat(np.arange(2700), 7)
     truth, pred = rng.integers(18, size=(2, len(persons)))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: what others do doesn't count
     metrics.bootstrap_f1(truth, pred, persons, 18)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_softmax():

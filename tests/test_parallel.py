@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
-from conftest import assert_same_run, out_of_reach, without_pictures
+from conftest import assert_same_run, out_of_reach, until, without_pictures
 
 import experiment
 import parallel
@@ -76,11 +76,8 @@ def forked(monkeypatch, tmp_path):
     return run
 
 
-def until_asked(stop, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not stop.requested and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert stop.requested, "nobody asked to stop"
+def until_asked(stop, seconds=60):
+    until(lambda: stop.requested, seconds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -94,7 +91,9 @@ def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path
     def work(number, _stop):
         name = f"{number}-{os.getpid()}"
         (tmp_path / f"{name}.running").touch()
-        time.sleep(0.1)
+        (tmp_path / f"{number}.began").touch()
+        if number < 2:  # a process that starts late would find nothing left to do
+            until(lambda: all((tmp_path / f"{each}.began").exists() for each in (0, 1)))
         (tmp_path / f"{name}.beside-{len(list(tmp_path.glob('*.running')))}").touch()
         (tmp_path / f"{name}.running").unlink()
 
@@ -154,13 +153,9 @@ def test_processes_stop_when_the_one_that_started_them_is_killed(forked, tmp_pat
 
     parent = multiprocessing.get_context("fork").Process(target=forked, args=(work,))
     parent.start()
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("began-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
     parent.kill()
-    while len(list(tmp_path.glob("saved-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(list(tmp_path.glob("saved-*"))) == 2
+    until(lambda: len(list(tmp_path.glob("saved-*"))) == 2)
 
 
 def choose(cache_dir, folds=5, cores=4, threads=None, device=CPU):

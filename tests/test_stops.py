@@ -1,5 +1,6 @@
 """train.py stopped, killed and gone on with: the same bits, and what is refused (the whole matrix is in test_resume.py)."""
 
+import itertools
 import multiprocessing
 import signal
 import time
@@ -54,8 +55,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert not list(run.rglob("last.pt"))
 
 
-def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path):
-    """The same as a process of its own that is killed in mid-training without a warning."""
+def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path, monkeypatch):
+    """The same as a process of its own that is killed in mid-training without a warning; it never comes to its last epoch."""
+    steps, train_step = itertools.count(1), engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda *args: time.sleep(600) if next(steps) > 35 else train_step(*args))
     argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001")
     process = multiprocessing.get_context("fork").Process(target=trained, args=(argv,))
     process.start()
@@ -67,6 +70,7 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_p
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert not (run / "summary.json").exists()
+    monkeypatch.undo()
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert_same_run(never_stopped, run)
     assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))

@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import without_pictures
+from conftest import until, without_pictures
 from test_disk import Faults
 
 import ablation
@@ -224,13 +223,6 @@ def process(place):
     yield begin
     for one in started:
         one.kill()
-
-
-def until(true, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert true()
 
 
 def pids(*names):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SAME_BITS, assert_same_run
+from conftest import SAME_BITS, assert_same_run, until_told
 
 import demo
 import disk
@@ -51,8 +51,9 @@ def test_predictions_of_a_run_are_made_by_one_process_at_a_time(two_runs, capsys
     with evaluation.predicting(two_runs[:1]), disk.held(two_runs[0], "training holds the folder meanwhile"):
         waiting = threading.Thread(target=second)
         waiting.start()
-        assert not begun.wait(0.2)
-    waiting.join(10)
+        until_told("waiting for another process")
+        assert not begun.is_set()
+    waiting.join(60)
     assert begun.is_set()
     assert capsys.readouterr().err == f"waiting for another process that predicts with {two_runs[0]}\n"
     assert [path.exists() for path in (*leftovers, training)] == [False, False, True]

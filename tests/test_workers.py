@@ -85,7 +85,7 @@ def test_on_leaving_what_has_not_begun_is_dropped(tmp_path):
         next(found)
         raise KeyboardInterrupt
     done = len(list(tmp_path.iterdir()))
-    assert 1 <= done < 100
+    assert 1 <= done < 400  # of 500, which take 2.5 s
     time.sleep(0.1)
     assert len(list(tmp_path.iterdir())) == done
 
@@ -116,6 +116,6 @@ def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
         time.sleep(0.01)
     parent.send_signal(number)
     told = "" if number == signal.SIGKILL else "stopped by SIGTERM\n"
-    assert parent.communicate(timeout=10) == ("", told)
+    assert parent.communicate(timeout=60) == ("", told)
     assert parent.returncode == (143 if told else -signal.SIGKILL)
     assert len(list(tmp_path.iterdir())) < 500
