@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import shlex
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ import listing
 import predictions
 import tables
 from errors import InputError, say
+from images import CONVERT
 from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
 
 DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
 DEMO_DIR = Path("data-demo")
 # The seven images of a person and the mask state each shows.
 IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
 def locate(data_dir=None, draw=True):
@@ -109,9 +111,40 @@ def to_age(text):
 
 @functools.cache  # seven names and their likes, thousands of times
 def _name_parts(name):
-    """(name without its suffix, whether that is one of images) of a file's name."""
+    """(name without its suffix, in small letters; whether that is one of images) of a file's name."""
     stem, suffix = os.path.splitext(name)
-    return stem, suffix.lower() in IMAGE_SUFFIXES
+    return stem.lower(), suffix.lower() in IMAGE_SUFFIXES
+
+
+def image_kind(image):
+    """The kind, as in IMAGE_KINDS, that the name of an image ('{path}/Mask1.JPG') says."""
+    return _name_parts(os.path.basename(image))[0]
+
+
+def _not_read(names, kinds):
+    """What to say of files of these kinds that are no images which are read; '' where there are none."""
+    others = [name for name in names if _name_parts(name)[0] in kinds]
+    return f" ({', '.join(others)} lies there, which is not read; {CONVERT})" if others else ""
+
+
+def lies_as(folder, name, others):
+    """What to say of a file or folder that is not there, where one of `others` in its folder is the same by another spelling,
+    Unicode form (a Mac's letters and accents are apart) or format; '' where none is."""
+
+    def plain(text):
+        return unicodedata.normalize("NFC", text).casefold()
+
+    same = [other for other in others if plain(other) == plain(name)]
+    same = same or [other for other in others if plain(os.path.splitext(other)[0]) == plain(os.path.splitext(name)[0])]
+    if not same:
+        return ""
+    if unicodedata.normalize("NFC", same[0]) == unicodedata.normalize("NFC", name):
+        form = "nfc" if unicodedata.is_normalized("NFC", name) else "nfd"
+        rename = shlex.join(["convmv", "-r", "--notest", "-f", "utf8", "-t", "utf8", f"--{form}", str(folder)])
+        return f"; it lies there as {same[0]!a}, in another Unicode form, as a Mac leaves names; {rename} renames all of them"
+    suffix = os.path.splitext(same[0])[1]
+    unread = suffix.lower() not in IMAGE_SUFFIXES and _name_parts(name)[1]
+    return f"; it lies there as {same[0]!r}{f', which is not read; {CONVERT}' if unread else '; rename it'}"
 
 
 def person_images(folder, names=None):
@@ -124,7 +157,9 @@ def person_images(folder, names=None):
         if names is None:
             names = [entry.name for entry in listing.files(folder)]
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{folder}: train.csv names this folder, but it is not there") from error
+        root, name = os.path.split(folder)
+        near = lies_as(root, name, os.listdir(root)) if os.path.isdir(root) else ""
+        raise InputError(f"{folder}: train.csv names this folder, but it is not there{near}") from error
     except OSError as error:
         raise errors.unreadable(folder, error) or InputError(f"{folder}: can't be read ({error.strerror})") from error
     found = {}
@@ -138,7 +173,8 @@ def person_images(folder, names=None):
             raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
         found[stem] = name
     if not found:
-        raise InputError(f"{folder}: holds no images; complete it or take its row out of train.csv")
+        there = _not_read(names, IMAGE_KINDS)
+        raise InputError(f"{folder}: holds no images{there}; complete it or take its row out of train.csv")
     return found
 
 
@@ -158,11 +194,11 @@ def list_images(data_dir, people, skip_missing=False, listed=None):
     images, owners, masks = [], [], []
     for owner, path in enumerate(people["path"].to_numpy()):
         found = person_images(os.path.join(root, path), listed.get(path))
-        missing = [kind for kind in IMAGE_KINDS if kind not in found]
-        if missing and not skip_missing:
-            raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
-        if missing:
-            say(f"skipped: {root}/{path}: {', '.join(missing)} missing")
+        if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
+            there = _not_read([entry.name for entry in listing.files(f"{root}/{path}")], missing)
+            if not skip_missing:
+                raise InputError(f"{root}/{path}: {', '.join(missing)} missing{there}; complete it or pass --skip-bad-images")
+            say(f"skipped: {root}/{path}: {', '.join(missing)} missing{there}")
         for kind, mask in IMAGE_KINDS.items():
             if kind in found:
                 images.append(f"{path}/{found[kind]}")
@@ -193,7 +229,8 @@ def read_eval(data_dir):
     tables.check_once(path, table, "ImageID")
     for line, name in zip(table[tables.LINE], table["ImageID"]):
         if name not in on_disk:
-            raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}")
+            near = lies_as(root, name, sorted(on_disk))
+            raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}{near}")
     names = table["ImageID"].tolist()
     left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and _name_parts(name)[1])
     if left_out:

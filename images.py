@@ -24,7 +24,8 @@ MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory
 PNG = b"\x89PNG\r\n\x1a\n"
 NEEDED = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # JPEG's application segments that tell how colours are stored
 HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-HEIF = "it is a HEIC or AVIF file, whatever its name; convert it to JPEG, as with heif-convert or a Mac's sips -s format jpeg"
+CONVERT = "convert it to JPEG, as with heif-convert or a Mac's sips -s format jpeg"
+HEIF = f"it is a HEIC or AVIF file, whatever its name; {CONVERT}"
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
 

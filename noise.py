@@ -10,7 +10,6 @@ are rather too high than too low: they order what to look at.
 """
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -296,7 +295,7 @@ def age_claims(rows, groups, years, noise_rate):
 
 def swap_claims(evidence, person, paths, noise_rate):
     """As gender_claims, of the pairs of normal and incorrect_mask, for everyone who has both."""
-    kinds = np.array([PurePosixPath(image).stem for image in evidence.rows["image"]])
+    kinds = np.array([dataset.image_kind(image) for image in evidence.rows["image"]])
     rows = {kind: dict(zip(person[kinds == kind], np.flatnonzero(kinds == kind))) for kind in ("normal", "incorrect_mask")}
     both = sorted(rows["normal"].keys() & rows["incorrect_mask"].keys())
     normal, incorrect = (evidence.probs["mask"][[rows[kind][each] for each in both]] for kind in ("normal", "incorrect_mask"))

@@ -139,7 +139,7 @@ def card_images(evidence, path):
     """The image names of a person, the normal one first."""
     images = evidence.rows["image"][evidence.rows["path"] == path]
     order = {kind: index for index, kind in enumerate(KINDS)}
-    return sorted(images, key=lambda image: (order.get(PurePosixPath(image).stem, len(order)), image))
+    return sorted(images, key=lambda image: (order.get(dataset.image_kind(image), len(order)), image))
 
 
 def swaps_apart(findings, persons):
@@ -147,7 +147,7 @@ def swaps_apart(findings, persons):
     swapped = set(persons["path"][persons["column"] == "mask"])
     images = findings.images[findings.images["part"] == "mask"]
     places = [PurePosixPath(image) for image in images["image"]]
-    explained = [place.stem in ("normal", "incorrect_mask") and str(place.parent) in swapped for place in places]
+    explained = [dataset.image_kind(place) in ("normal", "incorrect_mask") and str(place.parent) in swapped for place in places]
     return images[~np.array(explained, dtype=bool)]
 
 
@@ -156,7 +156,7 @@ def thumbnails(data_dir, images):
     found, missing = {}, 0
     for image, file in zip(images, map(Path, dataset.image_files(data_dir, images))):
         if file.is_file():
-            found[image] = pages.thumbnail(file, LARGE if PurePosixPath(image).stem == KINDS[0] else SMALL)
+            found[image] = pages.thumbnail(file, LARGE if dataset.image_kind(image) == KINDS[0] else SMALL)
         else:
             missing += 1
     return found, missing

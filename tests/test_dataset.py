@@ -1,4 +1,5 @@
 import shutil
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,62 @@ def test_eval_image_that_is_missing_is_named_with_its_line(data):
     assert [file.name for file in files] == names
     files[2].unlink()
     with pytest.raises(InputError, match=rf"info.csv, line 4: image '{names[2]}' is no file in"):
+        dataset.read_eval(data)
+
+
+def test_capitals_and_tiff_are_read(data):
+    people = dataset.read_people(data)
+    before = dataset.list_images(data, people)
+    folder = data / "train" / "images" / people["path"][0]
+    images = {dataset.image_kind(file): file for file in folder.iterdir() if dataset.image_kind(file) in dataset.IMAGE_KINDS}
+    images["mask1"].rename(folder / "Mask1.JPG")
+    images["normal"].rename(folder / "NORMAL.Tiff")
+    after = dataset.list_images(data, people)
+    assert after["image"][0].endswith("/Mask1.JPG") and after["image"][6].endswith("/NORMAL.Tiff")
+    pd.testing.assert_frame_equal(after.drop(columns="image"), before.drop(columns="image"))
+    assert [dataset.image_kind(image) for image in after["image"][:7]] == list(dataset.IMAGE_KINDS)
+    (folder / "mask1.jpg").touch()
+    with pytest.raises(InputError, match=r"Mask1.JPG and mask1.jpg are both there"):
+        dataset.list_images(data, people)
+
+
+def test_what_is_there_in_a_format_that_is_not_read_is_told_as_that(data, capsys):
+    people = dataset.read_people(data)
+    folder = data / "train" / "images" / people["path"][1]
+    (folder / "mask1.jpg").rename(folder / "Mask1.HEIC")
+    told = r"000001.*: mask1 missing \(Mask1.HEIC lies there, which is not read; convert it to JPEG, as with heif-convert .*\)"
+    with pytest.raises(InputError, match=told + "; complete it or pass"):
+        dataset.list_images(data, people)
+    assert len(dataset.list_images(data, people, skip_missing=True)) == 12 * 7 - 1
+    assert "mask1 missing (Mask1.HEIC lies there" in capsys.readouterr().err
+    for file in [file for file in folder.iterdir() if file.suffix != ".HEIC"]:
+        file.unlink()
+    with pytest.raises(InputError, match=r"000001.*: holds no images \(Mask1.HEIC lies there.*\); complete it or take"):
+        dataset.list_images(data, people)
+
+
+@pytest.mark.parametrize(("name", "there", "told"), [
+    ("홍길동", unicodedata.normalize("NFD", "홍길동"), r"as '\\u1112.*', in another Unicode form, as a Mac.*; convmv -r --notest -f utf8 -t utf8 --nfc "),
+    (unicodedata.normalize("NFD", "né"), "né", r"as 'n\\xe9', in another Unicode form, .* --nfd "),
+    ("Anne", "anne", "as 'anne'; rename it$"),
+])  # fmt: skip
+def test_a_folder_that_lies_there_by_another_spelling_is_told_as_that(data, name, there, told):
+    people = dataset.read_people(data)
+    images = data / "train" / "images"
+    (images / people["path"][2]).rename(images / there)
+    people.loc[2, "path"] = name
+    with pytest.raises(InputError, match=f"it is not there; it lies there {told}"):
+        dataset.list_images(data, people)
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (str.upper, "as '[0-9A-F]*.JPG'; rename it$"), (lambda name: name[:-3] + "png", "as '.*.png'; rename it$"),
+    (lambda name: name[:-3] + "heic", "as '.*.heic', which is not read; convert it to JPEG"),
+])  # fmt: skip
+def test_an_eval_image_that_lies_there_by_another_name_is_told_as_that(data, change, told):
+    names, files = dataset.read_eval(data)
+    files[2].rename(files[2].with_name(change(names[2])))
+    with pytest.raises(InputError, match=rf"line 4: image '{names[2]}' is no file in .*; it lies there {told}"):
         dataset.read_eval(data)
 
 

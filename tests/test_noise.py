@@ -231,6 +231,7 @@ def test_people_without_a_pair_have_no_swap():
         {part: probs[kept] for part, probs in evidence.probs.items()},
         {part: truth[kept] for part, truth in evidence.truth.items()},
     )
+    evidence.rows["image"] = evidence.rows["image"].str.replace("0002/normal", "0002/Normal")
     person, paths = pd.factorize(evidence.rows["path"])
     assert noise.swap_claims(evidence, person, paths, 0.01)["path"].tolist() == ["0000", "0002", "0004"]
 
