@@ -2,8 +2,9 @@
 
     python compare.py runs/01-AdamP-StepLR-FL-v0-label_5fold submissions/01-soft-3runs
 
-A and B: a submission csv (ImageID,ans), a run, RUN:fold2 or RUN:best, or an ensemble. Reads their eval.csv and oof.csv,
-trains and predicts nothing. Writes comparisons/A--B.html, one file with a thumbnail of each image whose answers differ.
+A and B: a submission csv (ImageID,ans), a run (the mean of its folds), RUN:fold2 or RUN:best, or an ensemble. Reads their
+predictions, which must be of the images of info.csv, and oof.csv; trains and predicts nothing. Writes comparisons/A--B.html,
+one file with a thumbnail of each image whose answers differ.
 
 Rules. The answer of a run or an ensemble is its most probable class. Both must be scored on the same thing (a `multi` run on
 the label, an `age` run on the age group at the official bounds), or one on the label and the other on a part of it: then
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import compare_page
 import dataset
@@ -62,7 +64,8 @@ def parse_args(argv):
 class Side:
     """A or B: what it is scored on, and what is known of it.
 
-    images, answers int [N], probs [N, C]: of the eval images, None where there are none. `source` is None for a csv.
+    images, answers int [N], probs [N, C]: of the eval images, None where there are none, which `lacks` then tells. `folds`:
+    those whose mean they are. `source` is None for a csv.
     """
 
     name: str
@@ -71,10 +74,20 @@ class Side:
     images: list | None
     answers: np.ndarray | None
     probs: np.ndarray | None
+    folds: list = ()
+    lacks: str = "has no eval predictions"
 
     @property
     def described(self):
-        return "csv" if self.source is None else "run, target " + self.source.target if self.source.is_run else "ensemble"
+        if self.source is None or not self.source.is_run:
+            return "csv" if self.source is None else "ensemble"
+        folds = f", fold{'s' * (len(self.folds) > 1)} {' '.join(map(str, self.folds))}" if self.folds else ""
+        return f"run, target {self.source.target}{folds}"
+
+    def keep(self, rows):
+        """Leave only these rows of the eval images, in this order."""
+        self.images, self.answers = [self.images[row] for row in rows], self.answers[rows]
+        self.probs = None if self.probs is None else self.probs[rows]
 
 
 def read_side(name):
@@ -87,13 +100,40 @@ def read_side(name):
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
     source = members.open_source(name)
     with evaluation.predicting([source.folder] if source.is_run else []):
-        table, _folds = members.read_eval(source)
-    side = Side(source.name, SCORED_AS[source.target], source, None, None, None)
-    if table is not None:
+        tables, folds = members.read_eval(source)
+    side = Side(source.name, SCORED_AS[source.target], source, None, None, None, folds)
+    if tables:
+        table = predictions.mean(tables, source.target)
         probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
         side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
         side.answers = side.probs.argmax(1)
     return side
+
+
+def hold_against_info(sides, data_dir):
+    """Hold the answers of sides against info.csv of the data folder: what is not in it is left out, with a line; a side that
+    lacks some of its images has no answers."""
+    there = [side for side in sides if side.images is not None]
+    known = evaluation.known_names(data_dir, [side.images for side in there])
+    for side in there if known else ():
+        info, names = known
+        apart, gone = members.lacking(names, side.images), members.lacking(side.images, names)
+        if apart:
+            side.lacks = members.tell_lacking(apart, names, info)
+            side.images = side.answers = side.probs = None
+            continue
+        if gone:
+            print(members.tell_gone(side.name, gone, info))
+        side.keep(pd.Index(side.images).get_indexer(names))
+
+
+def remedy(side, data_dir):
+    """What makes the answers to eval images that a side lacks."""
+    if side.source is None or not side.source.is_run:
+        return f"make {'the ensemble' if side.source else 'it'} anew"
+    if members.is_brought(side.source, "none"):
+        return "bring it along anew"
+    return f"{inference_command(side.source)}{dataset.as_option(data_dir) if data_dir else ''} makes them"
 
 
 def inference_command(source):
@@ -123,21 +163,24 @@ def join(a, b, part):
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
-def read_oof(side, part):
+def read_oof(side, part, data_dir):
     """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv."""
     table = members.read_oof(side.source) if side.source else None
     if table is None:
         return None
+    member = members.Member(side.source, [], None, table)
+    members.hold_oof([member], data_dir)
+    table = member.oof
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
     return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
 
 
-def oof_lines(a, b, part):
+def oof_lines(a, b, part, data_dir):
     """The out-of-fold verdict in lines for the user, or one line that says why there is none."""
     if a.source and b.source and a.source.folder.resolve() == b.source.folder.resolve():
         return ["no out-of-fold verdict: both have the same oof.csv"]
-    tables = [read_oof(side, part) for side in (a, b)]
+    tables = [read_oof(side, part, data_dir) for side in (a, b)]
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
         return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
@@ -326,9 +369,10 @@ def main(argv=None):
     for name, side in (("A", a), ("B", b)):
         print(f"{name}  {side.name}  ({side.described})")
     print(f"compared on {part}")
+    hold_against_info((a, b), args.data_dir)
     lacking = [side for side in (a, b) if side.answers is None]
-    commands = [f"{side.name} has no eval predictions; {inference_command(side.source)} makes them" for side in lacking]
-    verdict = oof_lines(a, b, part)
+    commands = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in lacking]
+    verdict = oof_lines(a, b, part, args.data_dir)
     if lacking and len(verdict) == 1:
         raise InputError(f"{'; '.join(commands)}. Without them: {verdict[0]}")
     comparison = None if lacking else join(a, b, part)

@@ -3,10 +3,10 @@
     python ensemble.py --models runs/*age* runs/*gender* runs/*mask*
     python ensemble.py --models "runs/*" --search greedy --decode f1
 
-Reads each run's eval.csv (made first where it is missing) and oof.csv. Writes submissions/NAME/: submission.csv, eval.csv
-(18 probabilities), recipe.yaml, score.json, oof.csv when every member has one, bounds.png with --tune-bounds, persons.csv with
---persons. What is fitted on out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those
-probabilities.
+Reads the eval predictions of each run's folds (made first where they are missing or lack images of info.csv) and its oof.csv,
+and changes nothing in a run that has them. Writes submissions/NAME/: submission.csv, eval.csv (18 probabilities), recipe.yaml,
+score.json, oof.csv when every member has one, bounds.png with --tune-bounds, persons.csv with --persons. What is fitted on
+out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those probabilities.
 """
 
 import errors
@@ -151,7 +151,7 @@ def read_members(args, plan):
     if "age" not in {source.target for source in sources} and plan.bounds != OFFICIAL_BOUNDS:
         raise InputError(f"{telling.bounds_option(args)}: only runs of target age can be cut anew, and none is given")
     for source in sources if plan.fitted_options else ():
-        if not (source.folder / "oof.csv").is_file():
+        if not source.matched and not (source.folder / "oof.csv").is_file():
             raise InputError(
                 f"{plan.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv; leave out that "
                 "member or the option"
@@ -162,7 +162,7 @@ def read_members(args, plan):
         evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
 
     with evaluation.predicting(source.folder for source in sources if source.is_run):
-        return members.read(sources, args.tta, predict, by_fold=plan.temperature)
+        return members.read(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
 
 
 def read_oof_images(found):
@@ -191,8 +191,8 @@ def combine(args, plan, found):
 
 
 def make_recipe(args, result):
-    """recipe.yaml (a dict): with the members' eval.csv (of each fold where there are temperatures; and stack.csv) all that
-    eval.csv and submission.csv are made of."""
+    """recipe.yaml (a dict): with the eval.csv of the members' folds (and stack.csv) all that eval.csv and submission.csv are
+    made of."""
     plan, fitted = result.plan, result.fitted
     recipe = {
         "method": plan.method,

@@ -27,7 +27,7 @@ import precision
 import predictions
 from errors import InputError
 from images import Geometry
-from labels import LABELS
+from labels import LABELS, SCORED_AS, scored_probs
 
 
 @dataclass(frozen=True)
@@ -197,20 +197,26 @@ def _counted(batches, times, bar):
 
 
 def fold_tables(run, target, numbers, tta):
-    """The eval predictions of folds, a table like eval.csv of each."""
-    return [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    """The eval predictions of folds, a table like eval.csv of each, of the same images in one order.
+
+    None where some are missing, or were made by other weights or of other images: then predict_folds has to make them.
+    """
+    if not all(is_fresh(run, number, tta) for number in numbers):
+        return None
+    tables = [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    names = tables[0]["ImageID"].tolist()
+    same = [predictions.of_images(table, names) for table in tables if len(table) == len(names)]
+    return same if len(same) == len(tables) and all(table is not None for table in same) else None
 
 
 def fold_mean(run, target, numbers, tta):
-    """The mean of folds' eval predictions as an eval.csv table."""
-    tables = fold_tables(run, target, numbers, tta)
-    columns = predictions.columns(target)
-    probs = np.mean([table[columns].to_numpy() for table in tables], axis=0)
-    return predictions.eval_table(tables[0]["ImageID"].tolist(), target, probs)
+    """The mean of folds' eval predictions, which predict_folds has made, as an eval.csv table."""
+    return predictions.mean(fold_tables(run, target, numbers, tta), target)
 
 
 def write_run_eval(run, target, numbers, tta):
-    """Write RUN/eval.csv, the mean over these folds, and eval.json that names them; returns the table.
+    """Write RUN/eval.csv, the mean over these folds, eval.json that names them and, for targets that decide the label,
+    RUN/submission.csv; returns (eval.csv table, probabilities of the 18 classes or None).
 
     A run that has them already is not touched, and may lie where nothing can be written.
     """
@@ -223,27 +229,41 @@ def write_run_eval(run, target, numbers, tta):
         disk.remove(sidecar)  # from here until both are written the pair does not count as made
         experiment.write_text(path, text)
         experiment.write_json(sidecar, facts)
-    return table
+    if SCORED_AS[target] != "label":
+        return table, None
+    probs = scored_probs(target, table[predictions.columns(target)].to_numpy())
+    experiment.write_csv(Path(run) / "submission.csv", predictions.submission_table(table["ImageID"].tolist(), probs))
+    return table, probs
 
 
-def read_run_eval(run, target, choice, tta):
-    """The eval.csv table of a run for `choice` of folds ('all', 'best') and `tta`, from its saved predictions alone.
-
-    None when they are missing, or were made with other weights, folds or TTA: then predict_folds has to make them.
-    """
-    path, facts = Path(run) / "eval.csv", Path(run) / "eval.json"
-    if path.is_file() and not facts.is_file() and (choice, tta) == ("all", "none") and not experiment.done_folds(run):
-        return predictions.read(path, target, ("ImageID",))  # brought along without its folds
-    numbers = select_folds(run, choice)
-    if all(is_fresh(run, number, tta) for number in numbers):
-        return write_run_eval(run, target, numbers, tta)
-    return None
+def renew_run_eval(run, target, numbers, tta, made):
+    """`write_run_eval` for other scripts: where RUN/eval.csv is missing or, once the predictions of these folds had to be
+    `made`, is the mean of the same folds as they were before."""
+    if not (Path(run) / "eval.csv").is_file() or (made and made_of(run) == {"folds": list(numbers), "tta": tta}):
+        write_run_eval(run, target, numbers, tta)
 
 
-def used_folds(run):
-    """The folds that RUN/eval.csv is the mean of; [] where nothing tells."""
+def made_of(run):
+    """{folds, tta} that RUN/eval.csv is the mean of; {} where nothing tells."""
     facts = Path(run) / "eval.json"
-    return mappings.read_json(facts, folds=list)["folds"] if facts.is_file() else []
+    return mappings.read_json(facts, folds=list, tta=str) if facts.is_file() else {}
+
+
+def known_names(data_dir, tables):
+    """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against.
+
+    None, with a line that says so, where there is none. The drawn demo set is one for its own images alone, if it was not
+    given: who tried it may have predicted others since.
+    """
+    found = dataset.find(data_dir)
+    if found and (data_dir or (found / "eval" / "info.csv").is_file()):
+        path, table = dataset.read_info(found)
+        names = table["ImageID"].tolist()
+        if data_dir or found != dataset.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
+            return path, names
+    if tables:
+        errors.say("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
+    return None
 
 
 def say_score(data_dir, names, label_probs, what):

@@ -24,9 +24,7 @@ import evaluation
 import experiment
 import metrics
 import options
-import predictions
 import validation
-from labels import SCORED_AS, scored_probs
 
 
 def parse_args(argv):
@@ -62,11 +60,9 @@ def predict(args, runs, folds, device):
     evaluation.predict_folds(jobs, images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
     for run, target, numbers in zip(runs, targets, folds):
-        table = evaluation.write_run_eval(run, target, numbers, args.tta)
+        table, probs = evaluation.write_run_eval(run, target, numbers, args.tta)
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
-        if SCORED_AS[target] == "label":
-            probs = scored_probs(target, table[predictions.columns(target)].to_numpy())
-            experiment.write_csv(run / "submission.csv", predictions.submission_table(images.names, probs))
+        if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")
             evaluation.say_score(images.data_dir, images.names, probs, run.name)
     say_next(images.data_dir, runs, targets, args.tta)

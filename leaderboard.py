@@ -262,13 +262,15 @@ def factors_among(options):
 
 def people_draws(runs, resamples):
     """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
-    draws, people = [], None
+    draws, known = [], None
     for run in runs:
         table = predictions.read(Path(run.folder) / "oof.csv", run.target, ("image", "path")).sort_values("image")
-        if people is not None and people != table["path"].tolist():
-            raise InputError(f"{Path(run.folder) / 'oof.csv'}: other images than in {runs[0].folder}")
-        people = table["path"].tolist()
         truth, probs = predictions.scored(table, run.target)
+        people, rows = table["path"].tolist(), (table["image"].tolist(), truth.tolist())
+        known = known or rows
+        if known != rows:
+            what = "images" if known[0] != rows[0] else "official labels"
+            raise InputError(f"{Path(run.folder) / 'oof.csv'}: other {what} than in {runs[0].folder}")
         draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, len(CLASS_NAMES[run.scored_as]), resamples))
     return np.stack(draws)
 

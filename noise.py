@@ -77,15 +77,14 @@ class Findings:
 def read(patterns):
     """The members behind names and patterns of runs and ensembles, with their oof.csv alone.
 
-    InputError when one has none, or two hold different images.
+    InputError when one that is named has none, or two hold different images; what a pattern matches is passed over then.
     """
-    found = []
-    for source in members.find_sources(patterns, option="--label-noise"):
-        oof = members.read_oof(source)
-        if oof is None:
+    sources = members.find_sources(patterns, option="--label-noise")
+    for source in sources:
+        if not source.matched and not (source.folder / "oof.csv").is_file():
             raise InputError(f"{source.name}: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more")
-        found.append(members.Member(source, [], None, oof))
-    members.check_same_images(found)
+    found = members.read_oofs(sources, needs_oof=True, needs_eval=False)
+    members.check_same_images(found, "oof", "image")
     return found
 
 

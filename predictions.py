@@ -101,6 +101,20 @@ def eval_table(names, target, probs):
     return pd.concat([pd.DataFrame({"ImageID": names}), pd.DataFrame(probs, columns=columns(target))], axis=1)
 
 
+def of_images(table, names):
+    """The rows of an eval.csv table for the images `names`, in their order; None where it lacks one of them."""
+    if table["ImageID"].tolist() == names:
+        return table
+    rows = pd.Index(table["ImageID"]).get_indexer(names)
+    return None if (rows < 0).any() else table.iloc[rows].reset_index(drop=True)
+
+
+def mean(tables, target):
+    """The mean of eval.csv tables of the same images in one order."""
+    probs = np.mean([table[columns(target)].to_numpy() for table in tables], axis=0)
+    return eval_table(tables[0]["ImageID"].tolist(), target, probs)
+
+
 def submission_table(names, label_probs):
     """The rows of submission.csv: ImageID and the most probable of the 18 classes."""
     assert label_probs.shape == (len(names), len(LABELS))

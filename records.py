@@ -105,7 +105,8 @@ def read_record(folder):
     folds = {number: attempt(lambda path=path: _read_fold(path)) for number, path in _fold_files(folder)}
     facts = {"seconds": sum(fold.get("seconds", 0.0) for fold in folds.values()) or None}
     facts |= attempt(lambda: _read_scores(folder / "summary.json"))
-    done = sorted({number for number in {*folds, *facts.pop("folds", ())} if number < max(kfold, 1)})
+    known = facts.pop("folds", folds)  # of the summary, as its score is of them; folds that were copied in since are not in it
+    done = sorted({number for number in known if number < max(kfold, 1)})
     facts |= {"people": attempt(lambda: _read_people(folder / "folds.csv")) or None}
     lb = attempt(lambda: read_lb(folder))
     return Record(str(folder), "run", args["target"], kfold, args, done, **facts, **lb), problems

@@ -198,8 +198,8 @@ def run_files(folder):
             "folds": (lambda: evaluation.select_folds(run, "best"), nothing),
             "summary": (lambda: experiment.write_summary(run, "gender", 0), nothing),
         },
-        "eval.json": {"folds": (lambda: evaluation.used_folds(run), nothing)},
-        "fold1/eval.json": {"predictions": (lambda: evaluation.read_run_eval(run, "gender", "all", "none"), nothing)},
+        "eval.json": {"folds": (lambda: evaluation.made_of(run), nothing)},
+        "fold1/eval.json": {"predictions": (lambda: evaluation.fold_tables(run, "gender", [0, 1], "none"), nothing)},
         "oof_hflip.json": {"predictions": (lambda: validation.is_fresh(run, "hflip"), nothing)},
     }
     kinds = {"yaml": "yaml", "json": "json"}

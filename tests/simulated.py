@@ -5,7 +5,7 @@ import pandas as pd
 import yaml
 
 import predictions
-from labels import FIRST_AGE, LAST_AGE, age_group_probs, combine, encode, to_age_group
+from labels import FIRST_AGE, GENDERS, LAST_AGE, age_group_probs, combine, encode, to_age_group
 
 KINDS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 
@@ -42,6 +42,22 @@ class People:
         return {"mask": self.mask, "gender": self.gender, "label": self.label}.get(target, age_group)[:, None]
 
 
+def write_data(folder, train, names):
+    """A data folder without images: train.csv of the People `train`, info.csv of the eval images `names`; returns it."""
+    for part in ("train", "eval"):
+        (folder / part).mkdir(parents=True)
+    ages = dict(zip(train.path, zip(train.gender, train.age)))
+    rows = [f"{path.partition('_')[0]},{GENDERS[gender]},Asian,{age},{path}" for path, (gender, age) in ages.items()]
+    (folder / "train" / "train.csv").write_text("\n".join(["id,gender,race,age,path", *rows]))
+    (folder / "eval" / "info.csv").write_text("\n".join(["ImageID,ans", *(f"{name},0" for name in names)]))
+    return folder
+
+
+def eval_names(held):
+    """The names of the eval images of the People `held`."""
+    return [f"{index:040x}.jpg" for index in range(len(held.path))]
+
+
 def write_run(folder, target, train, held, noise=1.5):
     """A run folder of `target` with oof.csv of the People `train` and eval.csv of the People `held`; returns it."""
     folder.mkdir(parents=True)
@@ -50,8 +66,7 @@ def write_run(folder, target, train, held, noise=1.5):
     fold = np.arange(len(images)) // 7 % 5
     oof = predictions.oof_table(images, fold, target, train.truth(target), train.probs(target, noise))
     oof.to_csv(folder / "oof.csv", index=False, float_format=predictions.FORMAT)
-    names = [f"{index:040x}.jpg" for index in range(len(held.path))]
-    held_table = predictions.eval_table(names, target, held.probs(target, noise))
+    held_table = predictions.eval_table(eval_names(held), target, held.probs(target, noise))
     held_table.to_csv(folder / "eval.csv", index=False, float_format=predictions.FORMAT)
     (folder / "args.yaml").write_text(yaml.safe_dump({"target": target, "kfold": 5}))
     return folder

@@ -13,6 +13,7 @@ import dataset
 import ensemble
 import errors
 import experiment
+import inference
 import labels
 import metrics
 import predictions
@@ -83,9 +84,9 @@ def write_submission(path, names, answers):
 def refused(capsys, *argv):
     """The error line of a call that has to fail."""
     assert errors.run(lambda: compare.main([str(word) for word in argv])) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
+    *notes, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and all(note.startswith("no data folder here") for note in notes)
+    return line
 
 
 def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, capsys):
@@ -253,6 +254,67 @@ def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, capsy
     assert f"rows that differ: {(tables[0].argmax(1) != tables[1].argmax(1)).sum()} of 20" in out
     assert "no out-of-fold verdict: both have the same oof.csv" in out
     assert (here / "comparisons" / "shared_label--shared_label-fold1.html").is_file()
+
+
+@pytest.fixture
+def data_of(images, shared_data, here):
+    """data_of(names) -> a data folder data/ with these ImageIDs and the people of the tiny competition."""
+
+    def make(names):
+        (here / "data" / "eval").mkdir(parents=True)
+        (here / "data" / "train").symlink_to(shared_data / "train")
+        pd.DataFrame({"ImageID": names, "ans": 0}).to_csv(here / "data" / "eval" / "info.csv", index=False)
+
+    return make
+
+
+def test_answers_that_lack_images_of_info_csv_are_not_compared(make_run, images, data_of, here, capsys):
+    """Example: the eval set has grown since a run was predicted. Variants: a csv, and an ensemble, which has a verdict."""
+    data_of([*images[1], "new.jpg"])
+    a, b = make_run("a", "label"), make_run("b", "label", seed=4)
+    lacks = "lacks 1 of the 21 images of data/eval/info.csv, such as new.jpg"
+    assert compare.main([str(a), str(b)]) == 0
+    out = capsys.readouterr().out
+    assert f"answers to the eval images are not compared: {a} {lacks}; bring it along anew" in out
+    assert "A - B = " in out and "rows that differ" not in out and not (here / "comparisons").exists()
+    csv = write_submission(here / "mine.csv", images[1], images[2])
+    assert f"{csv} {lacks}; make it anew. Without them: no out-of-fold verdict" in refused(capsys, a, csv)
+    (b / "args.yaml").rename(b / "recipe.yaml")
+    assert compare.main([str(a), str(b)]) == 0
+    assert f"{b} {lacks}; make the ensemble anew" in capsys.readouterr().out
+
+
+def test_images_that_info_csv_has_no_more_are_left_out(make_run, images, data_of, capsys):
+    data_of(images[1][:4:-1])
+    a, b = make_run("a", "label"), make_run("b", "label", seed=4)
+    assert compare.main([str(a), str(b)]) == 0
+    out = capsys.readouterr().out
+    assert f"left out of {a}: 5 of its images, such as {min(images[1][:5])}, not in data/eval/info.csv any more" in out
+    assert re.search(r"rows that differ: \d+ of 15 ", out)
+
+
+def test_the_out_of_fold_verdict_is_on_the_labels_of_train_csv(make_run, images, data_of, here, capsys):
+    data_of(images[1])
+    csv = here / "data" / "train" / "train.csv"
+    people = csv.read_text().splitlines()
+    (here / "data" / "train").unlink()
+    csv.parent.mkdir()
+    csv.write_text("\n".join([people[0], *people[3:]]))
+    assert compare.main([str(make_run("a", "label")), str(make_run("b", "label", seed=4))]) == 0
+    assert "(154 images of 22 people)" in capsys.readouterr().out
+
+
+def test_comparing_says_which_folds_and_changes_nothing(runs, workplace, shared_data, here, capsys):
+    """Example: compare.py made RUN/eval.csv, which inference.py had left as one fold's, the mean of all."""
+    run, places = str(runs["multi"]), ["--data-dir", str(shared_data)]
+    for folds in ("all", "1"):
+        argv = ["--models", run, "--folds", folds, "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet"]
+        assert inference.main([*argv, *places]) == 0
+    before = {path: path.read_bytes() for path in runs["multi"].glob("*.*")}
+    assert compare.main([run, f"{run}:fold1", *places]) == 0
+    out = capsys.readouterr().out
+    assert f"A  {run}  (run, target multi, folds 0 1)\nB  {run}:fold1  (run, target multi, fold 1)\n" in out
+    assert {path: path.read_bytes() for path in runs["multi"].glob("*.*")} == before
 
 
 def test_runs_of_some_folds_are_compared_where_both_have_predictions(make_run, here, capsys):

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import yaml
-from simulated import People, write_run
+from simulated import People, eval_names, write_data, write_run
 
 import blend
 import ensemble
 import errors
 import evaluation
+import inference
+import members
 import metrics
 import predictions
 import search
@@ -90,14 +92,15 @@ def test_members_may_be_in_any_order_and_rows_too(three, places, tmp_path):
     assert json.loads((first / "score.json").read_text()) == json.loads((second / "score.json").read_text())
 
 
-def test_a_mean_of_other_folds_whose_note_is_lost_is_made_anew(runs, three, places, tmp_path):
+def test_a_mean_of_other_folds_whose_note_is_lost_is_not_taken_for_all(runs, three, places, tmp_path):
     """As a kill between the removal of eval.json and the new eval.csv leaves it; the folds are there."""
     ensemble.main(["--models", *map(str, three), *places])
     copy = Path(shutil.copytree(runs["mask"], tmp_path / "mask"))
     evaluation.write_run_eval(copy, "mask", [0], "none")
     (copy / "eval.json").unlink()
-    table = evaluation.read_run_eval(copy, "mask", "all", "none")
-    pd.testing.assert_frame_equal(table, evaluation.fold_mean(copy, "mask", [0, 1], "none"))
+    tables, folds = members.read_eval(members.open_source(str(copy)))
+    assert folds == [0, 1]
+    pd.testing.assert_frame_equal(predictions.mean(tables, "mask"), evaluation.fold_mean(copy, "mask", [0, 1], "none"))
 
 
 def test_globs_all_targets_bounds_and_votes(runs, places, tmp_path, workplace):
@@ -105,6 +108,212 @@ def test_globs_all_targets_bounds_and_votes(runs, places, tmp_path, workplace):
     assert ensemble.main([*argv, *places]) == 0
     recipe = yaml.safe_load((tmp_path / "submissions" / "all" / "recipe.yaml").read_text())
     assert len(recipe["members"]) == 6 and recipe["method"] == "hard" and recipe["age_bounds"] == [29, 59]
+
+
+def saved(*runs):
+    """What others may read of runs, with its bytes."""
+    files = [path for run in runs for name in ("eval*", "submission.csv", "fold*/eval*") for path in sorted(run.glob(name))]
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def own_run(runs, tmp_path):
+    """A copy of the label run without predictions, which a test may change."""
+    return Path(shutil.copytree(runs["label"], tmp_path / "own", ignore=shutil.ignore_patterns("eval*", "submission.csv")))
+
+
+@pytest.fixture
+def other_eval(shared_data, tmp_path):
+    """other_eval(change) -> (a data folder with changed ImageIDs, these); `new.jpg` shows what the first image shows."""
+
+    def make(change):
+        place = tmp_path / "other"
+        names = pd.read_csv(shared_data / "eval" / "info.csv")["ImageID"].tolist()
+        shutil.copytree(shared_data / "eval" / "images", place / "eval" / "images")
+        shutil.copy(place / "eval" / "images" / names[0], place / "eval" / "images" / "new.jpg")
+        (place / "train").symlink_to(shared_data / "train")
+        pd.DataFrame({"ImageID": change(names), "ans": 0}).to_csv(place / "eval" / "info.csv", index=False)
+        return place, change(names)
+
+    return make
+
+
+@pytest.mark.parametrize("folds", [[], [":fold1"], ["--folds", "best", "--temperature"]], ids=" ".join)
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda names: [*names, "new.jpg"], "own{fold} lacks 1 of the 21 images of {info}, such as new.jpg"),
+    (lambda names: names[::-1], None),
+    (lambda names: names[3:] + names[:1], "left out of eval.csv: 2 of its images, such as {gone}, not in {info} any more"),
+], ids=["grown", "reordered", "shrunk"])  # fmt: skip
+def test_the_submission_follows_info_csv(own_run, places, other_eval, tmp_path, capsys, change, told, folds):
+    """Example: inference.py predicted before the eval set was changed. What can be told from what is saved is not made anew."""
+    inference.main(["--models", str(own_run), *places[:-2]])
+    (place, names), before = other_eval(change), saved(own_run)
+    capsys.readouterr()
+    fold = folds[0] if len(folds) == 1 else ""
+    argv = ["--models", f"{own_run}{fold}", *folds[len(folds) == 1 :], *places, "--data-dir", str(place), "--name", "followed"]
+    assert ensemble.main(argv) == 0
+    submission = pd.read_csv(tmp_path / "submissions" / "followed" / "submission.csv").set_index("ImageID")["ans"]
+    assert submission.index.tolist() == names == pd.read_csv(place / "eval" / "info.csv")["ImageID"].tolist()
+    err, grown = capsys.readouterr().err, "new.jpg" in names
+    assert told is None or told.format(fold=fold, info=place / "eval" / "info.csv", gone=min(set(
+        pd.read_csv(next(iter(own_run.glob("eval.csv"))))["ImageID"]) - set(names), default="")) in err  # fmt: skip
+    assert ("predicted anew" in err) == grown and "no data folder" not in err
+    if grown:
+        assert submission["new.jpg"] == submission.iloc[0]
+        assert len(pd.read_csv(own_run / "eval.csv")) == (20 if folds else 21) == len(pd.read_csv(own_run / "submission.csv"))
+    else:
+        assert saved(own_run) == before
+
+
+def test_folds_that_were_predicted_in_other_orders_are_joined_by_name(own_run, places, other_eval, shared_data, tmp_path):
+    """Variant: info.csv was reordered between two calls of inference.py, and nobody says where the data is."""
+    inference.main(["--models", str(own_run), *places[:-2]])
+    expected = pd.read_csv(own_run / "eval.csv", index_col="ImageID")
+    inference.main(
+        ["--models", str(own_run), "--folds", "1", *places[2:-2], "--data-dir", str(other_eval(lambda x: x[::-1])[0])]
+    )
+    for data in (shared_data, tmp_path / "other"):
+        argv = ["--models", str(own_run), *places[2:], "--data-dir", str(data), "--name", data.name]
+        assert ensemble.main(argv) == 0
+        table = pd.read_csv(tmp_path / "submissions" / data.name / "eval.csv", index_col="ImageID")
+        np.testing.assert_allclose(table.loc[expected.index], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_data_folder_a_line_says_that_nothing_was_checked(blend_of, tmp_path, capsys):
+    """Nor with the demo set of another day, whose images are others."""
+    told = "no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one\n"
+    blend_of("label", name="nowhere")
+    write_data(tmp_path / "data-demo", People(8, seed=7), ["demo.jpg"])
+    blend_of("label", name="demo")
+    assert capsys.readouterr().err.count(told) == 2
+
+
+def test_labels_and_people_are_those_of_train_csv(blend_of, simulated, tmp_path, capsys):
+    """Variant: two people left train.csv and one's gender was set right after the run was trained."""
+    held, train = People(40, seed=6), People(60, seed=5)
+    csv = write_data(tmp_path / "data", train, eval_names(held)) / "train" / "train.csv"
+    _folder, _recipe, before = blend_of("multi", "mask", name="before")
+    head, third, *rows = [row for number, row in enumerate(csv.read_text().splitlines()) if number not in (1, 2)]
+    csv.write_text("\n".join([head, third.replace(",male,", ",female,"), *rows]))
+    folder, _recipe, score = blend_of("multi", "mask", name="after")
+    err = capsys.readouterr().err
+    assert "left out of oof.csv: 14 of its images, whose people are not in data/train/train.csv any more\n" in err
+    assert "7 images of oof.csv have other labels in data/train/train.csv now: those count\n" in err
+    oof = pd.read_csv(folder / "oof.csv")
+    assert oof["target"].tolist() == [*(train.label[14:21] + 3), *train.label[21:]] and score["oof_f1"] != before["oof_f1"]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("label", lambda names: [*names, "new.jpg"], "label/eval.csv: lacks 1 of the 281 images of data/eval/info.csv, such as new.jpg; bring"),
+    ("inner", lambda names: [*names, "new.jpg"], "inner/eval.csv: lacks 1 of the 281 images of data/eval/info.csv, such as new.jpg; make"),
+    ("label", lambda names: names[::-1], None),
+    ("inner", lambda names: names[5:], None),
+])  # fmt: skip
+def test_what_can_not_be_predicted_anew(blend_of, simulated, tmp_path, capsys, name, change, message):
+    """Variant: runs that were brought along without their folds, and ensembles as members."""
+    inner, *_rest = blend_of("label", "multi", name="inner")
+    names = change(eval_names(People(40, seed=6)))
+    write_data(tmp_path / "data", People(60, seed=5), names)
+    member = str(inner if name == "inner" else simulated[name])
+    assert errors.run(lambda: ensemble.main(["--models", member, "--name", "e"])) == (2 if message else 0)
+    if message:
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        assert errors.run(lambda: ensemble.main(["--models", f"{member[:-1]}?", "--name", "e"])) == 2
+        assert f"{member} (lacks images of data/eval/info.csv)\nerror: --models: nothing that" in capsys.readouterr().err
+        assert not (tmp_path / "submissions" / "e").exists()
+    else:
+        assert pd.read_csv(tmp_path / "submissions" / "e" / "submission.csv")["ImageID"].tolist() == names
+
+
+# ---- what an ensemble leaves as it was
+
+
+@pytest.mark.parametrize(
+    "options", [["--folds", "best"], ["--tta", "hflip"], ["--folds", "best", "--tta", "hflip"]], ids=" ".join
+)
+def test_a_choice_changes_nothing_that_inference_left(own_run, places, tmp_path, options):
+    """Example: --folds best made RUN/eval.csv the best fold's. Its answers are those of inference.py with that choice."""
+    inference.main(["--models", str(own_run), *places[:-2]])
+    before, again = saved(own_run), Path(shutil.copytree(own_run, tmp_path / "again"))
+    assert ensemble.main(["--models", str(own_run), *options, "--name", "chosen", *places]) == 0
+    assert {path: content for path, content in saved(own_run).items() if path in before} == before
+    inference.main(["--models", str(again), *options, *places[:-2]])
+    expected = probs(again / "eval.csv", "label")
+    np.testing.assert_allclose(probs(tmp_path / "submissions" / "chosen" / "eval.csv", "label"), expected, rtol=1e-4, atol=1e-6)
+    assert ensemble.main(["--models", str(again), "--name", "all", *places]) == 0  # as inference.py left it: of that choice
+    np.testing.assert_array_equal(probs(again / "eval.csv", "label"), expected)
+
+
+def test_what_is_missing_is_made_as_inference_would(own_run, places, tmp_path):
+    again = Path(shutil.copytree(own_run, tmp_path / "again"))
+    assert ensemble.main(["--models", str(own_run), "--name", "made", *places]) == 0
+    inference.main(["--models", str(again), *places[:-2]])
+    mine, theirs = ({path.relative_to(run): text for path, text in saved(run).items()} for run in (own_run, again))
+    assert mine == theirs and Path("submission.csv") in mine
+    for name in ("eval.csv", "eval.json", "submission.csv"):  # as --pseudo leaves its teacher, with the folds' own alone
+        (own_run / name).unlink()
+    assert ensemble.main(["--models", str(own_run), "--name", "again", *places]) == 0
+    assert {path.relative_to(own_run): text for path, text in saved(own_run).items()} == theirs
+
+
+@pytest.mark.parametrize("why", ["best fold", "other people", "lacks images"])
+def test_a_refusal_changes_nothing(own_run, places, simulated, tmp_path, why):
+    """Example: --folds best, refused, had made RUN/eval.csv the best fold's. Variants: with predictions that are not there yet."""
+    other = simulated["multi"]
+    if why == "best fold":
+        inference.main(["--models", str(own_run), *places[:-2]])
+    if why == "lacks images":
+        other = Path(shutil.copytree(simulated["label"], tmp_path / "copy", ignore=shutil.ignore_patterns("oof.csv")))
+    before = saved(own_run, other)
+    folds = "best" if why == "best fold" else "all"
+    assert errors.run(lambda: ensemble.main(["--models", str(own_run), str(other), "--folds", folds, *places])) == 2
+    assert saved(own_run, other) == before and not (tmp_path / "submissions").exists()
+
+
+# ---- what patterns match
+
+
+@pytest.fixture
+def many(simulated, tmp_path):
+    """A folder of runs as a fortnight leaves them: two label runs, one without validation, a quick look, one that trains."""
+    place = tmp_path / "many"
+    for name in ("label", "multi", "nofold"):
+        shutil.copytree(simulated[name.replace("nofold", "weak")], place / name)
+    (place / "nofold" / "oof.csv").unlink()
+    write_run(place / "quick", "label", People(12, seed=3), People(40, seed=6))
+    shutil.copytree(place / "label", place / "trains", ignore=shutil.ignore_patterns("*.csv"))
+    return place
+
+
+@pytest.mark.parametrize(("models", "options", "taken", "told"), [
+    (["*"], ["--temperature"], ["label", "multi"], "passed over, 3 of what patterns match: many/nofold, many/trains (no oof.csv); "
+     "many/quick (other train images than many/label)\n"),
+    (["*"], [], ["label", "multi", "nofold"], "passed over, 2 of what patterns match: many/quick (other train images than many/label); "
+     "many/trains (fold not complete)\n"),
+    (["q*", "quick", "[ln]*"], [], ["quick", "nofold"], "passed over, 1 of what patterns match: many/label (other train images than many/quick)"),
+])  # fmt: skip
+def test_patterns_pass_over_what_can_not_take_part(many, monkeypatch, tmp_path, capsys, models, options, taken, told):
+    """Example: a search over "runs/*" with a nofold run and a quick look. Variants: a plain average, for which the first can; and
+    a quick look that is named, to which others have to fit."""
+    monkeypatch.chdir(tmp_path)
+    assert ensemble.main(["--models", *(f"many/{each}" for each in models), "--name", "e", "--quiet", *options]) == 0
+    recipe = yaml.safe_load((tmp_path / "submissions" / "e" / "recipe.yaml").read_text())
+    assert [member["run"] for member in recipe["members"]] == [f"many/{name}" for name in taken]
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("named", "options", "message"), [
+    ("nofold", ["--search", "greedy"], "--search greedy: needs out-of-fold predictions, and many/nofold has no oof.csv"),
+    ("quick", [], "many/multi and many/quick: their oof.csv hold different images"),
+    ("trains", [], "many/trains: no fold is complete"),
+])  # fmt: skip
+def test_what_is_named_stays_an_error(many, monkeypatch, tmp_path, capsys, named, options, message):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--models", f"many/{named}", "many/m*", "many/label", "--quiet", *options]
+    assert errors.run(lambda: ensemble.main(argv)) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert errors.run(lambda: ensemble.main(["--models", "many/n*", "many/t*", "--temperature"])) == 2
+    assert "nothing that the patterns match can take part" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_best_folds_are_predicted_alone(runs, places, tmp_path):
@@ -347,15 +556,14 @@ def test_the_next_command_names_the_data_where_it_would_not_be_found(last_line, 
     models = ["ensemble.py", "--models", str(simulated["label"]), str(simulated["multi"]), "--folds", "all", "--tta", "none"]
     greedy = ["--search", "greedy"]
     assert last_line(["label", "multi"]) == models + greedy
-    (tmp_path / "my data" / "train").mkdir(parents=True)
-    (tmp_path / "my data" / "train" / "train.csv").touch()
+    write_data(tmp_path / "my data", People(60, seed=5), eval_names(People(40, seed=6)))
     assert last_line(["label", "multi"], ["--data-dir", "my data"]) == [*models, "--data-dir", "my data", *greedy]
     (tmp_path / "my data").rename(tmp_path / "data")
     assert last_line(["label", "multi"], ["--data-dir", "data"]) == models + greedy
 
 
 def test_the_next_command_that_compares_names_the_data_too(blend_of, tmp_path, capsys):
-    (tmp_path / "else where").mkdir()
+    write_data(tmp_path / "else where", People(60, seed=5), eval_names(People(40, seed=6)))
     for names in (["multi"], ["label"]):
         blend_of(*names, name=names[-1], options=["--data-dir", "else where"])
     assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-2:] == ["--data-dir", "else where"]

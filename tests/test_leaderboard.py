@@ -244,6 +244,11 @@ def test_bootstrap_adds_the_draw_of_people(place, capsys):
     assert code == 0 and "the draw of people alone, no noise of seeds" in " ".join(out.split())
     effect = next(line for line in out.splitlines() if line.startswith("loss"))
     assert " .. " in effect
+    table.assign(target=truth[::-1]).to_csv(
+        place / "runs" / "02-ce" / "oof.csv", index=False
+    )  # of before train.csv was changed
+    assert leaderboard.main(["--bootstrap", "200"]) == 2
+    assert "runs/02-ce/oof.csv: other official labels than in runs/01-focal" in capsys.readouterr().err
     (place / "runs" / "02-ce" / "oof.csv").unlink()
     assert leaderboard.main(["--bootstrap", "200"]) == 2
     captured = capsys.readouterr()

@@ -1,12 +1,16 @@
 """members.py: what --models may name, and the tables behind it."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from simulated import People, write_run
 
 import ensemble
+import experiment
 import members
+import noise
 import predictions
 from errors import InputError
 
@@ -53,7 +57,8 @@ def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace,
     (workplace / "runs" / "shared_notes").mkdir()
     sources = members.find_sources([str(workplace / "runs" / "shared_*:fold0")])
     assert len(sources) == len(runs) and all(source.choice == [0] for source in sources)
-    assert "shared_notes is neither a run nor an ensemble" in capsys.readouterr().err
+    told = f"passed over, 1 of what patterns match: {workplace / 'runs' / 'shared_notes'} (neither a run nor an ensemble)\n"
+    assert capsys.readouterr().err == told
     (workplace / "runs" / "shared_notes").rmdir()
 
 
@@ -102,6 +107,20 @@ def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(sim
         members.read(members.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
 
 
+def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path, capsys):
+    """Fold 5 was trained elsewhere and copied in, and oof.csv is of before; a pattern passes the run over."""
+    run = write_run(tmp_path / "run", "label", People(8, seed=0), People(4, seed=1))
+    (run / "fold5").mkdir()
+    (run / "fold5" / "fold.json").write_text(json.dumps(dict.fromkeys(experiment.FOLD, 5) | {"weights_sha256": "0"}))
+    message = rf"run/oof.csv: lacks the complete fold 5; python train.py --resume {run} puts it together anew"
+    for read in (lambda: members.read_oofs([members.open_source(str(run))]), lambda: noise.read([str(run)])):
+        with pytest.raises(InputError, match=message):
+            read()
+    found = members.read_oofs(members.find_sources([str(simulated[1]["label"]), f"{run.parent}/r*"]))
+    assert [member.name for member in found] == [str(simulated[1]["label"])]
+    assert "(oof.csv lacks a complete fold)" in capsys.readouterr().err
+
+
 def test_the_truth_is_joined_by_image(simulated):
     """Members of several targets give parts of the label; rows of one of them stand in another order."""
     people, runs = simulated
@@ -127,4 +146,4 @@ def test_members_of_other_images_are_refused(simulated, kind, change, message):
         found = members.read(members.find_sources(map(str, simulated[1].values())), "none", unasked)
         setattr(found[which], kind, change(getattr(found[which], kind)))
         with pytest.raises(InputError, match=f"{kind}.csv {message}"):
-            members.check_same_images(found)
+            members.check_same_images(found, kind, {"eval": "ImageID", "oof": "image"}[kind])

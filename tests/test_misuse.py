@@ -135,13 +135,14 @@ CASES = [
     *(("ensemble", f"--models runs/nofold {option}", f"{option}: needs out-of-fold predictions, and runs/nofold has no oof.csv; leave out that member or the option")
       for option in ("--search greedy", "--search weights", "--decode f1", "--decode f1+prior", "--method stack", "--temperature")),
     ("ensemble", "--models runs/nofold runs/age --tune-bounds", "--tune-bounds: needs out-of-fold predictions, and runs/nofold has no oof.csv"),
-    ("ensemble", "--models runs/nofold runs/other", "runs/other and runs/nofold: their eval.csv hold different images (2 in one alone"),
+    ("ensemble", "--models runs/nofold runs/other", "runs/other/eval.csv: lacks 1 of the 14 images of data/eval/info.csv, such as"),
+    ("ensemble", "--models runs/mask runs/gender runs/age", "runs/mask/oof.csv: holds none of the people of data/train/train.csv; give the --data-dir"),
 
     ("compare", "runs/label", "the following arguments are required: A B"),
     ("compare", "runs/mask runs/gender", "runs/mask and runs/gender: mask against gender have no answer in common; compare two that are scored on the same"),
     ("compare", "runs/mask runs/maks", "runs/maks: no such run. Did you mean mask?"),
     ("compare", "runs/label mime.csv", "mime.csv: no such file. Did you mean mine.csv"),
-    ("compare", "runs/nofold few.csv", "runs/nofold and few.csv: answers to different images (14 and 1, 13 in one alone, such as"),
+    ("compare", "runs/nofold few.csv", "few.csv lacks 13 of the 14 images of data/eval/info.csv, such as…; make it anew. Without them: no out-of-fold verdict"),
     ("compare", "mine.csv mine.csv --out x.csv", "argument --out: x.csv is not the name of a page, FILE.html"),
     ("compare", "mine.csv mine.csv --limit -1", "argument --limit: -1 is below 0"),
     ("compare", "mine.csv mine.csv --data-dir nowhere", "--data-dir nowhere: no such folder"),
@@ -233,7 +234,7 @@ def place(tmp_path_factory):
         write_run(place / "runs" / target, target, train, held)
     for name in ("nofold", "other"):
         write_run(place / "runs" / name, "label", train, held)
-    (place / "runs" / "nofold" / "oof.csv").unlink()
+        (place / "runs" / name / "oof.csv").unlink()
     table = (place / "runs" / "other" / "eval.csv").read_text()
     (place / "runs" / "other" / "eval.csv").write_text(table.replace(f"{0:040x}", "x", 1))
     (place / "runs" / "label" / "args.yaml").write_text("target: label\nkfold: 2\n")
@@ -259,8 +260,9 @@ def place(tmp_path_factory):
         for kind in demo.KINDS:
             (place / "data" / "train" / "images" / path / f"{kind}.jpg").touch()
     (place / "data" / "train" / "train.csv").write_text("\n".join(rows))
-    (place / "data" / "eval" / "info.csv").write_text("ImageID,ans\na.jpg,0\n")
-    (place / "data" / "eval" / "images" / "a.jpg").touch()
+    answers.to_csv(place / "data" / "eval" / "info.csv", index=False)
+    for name in answers["ImageID"]:
+        (place / "data" / "eval" / "images" / name).touch()
     (place / "text.pth").write_text("no weights")
     for name, text in SWEEPS.items():
         (place / name).write_text(text)

@@ -310,6 +310,18 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         noise.read([str(run)])
 
 
+def test_patterns_pass_over_what_has_no_label_noise_to_tell(tmp_path, capsys):
+    """A nofold run and a quick look beside the runs; what is named is refused, as above."""
+    people = make_people(3)
+    probs = np.tile([0.2, 0.8], (21, 1))
+    for name, count in (("a", 3), ("nofold", 3), ("quick", 2)):
+        write_run(tmp_path / name, "gender", people[:count], probs[: 7 * count])
+    (tmp_path / "nofold" / "oof.csv").unlink()
+    assert [member.source.folder.name for member in noise.read([f"{tmp_path}/*"])] == ["a"]
+    told = f"{tmp_path}/nofold (no oof.csv); {tmp_path}/quick (other train images than {tmp_path}/a)\n"
+    assert capsys.readouterr().err == f"passed over, 2 of what patterns match: {told}"
+
+
 def test_fixes_that_runs_were_trained_with(tmp_path, capsys):
     people = make_people(3)
     (tmp_path / "fixes.csv").write_text("path,column,value,confidence\n0001,gender,swap,1\n0002,age,20,0.5\n")

@@ -67,6 +67,15 @@ def test_folds_come_from_the_summary_where_their_folders_are_gone(tmp_path):
     assert records.read_record(run)[0].folds == [0, 1]
 
 
+def test_the_score_is_of_the_folds_of_the_summary(tmp_path):
+    """Fold 1, trained elsewhere, was copied in: until train.py --resume has put both together the score is that of fold 0."""
+    run = make_run(tmp_path, "run", folds=[0])
+    (run / "fold1").mkdir()
+    (run / "fold1" / "fold.json").write_text(json.dumps({"fold": 1, "seconds": 60.0}))
+    record, _ = records.read_record(run)
+    assert (record.folds, record.is_complete, record.oof_f1) == ([0], False, 0.52)
+
+
 def test_a_fold_that_the_run_does_not_have_is_not_counted(tmp_path):
     assert records.read_record(make_run(tmp_path, "run", folds=[1, 7]))[0].folds == [1]
 
