@@ -29,7 +29,7 @@ for, so their sum is more than a step takes where they overlap. Prints a table a
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import argparse
 import os
@@ -81,7 +81,7 @@ FRACTIONS = {
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline.")
     group = parser.add_argument_group("measurement")
     group.add_argument("--what", choices=FRACTIONS, default="train", help="what is measured")
     group.add_argument("--repeats", type=options.positive_int, default=5, metavar="N", help="rounds that count")

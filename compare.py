@@ -18,7 +18,7 @@ are drawn, the same for A and B; single folds are stood in for by their run, as 
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import re
 import shlex
@@ -47,7 +47,7 @@ FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
     parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
     parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
     parser.add_argument("--images", action="store_true", help="list every image that differs")

@@ -9,7 +9,7 @@ id on two rows. The ages are spread as in the competition.
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import glob
 import io
@@ -206,7 +206,7 @@ def draw_sheet(path):
 
 
 def main(argv=None):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Draw the demo set: faces in the competition's layout, so that everything runs where no data is.")
     parser.add_argument("--out", default="data-demo", metavar="DIR", help="folder to make")
     parser.add_argument("--people", type=options.positive_int, default=300, metavar="N", help="people to train on")
     parser.add_argument("--eval-people", type=options.positive_int, default=80, metavar="N", help="people to be judged on")

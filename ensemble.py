@@ -12,7 +12,7 @@ out-of-fold predictions is scored on people that it was not fitted to; oof.csv t
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import sys
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Combine runs into one submission: any mix of targets that decide mask, gender and age group.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN",
                         help="run or ensemble folders, RUN:foldN, RUN:best, or patterns in quotes")  # fmt: skip
     parser.add_argument("--method", choices=pipeline.METHODS, default="soft",

@@ -5,10 +5,12 @@ import ctypes
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT")  # its numbers
 PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
 OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own: a CPU's, a GPU's pinned memory, its libraries'
     "DefaultCPUAllocator: can't allocate",
@@ -18,7 +20,7 @@ OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own:
 )
 # errno of what a file's name or content is to blame for, as a seek to a place that none is; all else may pass.
 OF_FILES = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 
 
 class InputError(ValueError):
@@ -147,28 +149,66 @@ class Output:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # for what is still in the buffer too
 
 
-@contextlib.contextmanager
-def output():
-    """While this holds, stdout is an Output, which it yields."""
-    before = sys.stdout
-    sys.stdout = Output(before)
-    try:
-        yield sys.stdout
-    finally:
-        sys.stdout.flush()
-        sys.stdout = before
+def begin():
+    """Prepare a script's process, before the modules are imported that take seconds.
+
+    Closed standard streams lead to os.devnull, letters that stdout can't encode become ?, a signal ends the process in one
+    line, and no variable of the environment that is meant for other programs changes or stops this one.
+    """
+    open_streams()
+    leave_on_signals()
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}  # figures look alike everywhere, and need no window
+    for name in [name for name in os.environ if name.startswith("TQDM_")]:  # settings of others' progress bars
+        del os.environ[name]
+    sys.excepthook = start_again_without
+
+
+def open_streams():
+    """Let closed standard streams lead to os.devnull, or the next file that is opened would get their output."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (as long as the process)
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has none
+        sys.stdout.reconfigure(errors="replace")
+
+
+def start_again_without(kind, error, trace):
+    """Start this process again without the variables of the environment that an import has failed over, such as
+    TIMM_FUSED_ATTN=true, which timm takes for a number; sys.excepthook until the script's work begins."""
+    words = re.findall(r"\w+", str(error))
+    names = [name for name, value in os.environ.items() if repr(value) in str(error) or ("_" in name and name in words)]
+    if not names or not isinstance(error, ValueError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    for name in names:
+        say(f"{name}={os.environ.pop(name)}: a library can't read it ({first_line(error)}); goes on without it")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def leave_on_signals():
-    """From here on a signal ends this process at once, in one line: for the seconds in which a script imports its modules."""
+    """From here on a signal ends this process at once, in one line."""
 
     def leave(number, _frame):
-        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        if not under_torchrun() or os.environ["RANK"] == "0":
             _say_amid(f"stopped by {signal.Signals(number).name}")
         os._exit(EXIT_CODES[number])
 
+    on_signals(leave)
+
+
+def on_signals(handler):
+    """Let `handler` meet the signals that ask to stop; SIGHUP only where it stops a process at all, so not under nohup."""
     for number in EXIT_CODES:
-        signal.signal(number, leave)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def under_torchrun():
+    """True in a process that torchrun has started. Schedulers and containers set some of its variables, as WORLD_SIZE, too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in TORCHRUN)
 
 
 def _say_amid(text):
@@ -214,25 +254,24 @@ def start_tracker(method=None):
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
+    """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
 
     Outside of `deferred()` a signal raises Interrupted at once; inside it sets `requested` (the exit code) and the loop
-    that polls it stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but not
-    under torchrun, which hands on a signal that a scheduler may have sent to all processes already, and kills what is there
-    30 seconds later.
+    that polls it stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but no
+    SIGHUP, and none under torchrun, which hands on a signal that a scheduler may have sent to all processes already, and
+    kills what is there 30 seconds later.
     """
 
     def __init__(self):
         self.requested = 0
         self._by = ""
         self._defer = False
-        for number in EXIT_CODES:
-            signal.signal(number, self._on_signal)
+        on_signals(self._on_signal)
         start_tracker()
 
     def _on_signal(self, number, _frame):
         code = EXIT_CODES[number]
-        if self.requested and "TORCHELASTIC_RUN_ID" in os.environ:
+        if self.requested and (number == signal.SIGHUP or under_torchrun()):  # an ssh that closes sends two
             return
         if self.requested:
             os._exit(code)
@@ -260,8 +299,13 @@ def run(main):
     A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
     """
     StopSignals()
-    with output() as out:
+    sys.excepthook = sys.__excepthook__
+    out = sys.stdout = Output(sys.stdout)
+    try:
         code = _run(main)
+    finally:
+        out.flush()
+        sys.stdout = out.stream
     if out.lost:
         say(f"error: stdout: can't be written ({out.lost}): what was printed is lost, the files that it tells of are not")
         return code or 2

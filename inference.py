@@ -11,7 +11,7 @@ each fold's validation images with the --tta, which says whether that is worth h
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take seconds
+    errors.begin()  # the modules below take seconds
 
 import shlex
 import sys
@@ -28,7 +28,7 @@ import validation
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Predict the eval images with trained runs; write a submission where a run decides all 18 classes.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders of train.py")
     options.add_folds(parser, numbers=True)
     options.add_tta(parser)

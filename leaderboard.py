@@ -10,7 +10,7 @@ all the same, and the exit code is 2.
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import argparse
 import itertools
@@ -50,7 +50,7 @@ EFFECTS_ARE = (
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("List all runs and ensembles in a table, with what their options and leaderboard scores tell.")
     parser.add_argument("runs", nargs="?", help="folder that holds the runs; without it runs/")
     parser.add_argument("--submissions", metavar="DIR", help="folder that holds the ensembles; without it submissions/")
     parser.add_argument("--lb", type=lb_score, action="append", default=[], metavar="NAME=SCORE",
@@ -345,12 +345,6 @@ def diff_text(names, directories):
 # ---- the whole -----------------------------------------------------------------------------------------------------
 
 
-def show(text):
-    """Print for any encoding, before what is said on stderr next."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
-
-
 def listing(args, directories, found, done):
     """The text for the terminal: table, main effects, agreement of OOF and LB."""
     if args.markdown:
@@ -373,7 +367,7 @@ def main(argv=None):
     directories = find_directories(args)
     record_scores(args.lb, directories)
     if args.diff:
-        show(diff_text(args.diff, directories))
+        print(diff_text(args.diff, directories), flush=True)
         if not args.html:
             return 0
     found, problems = collect(directories)
@@ -381,7 +375,7 @@ def main(argv=None):
     for problem in unread:
         errors.say(f"error: {problem}")
     if not args.diff:
-        show(listing(args, directories, found, done))
+        print(listing(args, directories, found, done), flush=True)
     if args.html:
         tables = [(study.title, EFFECT_HEAD, study.rows(), f"{study.note}. {EFFECTS_ARE}") for study in done]
         experiment.write_text(args.html, scoreboard.page(found, args.sort, args.html, tables, agreement_text(found)))

@@ -9,7 +9,7 @@ the logit of the true class: what a step of gradient descent moves, before the n
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import sys
 from functools import partial
@@ -82,7 +82,7 @@ def losses_figure():
 
 
 def main(argv=None):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Draw what the training losses ask of a sample, against the probability of its true class.")
     parser.add_argument("--out", default="losses.png", metavar="FILE", help="the picture")
     args = parser.parse_args(argv)
     if not Path(args.out).parent.is_dir():

@@ -9,7 +9,7 @@ That looks for wrong labels in the out-of-fold predictions of runs and writes a 
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import sys
 

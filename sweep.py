@@ -9,13 +9,13 @@ first experiment (see ablation.py). Each run's output is in DIR/.sweep/NAME-sSEE
 several may work on one file at once, such as one a GPU.
 
 Exit code 0: all runs are finished; 1: some failed; 2: bad input, found before the first run starts, or runs that can't be
-compared; 130 or 143: stopped by a signal, after all runs have saved their state.
+compared; 129, 130 or 143: stopped by a signal, after all runs have saved their state.
 """
 
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take a while
+    errors.begin()  # the modules below take a while
 
 import fcntl
 import json
@@ -48,7 +48,7 @@ POLL_SECONDS = 0.2
 
 
 def parse_args(argv):
-    parser = options.Parser(__doc__.split("\n\n")[0])
+    parser = options.Parser("Run and compare many experiments, listed in a file, one after another or several at once.")
     parser.add_argument("file", help="text with a line NAME: OPTIONS an experiment; common: OPTIONS holds for all")
     parser.add_argument("--seeds", type=options.natural_int, nargs="+", default=[42], metavar="S", help="each experiment's")
     parser.add_argument("--jobs", type=options.positive_int, default=1, metavar="N",

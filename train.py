@@ -11,7 +11,7 @@ nothing had happened.
 import errors
 
 if __name__ == "__main__":
-    errors.leave_on_signals()  # the modules below take seconds
+    errors.begin()  # the modules below take seconds
 
 import argparse
 import contextlib
@@ -181,8 +181,7 @@ def main(argv=None):
 
 def train(argv, ranks, stop, started):
     """A run from its options to its pictures; all of several processes go through it side by side."""
-    what = __doc__.split("\n\n")[0]
-    args = train_options.same_options(train_options.parse_args(argv, ranks, what), ranks)
+    args = train_options.same_options(train_options.parse_args(argv, ranks), ranks)
     ranks = ranks.on(args.device)
     run, data, ran_out = Path(args.resume) if args.resume else None, None, False
     try:

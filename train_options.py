@@ -54,9 +54,9 @@ RESUME_MAY_CHANGE = {
 }
 
 
-def make_parser(what=""):
-    """The argument parser; `what` is its description."""
-    parser = options.Parser(what)
+def make_parser():
+    """The argument parser."""
+    parser = options.Parser("Train one experiment: K folds (or everyone), one run folder.")
     options.add_data(parser)
     group = parser.add_argument_group("experiment")
     group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
@@ -193,12 +193,12 @@ def add_sampling(parser):
                        help="only those predicted with this probability and above")  # fmt: skip
 
 
-def parse_args(argv, ranks=distributed.ALONE, what="", draw=True):
+def parse_args(argv, ranks=distributed.ALONE, draw=True):
     """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0.
 
     draw: whether the demo set is drawn, if it is what the run would learn from and it is not there.
     """
-    parser = make_parser(what)
+    parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
     if args.resume is not None:

@@ -1,5 +1,8 @@
+import importlib
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,6 +54,94 @@ def test_work_goes_on_where_nobody_reads_stdout(buffered, tmp_path):
             done = subprocess.run(argv, cwd=tmp_path, env=environment, stdout=place, stderr=subprocess.PIPE, text=True)
             assert done.returncode == code and done.stderr.startswith(told) and done.stderr.count("\n") == bool(told)
             (tmp_path / "made").unlink()
+
+
+def begun(code, cwd, arguments=(), closed=(), **environment):
+    """The ended process of a script that begins as ours do, then runs `code`, without the standard streams `closed`."""
+    program = f"import errors; errors.begin()\nimport os, sys\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", **environment},
+        capture_output=True, preexec_fn=lambda: [os.close(number) for number in closed],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_no_file_takes_the_place_of_a_closed_stream(closed, tmp_path):
+    """What is printed, also by a process of the script's own, goes nowhere; stdout goes on where only stderr is closed."""
+    done = begun("def main():\n    file = open('made', 'w')\n    print('one'), print('two', file=sys.stderr), os.system('echo a; echo b >&2')\n"
+                 "    file.write('three')\nsys.exit(errors.run(main))", tmp_path, closed=closed)  # fmt: skip
+    assert (done.returncode, (tmp_path / "made").read_text()) == (0, "three")
+    assert done.stdout == (b"" if 1 in closed else b"one\na\n") and done.stderr == (b"" if 2 in closed else b"two\nb\n")
+
+
+def test_a_script_works_without_standard_streams(tmp_path):
+    argv = shlex.join([sys.executable, str(ROOT / "leaderboard.py")])
+    assert subprocess.run(f"{argv} <&- >&- 2>&-", shell=True, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("encoding", "seen"), [("latin-1", b"runs/?? \xb1 1\n"), ("ascii", b"runs/?? ? 1\n"),
+                                                ("utf-8", "runs/실험 ± 1\n".encode())])  # fmt: skip
+def test_letters_that_stdout_can_not_encode_stop_no_work(encoding, seen, tmp_path):
+    code = "print('runs/실험 ± 1'), open('done', 'w', encoding='utf-8').write('실험'), print('error', '실험', file=sys.stderr)"
+    done = begun(f"sys.exit(errors.run(lambda: ({code}) and 0))", tmp_path, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, (tmp_path / "done").read_bytes()) == (0, seen, "실험".encode())
+
+
+def test_a_name_of_other_bytes_can_be_printed(tmp_path):
+    """A file's name that is not UTF-8 has no letters in any encoding."""
+    done = begun("errors.run(lambda: print(os.listdir()[0]))", tmp_path, PYTHONIOENCODING="utf-8")
+    assert done.stdout == b"" and b"IndexError" in done.stderr
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xbd\xc7")).touch()
+    assert begun("errors.run(lambda: print(os.listdir()[0]))", tmp_path, PYTHONIOENCODING="utf-8").stdout == b"??\n"
+
+
+@pytest.mark.parametrize("set_to", [
+    {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_MININTERVAL": "abc"},
+    {"MPLBACKEND": "TkAgg", "MATPLOTLIBRC": "style", "TQDM_NCOLS": "wide"},
+])  # fmt: skip
+def test_figures_and_bars_are_made_whatever_the_environment_sets_for_other_programs(set_to, tmp_path):
+    """Such as what a notebook leaves in MPLBACKEND for each !python; `style` has a font size of its own, TeX, and other bytes."""
+    (tmp_path / "style").write_bytes(b"font.size: 40\ntext.usetex: True\n# \xbd\xc7\n")
+    code = "import layout, matplotlib, tqdm; print(matplotlib.rcParams['font.size'], matplotlib.rcParams['backend'])"
+    done = begun(code, tmp_path, **set_to)
+    assert (done.returncode, done.stdout.lower(), done.stderr) == (0, b"10.0 agg\n", b"")
+
+
+def test_a_variable_that_a_library_can_not_read_is_left_out_with_a_line(tmp_path):
+    """As TIMM_FUSED_ATTN=true, for which timm raises while it is imported: the process starts again without it."""
+    (tmp_path / "library.py").write_text(
+        "import os\nint(os.environ.get('LIB_SIZE', 1))\nif 'LIB_LEVEL' in os.environ: raise ValueError('LIB_LEVEL must be\\nOFF')\n"
+    )
+    code = "import library; print(sys.argv[1:], os.environ['OTHER'])"
+    done = begun(code, tmp_path, ["two words"], LIB_SIZE="big", LIB_LEVEL="x", OTHER="1")
+    assert (done.returncode, done.stdout) == (0, b"['two words'] 1\n")
+    assert done.stderr.decode().splitlines() == [
+        "LIB_SIZE=big: a library can't read it (invalid literal for int() with base 10: 'big'); goes on without it",
+        "LIB_LEVEL=x: a library can't read it (LIB_LEVEL must be); goes on without it",
+    ]
+    assert b"ZeroDivisionError" in begun("1 / 0", tmp_path).stderr
+
+
+SCRIPTS = ("train", "inference", "ensemble", "compare", "leaderboard", "report", "sweep", "benchmark", "demo", "loss_plots")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_needs_no_docstring(script, monkeypatch, capsys):
+    """python -OO has none."""
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, "__doc__", None)
+    with pytest.raises(SystemExit, match=r"^0$"):
+        module.main(["--help"])
+    assert len(capsys.readouterr().out.split("\n\n")[1]) > 40  # the description
+
+
+def test_no_behaviour_is_made_of_docstrings_or_assert_and_all_scripts_begin_alike():
+    for path in ROOT.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*assert\b|__doc__", text, re.MULTILINE), path
+        first = text.find("\nimport ")
+        begins = text[first:].startswith('\nimport errors\n\nif __name__ == "__main__":\n    errors.begin()')
+        assert begins or path.stem not in SCRIPTS, path
 
 
 def test_input_error_is_one_line_and_exit_code_2(capsys):
@@ -118,7 +209,9 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
+)
 def test_signals_stop_at_once_or_are_deferred(handlers, capsys, number, code):
     stop, reached = errors.StopSignals(), []
     with pytest.raises(errors.Interrupted, match=f"^stopped by {number.name}$") as stopped, stop.deferred():
@@ -129,6 +222,22 @@ def test_signals_stop_at_once_or_are_deferred(handlers, capsys, number, code):
     assert f"{number.name}: saving the state" in capsys.readouterr().err
     assert errors.run(lambda: os.kill(os.getpid(), number)) == code
     assert f"stopped by {number.name}" in capsys.readouterr().err
+
+
+def test_a_hangup_that_comes_twice_still_saves_the_state(handlers):
+    """As of an ssh that closes: by the terminal, and by the shell."""
+    stop, reached = errors.StopSignals(), []
+    with pytest.raises(errors.Interrupted), stop.deferred():
+        os.kill(os.getpid(), signal.SIGHUP), os.kill(os.getpid(), signal.SIGHUP)
+        reached.append("the safe point")
+    assert reached and stop.requested == 129
+
+
+def test_under_nohup_a_hangup_stops_nothing(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    errors.leave_on_signals()
+    with errors.StopSignals().deferred():
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_no_library_swallows_a_signal(handlers):

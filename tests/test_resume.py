@@ -174,7 +174,9 @@ PHASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_outside_of_training_leaves_nothing_half_done(start, tmp_path, monkeypatch, phase, number, code):
     """In the second call within the phase, if there are two; the run goes on where there is one by then."""
