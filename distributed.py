@@ -6,14 +6,19 @@ What they tell each other goes over the CPU (gloo), so that nothing waits for a 
 import contextlib
 import gc
 import os
+import queue
+import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+import errors
 from errors import InputError, Interrupted, first_line, ignore_signals
 
+MEETING_SECONDS = 300  # how long processes wait for each other at the start; torchrun starts them side by side
+QUIET_SECONDS = 5  # of them, until a line says so
 DEVICE_TYPES = ("cpu", "cuda", "mps")  # torch knows more, on some of which, as meta, a tensor holds nothing
 
 
@@ -180,7 +185,7 @@ def give_back(device):
 
 def world_size():
     """The number of processes that torchrun started to train together; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if errors.under_torchrun() else 1
 
 
 def launcher():
@@ -192,13 +197,38 @@ def launcher():
 
 
 def join():
-    """Ranks of this process, on the CPU as yet, from torchrun's environment; joins the process group when there are several."""
+    """Ranks of this process, on the CPU as yet, from torchrun's environment; joins the process group when there are several.
+
+    InputError when the others don't come. They are met in a thread, as signals would have to wait for torch's call to end.
+    """
     if world_size() == 1:
+        if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
+            errors.say(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
         return ALONE
-    store, rank, world = next(dist.rendezvous("env://"))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    return Ranks(rank, world, torch.device("cpu"), store)
+    place, met = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), queue.SimpleQueue()
+    thread = threading.Thread(target=_meet, args=(met,), daemon=True)
+    thread.start()
+    thread.join(QUIET_SECONDS)
+    if thread.is_alive():
+        errors.say(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
+        thread.join(MEETING_SECONDS)
+    if thread.is_alive():
+        raise InputError(f"WORLD_SIZE={world_size()}: not all of these processes came to {place} in {MEETING_SECONDS} s")
+    ranks = met.get()
+    if isinstance(ranks, Exception):
+        raise InputError(f"MASTER_ADDR, MASTER_PORT: processes can't meet at {place} ({first_line(ranks)})") from ranks
+    return ranks
+
+
+def _meet(met):
+    """Put into the queue `met` the Ranks of this process when it has joined the others, or the error that kept it from them."""
+    try:
+        store, rank, world = next(dist.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        met.put(Ranks(rank, world, torch.device("cpu"), store))
+    except Exception as error:
+        met.put(error)
 
 
 def finish():

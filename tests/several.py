@@ -36,6 +36,13 @@ def free_port():
         return free.getsockname()[1]
 
 
+def environment(world, rank=0):
+    """What torchrun would tell the process `rank` of `world` on this box."""
+    numbers = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": rank}
+    named = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "none"}
+    return {name: str(value) for name, value in (numbers | named).items()}
+
+
 def _main(main, argv, environment):
     os.environ.update(environment)
     sys.exit(main(argv))
@@ -43,12 +50,10 @@ def _main(main, argv, environment):
 
 def main(main, argv, world=2):
     """The exit codes of a script's `main(argv)` in `world` processes that find what torchrun would tell them."""
-    common = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1, "MASTER_ADDR": "localhost",
-              "MASTER_PORT": free_port()}  # fmt: skip
-    processes = []
+    port, processes = str(free_port()), []
     for rank in range(world):
-        environment = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
-        processes.append(context().Process(target=_main, args=(main, argv, environment)))
+        told = environment(world, rank) | {"MASTER_PORT": port}
+        processes.append(context().Process(target=_main, args=(main, argv, told)))
         processes[-1].start()
     for process in processes:
         process.join()

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import signal
 import time
 from functools import partial
 
@@ -30,6 +31,63 @@ def test_one_process_needs_no_group():
     ranks.wait()
     distributed.finish()
     assert distributed.launcher() == ["python"]
+
+
+@pytest.mark.parametrize("told", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1",
+                                  "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}])  # fmt: skip
+def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypatch, capsys):
+    """As clusters, containers and PyTorch operators do; all of torchrun's own variables are needed."""
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.join() is distributed.ALONE and distributed.launcher() == ["python"]
+    said = f"WORLD_SIZE={told['WORLD_SIZE']} is ignored: this process trains alone, as torchrun did not start it\n"
+    assert capsys.readouterr().err == said
+    for name, value in several.environment(3).items():
+        monkeypatch.setenv(name, value)
+    assert distributed.world_size() == 3
+    monkeypatch.setenv("LOCAL_RANK", "")
+    assert distributed.world_size() == 1
+
+
+def alone(argv):
+    """The exit code of a process of two whose other one never comes."""
+    distributed.MEETING_SECONDS, distributed.QUIET_SECONDS = argv
+    return errors.run(distributed.join)
+
+
+@contextlib.contextmanager
+def waiting_alone(told, bound, quiet):
+    """A process that finds `told` in its environment and waits `bound` seconds for the others, `quiet` of them without a word."""
+    process = several.context().Process(target=several._main, args=(alone, (bound, quiet), told))
+    process.start()
+    try:
+        yield process
+        process.join(20)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("rank", "number", "code"), [(0, None, 2), (0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)])
+def test_who_waits_in_vain_for_others_says_so_and_can_be_stopped(rank, number, code, capfd):
+    """Rank 0 waits as the others' server, rank 1 for that server."""
+    told, bound, said, deadline = several.environment(2, rank), 60 if number else 1, "", time.monotonic() + 20
+    place = f"localhost:{told['MASTER_PORT']}"
+    with waiting_alone(told, bound, 0.1) as process:
+        while f"waits at {place} for the others of WORLD_SIZE=2 processes, {bound} s at most\n" not in said:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            said += capfd.readouterr().err
+        if number:
+            os.kill(process.pid, number)
+    ended = f"stopped by {number.name}" if number else f"error: WORLD_SIZE=2: not all of these processes came to {place} in 1 s"
+    assert process.exitcode == code and (said + capfd.readouterr().err).splitlines()[-1] == ended
+
+
+def test_a_meeting_place_that_can_not_be_is_one_line(capfd):
+    with waiting_alone(several.environment(2) | {"MASTER_PORT": "99999"}, 60, 30) as process:
+        pass
+    assert process.exitcode == 2
+    assert capfd.readouterr().err.startswith("error: MASTER_ADDR, MASTER_PORT: processes can't meet at localhost:99999 (")
 
 
 @pytest.mark.parametrize(("there", "possible"), [(True, "cpu, cuda and cuda:N are possible"), (False, "so only cpu is")])
@@ -80,7 +138,7 @@ def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
 
 
 def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
-    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "8"), ("GROUP_WORLD_SIZE", "1")):
+    for name, value in several.environment(8).items():
         monkeypatch.setenv(name, value)
     assert distributed.launcher() == ["torchrun", "--nproc_per_node", "8"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4"), monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
