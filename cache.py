@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,6 +243,8 @@ class ImageStore:
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
         self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None  # noqa: SIM115 (as long as the store)
+        if self.file:
+            weakref.finalize(self, self.file.close)
         place = choose_place(place, self.device, images.nbytes)
         self.place, self.resident = "host", None
         if place == "device":

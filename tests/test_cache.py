@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
@@ -292,6 +293,17 @@ def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     os.truncate(images.filename, images.offset + 4 * 8 * 8 * 3 + 5)
     with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):
         list(cache.ImageStore(images, "cpu", place).batches([np.array([3, 4])]))
+
+
+def test_a_store_closes_its_file(files, tmp_path):
+    """No ResourceWarning, which python -W error would make an exception."""
+    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    store = cache.ImageStore(images, "cpu")
+    file = store.file
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del store
+    assert file.closed and not told
 
 
 def test_store_on_the_host_stops_its_thread_when_left_early():
