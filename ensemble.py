@@ -61,7 +61,7 @@ def parse_args(argv):
     cut.add_argument("--tune-bounds", action="store_true", help="find that cut on out-of-fold predictions, and draw bounds.png")
     options.add_folds(parser, numbers=False)
     options.add_tta(parser)
-    parser.add_argument("--seed", type=options.natural_int, default=0, help="of the search and of the parts that are scored")
+    parser.add_argument("--seed", type=options.natural_int, default=0, help="of the parts of the people that are scored")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -107,7 +107,7 @@ def _search(plan, members, truth, cut):
         return None, []
     if plan.search == "weights":
         return [_rounded(weight) for weight in search.tune_weights(members, truth, cut)], []
-    found = search.greedy(members, truth, cut, seed=plan.seed)
+    found = search.greedy(members, truth, cut)
     return [_rounded(weight) for weight in found.weights], found.trace
 
 

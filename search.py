@@ -5,7 +5,6 @@ label of each row, integers [N] in 0..17. Everything is a function of arrays and
 predictions these score too well on the same people; `crossfit` gives the probabilities that an honest score needs.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ LOG_FLOOR = 1e-6  # below it the logarithm of a probability says more about roun
 
 @dataclass(frozen=True)
 class Selection:
-    """Weights of the members (sum 1), and the path over all of them: (member, macro F1 once it joined) until the best."""
+    """Weights of the members (sum 1), and the path to them: (member, macro F1 once it joined) until the best."""
 
     weights: list
     trace: list
@@ -116,8 +115,8 @@ def _make_kinds(given):
     return kinds
 
 
-def _joined_f1(state, kind, columns, truth):
-    """Macro F1 of `state` with one more member, for each of the members `columns` of a kind: float64 [len(columns)].
+def _joined_f1(state, kind, truth):
+    """Macro F1 of `state` with one more member, for each of the members of a kind: float64 [M].
 
     Only rows whose prediction some member can change are computed, and of their classes only those that can win: the
     score of a class lies between those with the least and with the greatest probabilities of any member of the kind.
@@ -137,17 +136,17 @@ def _joined_f1(state, kind, columns, truth):
     classes = np.nonzero(contends[rows])[1].astype(np.uint8)  # all contenders of the first row, then of the second, ...
     first = np.cumsum(count[rows]) - count[rows]
     value_of = _contender_values(state, after, kind, rows)
-    best = value_of(classes[first])[:, columns]
-    pred = np.repeat(classes[first][:, None], len(columns), axis=1)
+    best = value_of(classes[first])
+    pred = np.repeat(classes[first][:, None], len(kind.members), axis=1)
     for place in range(1, count[rows].max(initial=1)):
         n = int((count[rows] > place).sum())
         rivals = classes[first[:n] + place]
-        values = value_of(rivals)[:, columns]
+        values = value_of(rivals)
         np.copyto(pred[:n], rivals[:, None], where=values > best[:n])
         np.maximum(best[:n], values, out=best[:n])
     hit = pred == truth[rows, None].astype(np.uint8)
-    cell = pred + CLASSES * np.arange(len(columns))  # of a table of members and classes
-    shape = (len(columns), CLASSES)
+    cell = pred + CLASSES * np.arange(len(kind.members))  # of a table of members and classes
+    shape = (len(kind.members), CLASSES)
     taken = taken + np.bincount(cell.ravel(), minlength=cell.shape[1] * CLASSES).reshape(shape)
     right = right + np.bincount(cell[hit], minlength=cell.shape[1] * CLASSES).reshape(shape)
     return metrics._mean_f1(2 * right, taken + np.bincount(truth, minlength=CLASSES))
@@ -199,10 +198,11 @@ def _alone(parts, truth):
     return _Sums({}, {}).plus(parts).f1(truth)
 
 
-def _start(given, pool, alone, truth):
-    """The members of `pool` to begin with: the best that decides the label alone, or the best one of each part."""
-    whole = [index for index in pool if len(given[index]) == len(PARTS) or "label" in given[index]]
-    of_part = [[index for index in pool if tuple(given[index]) == (part,)] for part in PARTS]
+def _start(given, truth):
+    """The members to begin with: the best that decides the label alone, or the best one of each part."""
+    alone = [_alone(parts, truth) for parts in given]
+    whole = [index for index, parts in enumerate(given) if len(parts) == len(PARTS) or "label" in parts]
+    of_part = [[index for index, parts in enumerate(given) if tuple(parts) == (part,)] for part in PARTS]
     options = [[max(whole, key=lambda index: alone[index])]] if whole else []
     if all(of_part):
         options.append([max(indices, key=lambda index: alone[index]) for indices in of_part])
@@ -217,19 +217,26 @@ def _sum_up(given, members):
     return state
 
 
-def _climb(given, kinds, alone, pool, truth, steps, patience):
-    """The path [(member, macro F1 once it joined), ...] from the start to the best score over at most `steps` members."""
-    chosen = _start(given, pool, alone, truth)
+def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
+    """Selection of members for macro F1, after Caruana et al., "Ensemble selection from libraries of models" (ICML 2004).
+
+    As there: members are chosen with replacement, each time the one with which the blend scores best; and the start is a good
+    one. Different: the blend is that of blend.blend, so a member may give parts of the label only; the start is the best
+    member alone or the best one of each part; the search ends when `patience` members have brought nothing, or at `steps`,
+    and goes back to its best score; of members that score the same, as single folds of one run do out of fold, the one taken
+    least often joins; and no mean is taken over searches that see random halves of the members each ("bags"): cross-fitted
+    it won on three of eight libraries (docs/results.md). A part's member that starts before the others has score nan.
+    """
+    given = [blend.member_parts(target, np.asarray(probs), bounds) for target, probs in members]
+    blend.check_decided([target for target, _probs in members])
+    truth = np.asarray(truth)
+    kinds, chosen = _make_kinds(given), _start(given, truth)
     state = _sum_up(given, chosen)
     scores = [*[float("nan")] * (len(chosen) - 1), state.f1(truth)]
     best = len(chosen)
-    columns = [np.flatnonzero(np.isin(kind.members, pool)) for kind in kinds]
     while len(chosen) < min(steps, best + patience):
-        candidates, f1 = [], []
-        for kind, of_pool in zip(kinds, columns):
-            if len(of_pool):
-                candidates.extend(kind.members[of_pool].tolist())
-                f1.extend(_joined_f1(state, kind, of_pool, truth).tolist())
+        candidates = np.concatenate([kind.members for kind in kinds]).tolist()
+        f1 = np.concatenate([_joined_f1(state, kind, truth) for kind in kinds]).tolist()
         top = max(f1) - 1e-9
         tied = [index for index, score in zip(candidates, f1) if score >= top]
         chosen.append(min(tied, key=lambda index: (chosen.count(index), index)))
@@ -237,44 +244,8 @@ def _climb(given, kinds, alone, pool, truth, steps, patience):
         scores.append(state.f1(truth))
         if scores[-1] > scores[best - 1] + 1e-9:
             best = len(chosen)
-    return list(zip(chosen, scores))[:best]
-
-
-def _draw_pool(given, rng):
-    """A random half of the members, at least 5 where there are so many, and what it takes to decide all parts."""
-    order = rng.permutation(len(given)).tolist()
-    size = max(len(given) // 2, 5)
-    pool = order[:size]
-    for part in PARTS:
-        deciders = [index for index in order if part in given[index] or "label" in given[index]]
-        if not set(deciders) & set(pool):
-            pool.append(deciders[0])
-    return sorted(pool)
-
-
-def greedy(members, truth, bounds=OFFICIAL_BOUNDS, seed=0, bags=10, steps=50, patience=10, threads=2):
-    """Selection of members for macro F1, after Caruana et al., "Ensemble selection from libraries of models" (ICML 2004).
-
-    As there: members are chosen with replacement, each time the one with which the blend scores best; the start is a
-    good one; and the weights are the mean over `bags` searches that see a random half of the members each. Different: the
-    blend is that of blend.blend, so a member may give parts of the label only; the start is the best member alone or
-    the best one of each part; a search sees 5 members at least, as halves of few would leave the choice to chance; it ends
-    when `patience` members have brought nothing and goes back to its best score; and of members that score the same,
-    as single folds of one run do out of fold, the one taken least often joins. `bags` 0: the weights of one search over
-    all. The trace is always of that search; a part's member that starts before the others has score nan.
-    """
-    given = [blend.member_parts(target, np.asarray(probs), bounds) for target, probs in members]
-    blend.check_decided([target for target, _probs in members])
-    truth = np.asarray(truth)
-    kinds, alone = _make_kinds(given), [_alone(parts, truth) for parts in given]
-    rng = np.random.default_rng(seed)
-    pools = [list(range(len(given))), *[_draw_pool(given, rng) for _ in range(bags)]]
-    with ThreadPoolExecutor(threads) as pool:
-        paths = list(pool.map(lambda pool: _climb(given, kinds, alone, pool, truth, steps, patience), pools))
-    weights = np.zeros(len(given))
-    for path in paths[1:] or paths:
-        weights += np.bincount([index for index, _f1 in path], minlength=len(given)) / len(path)
-    return Selection((weights / weights.sum()).tolist(), paths[0])
+    weights = np.bincount(chosen[:best], minlength=len(given)) / best
+    return Selection(weights.tolist(), list(zip(chosen, scores))[:best])
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ def say_fit(result):
         say(f"temperatures: {', '.join(f'{index}: {values}' for index, values in enumerate(told, start=1))}{rest}")
     if fitted.path:
         steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
-        rest = f" and {len(steps) - contributions.SHOWN} more" if len(steps) > contributions.SHOWN else ""
+        more = len(steps) - contributions.SHOWN
+        rest = f" and {more} more, to {fitted.path[-1][1]:.4f}" if more > 0 else ""
         say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[: contributions.SHOWN])}{rest}")
     if result.plan.bounds is None:
         parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.parts)

@@ -429,8 +429,7 @@ def by_recipe(recipe, table, factors=None):
     ["--tune-bounds", "--temperature"],
 ], ids=" ".join)  # fmt: skip
 def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
-    monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))  # the recipe says what was found,
-    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))  # however far it went
+    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))  # the recipe says how far
     folder, recipe, score = blend_of("age", "mask", "gender", "label", "multi", options=options)
     expected = by_recipe(recipe, "eval.csv")
     np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], expected.argmax(1))
@@ -501,6 +500,22 @@ def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "more are left out" not in out
     assert "3 is left out: " in out and "greedy path (member, in-sample macro F1): 2 > 1 0.5000 > 2 0.6000" in out
+
+
+@pytest.mark.parametrize(("options", "names"), [
+    ([], ["label", "multi", "weak", "again", "age", "mask", "gender", "age_group"]),
+    (["--temperature", "--seed", "3"], ["weak", "mask", "multi", "gender", "label", "age_group", "again"]),
+    (["--age-bounds", "29", "59"], ["mask", "gender", "age", "age_group", "multi", "weak"]),
+])  # fmt: skip
+def test_the_path_that_is_told_leads_to_the_weights(blend_of, options, names, capsys):
+    """Each member weighs as often as it stands there, and the last score is the in-sample one of what is handed in."""
+    _folder, recipe, score = blend_of(*names, options=["--search", "greedy", *options])
+    steps = [step["run"] for step in recipe["path"]]
+    for member in recipe["members"]:
+        assert member["weight"] == pytest.approx(steps.count(member["run"]) / len(steps), abs=1e-6)
+    assert recipe["path"][-1]["in_sample_f1"] == pytest.approx(score["in_sample_f1"], abs=2e-6)
+    told = " ".join(capsys.readouterr().out.split()).partition("greedy path")[2].partition(" out-of-fold")[0]
+    assert told.endswith(f" {score['in_sample_f1']:.4f}") and ("more, to" in told) == (len(steps) > 12)
 
 
 def test_an_ensemble_is_a_member_with_its_cross_fitted_predictions(blend_of, simulated, tmp_path):

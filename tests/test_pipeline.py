@@ -37,8 +37,7 @@ def members(people):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Searches of one bag and factors of two rounds: here it matters what they are given, not how far they go."""
-    monkeypatch.setattr(search, "greedy", functools.partial(search.greedy, bags=1))
+    """Factors of two rounds: here it matters what they are given, not how far they go."""
     monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))
 
 
@@ -130,16 +129,16 @@ def test_the_prior_is_met_by_all_images_together_after_cross_fitting(members, pe
     assert pipeline.finish(before, probs) == (probs, None)
 
 
-def test_a_greedy_search_sees_the_cut_and_the_seed(members, people, monkeypatch):
+def test_a_greedy_search_sees_the_cut(members, people, monkeypatch):
     asked, path = [], [(1, 0.5), (0, 0.6)]
 
-    def greedy(given, _truth, cut, seed):
-        asked.append((given, cut, seed))
+    def greedy(given, _truth, cut):
+        asked.append((given, cut))
         return search.Selection([2 / 3, 1 / 3, 0.0, 0.0], path)
 
     monkeypatch.setattr(search, "greedy", greedy)
     fitted = pipeline.fit(Plan(search="greedy", bounds=(29, 58), seed=3), members, people.label)
-    assert asked == [(members, (29, 58), 3)]
+    assert asked == [(members, (29, 58))]
     assert (fitted.weights, fitted.path) == ([0.666667, 0.333333, 0, 0], path)
 
 

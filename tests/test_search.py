@@ -59,7 +59,7 @@ def naive_path(members, truth, start, steps):
 def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     """Also where members are so sure that nearly nothing can change, and where a part's first own member joins late."""
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=skill)
-    selection = search.greedy(members, truth, bags=0, steps=9, patience=9)
+    selection = search.greedy(members, truth, steps=9, patience=9)
     first = next(place for place, (_index, f1) in enumerate(selection.trace) if not np.isnan(f1))
     path = naive_path(members, truth, [index for index, _f1 in selection.trace[: first + 1]], 9)
     assert [index for index, _f1 in selection.trace[first:]] == [index for index, _f1 in path][: len(selection.trace) - first]
@@ -74,13 +74,13 @@ def test_a_search_ends_after_so_many_members_that_bring_nothing():
     lengths = []
     for seed in range(3):
         members, truth = draw_members(np.random.default_rng(seed), ["label"] * 5, skill=0.7)
-        path = naive_path(members, truth, [search.greedy(members, truth, bags=0, steps=1).trace[0][0]], 20)
+        path = naive_path(members, truth, [search.greedy(members, truth, steps=1).trace[0][0]], 20)
         for patience in (1, 3, 20):
             best = 0
             for place, (_index, f1) in enumerate(path):
                 if best + patience >= place and f1 > path[best][1] + 1e-9:
                     best = place
-            trace = search.greedy(members, truth, bags=0, steps=20, patience=patience).trace
+            trace = search.greedy(members, truth, steps=20, patience=patience).trace
             assert [index for index, _f1 in trace] == [index for index, _f1 in path[: best + 1]]
             lengths.append(best)
     assert lengths[0::3] != lengths[1::3] != lengths[2::3]
@@ -93,38 +93,19 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
     for label_skill, start in ((0.5, [1, 2, 0]), (9, [4])):
         members = [*parts, draw_member(rng, "label", truth, label_skill)]
         members[3] = draw_member(rng, "mask", truth, 0.1)
-        trace = search.greedy(members, truth, bags=0).trace
+        trace = search.greedy(members, truth).trace
         assert [index for index, _f1 in trace[: len(start)]] == start
         assert [np.isnan(f1) for _index, f1 in trace[: len(start)]] == [True] * (len(start) - 1) + [False]
         assert not np.isnan([f1 for _index, f1 in trace[len(start) - 1 :]]).any()
 
 
-def test_bags_see_half_of_the_members_and_decide_all_parts():
-    rng = np.random.default_rng(0)
-    parts = ["mask"] * 20 + ["gender"] * 2 + ["age_group"] * 2
-    given = [blend.member_parts(target, np.ones((1, num_outputs(target)))) for target in parts]
-    pools = [search._draw_pool(given, rng) for _ in range(40)]
-    for pool in pools:
-        assert {next(iter(given[index])) for index in pool} == set(blend.PARTS) and len(set(pool)) == len(pool)
-        assert 12 <= len(pool) <= 14
-    assert len({tuple(pool) for pool in pools}) == 40
-    assert search._draw_pool([{"label": None}] * 4, rng) == [0, 1, 2, 3]
-    assert len(search._draw_pool([{"label": None}] * 8, rng)) == 5
-
-
-def test_bagged_weights_are_the_mean_over_the_searches():
-    """Each search among the members that its bag holds, as greedy without bags among those alone."""
-    members, truth = draw_members(np.random.default_rng(3), ["label"] * 12, skill=0.7)
-    selection = search.greedy(members, truth, seed=5, bags=3)
-    rng, expected = np.random.default_rng(5), np.zeros(12)
-    for _bag in range(3):
-        pool = search._draw_pool([{"label": None}] * 12, rng)
-        expected[pool] += np.array(search.greedy([members[index] for index in pool], truth, bags=0).weights) / 3
-    assert selection.weights == pytest.approx(expected.tolist())
-    assert selection.trace == search.greedy(members, truth, bags=0).trace
-    assert selection == search.greedy(members, truth, seed=5, bags=3, threads=1)
-    assert selection.weights != search.greedy(members, truth, seed=6, bags=3).weights
-    assert search.greedy(members, truth, steps=3) == search.greedy(members, truth, steps=3, bags=10)
+@pytest.mark.parametrize("targets", [["label"] * 12, ["mask", "gender", "age_group", "multi"] * 4])
+def test_weights_are_those_of_the_path_among_many_members_too(targets):
+    members, truth = draw_members(np.random.default_rng(3), targets, skill=0.7)
+    selection = search.greedy(members, truth)
+    times = np.bincount([index for index, _f1 in selection.trace], minlength=len(targets))
+    assert selection.weights == pytest.approx(times / times.sum())
+    assert blend_f1(members, truth, selection.weights) == pytest.approx(selection.trace[-1][1])
 
 
 def test_equal_tables_share_their_weight():
@@ -132,8 +113,8 @@ def test_equal_tables_share_their_weight():
     rng = np.random.default_rng(1)
     members, truth = draw_members(rng, ["label", "label"])
     members = [members[0]] * 5 + [members[1]]
-    weights = np.array(search.greedy(members, truth, bags=0).weights)
-    path = [index for index, _f1 in search.greedy(members, truth, bags=0).trace]
+    weights = np.array(search.greedy(members, truth).weights)
+    path = [index for index, _f1 in search.greedy(members, truth).trace]
     times = np.bincount(path, minlength=6)
     assert times[:5].max() - times[:5].min() <= 1
     assert weights == pytest.approx(times / times.sum())
@@ -154,7 +135,7 @@ def test_age_members_are_cut_at_the_bounds():
     members, truth = draw_members(rng, ["mask", "gender", "age", "age_group"])
     age = members[2][1]
     members[2] = ("age", np.hstack([age[:, 1:], age[:, :1]]))  # a year too young, so that 29, 59 are the better bounds
-    trace = search.greedy(members, truth, (29, 59), bags=0).trace
+    trace = search.greedy(members, truth, (29, 59)).trace
     times = np.bincount([index for index, _f1 in trace], minlength=4).tolist()
     at_bounds = blend.blend(members, bounds=(29, 59), weights=times).argmax(1)
     assert trace[-1][1] == pytest.approx(metrics.macro_f1(truth, at_bounds, 18))
@@ -298,7 +279,7 @@ def honest_and_in_sample(members, truth, persons, fit, apply):
 
 
 FITTED = {
-    "greedy": (lambda m, t: search.greedy(m, t, bags=0).weights, lambda w, m: blend.blend(m, weights=w)),
+    "greedy": (lambda m, t: search.greedy(m, t).weights, lambda w, m: blend.blend(m, weights=w)),
     "weights": (lambda m, t: search.tune_weights(m, t, rounds=2), lambda w, m: blend.blend(m, weights=w)),
     "biases": (lambda m, t: metrics.fit_biases(m[0][1], t, 18, rounds=3), lambda b, m: metrics.apply_biases(m[0][1], b)),
 }
