@@ -101,10 +101,10 @@ def broken_exif():
     return content[: start + 4] + b"\xff\xff\xff\x0f" + content[start + 8 :]
 
 
-def beside_png(*chunks, end=False):
-    """A PNG with chunks before its pixels, or after them."""
-    content, at = whole("PNG"), -12 if end else 33
-    return content[:at] + b"".join(chunks) + content[at:]
+def beside_png(*chunks, end=b""):
+    """A PNG with chunks before its pixels, and one after them."""
+    content = whole("PNG")
+    return content[:33] + b"".join(chunks) + content[33:-12] + end + content[-12:]
 
 
 def beside_jpeg(code, block, content=None):
@@ -186,7 +186,7 @@ IMAGES = {
     "short_apps_turned.jpg": (beside_jpeg(0xE1, ON_ITS_SIDE, jpeg_of_apps()), TOP),
     "short_profile_cmyk.jpg": (beside_jpeg(0xE2, b"ICC_PROFILE\0", encoded(half("CMYK"), "JPEG", quality=95)), LEFT),
     "huge_profile.png": (beside_png(HUGE_PROFILE, chunk(b"eXIf", ON_ITS_SIDE[6:])), TOP),
-    "huge_text_at_the_end.png": (beside_png(HUGE_TEXT, end=True), LEFT),
+    "huge_text_at_the_end.png": (beside_png(chunk(b"eXIf", ON_ITS_SIDE[6:]), end=HUGE_TEXT), TOP),
     "short_gamma.png": (beside_png(chunk(b"gAMA", b"1")), LEFT),
     "wrong_checksum_beside.png": (beside_png(chunk(b"tEXt", b"a\0b")[:-1] + b"?"), LEFT),
     "phone.jpg": (struct.pack(">I", 24) + b"ftypheic" + bytes(99), "it is a HEIC or AVIF file, whatever its name; convert it"),
