@@ -362,3 +362,14 @@ def test_resume_with_damaged_folds_is_one_line(runs, tmp_path, content, message)
     (run / "folds.csv").unlink() if content is None else (run / "folds.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         train.main(["--resume", str(run), "--quiet"])
+
+
+def test_resume_says_how_to_go_on_when_a_file_cannot_be_read_now(runs, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(runs["mask"], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "eval*")))
+
+    def unable(*_args, **_options):
+        raise errors.Unreadable("x.npy: can't be read now (Input/output error); try again")
+
+    monkeypatch.setattr(train, "prepare", unable)
+    with pytest.raises(InputError, match=rf"try again. Go on with: python train.py --resume {run}"):
+        train.main(["--resume", str(run), "--quiet"])
