@@ -6,9 +6,16 @@ import json
 import logging
 import math
 import os
+import re
+import socket
+import ssl
 import sys
+import urllib.error
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import safetensors.torch
 import timm
@@ -17,23 +24,42 @@ import torch
 import augment
 import disk
 import errors
-from errors import InputError, did_you_mean, first_line
+from errors import InputError, did_you_mean, first_line, say
 from labels import HEADS, num_outputs
 from precision import FORMATS, layout
 from predictions import TTAS
 
 ANEW = "copy it again, or delete its folder, and train.py --resume trains that fold anew"
+CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
+# Under which of its names a checkpoint holds its tensors, the best first.
+CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
-def check_name(name):
-    """InputError with suggestions unless timm has a model of this name (a pretrained tag after a dot is allowed)."""
-    if not timm.is_model(name):
-        raise InputError(f"--model {name}: timm {timm.__version__} has no such model.{did_you_mean(name, timm.list_models())}")
+def current_name(name):
+    """timm's name of a model: `name`, or of a deprecated one what timm calls it now; a pretrained tag after a dot is allowed.
+
+    InputError with suggestions where there is no such model.
+    """
+    old, name = name, timm.models.get_deprecated_models().get(name, name)
+    if name is None or not timm.is_model(name):
+        raise InputError(f"--model {old}: timm {timm.__version__} has no such model.{did_you_mean(old, timm.list_models())}")
     base, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_models(f"{base}.*", pretrained=True)]
+    if tag and tag not in tags and old != name:  # timm's own list has some that it has renamed since
+        tag = next((known for known in tags if known.startswith(tag)), "")
+        name = f"{base}.{tag}".rstrip(".")
     if tag and tag not in tags:
-        raise InputError(f"--model {name}: {base} has no weights {tag!r}, but {', '.join(tags) or 'none at all'}")
+        raise InputError(f"--model {old}: {base} has no weights {tag!r}, but {', '.join(tags) or 'none at all'}")
+    return name
+
+
+def told_name(name):
+    """`current_name`, told on stderr where it is another one."""
+    current = current_name(name)
+    if current != name:
+        say(f"--model {name}: an old name; timm calls it {current} now")
+    return current
 
 
 def native_size(name):
@@ -51,7 +77,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     et al., 2014) and `drop_path` (of whole blocks, the later the likelier; Huang et al., 2016) are probabilities in training;
     None: the model's own, as a rule 0. InputError where it has no such thing.
     """
-    check_name(name)
+    name = current_name(name)
     outputs = num_outputs(target)
     config = timm.get_pretrained_cfg(name)
     options = {"num_classes": outputs, "drop_rate": dropout, "drop_path_rate": drop_path}
@@ -60,8 +86,12 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     height, width = img_size
     try:
         model = timm.create_model(name, pretrained=False, **options)
+        if not hasattr(model, "get_classifier"):
+            raise InputError(f"--model {name}: has no classifier to train; take one that tells classes")
         if try_size:
             _try(model, height, width)
+    except InputError:
+        raise
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
         for option, key in (("dropout", "drop_rate"), ("drop-path", "drop_path_rate")):
             if isinstance(error, TypeError) and f"'{key}'" in str(error):
@@ -82,36 +112,86 @@ def _try(model, height, width):
 
 
 def _pretrained(name, options):
+    """The model with timm's weights: from the local cache of the hub where they are, else fetched, which is told."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
+    config, waited = timm.get_pretrained_cfg(name), socket.getdefaulttimeout()
+    overlay, place = None, config.url
+    if config.hf_hub_id:
+        repo, _, revision = config.hf_hub_id.partition("@")
+        place = f"{huggingface_hub.constants.ENDPOINT}/{repo}"
+        file = huggingface_hub.try_to_load_from_cache(
+            repo, config.hf_hub_filename or "model.safetensors", revision=revision or None
+        )
+        overlay = {"file": file} if isinstance(file, str) else None
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        socket.setdefaulttimeout(CONNECT_SECONDS)  # torch's own downloads have no other bound
+        if place and not overlay:
+            say(f"pretrained weights of {name}: fetching them from {place}")
+            _reach(place)
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
         raise InputError(
             f"pretrained weights of {name} can't be had ({type(error).__name__}: {first_line(error)}); pass --weights FILE "
             f"(a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
         ) from error
+    finally:
+        socket.setdefaulttimeout(waited)
+
+
+def _reach(url):
+    """An OSError where nobody answers there, for which the hub's own client would wait a minute or more by its retries."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # an answer; what it means is the client's to say
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # the client has certificates of its own
+            raise OSError(f"{url}: {error.reason}") from error
 
 
 def read_state_dict(path):
-    """Tensors of a .safetensors file or of a .pth read with weights_only=True: nothing in the file can run code."""
+    """Tensors of a safetensors file or of one of torch.save read with weights_only=True: nothing in the file can run code.
+
+    Of a training's checkpoint those of the model, without what stands beside them.
+    """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file")
+        raise InputError(f"--weights {path}: {'is a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())  # a format without code
-        with open(path, "rb") as file:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # opened, as torch.load goes by a path's suffix
+            begin, _start = file.read(9), file.seek(0)
+            if begin[8:] == b"{" or (path.suffix == ".safetensors" and begin[:2] != b"PK"):
+                state = safetensors.torch.load(file.read())  # a format without code
+            else:
+                state = torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
-        raise errors.unreadable(f"--weights {path}", error) or InputError(
-            f"--weights {path}: not a readable weights file ({type(error).__name__}: {first_line(error)})"
-        ) from error
-    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
+        if passing := errors.unreadable(f"--weights {path}", error):
+            raise passing from error
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise InputError(_tensors_alone(path, found[1])) from error
+        said = first_line(str(error).rpartition("WeightsUnpickler error:")[2])
+        raise InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {said})") from error
+    while isinstance(state, dict) and (inner := [state[key] for key in CONTAINERS if isinstance(state.get(key), dict)]):
+        state = inner[0]
+    items = state.items() if isinstance(state, dict) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    if not tensors:
         raise InputError(f"--weights {path}: holds no state dict (names to tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}  # torch.compile's, at any depth
+
+
+def _tensors_alone(path, kind):
+    """What to say of a file that holds an object of this kind."""
+    take = (
+        f"import torch; c = torch.load({str(path)!r}, 'cpu', weights_only=False); "
+        f"c = next((c[k] for k in {CONTAINERS} if c.get(k)), c) if isinstance(c, dict) else c; "
+        "c = c.state_dict() if hasattr(c, 'state_dict') else c; "
+        f"torch.save({{k: v for k, v in c.items() if torch.is_tensor(v)}}, {str(path.with_suffix('.tensors.pth'))!r})"
+    )
+    return (
+        f"--weights {path}: holds an object ({kind}) beside tensors, and to load one can run code; where you trust the file, "
+        f'save its tensors alone: python -c "{take}"'
+    )
 
 
 def _head_names(model):
@@ -130,6 +210,8 @@ def load_backbone(model, path):
     """Load a backbone file into `model`, all but the head. InputError names the first tensors that don't fit."""
     state = read_state_dict(path)
     heads = _head_names(model)
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
+    state = _without_prefix(state, own, path)
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:  # timm's own: old names, position embeddings resampled to another image size
         try:
@@ -137,16 +219,44 @@ def load_backbone(model, path):
         except Exception as error:  # it takes a file of its model for granted
             raise InputError(f"--weights {path}: not a backbone of this --model ({type(error).__name__}: {error})") from error
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing = sorted(name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked"))
+    unexpected = sorted(name for name in state.keys() - own.keys() if state[name].dim())  # a number, as of the epoch, is none
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     for problem, names in (("lacks", missing), ("has the unknown", unexpected), ("has another shape for", sorted(shapes))):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(
-                f"--weights {path}: {problem} {names[0]}{more}, so it is not a backbone of this --model and --img-size"
+                f"--weights {path}: {problem} {names[0]}{_more(names)}, so it is not a backbone of this --model and --img-size"
             )
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise InputError(f"--weights {path}: NaN or infinite numbers in {broken[0]}{_more(broken)}; take another checkpoint")
     model.load_state_dict(state, strict=False)
+
+
+def _more(names):
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _without_prefix(state, own, path):
+    """The tensors of `state` that stand under the one prefix with most of the names `own`, as "module." or "model.backbone.".
+
+    InputError where there are two such. Where names are others, as older ones, only what all have in common goes.
+    """
+    found = Counter()
+    for name in state:
+        found.update(name[:at] for at in [0, *(dot.end() for dot in re.finditer(r"\.", name))] if name[at:] in own)
+    most = max(found.values(), default=0)
+    if 2 * most > len(own):
+        prefix, *others = (prefix for prefix in found if found[prefix] == most)
+        if others:
+            raise InputError(
+                f"--weights {path}: holds the backbone twice, under {prefix!r} and {others[0]!r}; keep one of them"
+            )
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    while len(first := {name.partition(".")[0] for name in state}) == 1 and not any(
+        name.split(".")[0] in first for name in own
+    ):
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
 
 
 def mean_std(model):

@@ -103,7 +103,11 @@ def open_run(args, argv, data, ranks):
 def record_changes(args, run):
     """What --resume may change for good goes into args.yaml."""
     before = experiment.read_args(run)
-    changed = {name: getattr(args, name) for name in ("epochs", "keep_state", "weights") if getattr(args, name) != before[name]}
+    changed = {
+        name: getattr(args, name)
+        for name in ("epochs", "keep_state", "weights", "model")
+        if getattr(args, name) != before[name]
+    }
     if changed:
         with experiment.locked(run, wait=True):
             experiment.change_args(run, **changed)

@@ -212,7 +212,7 @@ def parse_args(argv, ranks=distributed.ALONE, draw=True):
         errors.say(f"Defaults for the demo set (your own options win):\n  {options.as_typed(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
-    model.check_name(args.model)
+    args.model = model.told_name(args.model)
     args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.scheduler = optim.scheduler_name(args.scheduler)
@@ -323,7 +323,7 @@ def resumed_args(parser, args, given, ranks):
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(dataset.locate(args.data_dir)[0])
-    model.check_name(args.model)
+    args.model = model.told_name(args.model)
     check_techniques(parser, args)
     check_folds(parser, args)
     if args.parallel_folds == "auto":

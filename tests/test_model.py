@@ -1,4 +1,8 @@
 import json
+import shlex
+import shutil
+import socket
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,6 +17,10 @@ from errors import InputError
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 FACTS = {"model": "test_resnet", "target": "mask", "img_size": [32, 32], "mean": MEAN, "std": STD}
 FACTS |= {"options": {"memory_format": "contiguous"}}  # what train.py writes beside weights, as far as a prediction goes by it
+
+
+def under(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +80,9 @@ def test_stochastic_depth_that_a_model_does_not_have():
 
 
 def test_weights_tag_that_is_unknown_lists_the_known_ones():
-    model.check_name("resnet18.a1_in1k")
+    model.current_name("resnet18.a1_in1k")
     with pytest.raises(InputError, match=r"--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"):
-        model.check_name("resnet18.foo")
+        model.current_name("resnet18.foo")
 
 
 def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path):
@@ -101,6 +109,7 @@ def test_pretrained_that_can_not_be_had_says_what_to_do(monkeypatch):
         return real(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(model, "_reach", lambda url: None)
     with pytest.raises(
         InputError, match=r"test_resnet can't be had \(OSError: no route to the hub\); pass --weights FILE .*--no-pretrained"
     ):
@@ -113,6 +122,16 @@ def test_pretrained_that_can_not_be_had_says_what_to_do(monkeypatch):
         lambda state: state,
         lambda state: {"state_dict": state},
         lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+        lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},  # as torchvision's old files
+        lambda state: under("_orig_mod.", state),
+        lambda state: under("module._orig_mod.", state),
+        lambda state: {"state_dict": under("_orig_mod.module.model.", state) | {"loss.weight": torch.ones(3)}, "epoch": 1},
+        lambda state: under("backbone.", state) | {"fc.weight": torch.ones(3)},  # of a wrapper with a head of its own
+        lambda state: under("encoder._orig_mod.", {k: v for k, v in state.items() if not k.startswith("fc.")}),
+        lambda state: {"model_state_dict": state, "optimizer": {"state": {}}},
+        lambda state: {"epoch": torch.tensor(3), "model": state, "model_ema": dict(state)},
+        lambda state: {**state, "epoch": 3, "score": torch.tensor(0.5), "note": "best"},
+        lambda state: under("module.", state) | {"n_averaged": torch.tensor(5)},  # torch's AveragedModel
     ],
 )
 def test_backbone_file_gives_all_but_the_head(backbone, tmp_path, wrap):
@@ -122,6 +141,7 @@ def test_backbone_file_gives_all_but_the_head(backbone, tmp_path, wrap):
         net = model.create("test_resnet", "label", (32, 32), weights=path)
         for name, value in net.state_dict().items():
             assert name.startswith("fc.") or torch.equal(value, state[name]), name
+        assert torch.isfinite(net.fc.weight).all()
         assert net.fc.out_features == 18
 
 
@@ -139,6 +159,119 @@ def test_backbone_file_of_another_model_is_refused(backbone, tmp_path):
             model.create("test_resnet", "label", (32, 32), weights=tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=r"has the unknown .*and \d+ more|lacks .*and \d+ more"):
         model.create("test_efficientnet", "label", (32, 32), weights=backbone)
+
+
+def test_files_are_known_by_their_content(backbone, tmp_path):
+    state = safetensors.torch.load_file(backbone)
+    (tmp_path / "pytorch_model.bin").write_bytes(backbone.read_bytes())
+    torch.save(state, tmp_path / "model.safetensors")
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        read = model.read_state_dict(tmp_path / name)
+        assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
+
+
+def test_two_backbones_in_one_file(backbone, tmp_path):
+    state = safetensors.torch.load_file(backbone)
+    torch.save({**under("student.", state), **under("teacher.", state)}, tmp_path / "two.pth")
+    with pytest.raises(
+        InputError, match=r"two.pth: holds the backbone twice, under 'student.' and 'teacher.'; keep one of them"
+    ):
+        model.create("test_resnet", "label", (32, 32), weights=tmp_path / "two.pth")
+
+
+def test_old_names_under_a_prefix():
+    """Names that timm's own filters know, such as of Facebook's ConvNeXt; what all have in common goes, as a DDP's prefix."""
+    own = timm.create_model("test_convnext").state_dict()
+    old = {"downsample_layers.0.0.weight": torch.zeros(1), "norm.weight": torch.ones(1)}
+    for prefix in ("", "module.", "module.net."):
+        assert model._without_prefix(under(prefix, old), own, "x").keys() == old.keys()
+
+
+@pytest.mark.parametrize(
+    "how", ["a Namespace beside", "a number of numpy", "a whole model", "a model in a dict", "an old file"]
+)
+def test_files_with_objects_name_them_and_how_to_save_the_tensors(backbone, tmp_path, monkeypatch, how):
+    """The command that the line gives, run as it stands, leaves a file that loads."""
+    monkeypatch.chdir(tmp_path)
+    state = safetensors.torch.load_file(backbone)
+    net = timm.create_model("test_resnet")
+    net.load_state_dict(state)
+    contents = {
+        "a Namespace beside": ({"state_dict": state, "args": Namespace(lr=0.1)}, "argparse.Namespace"),
+        "a number of numpy": ({"model": state, "best": np.float64(0.5)}, "numpy.*scalar"),
+        "a whole model": (net, "timm.models.resnet.ResNet"),
+        "a model in a dict": ({"model": net, "epoch": 1}, "timm.models.resnet.ResNet"),
+        "an old file": ({**state, "args": Namespace(lr=0.1)}, "argparse.Namespace"),
+    }
+    content, kind = contents[how]
+    torch.save(content, "theirs.pth", _use_new_zipfile_serialization=how != "an old file")
+    with pytest.raises(
+        InputError, match=rf"^--weights theirs.pth: holds an object \({kind}\) .* save its tensors alone: python -c"
+    ) as told:
+        model.create("test_resnet", "label", (32, 32), weights="theirs.pth")
+    assert "\n" not in str(told.value) and "\x1b" not in str(told.value)
+    exec(shlex.split(str(told.value).partition("python -c ")[2])[0], {})
+    assert torch.equal(model.read_state_dict("theirs.tensors.pth")["bn1.weight"], state["bn1.weight"])
+    model.create("test_resnet", "label", (32, 32), weights="theirs.tensors.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_at_load(backbone, tmp_path, value):
+    state = safetensors.torch.load_file(backbone)
+    state["bn1.weight"][0] = value
+    state["fc.bias"][:] = float("nan")  # goes with the head
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"x.safetensors: NaN or infinite numbers in bn1.weight; take another checkpoint"):
+        model.create("test_resnet", "label", (32, 32), weights=tmp_path / "x.safetensors")
+
+
+def test_every_deprecated_name_has_a_current_one():
+    old = timm.models.get_deprecated_models()
+    assert len(old) > 200
+    for name in old:
+        current = model.current_name(name)
+        assert current not in old and all(side > 0 for side in model.native_size(current))
+    assert model.current_name("tf_efficientnet_b4_ns") == "tf_efficientnet_b4.ns_jft_in1k"
+    assert model.current_name("vit_base_patch16_224_sam") == "vit_base_patch16_224.sam_in1k"  # timm's own map says ".sam"
+
+
+def test_a_name_that_timm_has_removed(monkeypatch):
+    monkeypatch.setattr(timm.models, "get_deprecated_models", lambda: {"resnet18": None})
+    with pytest.raises(InputError, match=r"--model resnet18: timm .* has no such model"):
+        model.current_name("resnet18")
+
+
+def test_a_deprecated_name_takes_an_image_size():
+    net = model.create("vit_tiny_patch16_224_in21k", "mask", (32, 32))
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_a_model_without_a_classifier(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *_args, **_options: torch.nn.Identity())
+    with pytest.raises(InputError, match=r"--model qwen3_vit_88m_enc: has no classifier to train"):
+        model.create("qwen3_vit_88m_enc", "mask", (224, 224))
+
+
+@pytest.mark.parametrize("answers", ["refuses", "is silent"])
+def test_a_hub_that_does_not_answer_is_left_soon(monkeypatch, capsys, answers):
+    with socket.socket() as hub:
+        hub.bind(("127.0.0.1", 0))
+        if answers == "is silent":
+            hub.listen()
+        url = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        monkeypatch.setattr(model.huggingface_hub.constants, "ENDPOINT", url)
+        monkeypatch.setattr(model, "CONNECT_SECONDS", 0.2)
+        with pytest.raises(InputError, match=r"resnet18 can't be had \(.*pass --weights FILE .*--no-pretrained"):
+            model.create("resnet18", "mask", (32, 32), pretrained=True)
+    assert f"pretrained weights of resnet18: fetching them from {url}/timm/resnet18" in capsys.readouterr().err
+
+
+def test_weights_in_the_hubs_cache_are_taken_without_asking_it(backbone, tmp_path, monkeypatch, capsys):
+    file = str(shutil.copy(backbone, tmp_path / "model.safetensors"))
+    monkeypatch.setattr(model.huggingface_hub, "try_to_load_from_cache", lambda *_args, **_options: file)
+    monkeypatch.setattr(model, "_reach", None)
+    net = model.create("test_resnet.r160_in1k", "mask", (32, 32), pretrained=True)
+    assert torch.equal(net.bn1.weight, safetensors.torch.load_file(backbone)["bn1.weight"]) and not capsys.readouterr().err
 
 
 def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):

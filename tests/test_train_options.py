@@ -1,5 +1,12 @@
 """train_options.py: what follows from the options of train.py, and what they refuse."""
 
+import shutil
+
+import timm
+from conftest import without_pictures
+
+import experiment
+import train
 import train_options
 
 
@@ -28,3 +35,26 @@ def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch
     *taken, frozen, many = train_options.refusals(lines)
     assert taken == [None, None] and frozen.startswith("--freeze-epochs 10: leaves none of 10 epochs")
     assert many == "argument --epochs: many is not a whole number" and not list(tmp_path.iterdir())
+
+
+def test_a_deprecated_model_is_told_once_and_recorded_by_its_current_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, False))
+    args = train_options.parse_args(["--model", "tf_efficientnet_b4_ns", "--no-pretrained"])
+    assert (args.model, args.img_size) == ("tf_efficientnet_b4.ns_jft_in1k", [380, 380])
+    told = "--model tf_efficientnet_b4_ns: an old name; timm calls it tf_efficientnet_b4.ns_jft_in1k now\n"
+    assert capsys.readouterr().err == told
+    assert (
+        train_options.refusals([["--model", "vit_base_patch16_224_in21k"], ["--model", "vit_base_patch16_224_in21l"]])[0]
+        is None
+    )
+
+
+def test_a_run_that_began_with_a_deprecated_name_goes_on_under_the_current_one(runs, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(runs["mask"], tmp_path / "run")
+    monkeypatch.setattr(timm.models, "get_deprecated_models", lambda: {"old_resnet": "test_resnet"})
+    experiment.change_args(run, model="old_resnet")
+    for told in (1, 0):
+        with without_pictures():
+            assert train.main(["--resume", str(run / "args.yaml"), "--quiet"]) == 0
+        assert experiment.read_args(run)["model"] == "test_resnet"
+        assert capsys.readouterr().err.count("--model old_resnet: an old name; timm calls it test_resnet now") == told
