@@ -15,7 +15,7 @@ import errors
 import listing
 import predictions
 import tables
-from errors import InputError, say
+from errors import InputError, did_you_mean, say
 from images import CONVERT
 from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
 
@@ -47,11 +47,32 @@ def locate(data_dir=None, draw=True):
 
 def find(data_dir=None):
     """The folder that `locate` returns, but None where it would have to draw the demo set."""
-    if data_dir is not None:
-        if not Path(data_dir).is_dir():
-            raise InputError(f"--data-dir {data_dir}: no such folder; it must hold train/train.csv and eval/info.csv")
+    if data_dir is None:
+        return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
+    if _holds_data(data_dir):
         return Path(data_dir)
-    return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
+    data_dir = Path(data_dir)
+    above = (Path(os.path.relpath(place)) if not data_dir.is_absolute() else place for place in data_dir.absolute().parents[:3])
+    below = (file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv")))
+    meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
+    if not meant and not data_dir.exists():
+        meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
+    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
+    raise InputError(
+        f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv.{meant}".removesuffix(".")
+    )
+
+
+def _holds_data(folder):
+    """Whether a folder has the competition's files, or at least one part of them."""
+    return any(os.path.isfile(os.path.join(folder, *name)) for name in (("train", "train.csv"), ("eval", "info.csv")))
+
+
+def check_train(data_dir):
+    """InputError where the people or the folder of their images can't be read."""
+    read_people(data_dir)
+    if not os.path.isdir(images_root(data_dir)):
+        raise InputError(f"{images_root(data_dir)}: no such folder; it holds a folder of images for each person of train.csv")
 
 
 def as_option(data_dir):

@@ -225,9 +225,10 @@ def prepare(args, ranks):
     args.threads = engine.use_threads(threads or max(cores // at_once, 1))
     net, run, listed = None, Path(args.resume) if args.resume else None, None
     with contextlib.ExitStack() as meanwhile:
-        if not run:  # what can't be built is known before images are decoded and a run folder is made
+        if not run:  # what can't be read or built is known before weights are fetched, images decoded and a folder made
             if ranks.first:
                 experiment.check_free(args.output_dir, args.name)
+            dataset.check_train(args.data_dir)
             if args.limit_people is None:
                 listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
             with engine.core_left():  # to the listing

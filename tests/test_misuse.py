@@ -76,8 +76,17 @@ CASES = [
     ("train", TRAIN + "--device cuda:77", "--device cuda:77: can't be used here"),
     ("train", TRAIN + "--label-fixes none.csv", "none.csv: no such file; a csv with the columns path,column,value is needed"),
     ("train", TRAIN + "--label-fixes data", "data: not readable (Is a directory); a csv with the columns path,column,value"),
+    ("train", "--data-dir data/train --model resnet18", "--data-dir data/train: holds neither; it must hold train/train.csv…Did you mean data?"),
+    ("train", "--data-dir data/eval/images --model resnet18", "--data-dir data/eval/images: holds neither; it must hold…Did you mean data?"),
+    ("train", "--data-dir . --model resnet18", "--data-dir .: holds neither; it must hold…Did you mean data?"),
+    ("train", "--data-dir data/train/train.csv --model resnet18", "train.csv: is a file; it must hold…Did you mean data?"),
+    ("train", "--data-dir dta --model resnet18", "--data-dir dta: no such folder; it must hold…Did you mean data?"),
+    ("train", "--data-dir other --model resnet18", "other/train/train.csv: no such file; a csv with the columns id,gender,age,path is needed"),
+    ("train", "--data-dir pixels --model resnet18", "pixels/train/images: no such folder; it holds a folder of images for each person"),
+    ("inference", "--models runs/label --data-dir data/train/images", "--data-dir data/train/images: holds neither;…Did you mean data?"),
+    ("sweep", "deep.txt", "deep.txt line 1: --data-dir data/train: holds neither; it must hold…Did you mean data?"),
     ("train", TRAIN + "--data-dir nowhere", "--data-dir nowhere: no such folder; it must hold train/train.csv and eval/info.csv"),
-    ("train", TRAIN + "--data-dir empty", "empty/train/train.csv: no such file; a csv with the columns id,gender,age,path is needed"),
+    ("train", TRAIN + "--data-dir empty", "--data-dir empty: holds neither; it must hold train/train.csv and eval/info.csv\n"),
     ("train", TRAIN + "--name a/b", "--name 'a/b': must be a plain folder name; the place goes into --output-dir"),
     ("train", TRAIN + "--name ''", "--name '': must be a plain folder name"),
     ("train", TRAIN + "--name x:best", "--name x:best: reads as a fold of a run x; take another one"),
@@ -110,7 +119,7 @@ CASES = [
     ("inference", "--models runs/label --batch-size 0", "argument --batch-size: 0 is not above 0"),
     ("inference", "--models runs/label --device abacus", "--device abacus: can't be used here"),
     ("inference", "--models runs/label --data-dir nowhere", "--data-dir nowhere: no such folder"),
-    ("inference", "--models runs/label --data-dir empty", "empty/eval/info.csv: no such file; a csv with the columns ImageID is needed"),
+    ("inference", "--models runs/label --data-dir empty", "--data-dir empty: holds neither; it must hold train/train.csv and eval/info.csv\n"),
     ("inference", "--models runs/label --data-dir data --device cpu", "runs/label/fold0/best.safetensors: no such file"),
 
     ("ensemble", "", "the following arguments are required: --models"),
@@ -215,6 +224,7 @@ CASES = [
     ("loss_plots", "--ot x.png", "--ot: no such option. Did you mean --out?"),
 ]  # fmt: skip
 SWEEPS = {
+    "deep.txt": "a: --data-dir data/train --model resnet18",
     "empty.txt": "# nothing\n",
     "wrong.txt": "base:\nmix: --em 0.9\n",
     "value.txt": "common: --lr 1x\nbase:\n",
@@ -263,6 +273,9 @@ def place(tmp_path_factory):
     answers.to_csv(place / "data" / "eval" / "info.csv", index=False)
     for name in answers["ImageID"]:
         (place / "data" / "eval" / "images" / name).touch()
+    for folder, name, text in (("other/eval", "info.csv", ""), ("pixels/train", "train.csv", "\n".join(rows))):
+        (place / folder).mkdir(parents=True)
+        (place / folder / name).write_text(text)
     (place / "text.pth").write_text("no weights")
     for name, text in SWEEPS.items():
         (place / name).write_text(text)
