@@ -93,7 +93,7 @@ class Side:
 def read_side(name):
     """The Side of a csv, a run, a fold of a run or an ensemble."""
     path = Path(name)
-    if path.is_file():
+    if path.is_file() and path.suffix not in (".yaml", ".pt", ".safetensors"):  # those of a run stand for it
         return Side(name, "label", None, *predictions.read_submission(path), None)
     if path.suffix == ".csv":
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []

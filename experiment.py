@@ -198,7 +198,9 @@ def find_run(path):
     """
     run = Path(path)
     run = run.resolve() if run.name in ("", "..") else run
-    for place in (run, *run.parents[:2]) if run.exists() else ():
+    if (run / "args.yaml").is_file():
+        return run
+    for place in run.parents[:2] if run.exists() else ():
         if (place / "args.yaml").is_file():
             return place if place.name else place.resolve()
     if run.is_dir():

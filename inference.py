@@ -46,7 +46,7 @@ def parse_args(argv):
 def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
-    runs = [experiment.find_run(run) for run in dict.fromkeys(args.models)]
+    runs = list(dict.fromkeys(experiment.find_run(run) for run in args.models))
     folds = [evaluation.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
     with evaluation.predicting(runs):

@@ -174,6 +174,11 @@ def test_the_same_answers_twice(images, here, capsys):
     assert "<b>0</b> of 20 rows differ" in (here / "comparisons" / f"{here.name}-a--{here.name}-a.html").read_text()
 
 
+def test_a_file_within_a_run_stands_for_it(make_run, here):
+    run = make_run("a", "label")
+    assert compare.read_side("runs/a/args.yaml").images == compare.read_side(str(run)).images
+
+
 @pytest.mark.parametrize(("targets", "part"), [
     (("label", "mask"), "mask"), (("gender", "label"), "gender"), (("age", "age_group"), "age_group"), (("multi", "label"), "label"),
     (("age", "multi"), "age_group"), (("mask", "mask"), "mask"),

@@ -172,6 +172,18 @@ def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
     experiment.check_not_trained(tmp_path, [0, 1, 2])
 
 
+@pytest.mark.parametrize("inside", ["args.yaml", "fold0", "fold0/", "fold0/last.pt", "fold1/best.safetensors", "curves.png"])
+def test_what_lies_in_a_run_stands_for_it(tmp_path, monkeypatch, inside):
+    for name in ("args.yaml", "curves.png", "fold0/last.pt", "fold1/best.safetensors"):
+        (tmp_path / "runs" / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "mine" / name).write_text("")
+    assert experiment.find_run(tmp_path / "runs" / "mine" / inside) == tmp_path / "runs" / "mine"
+    monkeypatch.chdir(tmp_path / "runs" / "mine")
+    assert experiment.find_run(inside) == tmp_path / "runs" / "mine"
+    with pytest.raises(InputError, match="no such run"):
+        experiment.find_run(f"{inside.strip('/')}x")
+
+
 def test_find_run_suggests(tmp_path):
     (tmp_path / "01-AdamW-StepLR-CE-v0-label_5fold").mkdir()
     with pytest.raises(InputError, match=r"no such run. Did you mean 01-AdamW-StepLR-CE-v0-label_5fold"):

@@ -53,6 +53,8 @@ def by_hand(run, numbers, data, tta="none", faces=None):
 
 
 def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, shared_data, capsys):
+    assert inference.main(["--models", str(own_run), str(own_run / "fold0"), str(own_run / "args.yaml"), *places]) == 0
+    assert capsys.readouterr().out.count("mean of folds") == 1  # a run that is named thrice
     assert inference.main(["--models", str(own_run), *places]) == 0
     info = pd.read_csv(shared_data / "eval" / "info.csv")
     table = pd.read_csv(own_run / "eval.csv")
