@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import several
 import timm
 import torch
 from conftest import assert_same_run, out_of_reach, until, without_pictures
@@ -286,6 +287,7 @@ def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeyp
         train.main([*argv, "--parallel-folds", "0"])
     with pytest.raises(InputError, match="--parallel-folds auto: is measured at a run's start; with --resume give a number"):
         train.main(["--resume", str(runs["mask"]), "--parallel-folds", "auto"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in several.environment(2).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
         train_options.parse_args([*argv, "--parallel-folds", "2"])
