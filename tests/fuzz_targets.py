@@ -147,7 +147,9 @@ def run_files(folder):
     if not run.exists():
         write_run(run, "gender", People(4, seed=0), People(2, seed=1))
     args = {**vars(train_options.make_parser().parse_args([])), "target": "gender", "kfold": 2, "model": "test_resnet"}
-    args |= {"data_dir": str(folder), "img_size": [32, 24], "fold_seed": 42, "name": "a"}
+    fresh(folder / "data" / "eval")
+    (folder / "data" / "eval" / "info.csv").touch()
+    args |= {"data_dir": str(folder / "data"), "img_size": [32, 24], "fold_seed": 42, "name": "a"}
     (run / "args.yaml").write_text(f"# python train.py --seed 1 --quiet\n{yaml.safe_dump(args, sort_keys=False)}")
     facts = {"fold": 0, "best_epoch": 2, "val_f1": 0.5, "val_acc": 0.5, "epochs": 3, "seconds": 3.5, "images_per_second": 9.5,
              "peak_memory_mib": 300, "weights_sha256": "0" * 64}  # fmt: skip

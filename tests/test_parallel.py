@@ -281,8 +281,8 @@ def test_each_process_trains_on_its_threads(forked, tmp_path):
     assert [(tmp_path / f"{number}.threads").read_text() for number in (0, 1)] == ["1", "1"]
 
 
-def test_parallel_folds_are_refused_where_they_cannot_be(runs, tmp_path, monkeypatch):
-    argv = ["--data-dir", str(tmp_path), "--model", "test_resnet"]
+def test_parallel_folds_are_refused_where_they_cannot_be(runs, shared_data, monkeypatch):
+    argv = ["--data-dir", str(shared_data), "--model", "test_resnet"]
     with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
         train.main([*argv, "--parallel-folds", "0"])
     with pytest.raises(InputError, match="--parallel-folds auto: is measured at a run's start; with --resume give a number"):

@@ -136,9 +136,9 @@ def test_folds_that_patience_has_ended_stay_complete():
 
 
 def test_the_rates_of_a_cosine_follow_other_epochs_and_that_is_said(tmp_path, capsys):
-    options = {"target": "mask", "epochs": 3, "keep_state": False, "weights": None}
+    options = {"target": "mask", "epochs": 3, "keep_state": False, "weights": None, "model": "resnet18"}
     experiment.write_args(tmp_path, options, ["python", "train.py"])
-    args = SimpleNamespace(scheduler="Cosine", epochs=5, keep_state=False, weights=None)
+    args = SimpleNamespace(**options | {"scheduler": "Cosine", "epochs": 5})
     train.record_changes(args, tmp_path)
     assert (
         capsys.readouterr().err == "epochs: 5 instead of 3: from here on the rates of --scheduler Cosine follow that number\n"
