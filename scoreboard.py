@@ -199,91 +199,60 @@ def markdown(found, sort):
 
 # ---- the page ------------------------------------------------------------------------------------------------------
 
-STYLE = """
-td:first-child { min-width: 10rem; }
-td:not(.number):has(a) { white-space: nowrap; }
-.scatter { width: 100%; max-width: 34rem; height: auto; font-size: 12px;
-  overflow: visible; }
-.scatter text { fill: var(--grey); }
-.scatter line { stroke: var(--line); }
-.scatter .same { stroke: var(--grey); stroke-dasharray: 4 4; }
-.scatter circle { fill: var(--accent); fill-opacity: 0.75; stroke: var(--ground); }
-.scatter .point .name { display: none; fill: var(--ink); font-weight: 600; }
-.scatter .point:hover .name, .scatter .point:focus .name { display: block; }
-.scatter .point:focus { outline: none; }
-.scatter .point:focus circle, .scatter .point:hover circle { fill-opacity: 1; stroke: var(--ink); stroke-width: 2; }
-"""
-
 
 def page(found, sort, file, effect_tables, agreement):
     """The page that is written to `file`, to which its links are relative.
 
     effect_tables: list of (title, head, rows, note); agreement: the line about OOF and LB.
     """
-    body = ["<h1>Leaderboard</h1>", f'<p class="grey">{pages.escape(count_text(found) or "nothing here yet")}. '
-            "F1: macro F1, out of fold, at the official bounds; its interval is over people.</p>"]  # fmt: skip
-    for part, group in sections(found, sort).items():
-        body += [f"<h2>{pages.escape(section_title(part, group))}</h2>", _html_table(part, group, Path(file).parent)]
-    for title, head, rows, note in effect_tables:
-        body += [f"<h2>{pages.escape(title)}</h2>", pages.table(head, rows), f'<p class="grey">{pages.escape(note)}</p>']
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
-    body += ["<h2>OOF against LB</h2>", f"<p>{pages.escape(agreement)}</p>", scatter(points) if points else ""]
-    return pages.page("Leaderboard", "\n".join(body), style=STYLE)
+    return pages.page(
+        "leaderboard.html",
+        title="Leaderboard",
+        counts=count_text(found),
+        sections=[
+            (section_title(part, group), _page_table(part, group, Path(file).parent))
+            for part, group in sections(found, sort).items()
+        ],
+        effects=[(title, pages.table(head, rows), note) for title, head, rows, note in effect_tables],
+        agreement=agreement,
+        plot=scatter(points) if points else None,
+    )
 
 
-def _html_table(part, group, place):
-    """A section as an HTML table; the cells of its last column hold links to the pictures that a run has."""
+def _page_table(part, group, place):
+    """A section as a table; the cells of its last column hold links to the pictures that a run has."""
     first = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows beside the name
     columns = [COLUMNS[key] for key in first if key != "lb" or part == "label"]
-    rows, links = [], []
+    rows = []
     for record in group:
         cells = ((column.text(record), column.key(record)) for column in columns)
-        rows.append([text if isinstance(key, str) else (text, key) for text, key in cells] + [""])
         files = [Path(record.folder) / f"{picture}.png" for picture in PICTURES]
-        links.append(" ".join(_link(file, place) for file in files if file.is_file()))
-    html = pages.table([*(column.title for column in columns), "pictures"], rows)
-    ends = html.split("</td></tr>")
-    return "</td></tr>".join([*(end + link for end, link in zip(ends, links)), ends[-1]])
+        links = [(_address(file, place), file.stem) for file in files if file.is_file()]
+        rows.append([*(text if isinstance(key, str) else (text, key) for text, key in cells), links])
+    return pages.table([*(column.title for column in columns), "pictures"], rows)
 
 
-def _link(file, place):
-    address = urllib.parse.quote(os.fsencode(os.path.relpath(file, place)))
-    return f'<a href="{address}">{file.stem}</a>'
+def _address(file, place):
+    return urllib.parse.quote(os.fsencode(os.path.relpath(file, place)))
 
 
 def scatter(points):
-    """Records with both scores as an inline SVG: OOF F1 across, LB upwards, the dashed line where both are equal.
-
-    Names appear above it on hover and focus.
-    """
+    """Where records with both scores stand in the scatter of the template: ticks and points on equal axes, in its units."""
     values = [(record.oof_f1, record.lb) for record in points]
     low, high = min(map(min, values)), max(map(max, values))
     step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if high - low <= 6 * step)
     low, high = step * int(low / step), step * (int(high / step) + 1)
     size, left, top = 400, 66, 28
 
-    def across(value):
-        return left + (value - low) / (high - low) * size
+    def place(across, upwards):
+        return round(left + (across - low) / (high - low) * size, 1), round(top + (high - upwards) / (high - low) * size, 1)
 
-    def upwards(value):
-        return top + (high - value) / (high - low) * size
-
-    lines = [f'<line class="same" x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"/>']
-    for tick in range(round((high - low) / step) + 1):
-        value = low + tick * step
-        x, y = across(value), upwards(value)
-        lines += [f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{top + size}"/>',
-                  f'<line x1="{left}" y1="{y:.1f}" x2="{left + size}" y2="{y:.1f}"/>',
-                  f'<text x="{x:.1f}" y="{top + size + 18}" text-anchor="middle">{value:.3f}</text>',
-                  f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.3f}</text>']  # fmt: skip
-    middle = top + size / 2
-    lines += [f'<text x="{left + size / 2}" y="{top + size + 38}" text-anchor="middle">out-of-fold macro F1</text>',
-              f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">LB</text>']  # fmt: skip
+    ticks = [low + tick * step for tick in range(round((high - low) / step) + 1)]
+    marks = []
     for record in points:
         whole, short = shown(record.name), shorten([shown(record.name)], 32)[0]
-        name, beside = (pages.escape(f"{one}: OOF {record.oof_f1:.4f}, LB {record.lb:.4f}") for one in (whole, short))
-        lines.append(
-            f'<g class="point" tabindex="0" role="img" aria-label="{name}"><circle cx="{across(record.oof_f1):.1f}" '
-            f'cy="{upwards(record.lb):.1f}" r="5.5"/><text class="name" x="{left}" y="{top - 12}">{beside}</text></g>'
-        )
-    return f'<svg class="scatter" viewBox="0 0 {left + size + 24} {top + size + 48}">\n' + "\n".join(lines) + "\n</svg>"
+        scores = f"OOF {record.oof_f1:.4f}, LB {record.lb:.4f}"
+        marks.append((f"{whole}: {scores}", f"{short}: {scores}", *place(record.oof_f1, record.lb)))
+    ticks = [(f"{value:.3f}", *place(value, value)) for value in ticks]
+    return {"size": size, "left": left, "top": top, "ticks": ticks, "points": marks}

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 
 import dataset
 import errors
+import noise
 import noise_page
 import predictions
 import report
@@ -144,8 +145,11 @@ def test_names_are_escaped_and_csv_lines_quoted():
     row = pd.DataFrame(
         {"path": [nasty], "column": "gender", "value": "male", "confidence": 0.9, "recorded": "female", "likely": "male"}
     )
-    card = noise_page._card(next(row.itertuples(index=False)), [f"{nasty}/normal.jpg"], {}, {(nasty, "gender"): "<b>.csv"})
-    assert "<script" not in card and "<b>.csv" not in card
+    nothing = row.iloc[:0]
+    findings = noise.Findings(row, nothing, {"gender": 1.0}, 1, {})
+    fixed = {(nasty, "gender"): "<b>.csv"}
+    page = noise_page.document(findings, row, nothing, {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
+    assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
     assert noise_page.csv_line(nasty, "gender", "male") == '"<script>owned()</script>"",x",gender,male'
 
 

@@ -5,6 +5,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import jinja2
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,31 +34,42 @@ class Reader(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
+def page(head, rows, title="Leaderboard"):
+    data = pages.table(head, rows)
+    return pages.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
+
+
 def test_names_are_text_everywhere():
-    """In a title, a cell and an attribute a name stays a name: the only scripts are the page's own."""
-    body = f'<p title="{pages.escape(NASTY)}">x</p>{pages.table([NASTY], [[NASTY]])}'
-    reader = Reader(pages.page(NASTY, body, script="const own = 1;"))
+    """In a title, a heading, a cell, a link and an attribute a name stays a name: the only scripts are the page's own."""
+    reader = Reader(page([NASTY, "links"], [[NASTY, [(NASTY, NASTY)]]], NASTY))
     assert [tag for tag, _attrs in reader.tags if tag in ("script", "b")] == ["script"]
-    assert reader.all("p") == [{"title": NASTY}]
-    assert reader.text.count(NASTY) == 3  # title, head, cell
+    assert reader.all("a") == [{"href": NASTY}]
+    assert [text.strip() for text in reader.text].count(NASTY) == 5  # title, heading, head, cell, link
 
 
 def test_a_page_is_whole_and_asks_for_nothing():
-    text = pages.page("t", "<h1>t</h1>", script="const own = 1;", style=".own { color: red; }")
+    text = page(["a"], [[1]])
     reader = Reader(text)
     assert text.startswith("<!doctype html>") and reader.all("html") == [{"lang": "en"}]
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in reader.all("meta")
-    assert "const own = 1;" in text and ".own { color: red; }" in text and "prefers-color-scheme: dark" in text
+    assert "table.sortable" in text and ".scatter {" in text and "prefers-color-scheme: dark" in text
     assert any("default-src 'none'" in attrs.get("content", "") for attrs in reader.all("meta"))
-    assert not re.findall(r"https?://|//[a-z]", text)
+    assert not re.findall(r"https?://|[\"'(]//", text)
     addresses = [attrs.get("src") or attrs.get("href") for _tag, attrs in reader.tags]
     assert set(addresses) == {None, "data:,"}
 
 
+def test_templates_are_found_from_anywhere_and_lack_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "nothing here yet" in page(["a"], [])
+    with pytest.raises(jinja2.UndefinedError, match="'agreement' is undefined"):
+        pages.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
+
+
 def test_cells_show_text_and_sort_by_value():
     rows = [["a", 1234, 0.5, ("12 %", 0.12), None], ["b", np.int64(7), np.float32(0.25), ("–", None), float("nan")]]
-    text = pages.table(["name", "n", "f1", "share", "none"], rows)
-    cells = re.findall(r"<td(.*?)>(.*?)</td>", text)
+    text = page(["name", "n", "f1", "share", "none"], rows)
+    cells = re.findall(r"<td(.*?)>\s*(.*?)</td>", text, re.DOTALL)
     number, nothing = ' class="number"', ' data-value=""'
     assert cells == [
         ("", "a"), (f'{number} data-value="1234"', "1,234"), (f'{number} data-value="0.5"', "0.5000"),
@@ -67,11 +79,7 @@ def test_cells_show_text_and_sort_by_value():
     ]  # fmt: skip
     assert [attrs.get("class") for attrs in Reader(text).all("th")] == [None, "number", "number", "number", None]
     assert text.count("<button>") == 5 and 'class="sortable"' in text
-
-
-def test_a_table_can_be_plain_or_empty():
-    assert "<button>" not in pages.table(["a"], [[1]], sortable=False)
-    assert Reader(pages.table(["a", "b"], [])).all("td") == []
+    assert Reader(page(["a", "b"], [])).all("td") == []
 
 
 @pytest.mark.parametrize(("mode", "size", "shown"), [

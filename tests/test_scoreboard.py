@@ -176,20 +176,16 @@ def test_long_names_leave_room_for_the_scores(tmp_path, browser):
     assert narrow["seen"][:2] == ["name", "OOF F1"] and narrow["moved"] > 0 and narrow["stays"] and 120 < narrow["name"] < 200
 
 
-def test_a_long_name_beside_the_scatter_is_shortened(found):
-    text = scoreboard.scatter([run("한글이름" * 40, lb=0.5)])
+def test_a_long_name_beside_the_scatter_is_shortened(tmp_path):
+    text = scoreboard.page([run("한글이름" * 40, lb=0.5)], "oof_f1", tmp_path / "page.html", [], "")
     label, beside = re.search(r'aria-label="([^"]*)".*class="name"[^>]*>([^<]*)', text).groups()
-    assert (
-        label.startswith("한글이름" * 40)
-        and scoreboard.display_width(beside) < 60
-        and "..." in beside
-        and "LB 0.5000" in beside
-    )
+    assert label.startswith("한글이름" * 40) and "..." in beside and "LB 0.5000" in beside
+    assert scoreboard.display_width(beside) < 60
 
 
-def test_the_scatter_places_points_on_equal_axes(found):
+def test_the_scatter_places_points_on_equal_axes(found, tmp_path):
     """Values 0.5 .. 0.61 take steps of 0.02: axes 0.50 .. 0.62 on 400 units from (66, 28); OOF 0.54 is a third of the way."""
-    text = scoreboard.scatter([record for record in found if record.lb])
+    text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
     points = dict(re.findall(r'aria-label="([^:]*):[^"]*"><circle cx="([\d.]+)"', text))
     assert float(points["e"]) == pytest.approx(66 + 400 / 3, abs=0.1)
     assert text.count('class="point" tabindex="0"') == 2 and "e: OOF 0.5400, LB 0.6100" in text
@@ -197,10 +193,11 @@ def test_the_scatter_places_points_on_equal_axes(found):
     assert float(heights[1]) == pytest.approx(28 + 400 / 12, abs=0.1)  # 0.61 is one twelfth below the top
 
 
-@pytest.mark.parametrize("values", [(0.0, 1.0), (1.0, 1.0), (0.0, 0.0)])
-def test_the_scatter_at_the_ends_of_the_scale(values):
-    text = scoreboard.scatter([run("a", f1=values[0], lb=values[1])])
-    assert "nan" not in text and 'class="point"' in text
+@pytest.mark.parametrize(("values", "place"), [((0.0, 1.0), (66, 94.7)), ((1.0, 1.0), (66, 428)), ((0.0, 0.0), (66, 428))])
+def test_the_scatter_at_the_ends_of_the_scale(values, place):
+    """0 .. 1 takes steps of 0.2 up to 1.2, of which 1 is a sixth below the top: 28 + 400 / 6; one value is the lower corner."""
+    ((_name, _short, *found),) = scoreboard.scatter([run("a", f1=values[0], lb=values[1])])["points"]
+    assert found == pytest.approx(place, abs=0.1)
 
 
 def test_an_empty_page(tmp_path):
