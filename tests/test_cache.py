@@ -15,6 +15,7 @@ from conftest import gradient, save, until_told, white_box
 from PIL import Image
 
 import cache
+import cores
 import detector
 import disk
 from decoding import decode
@@ -27,8 +28,8 @@ def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path
     with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
         cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
     assert not list(place.glob("*.npy")) and not list(place.glob("*.tmp"))
-    images, bad = cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
-    assert (len(images), bad) == (4, [1, 2, 3])
+    pixels, bad = cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
+    assert (len(pixels), bad) == (4, [1, 2, 3])
     assert capsys.readouterr().err.count("skipped: ") == 3
     with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
         cache.open_cache(bad_files, Geometry(16, 16), place)
@@ -78,12 +79,12 @@ def files(tmp_path):
 
 def test_cache_is_built_once_and_equals_decode(files, tmp_path, monkeypatch):
     geometry = Geometry(8, 8)
-    images, bad = cache.open_cache(files, geometry, tmp_path / "cache")
-    assert images.dtype == np.uint8 and bad == []
-    np.testing.assert_array_equal(images, np.stack([decode(file, geometry) for file in files]))
+    pixels, bad = cache.open_cache(files, geometry, tmp_path / "cache")
+    assert pixels.dtype == np.uint8 and bad == []
+    np.testing.assert_array_equal(pixels, np.stack([decode(file, geometry) for file in files]))
     monkeypatch.setattr(cache, "decode", None)  # from here decoding would fail
     again, _ = cache.open_cache(files, geometry, tmp_path / "cache")
-    np.testing.assert_array_equal(again, images)
+    np.testing.assert_array_equal(again, pixels)
 
 
 def test_many_images_are_decoded_by_processes_into_the_same_pixels(tmp_path, monkeypatch):
@@ -94,12 +95,12 @@ def test_many_images_are_decoded_by_processes_into_the_same_pixels(tmp_path, mon
     decoded, synced, here = cache.decode, [], os.getpid()
     monkeypatch.setattr(cache, "PART", 3)
     monkeypatch.setattr(cache, "SYNCED", 2)
-    monkeypatch.setattr(cache.cores, "usable", lambda: 3)
+    monkeypatch.setattr(cores, "usable", lambda: 3)
     monkeypatch.setattr(cache, "decode", lambda *args: None if os.getpid() == here else decoded(*args))
     monkeypatch.setattr(os, "fsync", lambda _file, real=os.fsync: synced.append(1) or real(_file))
-    images, bad_too = cache.open_cache(files, Geometry(8, 8), tmp_path / "many", skip_bad=True)
-    np.testing.assert_array_equal(images, one_by_one)
-    assert bad == bad_too == [17] and not images[17].any() and images[16].any() and images[39].any()
+    pixels, bad_too = cache.open_cache(files, Geometry(8, 8), tmp_path / "many", skip_bad=True)
+    np.testing.assert_array_equal(pixels, one_by_one)
+    assert bad == bad_too == [17] and not pixels[17].any() and pixels[16].any() and pixels[39].any()
     assert len(synced) >= 7
     with pytest.raises(InputError, match=r"17.png: not a readable image"):
         cache.open_cache(files, Geometry(8, 9), tmp_path / "many")
@@ -109,7 +110,7 @@ def test_many_images_are_decoded_by_processes_into_the_same_pixels(tmp_path, mon
 def test_a_disk_that_fills_up_in_a_process_of_the_decoding_is_told(tmp_path, monkeypatch):
     files = [save(tmp_path / f"{n}.png", gradient(20, 20)) for n in range(12)]
     monkeypatch.setattr(cache, "PART", 3)
-    monkeypatch.setattr(cache.cores, "usable", lambda: 2)
+    monkeypatch.setattr(cores, "usable", lambda: 2)
 
     def full(*_args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -162,10 +163,10 @@ def faces(white_detector, tmp_path):
 
 def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, capsys):
     geometry = Geometry(16, 16, None, 0.0)
-    images, bad = cache.open_cache(faces, geometry, tmp_path / "cache")
+    pixels, bad = cache.open_cache(faces, geometry, tmp_path / "cache")
     boxes = [(20, 30, 40, 50), (50, 60, 70, 100), None]
-    np.testing.assert_array_equal(images, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
-    assert bad == [] and (images[0] == 255).all()  # a square face fills the image
+    np.testing.assert_array_equal(pixels, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
+    assert bad == [] and (pixels[0] == 255).all()  # a square face fills the image
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
     monkeypatch.setattr(detector, "find", None)  # from here looking for faces would fail
     found = cache.open_faces(faces, tmp_path / "cache")
@@ -206,8 +207,8 @@ def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path
 
 
 def _open(files, place, results):
-    images, _ = cache.open_cache(files, Geometry(8, 8), place, quiet=True)
-    results.put(int(images.astype(int).sum()))
+    pixels, _ = cache.open_cache(files, Geometry(8, 8), place, quiet=True)
+    results.put(int(pixels.astype(int).sum()))
 
 
 def test_two_processes_at_once_build_one_cache(files, tmp_path):
@@ -245,15 +246,15 @@ def test_cache_dir_that_cannot_be_made(files, tmp_path):
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_yields_the_rows_asked_for(place):
-    images = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 3), dtype=np.uint8)
     groups = [np.array([3, 1, 4]), np.array([49]), np.array([0, 0])] + [np.array([n]) for n in range(20)]
-    store = cache.ImageStore(images, "cpu", place)
+    store = cache.ImageStore(pixels, "cpu", place)
     batches = list(store.batches(groups))
     assert len(batches) == len(groups)
     for group, batch in zip(groups, batches):
         assert batch.dtype == torch.uint8
-        np.testing.assert_array_equal(batch.numpy(), images[group])
-    np.testing.assert_array_equal(store.gather(groups[0]).numpy(), images[groups[0]])
+        np.testing.assert_array_equal(batch.numpy(), pixels[group])
+    np.testing.assert_array_equal(store.gather(groups[0]).numpy(), pixels[groups[0]])
 
 
 def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
@@ -277,28 +278,28 @@ def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
 
 
 def test_a_store_that_leaves_its_device_reads_the_same_images_from_the_host():
-    images = np.random.default_rng(0).integers(0, 256, (9, 4, 3, 3), dtype=np.uint8)
-    store = cache.ImageStore(images, "cpu", "device")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 3, 3), dtype=np.uint8)
+    store = cache.ImageStore(pixels, "cpu", "device")
     store.leave_device()
     assert store.place == "host" and store.resident is None
     (batch,) = store.batches([np.array([3, 1])])
-    np.testing.assert_array_equal(batch.numpy(), images[[3, 1]])
+    np.testing.assert_array_equal(batch.numpy(), pixels[[3, 1]])
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
-    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    (batch,) = cache.ImageStore(images, "cpu", place).batches([np.array([4, 0, 5])])
-    np.testing.assert_array_equal(batch.numpy(), images[[4, 0, 5]])
-    os.truncate(images.filename, images.offset + 4 * 8 * 8 * 3 + 5)
+    pixels, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    (batch,) = cache.ImageStore(pixels, "cpu", place).batches([np.array([4, 0, 5])])
+    np.testing.assert_array_equal(batch.numpy(), pixels[[4, 0, 5]])
+    os.truncate(pixels.filename, pixels.offset + 4 * 8 * 8 * 3 + 5)
     with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):
-        list(cache.ImageStore(images, "cpu", place).batches([np.array([3, 4])]))
+        list(cache.ImageStore(pixels, "cpu", place).batches([np.array([3, 4])]))
 
 
 def test_a_store_closes_its_file(files, tmp_path):
     """No ResourceWarning, which python -W error would make an exception."""
-    images, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    store = cache.ImageStore(images, "cpu")
+    pixels, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    store = cache.ImageStore(pixels, "cpu")
     file = store.file
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
