@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 import cores
 import disk
-import options
 import workers
 from errors import InputError
 from labels import GENDERS, encode, to_age_group
@@ -206,6 +205,8 @@ def draw_sheet(path):
 
 
 def main(argv=None):
+    import options  # not at the top: options.py asks this module for the data folder
+
     parser = options.Parser("Draw the demo set: faces in the competition's layout, so that everything runs where no data is.")
     parser.add_argument("--out", default="data-demo", metavar="DIR", help="folder to make")
     parser.add_argument("--people", type=options.positive_int, default=300, metavar="N", help="people to train on")
