@@ -14,12 +14,12 @@ import numpy as np
 import scipy.stats
 
 import experiment
-import mappings
+import files
 import metrics
 import predictions
 import scoreboard
+from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError
-from labels import CLASS_NAMES, SCORED_AS
 
 HEAD = ["experiment", "seeds", "OOF F1", "difference", "95 % interval", "sd", "verdict", "time"]
 NOTE = (
@@ -101,11 +101,11 @@ def read_run(folder):
     folder = Path(folder)
     args = experiment.read_args(folder)
     target = args["target"]
-    run = Run(folder, SCORED_AS[target], mappings.read_json(folder / "summary.json", seconds=mappings.NUMBER)["seconds"])
+    run = Run(folder, SCORED_AS[target], files.read_json(folder / "summary.json", seconds=files.NUMBER)["seconds"])
     if args.get("kfold"):
-        table = predictions.read(folder / "oof.csv", target, ("image", "path")).sort_values("image")
+        table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
         run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
-        run.persons, run.folds = table["path"].to_numpy(), experiment.file_digest(folder / "folds.csv")
+        run.persons, run.folds = table["path"].to_numpy(), files.file_digest(folder / "folds.csv")
         run.truth, probs = predictions.scored(table, target)
         run.answers = probs.argmax(1)
     return run
@@ -124,7 +124,7 @@ def check_same(runs):
             raise InputError(f"{run.folder / 'oof.csv'}: other images than in {runs[0].folder}; let all train the same folds")
 
 
-def compare(experiments, runs):
+def compare_rows(experiments, runs):
     """A Row of each experiment that has finished runs, the baseline first. InputError from check_same.
 
     experiments: [(name, options)], the baseline first; runs: {name: {seed: Run}}.
@@ -177,7 +177,7 @@ def remarks(rows, baseline):
     return notes
 
 
-def text_table(rows):
+def ablation_text(rows):
     """Lines of the table for a terminal."""
     cells = [row.cells() for row in rows]
     names = scoreboard.shorten([row[0] for row in cells], 100 - _rest(cells))
@@ -188,7 +188,7 @@ def _rest(cells):
     return sum(2 + max(map(scoreboard.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
 
 
-def markdown(rows):
+def ablation_markdown(rows):
     """Lines of the table as Markdown, with each experiment's own options."""
     head = [HEAD[0], "options", *HEAD[1:]]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---', '---', *['---:'] * 5, '---', '---:'])} |"]

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
+import dataset
 import experiment
-import mappings
+import files
 import metrics
 import predictions
+from dataset import LABELS
 from errors import InputError
-from labels import LABELS
 
 READ = 20  # results whose predictions are read, the highest scores first
 
 
 @dataclass(frozen=True)
-class Result:
+class Candidate:
     """A scored result folder over some images: macro F1, predicted classes of the train images and of the eval images.
 
     `persons`: it joins the images of a person, for which the contest's rules must give leave.
@@ -38,8 +39,8 @@ class Advice:
     Advice among the results that need nobody's leave, where one of the two does, if there is any.
     """
 
-    first: Result
-    second: Result | None = None
+    first: Candidate
+    second: Candidate | None = None
     gap: float = np.nan
     gap_ci95: tuple = (np.nan, np.nan)
     phi: float = np.nan
@@ -67,7 +68,7 @@ def scored_folders(output_dir):
     found = []
     for path in Path(output_dir).glob("*/score.json"):
         try:
-            scores = mappings.read_json(path)
+            scores = files.read_json(path)
             low, high = scores["oof_f1_ci95"]
             found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
         except (InputError, ArithmeticError, KeyError, TypeError, ValueError):
@@ -75,17 +76,17 @@ def scored_folders(output_dir):
     return sorted(found, key=lambda row: (-row[0], str(row[2])))
 
 
-def _read(folder, f1, images, names):
+def _read_candidate(folder, f1, images, names):
     """The Result of a folder, or None where it is not over these train images and these eval images."""
     try:
-        oof = predictions.read(folder / "oof.csv", "label", ("image",)).set_index("image")
-        answers = dict(zip(*predictions.read_submission(folder / "submission.csv")))
+        oof = predictions.read_table(folder / "oof.csv", "label", ("image",)).set_index("image")
+        answers = dict(zip(*dataset.read_submission(folder / "submission.csv")))
     except InputError:
         return None
     if len(oof) != len(images) or len(answers) != len(names) or {*oof.index} != {*images} or {*answers} != {*names}:
         return None
-    pred = oof.loc[images, predictions.columns("label")].to_numpy().argmax(1)
-    return Result(folder, f1, pred, np.array([answers[name] for name in names]), joins_persons(folder))
+    pred = oof.loc[images, dataset.columns("label")].to_numpy().argmax(1)
+    return Candidate(folder, f1, pred, np.array([answers[name] for name in names]), joins_persons(folder))
 
 
 def advise(folder, oof, names):
@@ -96,18 +97,18 @@ def advise(folder, oof, names):
     if len(folders) < 2:
         return None
     halves = {folder: half for _f1, half, folder in folders}
-    results = [result for f1, _half, folder in folders if (result := _read(folder, f1, images, names))]
+    results = [result for f1, _half, folder in folders if (result := _read_candidate(folder, f1, images, names))]
     if len(results) < 2:
         return None
     people = oof["target"].to_numpy(), oof["path"].to_numpy()
-    advice = _choose(results, halves, *people)
+    advice = _choose_pair(results, halves, *people)
     allowed = [result for result in results if not result.persons]
     if not allowed or not any(result and result.persons for result in (advice.first, advice.second)):
         return advice
-    return replace(advice, allowed=_choose(allowed, halves, *people))
+    return replace(advice, allowed=_choose_pair(allowed, halves, *people))
 
 
-def _choose(results, halves, truth, persons):
+def _choose_pair(results, halves, truth, persons):
     """The Advice among results, the highest score first; halves: of the widths of their intervals.
 
     What is the first one again, in all it answers, is none to hand in beside it.
@@ -125,7 +126,7 @@ def _choose(results, halves, truth, persons):
     return Advice(first)
 
 
-def lines(advice):
+def advice_lines(advice):
     """An Advice in words, for the console."""
     told = ["the two to hand in at the end:", *_pair(advice)]
     if advice.first.persons or (advice.second and advice.second.persons):

@@ -14,6 +14,7 @@ Drawing and changing are apart: `draw` makes all random numbers of a batch on th
 ones, and row i of them belongs to sample i, so a rank that holds some rows of a batch takes the same rows of the draw.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -36,7 +37,7 @@ PARAMS = (
 )
 
 
-def draw(aug, batch_size, generator):
+def draw_augment(aug, batch_size, generator):
     """Draw the random numbers of a batch: float32 [batch_size, len(PARAMS)] on the CPU, one row a sample.
 
     flip 0 or 1; shift_x, shift_y as parts of the width and height, positive to the right and down; scale; degrees,
@@ -213,3 +214,69 @@ def inside(box, x, y):
     left, right, upper, lower = box[:, :, None].unbind(1)
     columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+# ---- TTA --------------------------------------------------------------------------------------------------------------
+
+SHIFT = 0.04  # of a side, in a shifted view
+PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
+# The views that predictions are the mean of, as Krizhevsky et al. 2012 average over crops and mirror images: whether each is
+# flipped, its shift to the right and down as parts of the sides.
+TTAS = {
+    "none": ((False, 0.0, 0.0),),
+    "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
+    "shift": tuple((False, *place) for place in PLACES),
+    "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
+}
+
+
+# ---- mixing -----------------------------------------------------------------------------------------------------------
+
+MIXES = ("none", "mixup", "cutmix", "halves")
+MIX_COLUMNS = ("share", "x", "y", "side")
+
+
+def draw_mix(mix, count, prob, alpha, generator):
+    """(bool [count] which samples are mixed, float32 [count, len(COLUMNS)], float64 [count] from 0 to 1 for the partners).
+
+    share of the sample itself, Beta(alpha, alpha) for mixup and cutmix, a half for halves; x, y: where cutmix's box lies, 0 to
+    1 from border to border; side: 0 where halves takes the partner's left half, 1 its right one. generator: numpy's.
+    """
+    mixed = generator.random(count) < prob if mix != "none" else np.zeros(count, dtype=bool)
+    share = generator.beta(alpha, alpha, count)
+    x, y, partner = generator.random((3, count))
+    side = generator.integers(0, 2, count)
+    return mixed, torch.from_numpy(np.stack([share, x, y, side], axis=1).astype(np.float32)), partner
+
+
+def own_share(mix, params, height, width):
+    """How much of each pixel is the sample's own, float32 [B, 1, height, width] (mixup: [B, 1, 1, 1])."""
+    share, x, y, side = params.unbind(1)
+    if mix == "mixup":
+        return share[:, None, None, None]
+    columns = (torch.arange(width, device=params.device) + 0.5) / width
+    if mix == "halves":
+        left = (columns < 0.5).float().expand(len(params), width)
+        own = torch.where(side[:, None] > 0.5, left, 1 - left)
+        return own[:, None, None, :].expand(-1, 1, height, -1)
+    rows = (torch.arange(height, device=params.device) + 0.5) / height
+    length = (1 - share).sqrt()
+
+    def inside(centres, place):
+        start = (place * (1 - length))[:, None]
+        return (centres >= start) & (centres < start + length[:, None])
+
+    return 1 - (inside(rows, y)[:, :, None] & inside(columns, x)[:, None, :]).float()[:, None]
+
+
+def mix_batch(mix, images, targets, mixed, params, others, other_targets):
+    """Images [B, 3, H, W] and soft targets [B, C] whose samples `mixed` (int64 [M]; bools would make a GPU wait) are changed.
+
+    params: the rows [M, len(COLUMNS)] of `draw` for those; others [M, 3, H, W] and other_targets [M, C]: their partners. A
+    target gets of the partner's what the partner has of the pixels.
+    """
+    own = own_share(mix, params, *images.shape[2:])
+    share = own.mean((2, 3))
+    images[mixed] = images[mixed] * own + others * (1 - own)
+    targets[mixed] = targets[mixed] * share + other_targets * (1 - share)
+    return images, targets

@@ -38,21 +38,19 @@ import sys
 from pathlib import Path
 
 import augment
-import cores
-import dataset
+import demo
 import distributed
 import engine
 import experiment
+import files
 import loss
 import model
 import optim
 import options
-import precision
-import provenance
 import throughput
 import timing
 import train_options
-from labels import TARGETS
+from dataset import TARGETS
 
 # Options of train.py that are not offered here and have other values than its defaults.
 FIXED = {
@@ -90,7 +88,7 @@ def parse_args(argv):
     )
     group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
     group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
-    group.add_argument("--workers", type=options.natural_int, default=cores.usable(), metavar="N",
+    group.add_argument("--workers", type=options.natural_int, default=files.usable_cores(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
                        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
@@ -105,7 +103,7 @@ def parse_args(argv):
     group.add_argument("--loss", default="ce", help="as in train.py")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group = options.add_compute(parser, batch_size=64)
-    options.add_step(group, precision.FORMATS)
+    options.add_step(group, model.FORMATS)
     args = argparse.Namespace(**vars(train_options.make_parser().parse_args([])) | FIXED)
     args, given = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv))), parser.given(argv)
     args.loss = args.loss.replace(" ", "")
@@ -116,7 +114,7 @@ def parse_args(argv):
     args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
     if not Path(args.out).parent.is_dir():
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
-    args.data_dir = str(dataset.locate(args.data_dir)[0])
+    args.data_dir = str(demo.locate(args.data_dir)[0])
     belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
     belongs |= dict.fromkeys(("usual", "script", "workers", "aug", "loss", "optimizer", "compile"), ("train",))
     belongs["memory_format"] = ("train", "validation")
@@ -140,7 +138,7 @@ def summary(args, device, rates, stages):
     for part, whole in FRACTIONS[args.what]:
         if whole in rates:
             fractions[f"{part}/{whole}"] = timing.spread([a / b for a, b in zip(rates[part], rates[whole])])
-    environment = provenance.environment(distributed.describe(device))
+    environment = experiment.environment(distributed.describe(device))
     environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
     rates = {name: timing.spread(values) for name, values in rates.items()}
     return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
@@ -184,7 +182,7 @@ def main(argv=None):
     device = distributed.pick_device(args.device)
     args.threads = engine.use_threads(args.threads)
     result = summary(args, device, *MEASUREMENTS[args.what](args, device))
-    experiment.write_json(args.out, result)
+    files.write_json(args.out, result)
     show(result)
     print(f"\n{args.out}: all rounds, options and environment")
     return 0

@@ -2,13 +2,11 @@
 
 import numpy as np
 
+import dataset
+from dataset import OFFICIAL_BOUNDS, age_group_probs, combine, head_slices, marginals
 from errors import InputError
-from labels import OFFICIAL_BOUNDS, age_group_probs, combine, head_slices, marginals
 
-PARTS = ("mask", "gender", "age_group")
-METHODS = ("soft", "hard")
-# The parts of the label that a member of each target decides.
-DECIDES = {"label": PARTS, "multi": PARTS, "mask": PARTS[:1], "gender": PARTS[1:2], "age_group": PARTS[2:], "age": PARTS[2:]}
+BLEND_METHODS = ("soft", "hard")
 
 
 def votes(probs):
@@ -19,8 +17,8 @@ def votes(probs):
 
 def check_decided(targets):
     """InputError unless runs of these targets together decide mask, gender and age group."""
-    decided = {part for target in targets for part in DECIDES[target]}
-    lacking = [part for part in PARTS if part not in decided]
+    decided = {part for target in targets for part in dataset.DECIDES[target]}
+    lacking = [part for part in dataset.COMPONENTS if part not in decided]
     if lacking:
         raise InputError(f"--models: no run decides {' or '.join(lacking)}; add such runs, or one of target label or multi")
 
@@ -59,7 +57,10 @@ def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
         return label
     if label is not None:
         mean = {**marginals(label), **mean}
-    product, product_weight = combine(*(mean[part] for part in PARTS)), sum(totals.values()) / len(PARTS)
+    product, product_weight = (
+        combine(*(mean[part] for part in dataset.COMPONENTS)),
+        sum(totals.values()) / len(dataset.COMPONENTS),
+    )
     if label is None:
         return product
     return (product_weight * product + label_weight * label) / (product_weight + label_weight)

@@ -11,15 +11,15 @@ from matplotlib.lines import Line2D
 import blend
 import layout
 import metrics
-from disk import write_figure
-from labels import LABELS, OFFICIAL_BOUNDS
+from dataset import LABELS, OFFICIAL_BOUNDS
+from files import write_figure
 
 LOWS, HIGHS = range(20, 41), range(50, 61)
-NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
-CHOSEN, BAND, PART = "#0072b2", "#cfe3f0", "#c04f00"
+BOUNDS_NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
+CHOSEN, BAND, AGE_COMPONENT = "#0072b2", "#cfe3f0", "#c04f00"
 
 
-def merge(members, weights):
+def merge_ages(members, weights):
     """Members as at most one of each part, `label` and `age` beside them: (members, weights) whose soft blend is equal."""
     sums, totals = {}, {}
     for (target, probs), weight in zip(members, weights):
@@ -32,25 +32,25 @@ def merge(members, weights):
     return [(part, total / totals[part]) for part, total in sums.items()], list(totals.values())
 
 
-def predictor(members, method="soft", weights=None):
+def bounds_predictor(members, method="soft", weights=None):
     """A function of bounds (LO, HI): the classes [N] that the blend of `members` predicts with that cut."""
     if method == "soft":
-        members, weights = merge(members, weights or [1] * len(members))
+        members, weights = merge_ages(members, weights or [1] * len(members))
     return lambda cut: blend.blend(members, method, cut, weights).argmax(1)
 
 
-def lines(best):
+def bounds_lines(best):
     """The bounds along the two lines through `best`: (each LO at its HI, each HI at its LO)."""
     return [(low, best[1]) for low in LOWS], [(best[0], high) for high in HIGHS]
 
 
-def tune(members, truth, method="soft", weights=None):
+def tune_bounds(members, truth, method="soft", weights=None):
     """The bounds (LO, HI) of highest macro F1 of the blend of `members` (weights: as blend.blend's) on truth [N].
 
     LO over 20..40 and HI over 50..60 in turn, from the official bounds on until neither moves; of equal scores the
     bounds nearest to the official ones.
     """
-    predict, scores = predictor(members, method, weights), {}
+    predict, scores = bounds_predictor(members, method, weights), {}
 
     def rank(bounds):
         if bounds not in scores:
@@ -61,12 +61,12 @@ def tune(members, truth, method="soft", weights=None):
     while best != before:
         before = best
         for axis in range(2):
-            best = max(lines(best)[axis], key=rank)
+            best = max(bounds_lines(best)[axis], key=rank)
     return best
 
 
 @dataclass(frozen=True)
-class Curve:
+class BoundsCurve:
     """Macro F1 along one bound: `bounds` (LO, HI) and `f1` at each; `low` and `high` [len] are the 95 % interval over people
     of each difference to the official bounds."""
 
@@ -77,7 +77,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Study:
+class BoundsStudy:
     """Macro F1 at the chosen bounds `best`, at the official ones, and the Curves over LO and over HI through `best`."""
 
     best: tuple
@@ -86,22 +86,22 @@ class Study:
     curves: list
 
 
-def study(members, truth, persons, best, method="soft", weights=None, resamples=500):
+def study_bounds(members, truth, persons, best, method="soft", weights=None, resamples=500):
     """The Study of a blend of `members` around the bounds `best`; persons [N] as in metrics.bootstrap_difference."""
-    predict = predictor(members, method, weights)
+    predict = bounds_predictor(members, method, weights)
     official = predict(OFFICIAL_BOUNDS)
     curves = []
-    for along in lines(best):
+    for along in bounds_lines(best):
         preds = [predict(cut) for cut in along]
         f1 = np.array([metrics.macro_f1(truth, pred, len(LABELS)) for pred in preds])
         gains = [metrics.bootstrap_difference(truth, pred, official, persons, len(LABELS), resamples) for pred in preds]
         low, high = np.transpose([metrics.interval(samples) for samples in gains])
-        curves.append(Curve(along, f1, low, high))
+        curves.append(BoundsCurve(along, f1, low, high))
     best_f1 = curves[0].f1[LOWS.index(best[0])]
-    return Study(best, best_f1, metrics.macro_f1(truth, official, len(LABELS)), curves)
+    return BoundsStudy(best, best_f1, metrics.macro_f1(truth, official, len(LABELS)), curves)
 
 
-def _draw_curve(axes, study, axis, parts):
+def _draw_bounds_curve(axes, study, axis, parts):
     """The Curve of bound `axis` with its band, the official bound, the chosen one, and those of the parts below."""
     curve, best, official_f1 = study.curves[axis], study.best, study.official_f1
     x = np.array(curve.bounds)[:, axis]
@@ -118,16 +118,16 @@ def _draw_curve(axes, study, axis, parts):
     axes.plot(best[axis], study.best_f1, "o", ms=9, mfc="white", mec=CHOSEN, mew=2.2, zorder=4)
     for value, count in zip(*np.unique(parts, return_counts=True)):
         heights = bottom + (0.03 + 0.035 * np.arange(count)) * (top - bottom)
-        axes.plot([value] * count, heights, "s", ms=3.8, color=PART, mec="none", zorder=3)
-    title = f"{NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}"
+        axes.plot([value] * count, heights, "s", ms=3.8, color=AGE_COMPONENT, mec="none", zorder=3)
+    title = f"{BOUNDS_NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}"
     axes.set_title(title, loc="left", fontsize=10, color=layout.INK, pad=8)
 
 
-def _legend():
+def _bounds_legend():
     """What the marks mean, for matplotlib's legend."""
     return [
         Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec=CHOSEN, mew=2, label="chosen on everyone"),
-        Line2D([], [], ls="", marker="s", ms=4.5, mfc=PART, mec="none", label="chosen without one part of the people"),
+        Line2D([], [], ls="", marker="s", ms=4.5, mfc=AGE_COMPONENT, mec="none", label="chosen without one part of the people"),
         Line2D([], [], color=layout.GREY, lw=1, ls="--", label="official bound"),
         Line2D([], [], color=layout.GREY, lw=1, ls=":", label="score at the official bounds"),
     ]
@@ -140,15 +140,15 @@ def bounds_figure(study, parts, title):
     figure = layout.new_page(9.8, 4.95, title, f"{subtitle}; the truth never moves")
     for axis in range(2):
         axes = layout.new_axes(figure, 0.75 + 4.8 * axis, 1.2, 3.95, 2.7)
-        _draw_curve(axes, study, axis, [part[axis] for part in parts])
+        _draw_bounds_curve(axes, study, axis, [part[axis] for part in parts])
     words = "band: 95 % interval over people of the difference to the official bounds; noise where it holds the dotted line"
     layout.draw_words(figure, 0.75, 4.56, [("■", BAND), (words, layout.INK)], 8.5, room=8.8)
     place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.28 / 4.95), "borderpad": 0, "borderaxespad": 0}
     style = {"fontsize": 8.5, "labelcolor": layout.INK, "frameon": False, "handletextpad": 0.5, "columnspacing": 2}
-    figure.legend(handles=_legend(), ncols=4, **place, **style)
+    figure.legend(handles=_bounds_legend(), ncols=4, **place, **style)
     return figure
 
 
-def draw(study, parts, path, title):
+def draw_bounds(study, parts, path, title):
     """Write bounds.png of a Study; `parts` are the bounds that cross-fitting chose, one pair a part."""
     write_figure(path, bounds_figure(study, parts, title))

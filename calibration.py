@@ -7,8 +7,7 @@ Members are lists of (target, probabilities [N, num_outputs(target)]), as blend.
 import numpy as np
 from scipy import optimize
 
-from blend import PARTS
-from labels import FIRST_AGE, decode, head_slices, to_age_group
+from dataset import COMPONENTS, FIRST_AGE, decode, head_slices, to_age_group
 
 LIMITS = (0.1, 10.0)  # of a temperature; members that are never wrong would ask for 0
 FLOOR = 1e-12  # what a probability of 0 stands for: too small to be written down
@@ -19,13 +18,13 @@ def _logs(probs):
     return logs - logs.max(1, keepdims=True)
 
 
-def scale(probs, temperature):
+def apply_temperature(probs, temperature):
     """Probabilities [N, C] as a softmax of their logarithms over `temperature` gives them: float64 [N, C]."""
     powers = np.exp(_logs(probs) / temperature)
     return powers / powers.sum(1, keepdims=True)
 
 
-def fit(probs, right):
+def fit_temperature(probs, right):
     """The temperature within LIMITS of least negative log-likelihood: a float, rounded as it is written down.
 
     After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool
@@ -42,13 +41,13 @@ def fit(probs, right):
     return round(float(np.exp(found.x)), 6)
 
 
-def fit_member(target, probs, truth):
+def fit_member_temperatures(target, probs, truth):
     """{head: temperature} of a member, fitted to official labels truth [N].
 
     The head `age` has one for its single ages, and its likelihood is that of the official age group, which is what counts
     and all that oof.csv holds of the truth.
     """
-    true = {"label": truth, **dict(zip(PARTS, decode(truth)))}
+    true = {"label": truth, **dict(zip(COMPONENTS, decode(truth)))}
     found = {}
     for head, columns in head_slices(target).items():
         classes = np.arange(columns.stop - columns.start)
@@ -56,13 +55,16 @@ def fit_member(target, probs, truth):
             right = to_age_group(classes + FIRST_AGE) == true["age_group"][:, None]
         else:
             right = classes == true[head][:, None]
-        found[head] = fit(probs[:, columns], right)
+        found[head] = fit_temperature(probs[:, columns], right)
     return found
 
 
 def scale_members(members, temperatures):
     """Members with the heads of each scaled by its {head: temperature}."""
     return [
-        (target, np.hstack([scale(probs[:, columns], heads[head]) for head, columns in head_slices(target).items()]))
+        (
+            target,
+            np.hstack([apply_temperature(probs[:, columns], heads[head]) for head, columns in head_slices(target).items()]),
+        )
         for (target, probs), heads in zip(members, temperatures)
     ]

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-import disk
 import errors
 import experiment
+import files
 import space
 from errors import InputError
 
@@ -60,7 +60,7 @@ def copied(state):
     return [copied(value) for value in state] if isinstance(state, list) else state
 
 
-def save(run, fold, state):
+def save_state(run, fold, state):
     """last.pt: what --resume needs (tensors and plain values)."""
 
     def write(temporary):
@@ -72,10 +72,10 @@ def save(run, fold, state):
                     raise error.__context__ from None
                 raise
 
-    disk.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write, space.tensor_bytes(state))
+    files.write_atomic(experiment.fold_dir(run, fold) / "last.pt", write, space.tensor_bytes(state))
 
 
-def load(run, fold):
+def load_state(run, fold):
     """The state of `save`, or None; nothing in the file can run code."""
     path = experiment.fold_dir(run, fold) / "last.pt"
     try:
@@ -89,20 +89,20 @@ def load(run, fold):
     except Exception as error:  # a damaged pickle can raise anything; nothing of it is used
         if errors.is_out_of_memory(error):
             raise
-        raise errors.unreadable(path, error) or damaged(path, error) from error
+        raise errors.unreadable(path, error) or damaged_state(path, error) from error
     if changed is not None:
-        raise damaged(path, f"{changed} in it is not what was written")
+        raise damaged_state(path, f"{changed} in it is not what was written")
     if not isinstance(state, dict):
-        raise damaged(path, f"holds a {type(state).__name__}")
+        raise damaged_state(path, f"holds a {type(state).__name__}")
     return state
 
 
-def damaged(path, error):
+def damaged_state(path, error):
     """The InputError of a saved state that can't be gone on from, for the reason `error`."""
     return InputError(f"{path}: damaged ({errors.first_line(error)}); delete it to train this fold anew")
 
 
-def check(state):
+def check_state(state):
     """ValueError unless `state` has the parts of fits.Fit.state_dict, as far as the loop goes by them."""
     kinds = {"model": dict, "optimizer": dict, "scaler": dict, "loss_sum": torch.Tensor, "tail": list, "history": list}
     kinds |= {"epoch": int, "step": int, "seconds": (int, float)}
@@ -114,24 +114,24 @@ def check(state):
             raise ValueError("its history lacks columns of log.csv")
 
 
-def restore(fit, state, path):
+def restore_state(fit, state, path):
     """`fit` goes on from a state that was read from `path`; InputError when it is of another model, or damaged."""
     try:
-        check(state)
+        check_state(state)
         fit.load_state_dict(state)
     except Exception as error:  # torch says what does not fit in many ways
         if errors.is_out_of_memory(error) or "CUDA error" in str(error):  # of the device, not of the file
             raise
-        raise damaged(path, error) from error
+        raise damaged_state(path, error) from error
 
 
 def epochs_begun(run, fold):
     """The last epoch of which a saved state holds a step; 0 without one, as when another process just ended the fold."""
-    state = load(run, fold)
+    state = load_state(run, fold)
     if state is None:
         return 0
     try:
-        check(state)
+        check_state(state)
     except ValueError as error:
-        raise damaged(experiment.fold_dir(run, fold) / "last.pt", error) from error
+        raise damaged_state(experiment.fold_dir(run, fold) / "last.pt", error) from error
     return state["epoch"] - (state["step"] == 0)

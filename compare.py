@@ -31,17 +31,17 @@ import pandas as pd
 
 import compare_page
 import dataset
+import demo
 import differences
-import disk
 import evaluation
-import experiment
+import files
 import members
 import metrics
 import options
 import predictions
+from dataset import CLASS_NAMES, SCORED_AS, scored_probs
 from differences import Comparison, signed
 from errors import InputError, did_you_mean
-from labels import CLASS_NAMES, SCORED_AS, scored_probs
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
@@ -94,7 +94,7 @@ def read_side(name):
     """The Side of a csv, a run, a fold of a run or an ensemble."""
     path = Path(name)
     if path.is_file() and path.suffix not in (".yaml", ".pt", ".safetensors"):  # those of a run stand for it
-        return Side(name, "label", None, *predictions.read_submission(path), None)
+        return Side(name, "label", None, *dataset.read_submission(path), None)
     if path.suffix == ".csv":
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
@@ -104,7 +104,7 @@ def read_side(name):
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None, folds)
     if tables:
         table = predictions.mean(tables, source.target)
-        probs = table[predictions.columns(source.target)].to_numpy(dtype=np.float64)
+        probs = table[dataset.columns(source.target)].to_numpy(dtype=np.float64)
         side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
         side.answers = side.probs.argmax(1)
     return side
@@ -133,7 +133,7 @@ def remedy(side, data_dir):
         return f"make {'the ensemble' if side.source else 'it'} anew"
     if members.is_brought(side.source, "none"):
         return "bring it along anew"
-    return f"{inference_command(side.source)}{dataset.as_option(data_dir) if data_dir else ''} makes them"
+    return f"{inference_command(side.source)}{demo.as_option(data_dir) if data_dir else ''} makes them"
 
 
 def inference_command(source):
@@ -242,7 +242,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
 def label_lines(path, comparison):
     """Scores of A and B on known answers to the eval images, in lines for the user."""
     path = Path(path) / "eval" / "answers.csv" if Path(path).is_dir() else Path(path)
-    known = dict(zip(*predictions.read_submission(path)))
+    known = dict(zip(*dataset.read_submission(path)))
     rows = np.array([row for row, image in enumerate(comparison.images) if image in known], dtype=np.int64)
     if not len(rows):
         raise InputError(
@@ -347,18 +347,18 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
     """Write the page, with thumbnails from `data_dir` where there is one, and say where it is."""
     out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
     if not args.out:
-        disk.make_dir(out.parent, "--out")
+        files.make_dir(out.parent, "--out")
     rows = compare_page.choose(comparison, args.limit)
     pictures, why = compare_page.thumbnails(data_dir, [comparison.images[row] for row in rows])
     text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
-    experiment.write_text(out, text)
+    files.write_text(out, text)
     note = f" ({why})" if why else ""
     print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
 
 
 def main(argv=None):
     args = parse_args(argv)
-    data_dir = dataset.find(args.data_dir)
+    data_dir = demo.find(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
     part = differences.common_part(a.scored_as, b.scored_as)
     if part is None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-import pages
+import files
+import images
 from differences import changed_words, signed
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -29,7 +30,7 @@ def thumbnails(data_dir, names):
         return {}, "no data folder here; --data-dir DIR names it"
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
-    found = {name: pages.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
+    found = {name: images.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
     lacking = [name for name in names if name not in found]
     return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
 
@@ -44,7 +45,7 @@ def document(titles, comparison, rows, pictures, why, verdict, scores):
         notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
     if why:
         notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
-    return pages.page(
+    return files.page(
         "compare.html",
         title=" against ".join(Path(name).name for name in titles),
         sides=titles,
@@ -65,7 +66,7 @@ def _class_tables(comparison):
         (part, word, a, b, (f"{b - a:+,}", b - a), None if prior is None else (f"{prior:,.0f}", prior))
         for part, word, a, b, prior in comparison.part_counts()
     ]
-    counts = pages.table(["part", "class", "A", "B", "B − A", "prior"], rows)
+    counts = files.page_table(["part", "class", "A", "B", "B − A", "prior"], rows)
     if comparison.expected_f1 is None:
         return {"counts": counts, "effects": None}
     rows = [
@@ -73,7 +74,7 @@ def _class_tables(comparison):
         for name, times_a, times_b, a, b in zip(comparison.names, *comparison.class_counts, *comparison.expected_f1)
     ]
     a, b = (f1.mean() for f1 in comparison.expected_f1)
-    effects = pages.table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], rows)
+    effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], rows)
     expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
     return {"counts": counts, "effects": effects, "expected": expected}
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import blend
+import dataset
 import errors
 import layout
 import metrics
 import pipeline
 import predictions
 import scoreboard
+from dataset import LABELS, SCORED_AS, decode, marginals
 from errors import InputError
-from labels import LABELS, SCORED_AS, decode, marginals
 
 SHOWN = 12  # members that are left out, and steps of the greedy path
 MANY = 40  # members from which on what each adds is not worked out
@@ -43,7 +44,7 @@ def total_weight(weight):
 def _f1(plan, fitted, weights, members, truth):
     """In-sample macro F1 with other weights and everything else as fitted; -inf where a part is left undecided."""
     try:
-        probs, _factors = pipeline.finish(plan, pipeline.apply(plan, replace(fitted, weights=weights), members))
+        probs, _factors = pipeline.finish_plan(plan, pipeline.apply_plan(plan, replace(fitted, weights=weights), members))
     except InputError:
         return -np.inf
     return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))
@@ -59,7 +60,7 @@ def added(plan, fitted, members, truth):
     adds = np.full(len(members), np.nan)
     if plan.method == "stack" or len(used) > MANY:
         return adds
-    fitted, members = pipeline.scale(fitted, members)
+    fitted, members = pipeline.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     for index in used:
         adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
@@ -70,7 +71,7 @@ def truth_probs(target, probs, truth, bounds):
     """{part: [N]}: the probability that a member gives to the true class of each part it decides."""
     parts = blend.member_parts(target, probs, bounds)
     parts = marginals(parts["label"]) if "label" in parts else parts
-    true = dict(zip(blend.PARTS, decode(truth)))
+    true = dict(zip(dataset.COMPONENTS, decode(truth)))
     return {part: part_probs[np.arange(len(truth)), true[part]] for part, part_probs in parts.items()}
 
 
@@ -87,7 +88,7 @@ def left_out(plan, fitted, members, truth, limit=SHOWN):
     used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)
     if not len(unused):
         return []
-    fitted, members = pipeline.scale(fitted, members)
+    fitted, members = pipeline.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused[:limit])}
     found = []
@@ -113,7 +114,7 @@ def _folds_text(folds):
     return " ".join(map(str, folds)) or "–"
 
 
-def table(found, weights, adds):
+def contributions_table(found, weights, adds):
     """Lines of a table of `found` (members.Member) with their weights (None: there is none) and what each adds.
 
     Names are shortened so that lines fit the console.
@@ -131,7 +132,7 @@ def table(found, weights, adds):
     return scoreboard.aligned(head, rows, left=range(5))
 
 
-def reason(out):
+def left_out_reason(out):
     """Why a member is left out, in words; members are numbered from 1."""
     like = "nothing like it is used"
     if out.nearest is not None:

@@ -6,14 +6,14 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 import layout
-from disk import write_figure
+from files import write_figure
 from layout import DPI, GREY, INK, MARGIN
 
 FACE_COLOR, CROP_COLOR, LOST_COLOR = "#f0b000", "#56b4e9", "#c04f00"
-COLUMNS, THUMBNAIL = 6, (205 / DPI, 273 / DPI)  # inches, of whole pixels
+CROP_COLUMNS, THUMBNAIL = 6, (205 / DPI, 273 / DPI)  # inches, of whole pixels
 
 
-def pick(rows, limit):
+def pick_crops(rows, limit):
     """`limit` rows at most: some without a face, then some of the smallest faces (false ones are small), then any others.
 
     A third of each; where there are fewer without a face the others are more, and the other way round. The last are taken
@@ -36,7 +36,7 @@ def shaded(image, box):
     return pixels
 
 
-def _draw(figure, left, top, image, row, geometry):
+def _draw_crop(figure, left, top, image, row, geometry):
     """One image with both frames, and its caption of two lines."""
     W, H = figure.get_size_inches()
     face = None if np.isnan(row.left) else (row.left, row.top, row.right, row.bottom)
@@ -55,29 +55,29 @@ def _draw(figure, left, top, image, row, geometry):
     layout.draw_note(figure, left, text + 0.15, row.image, 6, GREY, room=THUMBNAIL[0])
 
 
-def figure(rows, load_image, geometry, title, limit=24):
+def crops_figure(rows, load_image, geometry, title, limit=24):
     """The contact sheet: Figure. See `write`."""
-    shown = pick(rows, limit)
+    shown = pick_crops(rows, limit)
     step = THUMBNAIL[0] + 22 / DPI, THUMBNAIL[1] + 70 / DPI
     lost = int(rows["left"].isna().sum())
     subtitle = (
         f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, which keep the centre crop. "
         f"Shown: {len(shown)}, first those and the smallest faces"
     )
-    width = 2 * MARGIN + COLUMNS * step[0] - 22 / DPI
-    page = layout.new_page(width, 1.15 + step[1] * -(-len(shown) // COLUMNS), title, subtitle)
+    width = 2 * MARGIN + CROP_COLUMNS * step[0] - 22 / DPI
+    page = layout.new_page(width, 1.15 + step[1] * -(-len(shown) // CROP_COLUMNS), title, subtitle)
     end = layout.draw_words(page, MARGIN, 0.77, [("● the face that was found", FACE_COLOR)])
     layout.draw_words(page, end + MARGIN, 0.77, [("● what the model sees", CROP_COLOR)])
     for index, row in enumerate(shown.itertuples(index=False)):
-        corner = MARGIN + index % COLUMNS * step[0], 1.1 + index // COLUMNS * step[1]
-        _draw(page, *corner, load_image(row.image), row, geometry)
+        corner = MARGIN + index % CROP_COLUMNS * step[0], 1.1 + index // CROP_COLUMNS * step[1]
+        _draw_crop(page, *corner, load_image(row.image), row, geometry)
     return page
 
 
-def write(rows, load_image, geometry, path, title, limit=24):
+def write_crops(rows, load_image, geometry, path, title, limit=24):
     """Write crops.png: source images with the box of the face, and dark what `geometry` leaves out.
 
     rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found.
     load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
-    write_figure(path, figure(rows, load_image, geometry, title, limit))
+    write_figure(path, crops_figure(rows, load_image, geometry, title, limit))

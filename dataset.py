@@ -2,70 +2,161 @@
 
 import functools
 import hashlib
+import operator
 import os
 import shlex
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import demo
 import errors
-import listing
-import predictions
-import tables
-from errors import InputError, did_you_mean, say
-from images import CONVERT
-from labels import GENDERS, OFFICIAL_BOUNDS, encode, to_age_group
+import files
+from errors import InputError, say
 
-DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
-DEMO_DIR = Path("data-demo")
+# ---- labels -----------------------------------------------------------------------------------------------------------
+
+MASKS = ("worn", "incorrect", "not worn")
+GENDERS = ("male", "female")
+AGE_GROUPS = ("<30", "30-59", ">=60")
+LABELS = tuple(f"{mask}, {gender}, {age}" for mask in MASKS for gender in GENDERS for age in AGE_GROUPS)
+
+OFFICIAL_BOUNDS = (30, 60)
+MASK_PRIOR = (5 / 7, 1 / 7, 1 / 7)  # of the eval images, by construction of the competition
+FIRST_AGE, LAST_AGE = 18, 60  # the age head's classes; the last one means "60 and over"
+AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
+
+CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": AGE_GROUPS, "age": AGES}
+# The heads of each training target. `multi` is one backbone with three heads.
+HEADS = {
+    "label": ("label",),
+    "mask": ("mask",),
+    "gender": ("gender",),
+    "age_group": ("age_group",),
+    "multi": ("mask", "gender", "age_group"),
+    "age": ("age",),
+}
+TARGETS = tuple(HEADS)
+# What a target is scored on: `multi` on the 18 classes, `age` on the age group that follows from it.
+SCORED_AS = {**{target: target for target in TARGETS}, "multi": "label", "age": "age_group"}
+
+
+def num_outputs(target):
+    """Number of logits a model of `target` has: the sum over its heads."""
+    return sum(len(CLASS_NAMES[head]) for head in HEADS[target])
+
+
+def head_slices(target):
+    """Where each head's logits lie: {head: slice} into the last axis of a [..., num_outputs] array."""
+    slices, start = {}, 0
+    for head in HEADS[target]:
+        slices[head] = slice(start, start + len(CLASS_NAMES[head]))
+        start = slices[head].stop
+    return slices
+
+
+def encode(mask, gender, age_group):
+    """The 18-class label of its parts (ints or integer arrays)."""
+    return mask * 6 + gender * 3 + age_group
+
+
+def decode(label):
+    """(mask, gender, age_group) of an 18-class label (int or integer array)."""
+    return label // 6, label // 3 % 2, label % 3
+
+
+def class_parts(classes, scored_as):
+    """{part: its classes} of classes of `scored_as` (int or integer array): the three parts of a label, else one."""
+    return dict(zip(HEADS["multi"], decode(classes))) if scored_as == "label" else {scored_as: classes}
+
+
+def to_age_group(age, bounds=OFFICIAL_BOUNDS):
+    """Age group of ages in years (int or integer array): 0 below bounds[0], 2 from bounds[1] on, else 1."""
+    age = np.asarray(age)
+    return (age >= bounds[0]).astype(np.int64) + (age >= bounds[1])
+
+
+def age_group_probs(age_probs, bounds=OFFICIAL_BOUNDS):
+    """Age-group probabilities [..., 3] from probabilities of single ages [..., 43], cut at `bounds` (18 < lo < hi <= 60)."""
+    low, high = (bound - FIRST_AGE for bound in bounds)
+    parts = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
+    return np.stack([part.sum(-1) for part in parts], axis=-1)
+
+
+def combine(mask, gender, age_group):
+    """Probabilities of the 18 classes [N, 18] as the product of mask [N, 3], gender [N, 2] and age group [N, 3]."""
+    joint = mask[:, :, None, None] * gender[:, None, :, None] * age_group[:, None, None, :]
+    return joint.reshape(len(mask), len(LABELS))
+
+
+def marginals(label_probs):
+    """{"mask": [N, 3], "gender": [N, 2], "age_group": [N, 3]} of probabilities of the 18 classes [N, 18]."""
+    joint = label_probs.reshape(-1, len(MASKS), len(GENDERS), len(AGE_GROUPS))
+    return {"mask": joint.sum((2, 3)), "gender": joint.sum((1, 3)), "age_group": joint.sum((1, 2))}
+
+
+def scored_probs(target, probs):
+    """Probabilities of what `target` is scored on, from its heads' probabilities [N, num_outputs(target)].
+
+    `multi` gives [N, 18] and `age` gives [N, 3], cut at the official bounds; every other target's are returned as they are.
+    """
+    if target == "multi":
+        return combine(*(probs[:, part] for part in head_slices(target).values()))
+    if target == "age":
+        return age_group_probs(probs)
+    return probs
+
+
+COMPONENTS = ("mask", "gender", "age_group")
+# The parts of the label that a member of each target decides.
+DECIDES = {
+    "label": COMPONENTS,
+    "multi": COMPONENTS,
+    "mask": COMPONENTS[:1],
+    "gender": COMPONENTS[1:2],
+    "age_group": COMPONENTS[2:],
+    "age": COMPONENTS[2:],
+}
+
+
+def columns(target):
+    """p0, p1, ... ; for `multi` mask_p0 ... age_group_p2; for `age` age_p18 ... age_p60."""
+    if target == "multi":
+        return [f"{head}_p{index}" for head in HEADS[target] for index in range(len(CLASS_NAMES[head]))]
+    if target == "age":
+        return [f"age_p{age}" for age in CLASS_NAMES["age"]]
+    return [f"p{index}" for index in range(num_outputs(target))]
+
+
+def truth_columns(target):
+    """The columns of oof.csv that hold official classes."""
+    return list(HEADS["multi"]) if target == "multi" else ["target"]
+
+
+def read_submission(path):
+    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
+    table = files.read_csv(path, ("ImageID", "ans"))
+    files.check_once(path, table, "ImageID")
+    labels = [files.whole(answer) for answer in table["ans"]]
+    for line, answer, label in zip(table[files.LINE], table["ans"], labels):
+        if label is None or label >= len(LABELS):
+            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
+    return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
+
+
+def list_files(folder):
+    """The files in a folder but for dot-files, by name: [os.DirEntry]. OSError when it can't be looked through."""
+    found = (entry for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
+    return sorted(found, key=operator.attrgetter("name"))
+
+
+# ---- people and images ------------------------------------------------------------------------------------------------
+
 # The seven images of a person and the mask state each shows.
 IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
-
-
-def locate(data_dir=None, draw=True):
-    """(data folder, is it the drawn demo set). A folder that is given must be there; without one see DATA_PLACES.
-
-    Where neither place holds train/train.csv it is data-demo/, into which the demo set is drawn, with a banner on stderr,
-    unless `draw` is False.
-    """
-    found = find(data_dir)
-    if data_dir is not None or found not in (None, DEMO_DIR):
-        return found, demo.is_demo(found)
-    if not draw:
-        return DEMO_DIR, True
-    say(
-        f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
-        "Scores on them say nothing about real ones; give your data with --data-dir DIR."
-    )
-    demo.draw_demo(DEMO_DIR)
-    return DEMO_DIR, True
-
-
-def find(data_dir=None):
-    """The folder that `locate` returns, but None where it would have to draw the demo set."""
-    if data_dir is None:
-        return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
-    if _holds_data(data_dir):
-        return Path(data_dir)
-    data_dir = Path(data_dir)
-    above = (Path(os.path.relpath(place)) if not data_dir.is_absolute() else place for place in data_dir.absolute().parents[:3])
-    below = (file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv")))
-    meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
-    if not meant and not data_dir.exists():
-        meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
-    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
-    raise InputError(
-        f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv.{meant}".removesuffix(".")
-    )
-
-
-def _holds_data(folder):
-    """Whether a folder has the competition's files, or at least one part of them."""
-    return any(os.path.isfile(os.path.join(folder, *name)) for name in (("train", "train.csv"), ("eval", "info.csv")))
 
 
 def check_train(data_dir):
@@ -73,11 +164,6 @@ def check_train(data_dir):
     read_people(data_dir)
     if not os.path.isdir(images_root(data_dir)):
         raise InputError(f"{images_root(data_dir)}: no such folder; it holds a folder of images for each person of train.csv")
-
-
-def as_option(data_dir):
-    """' --data-dir DIR' for a command to paste, or '' where the scripts find that folder by themselves."""
-    return "" if find() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 def read_people(data_dir):
@@ -88,9 +174,9 @@ def read_people(data_dir):
     train/images.
     """
     path = Path(data_dir) / "train" / "train.csv"
-    table = tables.read(path, ("id", "gender", "age", "path"))
-    tables.check_filled(path, table, "id")
-    columns = (table[name].to_numpy() for name in (tables.LINE, "id", "gender", "age", "path"))  # faster than by its rows
+    table = files.read_csv(path, ("id", "gender", "age", "path"))
+    files.check_filled(path, table, "id")
+    columns = (table[name].to_numpy() for name in (files.LINE, "id", "gender", "age", "path"))  # faster than by its rows
     for line, name, gender, age, folder in zip(*columns):
         where = f"{path}, line {line}"
         if gender not in GENDERS:
@@ -99,12 +185,12 @@ def read_people(data_dir):
             raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
         if "/" in folder or folder in ("", ".", ".."):
             _check_folder(where, folder)
-        if tables.EXPONENT.fullmatch(name):
+        if files.EXPONENT.fullmatch(name):
             raise InputError(f"{where}: id {name!r} was made a number, as in a spreadsheet; take the original")
         zeros_lost = folder.startswith("0") and not folder.startswith(f"{name}_")
-        if zeros_lost and folder.lstrip("0").startswith(f"{tables.whole(name)}_"):
+        if zeros_lost and folder.lstrip("0").startswith(f"{files.whole(name)}_"):
             raise InputError(f"{where}: id {name!r} has lost the zeros of {folder!r}, as in a spreadsheet; take the original")
-    tables.check_once(path, table, "path")
+    files.check_once(path, table, "path")
     return pd.DataFrame(
         {
             "path": table["path"],
@@ -126,7 +212,7 @@ def _check_folder(where, folder):
 @functools.cache  # some ages, thousands of times
 def to_age(text):
     """The age in a text: a whole number from 0 to 120, or None."""
-    age = tables.whole(text)
+    age = files.whole(text)
     return age if age is not None and age <= 120 else None
 
 
@@ -145,7 +231,7 @@ def image_kind(image):
 def _not_read(names, kinds):
     """What to say of files of these kinds that are no images which are read; '' where there are none."""
     others = [name for name in names if _name_parts(name)[0] in kinds]
-    return f" ({', '.join(others)} lies there, which is not read; {CONVERT})" if others else ""
+    return f" ({', '.join(others)} lies there, which is not read; {files.CONVERT})" if others else ""
 
 
 def lies_as(folder, name, others):
@@ -165,7 +251,7 @@ def lies_as(folder, name, others):
         return f"; it lies there as {same[0]!a}, in another Unicode form, as a Mac leaves names; {rename} renames all of them"
     suffix = os.path.splitext(same[0])[1]
     unread = suffix.lower() not in IMAGE_SUFFIXES and _name_parts(name)[1]
-    return f"; it lies there as {same[0]!r}{f', which is not read; {CONVERT}' if unread else '; rename it'}"
+    return f"; it lies there as {same[0]!r}{f', which is not read; {files.CONVERT}' if unread else '; rename it'}"
 
 
 def person_images(folder, names=None):
@@ -176,7 +262,7 @@ def person_images(folder, names=None):
     """
     try:
         if names is None:
-            names = [entry.name for entry in listing.files(folder)]
+            names = [entry.name for entry in list_files(folder)]
     except (FileNotFoundError, NotADirectoryError) as error:
         root, name = os.path.split(folder)
         near = lies_as(root, name, os.listdir(root)) if os.path.isdir(root) else ""
@@ -216,7 +302,7 @@ def list_images(data_dir, people, skip_missing=False, listed=None):
     for owner, path in enumerate(people["path"].to_numpy()):
         found = person_images(os.path.join(root, path), listed.get(path))
         if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
-            there = _not_read([entry.name for entry in listing.files(f"{root}/{path}")], missing)
+            there = _not_read([entry.name for entry in list_files(f"{root}/{path}")], missing)
             if not skip_missing:
                 raise InputError(f"{root}/{path}: {', '.join(missing)} missing{there}; complete it or pass --skip-bad-images")
             say(f"skipped: {root}/{path}: {', '.join(missing)} missing{there}")
@@ -249,8 +335,8 @@ def official_rows(images, people):
 def read_info(data_dir):
     """(path, table of tables.read) of eval/info.csv. InputError names the first ImageID that is doubled or empty."""
     path = Path(data_dir) / "eval" / "info.csv"
-    table = tables.read(path, ("ImageID",))
-    tables.check_once(path, table, "ImageID")
+    table = files.read_csv(path, ("ImageID",))
+    files.check_once(path, table, "ImageID")
     return path, table
 
 
@@ -262,7 +348,7 @@ def read_eval(data_dir):
     path, table = read_info(data_dir)
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
-    for line, name in zip(table[tables.LINE], table["ImageID"]):
+    for line, name in zip(table[files.LINE], table["ImageID"]):
         if name not in on_disk:
             near = lies_as(root, name, sorted(on_disk))
             raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}{near}")
@@ -278,7 +364,7 @@ def read_answers(data_dir, names):
     path = Path(data_dir) / "eval" / "answers.csv"
     if not path.is_file():
         return None
-    answers = dict(zip(*predictions.read_submission(path)))
+    answers = dict(zip(*read_submission(path)))
     if not set(names) <= set(answers):
         return None  # predictions of another data set
     return np.array([answers[name] for name in names], dtype=np.int64)
@@ -291,7 +377,7 @@ def read_label_fixes(path, people, min_confidence):
     normal and incorrect_mask change places). Rows below `min_confidence` are left out and counted. InputError names the
     line of an unknown path, column or value.
     """
-    table = tables.read(path, ("path", "column", "value"))
+    table = files.read_csv(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
@@ -300,7 +386,7 @@ def read_label_fixes(path, people, min_confidence):
     if not table["path"].isin([*by_name, *without_zeros]).any():
         raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
     fixes, left_out = [], 0
-    for line, name, column, value, sure in zip(table[tables.LINE], table["path"], table["column"], table["value"], confidence):
+    for line, name, column, value, sure in zip(table[files.LINE], table["path"], table["column"], table["value"], confidence):
         where = f"{path}, line {line}"
         if name not in by_name:
             meant = f" Did you mean {without_zeros[name]}?" if name in without_zeros else ""  # another id is another person
@@ -415,3 +501,137 @@ def limit_people(people, limit, kfold, seed):
         take[(take - floor).idxmax()] -= 1
     chosen = persons[strata["rows"].cumsum() <= persons["stratum"].map(take)]
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class EvalImages:
+    """The eval images of a data folder: names in info.csv order, and their files."""
+
+    data_dir: Path
+    names: list
+    files: list
+
+
+def read_eval_images(data_dir):
+    """EvalImages of a located data folder; InputError as in dataset.read_eval."""
+    names, files = read_eval(data_dir)
+    return EvalImages(Path(data_dir), names, files)
+
+
+# ---- rows of a training -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What a fold trains on. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
+
+    `train_targets` follow the options (bounds, fixes); `truth` is what the target is scored on and never does. `classes`,
+    `persons` and `masks` int64 [N] are what samplers and mixing go by. The last rows of all [N] may be eval images, whose
+    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
+    """
+
+    fold: int
+    store: object  # images.ImageStore
+    train_rows: np.ndarray
+    val_rows: np.ndarray
+    train_targets: np.ndarray
+    truth: np.ndarray
+    mean: tuple
+    std: tuple
+    classes: np.ndarray | None = None
+    persons: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    pseudo: np.ndarray | None = None
+
+    def of_train(self, values):
+        """The part of `classes` or `persons` that belongs to the training rows; None where there are none."""
+        return None if values is None else values[self.train_rows]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What training goes by, of each image [N]: its fold, whether it may be shown and whether it may train, training targets
+    [N, heads], the official classes that it is scored on, its person and its mask state (ints)."""
+
+    fold: np.ndarray
+    good: np.ndarray
+    trains: np.ndarray
+    targets: np.ndarray
+    truth: np.ndarray
+    persons: np.ndarray
+    masks: np.ndarray
+
+
+def make_labels(args, people, folds, images, labelled, good):
+    """The Labels of image rows. People whose age, once fixed, is in --drop-ages do not train.
+
+    Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place; --age-bounds other than the official
+    ones, of the training labels alone, from its 2nd and many more.
+    """
+    return Labels(
+        folds[pd.Index(people["path"]).get_indexer(images["path"])],
+        good,
+        good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
+        head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
+        head_targets(images, (SCORED_AS[args.target],))[:, 0],
+        pd.factorize(images["id"])[0],
+        labelled["mask"].to_numpy(),
+    )
+
+
+def fold_data(args, data, fold, mean, std, everyone=False):
+    """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
+
+    everyone: those whom the fold holds out train too, and nobody is validated on.
+    """
+    labels, validates = data.labels, bool(args.kfold) and not everyone
+    mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
+    rows = np.flatnonzero(labels.trains & ~mine)
+    if not len(rows):
+        if (labels.good & ~mine).any():
+            raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
+        raise InputError(
+            f"--skip-bad-images: leaves nobody to train fold {fold}, as none of its {(~mine).sum():,} images could be taken; "
+            "what is wrong with them is said above"
+        )
+    targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
+    if data.pseudo is not None:
+        rows, soft = pseudo_rows(args, data, fold, rows)
+        targets = np.concatenate([targets, hard_targets(args.target, soft)])
+        masks = np.concatenate([masks, hard_masks(args.target, soft)])
+        persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
+    classes = sampled_classes(args.target, targets, tuple(args.age_bounds))
+    val_rows = np.flatnonzero(labels.good & mine)
+    return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
+
+
+def pseudo_rows(args, data, fold, rows):
+    """(training rows with a fold's pseudo-labelled eval images added, soft targets float32 [eval images, num_outputs])."""
+    table = data.pseudo[data.pseudo["fold"] == fold]
+    places = pd.Index(data.eval_names).get_indexer(table["ImageID"])
+    if (places < 0).any():
+        raise InputError(f"pseudo-labels: {table['ImageID'].iloc[(places < 0).argmax()]} is no eval image of {args.data_dir}")
+    soft = np.zeros((len(data.eval_names), len(columns(args.target))), dtype=np.float32)
+    soft[places] = table[columns(args.target)].to_numpy()
+    return np.concatenate([rows, len(data.images) + places[data.good_eval[places]]]), soft
+
+
+def hard_targets(target, soft):
+    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
+    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
+    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
+
+
+def hard_masks(target, soft):
+    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
+    if target == "label":
+        return decode(soft.argmax(1))[0]
+    heads = head_slices(target)
+    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
+
+
+def sampled_classes(target, targets, bounds):
+    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
+    if target == "multi":
+        return encode(*targets.T)
+    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]

@@ -15,6 +15,7 @@ import glob
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -24,12 +25,10 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-import cores
-import disk
-import workers
-from errors import InputError
-from labels import GENDERS, encode, to_age_group
-from photos import KINDS, person_images
+import files
+from dataset import GENDERS, encode, to_age_group
+from demo_faces.photos import KINDS, person_images
+from errors import InputError, did_you_mean, say
 
 VERSION = 2
 RACE = "Asian"
@@ -82,8 +81,8 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
     if _is_drawn(out, facts):
         return
-    parent = disk.make_dir(out.parent, "--out")
-    with disk.held(parent, f"waiting for another process to draw {out}/", wait=True):
+    parent = files.make_dir(out.parent, "--out")
+    with files.held(parent, f"waiting for another process to draw {out}/", wait=True):
         for leftover in parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed: the lock is ours
             shutil.rmtree(leftover, ignore_errors=True)
         if not _is_drawn(out, facts):
@@ -103,7 +102,7 @@ def _is_drawn(out, facts):
 
 def _build(out, facts, progress):
     size = len(KINDS) * (facts["people"] + facts["eval_people"]) * IMAGE_BYTES
-    disk.check_room([("", out, "the demo set", size)])
+    files.check_room([("", out, "the demo set", size)])
     building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         building.mkdir()
@@ -111,7 +110,7 @@ def _build(out, facts, progress):
         (building / "demo.json").write_text(json.dumps(facts))
         os.replace(building, out)
     except OSError as error:
-        raise disk.failure(out, error, size) from error
+        raise files.failure(out, error, size) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -122,6 +121,8 @@ def is_demo(folder):
 
 
 def _draw_all(out, people, eval_people, seed, progress):
+    import images  # not at the top: scripts that draw nothing do without torch
+
     (out / "train" / "images").mkdir(parents=True)
     (out / "eval" / "images").mkdir(parents=True)
     plan = plan_people(people, seed)
@@ -132,7 +133,7 @@ def _draw_all(out, people, eval_people, seed, progress):
     jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
     answers, what, total = [], "drawing the demo set", len(KINDS) * len(jobs)
     with (
-        workers.results(what, min(len(jobs), 16, cores.usable()), _write_person, jobs) as drawn,
+        images.pool_results(what, min(len(jobs), 16, files.usable_cores()), _write_person, jobs) as drawn,
         tqdm(total=total, desc=what, unit="img", disable=None if progress else True) as bar,
     ):
         for named in drawn:
@@ -201,7 +202,7 @@ def draw_sheet(path):
         ImageDraw.Draw(sheet).text((left + width / 2, 3 * (height + 8) + 18), text, (50, 54, 60), font, anchor="mm")
     drawn = io.BytesIO()
     sheet.save(drawn, Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"), optimize=True)
-    disk.write_bytes(path, drawn.getvalue())
+    files.write_bytes(path, drawn.getvalue())
 
 
 def main(argv=None):
@@ -223,6 +224,57 @@ def main(argv=None):
     draw_demo(args.out, args.people, args.eval_people, args.seed)
     print(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")
     return 0
+
+
+DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
+DEMO_DIR = Path("data-demo")
+
+
+def locate(data_dir=None, draw=True):
+    """(data folder, is it the drawn demo set). A folder that is given must be there; without one see DATA_PLACES.
+
+    Where neither place holds train/train.csv it is data-demo/, into which the demo set is drawn, with a banner on stderr,
+    unless `draw` is False.
+    """
+    found = find(data_dir)
+    if data_dir is not None or found not in (None, DEMO_DIR):
+        return found, is_demo(found)
+    if not draw:
+        return DEMO_DIR, True
+    say(
+        f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
+        "Scores on them say nothing about real ones; give your data with --data-dir DIR."
+    )
+    draw_demo(DEMO_DIR)
+    return DEMO_DIR, True
+
+
+def find(data_dir=None):
+    """The folder that `locate` returns, but None where it would have to draw the demo set."""
+    if data_dir is None:
+        return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
+    if _holds_data(data_dir):
+        return Path(data_dir)
+    data_dir = Path(data_dir)
+    above = (Path(os.path.relpath(place)) if not data_dir.is_absolute() else place for place in data_dir.absolute().parents[:3])
+    below = (file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv")))
+    meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
+    if not meant and not data_dir.exists():
+        meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
+    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
+    raise InputError(
+        f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv.{meant}".removesuffix(".")
+    )
+
+
+def _holds_data(folder):
+    """Whether a folder has the competition's files, or at least one part of them."""
+    return any(os.path.isfile(os.path.join(folder, *name)) for name in (("train", "train.csv"), ("eval", "info.csv")))
+
+
+def as_option(data_dir):
+    """' --data-dir DIR' for a command to paste, or '' where the scripts find that folder by themselves."""
+    return "" if find() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 if __name__ == "__main__":

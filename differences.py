@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 import metrics
-from labels import CLASS_NAMES, MASK_PRIOR, class_parts, marginals
+from dataset import CLASS_NAMES, MASK_PRIOR, class_parts, marginals
 
 NEAR_BOUNDARY = "27-32 and 57 or more"  # years, see near_boundary
 
@@ -63,7 +63,7 @@ class Comparison:
     @cached_property
     def own_probs(self):
         """What A and B give their own answers, a pair of float64 [N] or None."""
-        return own_probs(self.probs_a, self.a), own_probs(self.probs_b, self.b)
+        return probs_of(self.probs_a, self.a), probs_of(self.probs_b, self.b)
 
     @cached_property
     def certainty(self):
@@ -96,7 +96,7 @@ class Comparison:
         if not known:
             return None
         probs = np.mean(known, axis=0)
-        return expected_f1(self.a, probs), expected_f1(self.b, probs)
+        return expected_f1_difference(self.a, probs), expected_f1_difference(self.b, probs)
 
     def part_counts(self):
         """[(part, word, count of A, count of B, count expected by the prior or None)] of every class of every part."""
@@ -109,19 +109,19 @@ class Comparison:
         return table
 
 
-def own_probs(probs, answers):
+def probs_of(probs, answers):
     """Each row's probability of its own answer [N], None for None."""
     return None if probs is None else probs[np.arange(len(answers)), answers]
 
 
-def expected_f1(answers, probs):
+def expected_f1_difference(answers, probs):
     """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes.
 
     2 E[tp] / (times answered + E[images]): the expected true positives of class c are the sum of probs[:, c] over the rows
     that answer c, its expected images the sum over all rows. A class that is neither answered nor expected has 0.
     """
     C = probs.shape[1]
-    hits = np.bincount(answers, weights=own_probs(probs, answers), minlength=C)
+    hits = np.bincount(answers, weights=probs_of(probs, answers), minlength=C)
     times = np.bincount(answers, minlength=C) + probs.sum(0)
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
 

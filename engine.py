@@ -18,8 +18,8 @@ import finite
 import fits
 import metrics
 import parts
-from cache import draw_seed
-from labels import CLASS_NAMES, SCORED_AS, head_slices, scored_probs
+from dataset import CLASS_NAMES, SCORED_AS, head_slices, scored_probs
+from files import draw_seed
 from model import predict
 from optim import lr_at
 
@@ -60,10 +60,10 @@ def train_one_epoch(fit: fits.Fit, after_step: Callable[[], bool]):
     Leaves the loss summed over steps in `fit.loss_sum` (on the device: no step waits for it) and `fit.step` at the next.
     finite.NotFinite when a loss is not, on a GPU some steps later.
     """
-    order, data = parts.epoch_order(fit), fit.data
+    order, data = parts.fold_order(fit), fit.data
     fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
-    steps, ahead = itertools.tee(parts.step_parts(fit, order, step) for step in range(fit.step, fit.steps))
+    steps, ahead = itertools.tee(parts.micro_batches(fit, order, step) for step in range(fit.step, fit.steps))
     reads = (part.reads for step in ahead for part in step)
     with contextlib.closing(data.store.batches(reads)) as batches:
         for step in steps:
@@ -102,7 +102,7 @@ def train_step(fit, step, batches):
                history=fit.val_f1s)  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    learn(fit, (parts.prepare(fit, part, next(batches)) for part in step))
+    learn(fit, (parts.make_batch(fit, part, next(batches)) for part in step))
 
 
 def learn(fit, made):
@@ -192,7 +192,7 @@ def end_epoch(fit, before_batch=lambda: None):
     save the state and raise. finite.NotFinite when the loss or the weights are not: nothing after it would be worth keeping.
     """
     started = time.perf_counter()
-    finite.check_state(fit)
+    finite.check_finite(fit)
     fit.seconds += time.perf_counter() - started  # here a GPU's steps are waited for
     train_loss = fit.ranks.from_first(float(fit.loss_sum)) / fit.steps
     lr = fit.optimizer.param_groups[0]["lr"] / fit.optimizer.param_groups[0].get("lr_scale", 1.0)

@@ -24,18 +24,20 @@ import yaml
 import blend
 import bounds
 import dataset
+import demo
 import distributed
 import engine
 import evaluation
 import experiment
+import files
 import members
 import options
 import persons
 import pipeline
 import predictions
 import telling
+from dataset import OFFICIAL_BOUNDS
 from errors import InputError
-from labels import OFFICIAL_BOUNDS
 
 YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
 
@@ -95,7 +97,7 @@ class OofImages:
 
 
 @dataclass(frozen=True)
-class Result:
+class Submission:
     """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those
     of pipeline.finish on the eval images, `grouping`: persons.Grouping with --persons."""
 
@@ -121,7 +123,7 @@ def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
-    plan, data_dir = make_plan(args), dataset.find(args.data_dir)
+    plan, data_dir = make_plan(args), demo.find(args.data_dir)
     found = read_members(args, plan)
     result = combine(args, plan, found)
     folder = write_result(args, result)
@@ -158,11 +160,11 @@ def read_members(args, plan):
             )
 
     def predict(jobs):
-        images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
+        images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
         evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
 
     with evaluation.predicting(source.folder for source in sources if source.is_run):
-        return members.read(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
+        return members.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
 
 
 def read_oof_images(found):
@@ -180,14 +182,14 @@ def combine(args, plan, found):
     plain = images and blend.blend(images.members)
     fitted, scored, grouping = pipeline.Fitted(plan.bounds), None, None
     if args.persons:
-        grouping = persons.find_all(names, images and images.table, args)
+        grouping = persons.find_persons(names, images and images.table, args)
         folds = [persons.share_members(models, grouping.eval) for models in folds]
         images = images and replace(images, members=persons.share_members(images.members, grouping.oof))
     if images:
-        fitted = pipeline.fit(plan, images.members, images.truth)
-        scored = pipeline.evaluate(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
-    finished = pipeline.finish(plan, pipeline.apply(plan, *pipeline.average_folds(fitted, folds)))
-    return Result(plan, found, names, images, fitted, scored, *finished, grouping)
+        fitted = pipeline.fit_plan(plan, images.members, images.truth)
+        scored = pipeline.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
+    finished = pipeline.finish_plan(plan, pipeline.apply_plan(plan, *pipeline.average_folds(fitted, folds)))
+    return Submission(plan, found, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
@@ -231,24 +233,24 @@ def write_result(args, result):
 
     def fill(inside, name):
         eval_table = predictions.eval_table(result.names, "label", result.eval_probs)
-        experiment.write_csv(inside / "submission.csv", predictions.submission_table(result.names, result.eval_probs))
-        experiment.write_csv(inside / "eval.csv", eval_table, predictions.FORMAT)
+        files.write_csv(inside / "submission.csv", predictions.submission_table(result.names, result.eval_probs))
+        files.write_csv(inside / "eval.csv", eval_table, predictions.FORMAT)
         if scored:
             fold = images.table["fold"].to_numpy()
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
-            experiment.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
-        experiment.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
+            files.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
+        files.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
         scores = scored.scores if scored else pipeline.UNSCORED
-        experiment.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
+        files.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
         if result.grouping:
             result.grouping.write(inside)
         if plan.method == "stack":
             table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
-            experiment.write_csv(inside / "stack.csv", table)
+            files.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            scaled, given = pipeline.scale(fitted, images.members)
-            study = bounds.study(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
-            bounds.draw(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {name}")
+            scaled, given = pipeline.scale_by_temperatures(fitted, images.members)
+            study = bounds.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
+            bounds.draw_bounds(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {name}")
 
     kind = f"{plan.method}-{len(result.members)}runs"
     return experiment.make_folder(args.output_dir, args.name, lambda: experiment.next_number(args.output_dir, kind), fill)

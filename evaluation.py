@@ -14,20 +14,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import cache
 import dataset
-import disk
+import demo
 import engine
 import errors
 import experiment
-import mappings
+import files
+import images
 import metrics
 import model
-import precision
 import predictions
+from dataset import LABELS, SCORED_AS, scored_probs
 from errors import InputError
 from images import Geometry
-from labels import LABELS, SCORED_AS, scored_probs
 
 
 @dataclass(frozen=True)
@@ -44,21 +43,6 @@ class Settings:
 
 WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together
-
-
-@dataclass(frozen=True)
-class EvalImages:
-    """The eval images of a data folder: names in info.csv order, and their files."""
-
-    data_dir: Path
-    names: list
-    files: list
-
-
-def read_eval_images(data_dir):
-    """EvalImages of a located data folder; InputError as in dataset.read_eval."""
-    names, files = dataset.read_eval(data_dir)
-    return EvalImages(Path(data_dir), names, files)
 
 
 @functools.cache  # told once, however often it is asked
@@ -97,10 +81,10 @@ def predicting(runs):
     with contextlib.ExitStack() as stack:
         for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
             waiting = f"waiting for another process that predicts with {run}"
-            stack.enter_context(disk.held(Path(run) / "args.yaml", waiting, wait=True))
+            stack.enter_context(files.held(Path(run) / "args.yaml", waiting, wait=True))
             for name in WRITTEN:  # what a killed process left half-written: the lock is ours
                 for leftover in (*Path(run).glob(f".{name}.*.tmp*"), *Path(run).glob(f"fold*/.{name}.*.tmp*")):
-                    disk.remove(leftover)
+                    files.remove(leftover)
         yield
 
 
@@ -110,25 +94,25 @@ def _fold_files(run, number, tta):
     return folder / f"{stem}.csv", folder / f"{stem}.json"
 
 
-def is_fresh(run, number, tta, names=None):
+def eval_is_fresh(run, number, tta, names=None):
     """Whether a fold's eval predictions are there, made by its present weights, for these images (None: for any)."""
     table, facts = _fold_files(run, number, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    made = mappings.read_json(facts, weights_sha256=str, images=str)
+    made = files.read_json(facts, weights_sha256=str, images=str)
     return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
 
 
 def weights_digest(run, number):
     """The digest of a complete fold's weights, as its fold.json has it."""
-    return mappings.read_json(experiment.fold_dir(run, number) / "fold.json", weights_sha256=str)["weights_sha256"]
+    return files.read_json(experiment.fold_dir(run, number) / "fold.json", weights_sha256=str)["weights_sha256"]
 
 
 def _digest(names):
-    return f"{cache.draw_seed(*names):016x}"
+    return f"{files.draw_seed(*names):016x}"
 
 
-def predict_folds(jobs, images, args, device):
+def predict_folds(jobs, eval_images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
 
     Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
@@ -136,15 +120,15 @@ def predict_folds(jobs, images, args, device):
     """
     by_geometry = {}
     for run, number in jobs:
-        if not is_fresh(run, number, args.tta, images.names):
+        if not eval_is_fresh(run, number, args.tta, eval_images.names):
             facts = model.read_facts(experiment.weights_file(run, number))
             geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))  # none in older weights
             by_geometry.setdefault(geometry, []).append((run, number))
     for geometry, missing in by_geometry.items():
-        pixels, _ = cache.open_cache(images.files, geometry, args.cache_dir, quiet=args.quiet)
-        store = cache.ImageStore(pixels, device, args.cache_device)
+        pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
+        store = images.ImageStore(pixels, device, args.cache_device)
         for group in _groups(missing):
-            _predict_group(group, images, store, args, device)
+            _predict_group(group, eval_images, store, args, device)
 
 
 def _groups(jobs):
@@ -160,14 +144,14 @@ def _groups(jobs):
     return groups
 
 
-def _predict_group(group, images, store, args, device):
+def _predict_group(group, eval_images, store, args, device):
     weights = [experiment.weights_file(run, number) for run, number in group]
-    predicted = predict_rows(weights, store, np.arange(len(images.names)), args, device)
+    predicted = predict_rows(weights, store, np.arange(len(eval_images.names)), args, device)
     for (run, number), (target, probs) in zip(group, predicted):
         table, sidecar = _fold_files(run, number, args.tta)
-        disk.remove(sidecar)  # from here until both are written the pair does not count as made
-        experiment.write_csv(table, predictions.eval_table(images.names, target, probs), predictions.FORMAT)
-        experiment.write_json(sidecar, {"weights_sha256": weights_digest(run, number), "images": _digest(images.names)})
+        files.remove(sidecar)  # from here until both are written the pair does not count as made
+        files.write_csv(table, predictions.eval_table(eval_images.names, target, probs), predictions.FORMAT)
+        files.write_json(sidecar, {"weights_sha256": weights_digest(run, number), "images": _digest(eval_images.names)})
 
 
 def predict_rows(weights, store, rows, args, device):
@@ -177,13 +161,13 @@ def predict_rows(weights, store, rows, args, device):
     models, targets, loaded = [], [], None
     for path in weights:
         net, facts = loaded = model.load(path, loaded)
-        net = net.to(device, memory_format=precision.FORMATS[facts["options"]["memory_format"]])  # to round as training did
+        net = net.to(device, memory_format=model.FORMATS[facts["options"]["memory_format"]])  # to round as training did
         models.append((net, facts["mean"], facts["std"]))
         targets.append(facts["target"])
     batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
     runs = list(dict.fromkeys(path.parent.parent.name for path in weights))
     what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
-    amp_dtype = precision.AMP_DTYPES[precision.resolve_amp(args.amp, device)]
+    amp_dtype = model.AMP_DTYPES[model.resolve_amp(args.amp, device)]
     with tqdm(total=len(rows) * len(weights), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
         logits = model.predict_together(models, _counted(batches, len(weights), bar), amp_dtype, args.tta)
     return [(target, engine.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
@@ -201,9 +185,9 @@ def fold_tables(run, target, numbers, tta):
 
     None where some are missing, or were made by other weights or of other images: then predict_folds has to make them.
     """
-    if not all(is_fresh(run, number, tta) for number in numbers):
+    if not all(eval_is_fresh(run, number, tta) for number in numbers):
         return None
-    tables = [predictions.read(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    tables = [predictions.read_table(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
     names = tables[0]["ImageID"].tolist()
     same = [predictions.of_images(table, names) for table in tables if len(table) == len(names)]
     return same if len(same) == len(tables) and all(table is not None for table in same) else None
@@ -222,17 +206,15 @@ def write_run_eval(run, target, numbers, tta):
     """
     table, facts = fold_mean(run, target, numbers, tta), {"folds": list(numbers), "tta": tta}
     path, sidecar = Path(run) / "eval.csv", Path(run) / "eval.json"
-    text = experiment.csv_text(table, predictions.FORMAT)
-    if not (
-        path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and mappings.read_json(sidecar) == facts
-    ):
-        disk.remove(sidecar)  # from here until both are written the pair does not count as made
-        experiment.write_text(path, text)
-        experiment.write_json(sidecar, facts)
+    text = files.csv_text(table, predictions.FORMAT)
+    if not (path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and files.read_json(sidecar) == facts):
+        files.remove(sidecar)  # from here until both are written the pair does not count as made
+        files.write_text(path, text)
+        files.write_json(sidecar, facts)
     if SCORED_AS[target] != "label":
         return table, None
-    probs = scored_probs(target, table[predictions.columns(target)].to_numpy())
-    experiment.write_csv(Path(run) / "submission.csv", predictions.submission_table(table["ImageID"].tolist(), probs))
+    probs = scored_probs(target, table[dataset.columns(target)].to_numpy())
+    files.write_csv(Path(run) / "submission.csv", predictions.submission_table(table["ImageID"].tolist(), probs))
     return table, probs
 
 
@@ -246,7 +228,7 @@ def renew_run_eval(run, target, numbers, tta, made):
 def made_of(run):
     """{folds, tta} that RUN/eval.csv is the mean of; {} where nothing tells."""
     facts = Path(run) / "eval.json"
-    return mappings.read_json(facts, folds=list, tta=str) if facts.is_file() else {}
+    return files.read_json(facts, folds=list, tta=str) if facts.is_file() else {}
 
 
 def known_names(data_dir, tables):
@@ -255,11 +237,11 @@ def known_names(data_dir, tables):
     None, with a line that says so, where there is none. The drawn demo set is one for its own images alone, if it was not
     given: who tried it may have predicted others since.
     """
-    found = dataset.find(data_dir)
+    found = demo.find(data_dir)
     if found and (data_dir or (found / "eval" / "info.csv").is_file()):
         path, table = dataset.read_info(found)
         names = table["ImageID"].tolist()
-        if data_dir or found != dataset.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
+        if data_dir or found != demo.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
             return path, names
     if tables:
         errors.say("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")

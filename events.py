@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-import disk
+import files
 
 
 class Events:
@@ -34,4 +34,4 @@ class Events:
         for name, number in numbers.items():
             summary = Summary(value=[Summary.Value(tag=f"{self.tag}/{name}", simple_value=number)])
             writer.write(Event(wall_time=now, step=epoch, summary=summary).SerializeToString())
-        disk.append(self.path, records.getvalue())
+        files.append(self.path, records.getvalue())

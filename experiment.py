@@ -6,12 +6,16 @@ summary.json of the run are made from the folds that are there, so folds may com
 
 import contextlib
 import glob
-import hashlib
+import importlib.metadata
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 from types import NoneType
 
@@ -19,14 +23,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-import disk
 import errors
-import mappings
+import files
 import metrics
 import predictions
-import tables
+from dataset import CLASS_NAMES, HEADS, SCORED_AS
 from errors import InputError, did_you_mean
-from labels import CLASS_NAMES, HEADS, SCORED_AS
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
 # What others than train.py go by in args.yaml, and what a complete fold's fold.json holds.
@@ -35,11 +37,11 @@ FOLD = {
     "fold": int,
     "best_epoch": int,
     "epochs": int,
-    "val_f1": (*mappings.NUMBER, NoneType),
-    "val_acc": (*mappings.NUMBER, NoneType),
-    "seconds": mappings.NUMBER,
-    "images_per_second": mappings.NUMBER,
-    "peak_memory_mib": mappings.NUMBER,
+    "val_f1": (*files.NUMBER, NoneType),
+    "val_acc": (*files.NUMBER, NoneType),
+    "seconds": files.NUMBER,
+    "images_per_second": files.NUMBER,
+    "peak_memory_mib": files.NUMBER,
     "weights_sha256": str,
 }
 NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
@@ -47,34 +49,6 @@ NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
           "keep_state", "parallel_folds"}  # fmt: skip
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or nothing but rounding: no revision of their own
-
-
-# ---- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_text(path, text):
-    """`write_atomic` of a string."""
-    disk.write_bytes(path, text.encode())
-
-
-def write_json(path, value):
-    """`write_atomic` of a JSON-able value, indented."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path, table, float_format=None):
-    """`write_atomic` of a DataFrame, without its index."""
-    write_text(path, csv_text(table, float_format))
-
-
-def csv_text(table, float_format=None):
-    """A DataFrame as the text of a csv, without its index."""
-    return table.to_csv(index=False, float_format=float_format, lineterminator="\n")
-
-
-def locked(folder, wait=False):
-    """Hold a folder for this process alone; the kernel frees it when the process dies. InputError when it is held."""
-    return disk.held(folder, "" if wait else f"{folder}: another process is training it; wait for it or stop it", wait)
 
 
 # ---- names and folders ---------------------------------------------------------------------------------------------
@@ -152,20 +126,20 @@ def make_folder(output_dir, name, next_name, fill):
     output_dir = Path(output_dir)
     while True:
         check_free(output_dir, name)
-        folder = disk.make_dir(output_dir, "--output-dir") / (name or next_name())
+        folder = files.make_dir(output_dir, "--output-dir") / (name or next_name())
         inside = output_dir / f".{folder.name}.{os.getpid()}.tmp"
         try:
             inside.mkdir()
-            with disk.held(inside, ""):
+            with files.held(inside, ""):
                 _remove_dead(output_dir, folder.name)
                 fill(inside, folder.name)
                 os.rename(inside, folder)
             return folder
-        except disk.DiskError as error:
-            raise disk.DiskError(str(error).replace(str(inside), str(folder))) from error
+        except files.DiskError as error:
+            raise files.DiskError(str(error).replace(str(inside), str(folder))) from error
         except OSError as error:
             if not folder.is_dir():  # else made by another process since
-                raise disk.failure(folder, error) from error
+                raise files.failure(folder, error) from error
         finally:
             shutil.rmtree(inside, ignore_errors=True)
 
@@ -173,7 +147,7 @@ def make_folder(output_dir, name, next_name, fill):
 def _remove_dead(output_dir, name):
     """Remove what `make_folder` left of this name in processes that were killed: nobody holds it."""
     for leftover in output_dir.glob(f".{glob.escape(name)}.*.tmp"):
-        with contextlib.suppress(InputError), disk.held(leftover, ""):
+        with contextlib.suppress(InputError), files.held(leftover, ""):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -222,16 +196,16 @@ def change_args(run, **changed):
 
 
 def _write_args(run, args, comment):
-    write_text(run / "args.yaml", f"{comment}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
+    files.write_text(run / "args.yaml", f"{comment}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
 
 
 def read_args(run):
     """The options of a run (a dict), those that others than train.py go by checked."""
     path = Path(run) / "args.yaml"
-    args = mappings.read_yaml(path, "copy the run again, or train it anew")
+    args = files.read_yaml(path, "copy the run again, or train it anew")
     if args.get("target") not in list(HEADS):  # whatever stands there, a list too
         raise InputError(f"{path}: not the options of a run (no valid target)")
-    mappings.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
+    files.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
     for name, value in args.items():
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{path}: {name} is {value!r:.100}; no option holds a zero byte")
@@ -244,41 +218,41 @@ def read_args(run):
 def summed_folds(run):
     """The numbers of the folds that summary.json of a run holds."""
     path = Path(run) / "summary.json"
-    rows = mappings.read_json(path, folds=list)["folds"]
+    rows = files.read_json(path, folds=list)["folds"]
     for row in rows:
-        mappings.check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
+        files.check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
     return [row["fold"] for row in rows]
 
 
 def read_recipe(folder):
     """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`; InputError when it is none."""
     path = Path(folder) / "recipe.yaml"
-    recipe = mappings.read_yaml(path, "make the ensemble again")
+    recipe = files.read_yaml(path, "make the ensemble again")
     members = recipe.get("members", [])
     if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
         raise InputError(f"{path}: not a recipe of ensemble.py (its members are no list of mappings)")
     for member in members:
-        mappings.check_kinds(path, member, {"run": str})
+        files.check_kinds(path, member, {"run": str})
         weight = member.get("weight")
         parts = weight if isinstance(weight, dict) else {"weight": weight}
-        mappings.check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *mappings.NUMBER)))
+        files.check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *files.NUMBER)))
     return recipe
 
 
 def read_folds(run):
     """folds.csv of a run: DataFrame path, fold (int); InputError names the line that has no fold."""
     path = Path(run) / "folds.csv"
-    table = tables.read(path, ("path", "fold"))
-    for line, fold in zip(table[tables.LINE], table["fold"]):
-        if fold != "-1" and tables.whole(fold) is None:
+    table = files.read_csv(path, ("path", "fold"))
+    for line, fold in zip(table[files.LINE], table["fold"]):
+        if fold != "-1" and files.whole(fold) is None:
             raise InputError(f"{path}, line {line}: fold {fold!r} is not a whole number from -1 on")
-    tables.check_once(path, table, "path")
-    return table[["path"]].assign(fold=[-1 if fold == "-1" else tables.whole(fold) for fold in table["fold"]])
+    files.check_once(path, table, "path")
+    return table[["path"]].assign(fold=[-1 if fold == "-1" else files.whole(fold) for fold in table["fold"]])
 
 
 def read_log(path):
     """A log.csv; InputError when it is damaged."""
-    tables.read(path, LOG_COLUMNS)  # what it can't read is told there
+    files.read_csv(path, LOG_COLUMNS)  # what it can't read is told there
     try:
         table = pd.read_csv(path).rename(columns=str.strip)
         return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
@@ -312,8 +286,8 @@ def fold_lock(run, fold):
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise disk.failure(folder, error) from error
-    with locked(folder):
+        raise files.failure(folder, error) from error
+    with files.locked(folder):
         _sweep(folder)
         yield
 
@@ -321,12 +295,12 @@ def fold_lock(run, fold):
 def _sweep(folder):
     """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for leftover in Path(folder).glob(".*.tmp*"):
-        disk.remove(leftover)
+        files.remove(leftover)
 
 
 def sweep_run(run):
     """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
-    with locked(run, wait=True):
+    with files.locked(run, wait=True):
         _sweep(run)
 
 
@@ -335,7 +309,7 @@ def check_not_trained(run, folds):
     done = done_folds(run)
     for fold in folds:
         if fold not in done and fold_dir(run, fold).is_dir():
-            with locked(fold_dir(run, fold)):
+            with files.locked(fold_dir(run, fold)):
                 pass
 
 
@@ -361,7 +335,7 @@ def done_folds(run):
     found = {}
     for name in _folders(run):
         if re.fullmatch(r"fold\d+", name) and errors.is_there(Path(run) / name / "fold.json"):
-            found[int(name[4:])] = mappings.read_json(Path(run) / name / "fold.json", **FOLD)
+            found[int(name[4:])] = files.read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
 
 
@@ -372,39 +346,30 @@ def is_complete(args, facts):
 
 def write_log(run, fold, rows):
     """Write a fold's log.csv and the run's, from all folds that have one."""
-    write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
-    with locked(run, wait=True):
+    files.write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
+    with files.locked(run, wait=True):
         logs = {int(name[4:]): Path(run) / name / "log.csv" for name in _folders(run) if re.fullmatch(r"fold\d+", name)}
         found = [read_log(path) for _fold, path in sorted(logs.items()) if path.exists()]
-        write_csv(Path(run) / "log.csv", pd.concat(found))
-
-
-def file_digest(path):
-    """The sha256 of a file; InputError when it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror})") from error
+        files.write_csv(Path(run) / "log.csv", pd.concat(found))
 
 
 def finish_fold(run, fold, facts, keep_state=False):
     """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes unless it is kept."""
-    digest = file_digest(weights_file(run, fold))
-    write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
+    digest = files.file_digest(weights_file(run, fold))
+    files.write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
     drop_state(run, fold, keep_state)
 
 
 def drop_state(run, fold, keep_state=False):
     """Remove the state of a complete fold, if it is there: a kill may have come between its fold.json and this."""
     if not keep_state:
-        disk.remove(fold_dir(run, fold) / "last.pt")
+        files.remove(fold_dir(run, fold) / "last.pt")
 
 
 def reopen_fold(run, fold):
     """A fold that is trained on is not complete any more, nor is what kept it from that; see fold.tell_not_finite."""
     for name in ("fold.json", "not_finite.txt"):
-        disk.remove(fold_dir(run, fold) / name)
+        files.remove(fold_dir(run, fold) / name)
 
 
 def write_summary(run, target, kfold):
@@ -414,7 +379,7 @@ def write_summary(run, target, kfold):
     """
     run = Path(run)
     classes = len(CLASS_NAMES[SCORED_AS[target]])
-    with locked(run, wait=True):
+    with files.locked(run, wait=True):
         folds = done_folds(run)  # read under the lock: of several processes that end at once the last to write sees all
         summary = {
             "name": run.name,
@@ -429,14 +394,97 @@ def write_summary(run, target, kfold):
             "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
         }
         if kfold:
-            tables = [predictions.read(fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
+            tables = [predictions.read_table(fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
             table = pd.concat(tables, ignore_index=True)
-            write_csv(run / "oof.csv", table, predictions.FORMAT)
+            files.write_csv(run / "oof.csv", table, predictions.FORMAT)
             truth, probs = predictions.scored(table, target)
             pred = probs.argmax(1)
             summary["oof_f1"] = round(metrics.macro_f1(truth, pred, classes), 6)
             summary["oof_acc"] = round(metrics.accuracy(truth, pred, classes), 6)
             samples = metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), classes)
             summary["oof_f1_ci95"] = [round(float(bound), 6) for bound in metrics.interval(samples)]
-        write_json(run / "summary.json", summary)
+        files.write_json(run / "summary.json", summary)
     return summary
+
+
+# ---- environment ------------------------------------------------------------------------------------------------------
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # of packages that have another name
+GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
+
+
+def _version(package):
+    """The version of the module that is at work, if it is imported; to look packages up on the disk takes 20 ms.
+
+    None where neither tells it, as of a package that lies on the path without being installed.
+    """
+    module = sys.modules.get(MODULES.get(package, package))
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return getattr(module, "__version__", None) or importlib.metadata.version(package)
+
+
+def _git(*words):
+    """What git writes (bytes, as it names files in any encoding) for the folder of the scripts, or None where it can't.
+
+    Their clone is read whoever owns it: its code runs already. That holds for this folder alone, not for one above.
+    """
+    folder = Path(__file__).parent.resolve()
+    command = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", *words]
+    try:
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _commit():
+    """(commit, whether the code differs from it) of the scripts; None for what is not known, as of an export without .git.
+
+    Untracked files are code where they end in .py: results and data that lie in the clone change nothing.
+    """
+    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return None, None  # no git, no clone, or one of something else, in which an export lies
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-z", "--untracked-files=normal", "--", ".")
+    changes = [entry for entry in (status or b"").split(b"\0") if entry and (entry[:2] != b"??" or entry.endswith(b".py"))]
+    return commit and commit.decode().strip(), None if status is None else bool(changes)
+
+
+def environment(device):
+    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict."""
+    commit, dirty = _commit()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "device": device,
+        "platform": platform.platform(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def write_env(run, device, data, weights=None):
+    """env.json of a run: the `environment` in which it was started, and the digests of its `data` and of the file `weights`."""
+    started_from = {} if weights is None else {"weights_sha256": files.file_digest(weights)}
+    files.write_json(run / "env.json", environment(device) | {"data_sha256": data} | started_from)
+
+
+def check_data(run, data):
+    """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
+    path = Path(run) / "env.json"
+    if path.exists() and files.read_json(path).get("data_sha256", data) != data:  # of an older version: none
+        raise InputError(
+            f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
+            "end; put them back, or begin a new run"
+        )
+
+
+def check_weights(run, weights):
+    """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
+    path = Path(run) / "env.json"
+    if weights is None or not path.exists():
+        return
+    began = files.read_json(path).get("weights_sha256")  # of an older version: none
+    if began not in (None, files.file_digest(weights)):
+        raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")

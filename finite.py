@@ -29,7 +29,7 @@ def check_loss(fit):
         raise NotFinite(f"the training loss is {float(fit.loss_sum)}", fit, good)
 
 
-def check_state(fit):
+def check_finite(fit):
     """NotFinite when a loss or a weight is not, or anything in the state is not-a-number: it must be neither saved nor kept."""
     check_loss(fit)
     good = collections.defaultdict(list)  # of each device, which is waited for once

@@ -12,14 +12,13 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 
+import dataset
 import sampling
-from cache import ImageStore
 from distributed import Ranks
 from errors import InputError
-from model import head_parameters
-from objective import build_criterion, soft_targets
+from loss import build_criterion, soft_targets
+from model import AMP_DTYPES, head_parameters, layout
 from optim import build_optimizer
-from precision import AMP_DTYPES, layout
 
 
 @dataclass(frozen=True)
@@ -60,33 +59,6 @@ class Recipe:
     average_last: int = 0
 
 
-@dataclass(frozen=True)
-class FoldData:
-    """What a fold trains on. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
-
-    `train_targets` follow the options (bounds, fixes); `truth` is what the target is scored on and never does. `classes`,
-    `persons` and `masks` int64 [N] are what samplers and mixing go by. The last rows of all [N] may be eval images, whose
-    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
-    """
-
-    fold: int
-    store: ImageStore
-    train_rows: np.ndarray
-    val_rows: np.ndarray
-    train_targets: np.ndarray
-    truth: np.ndarray
-    mean: tuple
-    std: tuple
-    classes: np.ndarray | None = None
-    persons: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    pseudo: np.ndarray | None = None
-
-    def of_train(self, values):
-        """The part of `classes` or `persons` that belongs to the training rows; None where there are none."""
-        return None if values is None else values[self.train_rows]
-
-
 def epoch_images(recipe, data):
     """How many images an epoch of a FoldData shows: all training rows, or one of each person."""
     return len(np.unique(data.of_train(data.persons)) if recipe.sampler == "person" else data.train_rows)
@@ -120,7 +92,7 @@ class Fit:
 
     model: torch.nn.Module
     recipe: Recipe
-    data: FoldData
+    data: dataset.FoldData
     ranks: Ranks
     epoch: int = 1
     step: int = 0

@@ -14,32 +14,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import cache
 import checkpoint
 import dataset
 import engine
 import errors
 import events
 import experiment
+import files
 import finite
 import fits
 import model
-import precision
 import predictions
 import training_data
+from dataset import CLASS_NAMES, HEADS, SCORED_AS
 from errors import InputError, Interrupted
-from labels import CLASS_NAMES, HEADS, SCORED_AS
-
-
-def build_model(args, fold, device, try_size=False, empty=False):
-    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
-
-    empty: other weights will take their place, so pretrained ones are not looked for.
-    """
-    torch.manual_seed(cache.draw_seed("init", args.seed, fold))
-    pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
-    net = model.create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
-    return net.to(device, memory_format=precision.FORMATS.get(args.memory_format))
 
 
 def recipe(args):
@@ -53,10 +41,10 @@ def check(args, data, net, ranks):
     `net` is a model of the run; None: one is built where it takes one to know.
     """
     for fold in range(max(args.kfold, 1)):
-        images = fits.epoch_images(recipe(args), training_data.fold_data(args, data, fold, None, None))
+        images = fits.epoch_images(recipe(args), dataset.fold_data(args, data, fold, None, None))
         size = fits.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
-            net = build_model(args, fold, ranks.device) if net is None else net
+            net = model.build_model(args, fold, ranks.device) if net is None else net
             try:
                 copy.deepcopy(net)(torch.zeros(1, 3, *args.img_size, device=ranks.device))
             except ValueError as error:
@@ -118,7 +106,7 @@ def tell_not_finite(args, run, data, fold, error, ranks):
     """What went wrong in which step, with its images, all of which are listed in a file, and what to try."""
     images, listed = [str(data.files[row]) for row in error.rows], experiment.fold_dir(run, fold) / "not_finite.txt"
     if ranks.first:
-        experiment.write_text(listed, "".join(f"{image}\n" for image in images))
+        files.write_text(listed, "".join(f"{image}\n" for image in images))
     tries = [f"a lower --lr than {args.lr:g}", *(["--clip-grad 1"] if not args.clip_grad else [])]
     tries += {"fp16": ["--amp bf16", "--amp off"], "bf16": ["--amp off"]}.get(args.amp, [])
     return (
@@ -134,14 +122,14 @@ def train_fold(job, fold, ranks, built=None):
     what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that began with them.
     """
     args, run, data = job.args, job.run, job.data
-    state = ranks.from_first(checkpoint.load(run, fold) if ranks.first else None) or {}
-    net = built.pop() if built else build_model(args, fold, ranks.device, empty=bool(state))
+    state = ranks.from_first(checkpoint.load_state(run, fold) if ranks.first else None) or {}
+    net = built.pop() if built else model.build_model(args, fold, ranks.device, empty=bool(state))
     mean, std = model.mean_std(net)
-    fit = fits.Fit(net, recipe(args), training_data.fold_data(args, data, fold, mean, std), ranks)
+    fit = fits.Fit(net, recipe(args), dataset.fold_data(args, data, fold, mean, std), ranks)
     del net  # it is the fit's to let go
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
-        checkpoint.restore(fit, state, experiment.fold_dir(run, fold) / "last.pt")
+        checkpoint.restore_state(fit, state, experiment.fold_dir(run, fold) / "last.pt")
         last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
@@ -182,14 +170,14 @@ def finish_on_all(job, fit, last):
         errors.say(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
     weights, before = experiment.best_weights(run, fold), checkpoint.copied(fit.state_dict())
     fit.let_go()
-    net = build_model(args, fold, ranks.device, empty=True)
+    net = model.build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
-    everyone = training_data.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
+    everyone = dataset.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
     frozen = args.freeze_epochs if best <= args.freeze_epochs else 0  # the best epoch's backbone learns, if it did
     final = fits.Fit(net, replace(recipe(args), freeze_epochs=frozen), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
-        checkpoint.restore(final, last, experiment.fold_dir(run, fold) / "last.pt")
+        checkpoint.restore_state(final, last, experiment.fold_dir(run, fold) / "last.pt")
 
     def state():
         return {**before, "last": final.state_dict()}
@@ -248,8 +236,8 @@ def leave_if_asked(job, fit, state, where):
 
 def save_good_state(job, fit, state):
     """Save what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
-    finite.check_state(fit)
-    job.writer.put(functools.partial(checkpoint.save, job.run, fit.data.fold, checkpoint.copied(state())))
+    finite.check_finite(fit)
+    job.writer.put(functools.partial(checkpoint.save_state, job.run, fit.data.fold, checkpoint.copied(state())))
 
 
 def keep_epoch(job, fit, probs):
@@ -276,7 +264,7 @@ def put_epoch(job, first, history, state, line):
         for write_file in first:
             write_file()
         experiment.write_log(job.run, row["fold"], history)
-        checkpoint.save(job.run, row["fold"], state)
+        checkpoint.save_state(job.run, row["fold"], state)
         names = ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second")
         job.board.write(row["epoch"], {name: row[name] for name in names if row[name] is not None})
 
@@ -308,7 +296,7 @@ def write_predictions(args, run, data, fold, rows, probs, name):
     images = data.images.iloc[rows]
     heads = HEADS[args.target] if args.target == "multi" else (SCORED_AS[args.target],)
     table = predictions.oof_table(images, fold, args.target, dataset.head_targets(images, heads), probs)
-    experiment.write_csv(experiment.fold_dir(run, fold) / name, table, predictions.FORMAT)
+    files.write_csv(experiment.fold_dir(run, fold) / name, table, predictions.FORMAT)
 
 
 def epoch_line(args, fit, on=""):

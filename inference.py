@@ -16,8 +16,8 @@ if __name__ == "__main__":
 import shlex
 import sys
 
-import blend
 import dataset
+import demo
 import distributed
 import engine
 import evaluation
@@ -50,12 +50,12 @@ def main(argv=None):
     folds = [evaluation.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
     with evaluation.predicting(runs):
-        return score_tta(args, runs, device) if args.oof else predict(args, runs, folds, device)
+        return score_tta(args, runs, device) if args.oof else predict_runs(args, runs, folds, device)
 
 
-def predict(args, runs, folds, device):
+def predict_runs(args, runs, folds, device):
     """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
-    images = evaluation.read_eval_images(dataset.locate(args.data_dir)[0])
+    images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     evaluation.predict_folds(jobs, images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
@@ -71,26 +71,26 @@ def predict(args, runs, folds, device):
 
 def score_tta(args, runs, device):
     """--oof: what the TTA is worth for each run, and the command that predicts the eval images with it, or without."""
-    data_dir, verdicts = dataset.locate(args.data_dir)[0], set()
+    data_dir, verdicts = demo.locate(args.data_dir)[0], set()
     for run in runs:
-        found = validation.predict(run, data_dir, args, device)
+        found = validation.predict_oof(run, data_dir, args, device)
         verdicts.add(metrics.verdict(*found["gain_ci95"]))
-        for line in validation.lines(run, args.tta, found):
+        for line in validation.tta_lines(run, args.tta, found):
             print(line)
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
-    print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{dataset.as_option(data_dir)}")
+    print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")
     return 0
 
 
 def say_next(data_dir, runs, targets, tta):
     """The command that makes a submission of these runs, or what is missing for one."""
-    decided = {part for target in targets for part in blend.DECIDES[target]}
-    lacking = [part for part in blend.PARTS if part not in decided]
+    decided = {part for target in targets for part in dataset.DECIDES[target]}
+    lacking = [part for part in dataset.COMPONENTS if part not in decided]
     if lacking:
         print(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
     else:
         views = "" if tta == "none" else f" --tta {tta}"
-        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{dataset.as_option(data_dir)}")
+        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{demo.as_option(data_dir)}")
 
 
 if __name__ == "__main__":

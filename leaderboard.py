@@ -26,13 +26,14 @@ import numpy as np
 
 import effects
 import experiment
+import files
 import metrics
 import options
 import predictions
 import records
 import scoreboard
+from dataset import CLASS_NAMES
 from errors import InputError
-from labels import CLASS_NAMES
 
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
@@ -107,7 +108,7 @@ def record_scores(scores, directories):
     """Write the scores of --lb, all of them checked before the first is written."""
     folders = {}
     for name, value in scores:
-        folder = records.find(name, directories, "--lb")
+        folder = records.find_record(name, directories, "--lb")
         target = records.read_record(folder)[0].target
         if target not in ("label", "multi"):
             raise InputError(f"--lb {name}: a run of target {target} has no leaderboard score; record it for its ensemble")
@@ -264,7 +265,7 @@ def people_draws(runs, resamples):
     """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
     draws, known = [], None
     for run in runs:
-        table = predictions.read(Path(run.folder) / "oof.csv", run.target, ("image", "path")).sort_values("image")
+        table = predictions.read_table(Path(run.folder) / "oof.csv", run.target, ("image", "path")).sort_values("image")
         truth, probs = predictions.scored(table, run.target)
         people, rows = table["path"].tolist(), (table["image"].tolist(), truth.tolist())
         known = known or rows
@@ -321,7 +322,7 @@ def recipe_values(record):
 
 def diff_text(names, directories):
     """The options, or members and weights, in which two runs or two ensembles differ, beside their scores."""
-    pair = [records.read_record(records.find(name, directories, "--diff"))[0] for name in names]
+    pair = [records.read_record(records.find_record(name, directories, "--diff"))[0] for name in names]
     if pair[0].kind != pair[1].kind:
         raise InputError(
             f"--diff {' '.join(names)}: {pair[0].name} is of kind {pair[0].kind} and {pair[1].name} of kind {pair[1].kind}; "
@@ -378,7 +379,7 @@ def main(argv=None):
         print(listing(args, directories, found, done), flush=True)
     if args.html:
         tables = [(study.title, EFFECT_HEAD, study.rows(), f"{study.note}. {EFFECTS_ARE}") for study in done]
-        experiment.write_text(args.html, scoreboard.page(found, args.sort, args.html, tables, agreement_text(found)))
+        files.write_text(args.html, scoreboard.page(found, args.sort, args.html, tables, agreement_text(found)))
         errors.say(f"page: {args.html}")
     return 2 if problems or unread else 0
 

@@ -21,9 +21,9 @@ import torch
 import layout
 import loss
 import options
-from disk import write_figure
+from dataset import LABELS
 from errors import InputError
-from labels import LABELS
+from files import write_figure
 
 # Training images of the 18 classes: mask 5:1:1 x (male, female) x age group of the competition's 2,700 people.
 PEOPLE = ((549, 410, 83), (732, 817, 109))

@@ -16,13 +16,14 @@ import pandas as pd
 
 import blend
 import dataset
+import demo
 import errors
 import evaluation
 import experiment
 import predictions
 import validation
+from dataset import HEADS, SCORED_AS, decode, encode
 from errors import InputError
-from labels import HEADS, SCORED_AS, decode, encode
 
 ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
 
@@ -73,11 +74,11 @@ class Member:
         return [self._probs(table, names) for table in self.fold_tables or [self.eval]]
 
     def _probs(self, table, names):
-        return table.set_index("ImageID")[predictions.columns(self.target)].loc[names].to_numpy()
+        return table.set_index("ImageID")[dataset.columns(self.target)].loc[names].to_numpy()
 
     def oof_probs(self, images):
         """Out-of-fold probabilities [N, num_outputs(target)] of train images, in the order of `images`."""
-        return self.oof.set_index("image")[predictions.columns(self.target)].loc[images].to_numpy()
+        return self.oof.set_index("image")[dataset.columns(self.target)].loc[images].to_numpy()
 
 
 def open_source(name, folds="all"):
@@ -131,7 +132,7 @@ def _say_passed_over(passed):
 
 def has_oof(source, tta):
     """Whether out-of-fold predictions with a TTA are there: an ensemble's are as it was made, a run's as inference.py did."""
-    return tta == "none" or not source.is_run or validation.is_fresh(source.folder, tta)
+    return tta == "none" or not source.is_run or validation.oof_is_fresh(source.folder, tta)
 
 
 def read_oof(source, tta="none"):
@@ -151,7 +152,7 @@ def read_oof(source, tta="none"):
 def _read_oof(source, tta):
     plain = not source.is_run or tta == "none" or not has_oof(source, tta)
     path = source.folder / "oof.csv" if plain else validation.oof_files(source.folder, tta)[0]
-    return predictions.read(path, source.target, ("image", "path")) if path.is_file() else None
+    return predictions.read_table(path, source.target, ("image", "path")) if path.is_file() else None
 
 
 def _folds_apart(source, oof):
@@ -210,14 +211,14 @@ def read_eval(source, tta="none"):
     without its folds the only one; ([], folds) where inference.py has to run first."""
     path = source.folder / "eval.csv"
     if not source.is_run:
-        return [predictions.read(path, source.target, ("ImageID",))], []
+        return [predictions.read_table(path, source.target, ("ImageID",))], []
     if is_brought(source, tta):
-        return [predictions.read(path, source.target, ("ImageID",))], evaluation.made_of(source.folder).get("folds", [])
+        return [predictions.read_table(path, source.target, ("ImageID",))], evaluation.made_of(source.folder).get("folds", [])
     numbers = evaluation.select_folds(source.folder, source.choice)
     return evaluation.fold_tables(source.folder, source.target, numbers, tta) or [], numbers
 
 
-def read(sources, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
+def read_members(sources, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
     """The members of sources, with tables of the images of info.csv and the people of train.csv, where a data folder is given
     or found. See `read_oofs` for what is passed over.
 
@@ -308,7 +309,7 @@ def hold_oof(found, data_dir):
     People that it does not have are left out, and labels are its own: both with a line. InputError when nobody is left, as of
     other data; with a demo set that was not given nothing is done then.
     """
-    place = dataset.find(data_dir)
+    place = demo.find(data_dir)
     with_oof = [member for member in found if member.oof is not None]
     if not with_oof or not place or not (place / "train" / "train.csv").is_file():
         return
@@ -317,13 +318,13 @@ def hold_oof(found, data_dir):
         if images is None or not member.oof["image"].equals(images):
             images = member.oof["image"]
             rows = dataset.official_rows(member.oof, people)
-        if rows.empty and not data_dir and place == dataset.DEMO_DIR:
+        if rows.empty and not data_dir and place == demo.DEMO_DIR:
             return
         if rows.empty:
             path, csv = member.source.folder / "oof.csv", place / "train" / "train.csv"
             raise InputError(f"{path}: holds none of the people of {csv}; give the --data-dir that the run was trained on")
         gone = max(gone, len(images) - len(rows))
-        columns = predictions.truth_columns(member.target)
+        columns = dataset.truth_columns(member.target)
         truth = dataset.head_targets(rows, HEADS["multi"] if member.target == "multi" else (SCORED_AS[member.target],))
         member.oof = member.oof if len(rows) == len(images) else member.oof.loc[rows.index].reset_index(drop=True)
         differ = (member.oof[columns].to_numpy() != truth).any(1)
@@ -355,6 +356,6 @@ def oof_truth(members):
     parts = {}
     for member in members:
         table = member.oof.set_index("image").loc[first["image"]]
-        truth = table[predictions.truth_columns(member.target)].to_numpy(dtype=np.int64).T
-        parts |= zip(blend.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
-    return first[["image", "path", "fold"]], encode(*(parts[part] for part in blend.PARTS))
+        truth = table[dataset.truth_columns(member.target)].to_numpy(dtype=np.int64).T
+        parts |= zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
+    return first[["image", "path", "fold"]], encode(*(parts[part] for part in dataset.COMPONENTS))

@@ -5,6 +5,7 @@ import contextlib
 import copy
 from dataclasses import replace
 
+import dataset
 import distributed
 import engine
 import errors
@@ -13,7 +14,6 @@ import finite
 import fits
 import fold
 import model
-import training_data
 from errors import InputError
 
 
@@ -35,7 +35,7 @@ def has_room(args, data, net, ranks):
 
 def _two_steps(args, data, net, ranks):
     recipe = replace(fold.recipe(args), batch_size=args.batch_size // ranks.world, freeze_epochs=0, compile=False)
-    rows = training_data.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
+    rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
     fit = fits.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
     with contextlib.suppress(finite.NotFinite):  # the training itself will tell
         engine.train_one_epoch(fit, lambda: fit.step == 2)
@@ -87,7 +87,7 @@ def advice(args, data, ranks):
     if data is None:
         return before
     try:
-        net = fold.build_model(args, experiment.fold_numbers(args)[0], ranks.device, empty=True)
+        net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, empty=True)
     except (RuntimeError, MemoryError) as error:
         if not errors.is_out_of_memory(error):
             raise

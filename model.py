@@ -22,12 +22,45 @@ import timm
 import torch
 
 import augment
-import disk
 import errors
+import files
+from augment import TTAS
+from dataset import HEADS, num_outputs
 from errors import InputError, did_you_mean, first_line, say
-from labels import HEADS, num_outputs
-from precision import FORMATS, layout
-from predictions import TTAS
+
+# ---- precision --------------------------------------------------------------------------------------------------------
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+def resolve_amp(mode, device):
+    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
+    if mode != "auto":
+        return mode
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def cpu_has_bf16():
+    """Whether this processor multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def usual_format(net):
+    """'channels_last' where most parameters are convolution kernels (CNNs, not ViTs), else 'contiguous'."""
+    kernels = sum(p.numel() for p in net.parameters() if p.ndim == 4)
+    return "channels_last" if kernels > 0.5 * sum(p.numel() for p in net.parameters()) else "contiguous"
+
+
+def layout(net):
+    """The torch memory format in which a model's kernels lie, and in which its images should."""
+    strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]
+    channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in strided)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
 
 ANEW = "copy it again, or delete its folder, and train.py --resume trains that fold anew"
 CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
@@ -277,7 +310,7 @@ def save_weights(state, facts, path):
     Whole or not at all. safetensors' `save_file` would leave a part when it is killed, and a file for its owner's eyes only.
     """
     metadata = {"experiment": json.dumps(facts), "sha256": tensors_digest(state)}
-    disk.write_bytes(path, safetensors.torch.save(state, metadata))
+    files.write_bytes(path, safetensors.torch.save(state, metadata))
 
 
 def tensors_digest(state):
@@ -420,3 +453,14 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
     for (net, _mean, _std), was in zip(models, training):
         net.train(was)
     return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]
+
+
+def build_model(args, fold, device, try_size=False, empty=False):
+    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
+
+    empty: other weights will take their place, so pretrained ones are not looked for.
+    """
+    torch.manual_seed(files.draw_seed("init", args.seed, fold))
+    pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
+    net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
+    return net.to(device, memory_format=FORMATS.get(args.memory_format))

@@ -22,8 +22,7 @@ import experiment
 import members
 import metrics
 import predictions
-from errors import InputError, say
-from labels import (
+from dataset import (
     AGE_GROUPS,
     CLASS_NAMES,
     FIRST_AGE,
@@ -35,6 +34,7 @@ from labels import (
     marginals,
     to_age_group,
 )
+from errors import InputError, say
 
 COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # what a label fix can change: the part that speaks of it
 CHANCE = 1.25  # models whose macro F1 of C classes is below CHANCE / C guess, and can't judge a label
@@ -74,7 +74,7 @@ class Findings:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def read(patterns):
+def read_evidence(patterns):
     """The members behind names and patterns of runs and ensembles, with their oof.csv alone.
 
     InputError when one that is named has none, or two hold different images; what a pattern matches is passed over then.
@@ -113,9 +113,9 @@ def average(found):
 
 def member_truth(member, images):
     """{part: official classes int64 [N]} of the parts that a member decides, in the order of `images`."""
-    names = list(predictions.truth_columns(member.target))
+    names = list(dataset.truth_columns(member.target))
     truth = member.oof.set_index("image").loc[images, names].to_numpy(dtype=np.int64).T
-    return dict(zip(blend.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth))
+    return dict(zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth))
 
 
 def check_people(evidence, people, place, recorded):

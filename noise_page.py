@@ -7,11 +7,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 import dataset
-import disk
-import experiment
+import files
 import noise
-import pages
-from labels import CLASS_NAMES
+from dataset import CLASS_NAMES
+from images import thumbnail
 
 FIX_COLUMNS = ["path", "column", "value", "confidence"]
 KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # in the order that tells most
@@ -53,13 +52,13 @@ def thumbnails(data_dir, images):
     found, missing = {}, 0
     for image, file in zip(images, map(Path, dataset.image_files(data_dir, images))):
         if file.is_file():
-            found[image] = pages.thumbnail(file, LARGE if dataset.image_kind(image) == KINDS[0] else SMALL)
+            found[image] = thumbnail(file, LARGE if dataset.image_kind(image) == KINDS[0] else SMALL)
         else:
             missing += 1
     return found, missing
 
 
-def write(out, evidence, findings, data_dir, runs, limit, fixed):
+def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     """Write suggestions.csv, images.csv and index.html into the folder `out`; returns (persons shown, images missing).
 
     At most `limit` persons a column and as many images are shown; images.csv holds all. `fixed`: see noise.applied_fixes.
@@ -71,10 +70,10 @@ def write(out, evidence, findings, data_dir, runs, limit, fixed):
     pictures, missing = thumbnails(data_dir, list(wanted))
     note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
     html = document(findings, persons, images, strips, pictures, runs, note, fixed)
-    disk.make_dir(out, "--out")
-    experiment.write_csv(out / "suggestions.csv", persons[FIX_COLUMNS], "%.4f")
-    experiment.write_csv(out / "images.csv", findings.images, "%.4f")
-    experiment.write_text(out / "index.html", html)
+    files.make_dir(out, "--out")
+    files.write_csv(out / "suggestions.csv", persons[FIX_COLUMNS], "%.4f")
+    files.write_csv(out / "images.csv", findings.images, "%.4f")
+    files.write_text(out / "index.html", html)
     return persons, missing
 
 
@@ -90,7 +89,7 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
         why = "by models that can't judge masks"
         shown, folded = ([], cards) if guessed else (cards, [])
         sections.append({"kind": "images", "cards": shown, "folded": folded, "why": why, "count": len(shown)})
-    return pages.page(
+    return files.page(
         "noise.html",
         title="Label noise",
         runs=runs,
@@ -133,7 +132,7 @@ def _section(column, persons, strips, fixed):
     return {"kind": column, "cards": shown, "folded": folded, "why": f"below {LIKELY:.0%}", "count": likely}
 
 
-def closing(findings, persons, runs, out, missing, fixed):
+def closing_lines(findings, persons, runs, out, missing, fixed):
     """Print what was found by the runs (in words), where it is, and what comes next."""
     print(f"by the out-of-fold predictions of {', '.join(runs)}")
     print(_summary(findings))

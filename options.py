@@ -5,9 +5,10 @@ import math
 import sys
 from pathlib import Path
 
+from dataset import FIRST_AGE, LAST_AGE
 from errors import InputError, did_you_mean, one_line, say
-from labels import FIRST_AGE, LAST_AGE
-from predictions import TTAS
+
+TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
 
 
 def _number(kind, fits, what):
@@ -150,7 +151,7 @@ def add_step(group, formats):
 
 def add_tta(parser):
     """--tta"""
-    parser.add_argument("--tta", choices=tuple(TTAS), default="none", help="views that are averaged for each image")
+    parser.add_argument("--tta", choices=TTAS, default="none", help="views that are averaged for each image")
 
 
 def add_folds(parser, numbers):

@@ -16,15 +16,17 @@ from multiprocessing.connection import wait
 
 import torch
 
-import cache
-import disk
 import distributed
 import engine
 import errors
+import files
 import fold
+import images
+import model
 import precision
 from distributed import Ranks
 from errors import InputError, Interrupted
+from images import choose_place
 
 START = "spawn"  # a CUDA context or OpenMP threads do not live through a fork
 POLL_SECONDS = 0.2
@@ -49,7 +51,7 @@ def _work(args, run, data, pixels, place, device, numbers, taken, code, outcome)
     stop = _Asked(code)
     try:
         ranks = Ranks(0, 1, distributed.pick_device(device))
-        data.store = cache.ImageStore(cache.read_array(*pixels), ranks.device, place)
+        data.store = images.ImageStore(images.read_array(*pixels), ranks.device, place)
         while not stop.requested:
             with taken.get_lock():
                 number, taken.value = taken.value, taken.value + 1
@@ -84,7 +86,7 @@ def train_folds(args, run, data, numbers, device, stop):
     data.store.leave_device()
     distributed.give_back(device)
     images, at_once = data.store.images, min(args.parallel_folds, len(numbers))
-    place = cache.choose_place(args.cache_device, device, at_once * images.nbytes)
+    place = choose_place(args.cache_device, device, at_once * images.nbytes)
     pixels = (images.filename, images.dtype, images.shape)
     task = (args, run, replace(data, store=None), pixels, place, str(device), numbers, taken, code, outcome)
     workers = [context.Process(target=_work, args=task) for _ in range(at_once)]
@@ -104,7 +106,7 @@ def train_folds(args, run, data, numbers, device, stop):
         ended.append(outcome.get())
     for kind, message in ended:
         if kind != "Interrupted":
-            raise {"DiskError": disk.DiskError, "Unreadable": errors.Unreadable}.get(kind, InputError)(message)
+            raise {"DiskError": files.DiskError, "Unreadable": errors.Unreadable}.get(kind, InputError)(message)
     for worker in workers:
         if worker.exitcode:
             how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
@@ -135,7 +137,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
     def measure():
         return {str(n): _rate_at_once(net, n, threads or cores // n, img_size, batch, amp) for n in candidates}
 
-    key = (name, *img_size, batch, amp, str(precision.layout(net)), candidates, cores, threads)
+    key = (name, *img_size, batch, amp, str(model.layout(net)), candidates, cores, threads)
     rates, told = precision.measured_once(cache_dir, "parallel", key, list(map(str, candidates)), measure)
     chosen = int(precision.clearly_fastest(rates, list(rates)))
     listed = ", ".join(f"{n} at once {rate:.3g} images/s" for n, rate in rates.items())
@@ -144,7 +146,7 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, folds, cores
 
 
 def _step(net, images, amp):
-    dtype = precision.AMP_DTYPES[amp]
+    dtype = model.AMP_DTYPES[amp]
     with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
         logits = net(images)
     logits.float().square().mean().backward()
@@ -152,7 +154,7 @@ def _step(net, images, amp):
 
 def _rate_at_once(net, at_once, threads, img_size, batch, amp):
     """Images/s of forward and backward of `at_once` copies of a model together, each on `threads` CPU threads."""
-    images = torch.randn(batch, 3, *img_size).contiguous(memory_format=precision.layout(net))
+    images = torch.randn(batch, 3, *img_size).contiguous(memory_format=model.layout(net))
     ready, seconds, failed = threading.Barrier(at_once), [[] for _ in range(at_once)], []
 
     def train(model, mine):
@@ -199,7 +201,7 @@ def _seconds_of_steps(net, img_size, batch_size, amp, device):
     """{images a step: seconds of the fastest on a GPU}, of a batch and of twice as many."""
     best = {}
     for batch in (batch_size, 2 * batch_size):
-        images = torch.zeros(batch, 3, *img_size, device=device).contiguous(memory_format=precision.layout(net))
+        images = torch.zeros(batch, 3, *img_size, device=device).contiguous(memory_format=model.layout(net))
         seconds = []
         for _ in range(ROUNDS * STEPS):
             torch.cuda.synchronize(device)

@@ -14,16 +14,16 @@ from tqdm import tqdm
 import blend
 import bounds
 import calibration
+import dataset
 import metrics
-import predictions
 import prior
 import search
-from labels import LABELS, OFFICIAL_BOUNDS
+from dataset import LABELS, OFFICIAL_BOUNDS
 
-METHODS = (*blend.METHODS, "stack")
+METHODS = (*blend.BLEND_METHODS, "stack")
 SEARCHES = ("none", "greedy", "weights")
 DECODES = ("argmax", "f1", "prior", "f1+prior")
-PARTS = 5  # of the people, for cross-fitting
+CROSSFIT_FOLDS = 5  # of the people, for cross-fitting
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,24 @@ def _rounded(weights):
     return round(float(weights), 6)
 
 
-def fit(plan, members, truth):
+def fit_plan(plan, members, truth):
     """Fitted: what `plan` leaves open, fitted to official labels truth [N] of the images of `members`.
 
     Bounds are tuned at equal weights, and once more at the weights that a search then finds.
     """
     temperatures = None
     if plan.temperature:
-        temperatures = [calibration.fit_member(target, probs, truth) for target, probs in members]
+        temperatures = [calibration.fit_member_temperatures(target, probs, truth) for target, probs in members]
         members = calibration.scale_members(members, temperatures)
     tunes = plan.bounds is None
-    cut = bounds.tune(members, truth, plan.method) if tunes else plan.bounds
+    cut = bounds.tune_bounds(members, truth, plan.method) if tunes else plan.bounds
     weights, path = _search(plan, members, truth, cut)
     if tunes and weights:
-        cut = bounds.tune(members, truth, plan.method, weights)
+        cut = bounds.tune_bounds(members, truth, plan.method, weights)
     stack = search.fit_stack(members, truth) if plan.method == "stack" else None
     fitted = Fitted(cut, weights, stack, None, path)
     if plan.fits_biases:
-        biases = metrics.fit_biases(apply(plan, fitted, members), truth, len(LABELS))
+        biases = metrics.fit_biases(apply_plan(plan, fitted, members), truth, len(LABELS))
         fitted = replace(fitted, biases=np.round(biases, 6))
     return replace(fitted, temperatures=temperatures)
 
@@ -111,7 +111,7 @@ def _search(plan, members, truth, cut):
     return [_rounded(weight) for weight in found.weights], found.trace
 
 
-def scale(fitted, members):
+def scale_by_temperatures(fitted, members):
     """(Fitted without temperatures, members scaled by them): the same answers, for what asks for many of them."""
     if fitted.temperatures is None:
         return fitted, members
@@ -134,9 +134,9 @@ def average_folds(fitted, folds):
     return replace(fitted, temperatures=None), members
 
 
-def apply(plan, fitted, members):
+def apply_plan(plan, fitted, members):
     """Probabilities [N, 18] of members' images by a plan as it was fitted."""
-    fitted, members = scale(fitted, members)
+    fitted, members = scale_by_temperatures(fitted, members)
     if plan.method == "stack":
         probs = search.apply_stack(fitted.stack, members)
     else:
@@ -144,12 +144,12 @@ def apply(plan, fitted, members):
     return probs if fitted.biases is None else metrics.apply_biases(probs, fitted.biases)
 
 
-def finish(plan, probs):
+def finish_plan(plan, probs):
     """(probabilities [N, 18] as their argmax answers for these images as a whole, factors [3] of the mask states or None)."""
     if not plan.meets_prior:
         return probs, None
-    factors = prior.fit_factors(probs)
-    return prior.apply(probs, factors), factors
+    factors = prior.fit_mask_factors(probs)
+    return prior.apply_mask_factors(probs, factors), factors
 
 
 def stack_table(stack, members):
@@ -158,7 +158,7 @@ def stack_table(stack, members):
     scaler, regression = stack[0], stack[-1]
     coefficients = regression.coef_ / scaler.scale_
     intercept = regression.intercept_ - coefficients @ scaler.mean_
-    rows = [(name, column) for name, target in members for column in predictions.columns(target)]
+    rows = [(name, column) for name, target in members for column in dataset.columns(target)]
     table = pd.DataFrame([*rows, ("intercept", "")], columns=["member", "column"])
     return table.join(pd.DataFrame([*coefficients.T, intercept], columns=regression.classes_))
 
@@ -202,30 +202,30 @@ UNSCORED = dict.fromkeys(
 )
 
 
-def evaluate(plan, fitted, members, truth, persons, quiet=True, plain=None):
+def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
     """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
 
     The gain is that over `plain` [N, 18], without it over the plain average of the members.
     """
-    probs, parts, in_sample = apply(plan, fitted, members), [], None
+    probs, parts, in_sample = apply_plan(plan, fitted, members), [], None
     if plan.fitted_options:
-        in_sample = round(float(metrics.macro_f1(truth, finish(plan, probs)[0].argmax(1), len(LABELS))), 6)
+        in_sample = round(float(metrics.macro_f1(truth, finish_plan(plan, probs)[0].argmax(1), len(LABELS))), 6)
 
-        bar = tqdm(total=PARTS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None)
+        bar = tqdm(total=CROSSFIT_FOLDS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None)
 
         def fit_part(some_members, some_truth):
-            parts.append(fit(plan, some_members, some_truth))
+            parts.append(fit_plan(plan, some_members, some_truth))
             bar.update()
             return parts[-1]
 
         def apply_part(part, other_members):
-            return apply(plan, part, other_members)
+            return apply_plan(plan, part, other_members)
 
         with bar:
-            probs = search.crossfit(fit_part, apply_part, members, truth, persons, PARTS, plan.seed)
-    probs, mask_factors = finish(plan, probs)
+            probs = search.crossfit(fit_part, apply_part, members, truth, persons, CROSSFIT_FOLDS, plan.seed)
+    probs, mask_factors = finish_plan(plan, probs)
     scores = (
         UNSCORED | score(truth, probs, persons) | gain(truth, probs, blend.blend(members) if plain is None else plain, persons)
     )
-    scores |= {"in_sample_f1": in_sample, "crossfit_parts": PARTS if plan.fitted_options else None}
+    scores |= {"in_sample_f1": in_sample, "crossfit_parts": CROSSFIT_FOLDS if plan.fitted_options else None}
     return OutOfFold(probs, scores, parts, mask_factors)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import errors
-import experiment
 from errors import InputError
+from experiment import find_run, read_args, summed_folds
 
 VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 OPTION = re.compile(r"--[a-z][a-z-]*")
-NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
+VARIABLE_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # what a line may not say, as the sweep does
 # What may be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
 MAY_CHANGE = ("--fold", "--cache-dir", "--cache-device", "--device", "--save-minutes")
@@ -67,7 +67,7 @@ class Job:
     def is_new(self):
         """Whether there is no folder of this run yet; InputError for one that is no run."""
         if self.run.exists():
-            experiment.find_run(self.run)
+            find_run(self.run)
             return False
         return True
 
@@ -76,9 +76,9 @@ class Job:
         """Whether summary.json holds all folds that are asked for, and the last picture is drawn."""
         if not all((self.run / name).is_file() for name in ("args.yaml", "summary.json", "mistakes.png")):
             return False
-        done = set(experiment.summed_folds(self.run))
+        done = set(summed_folds(self.run))
         asked = {int(number) for number in self.folds if number.isdigit()}
-        return all(number in done for number in asked or range(max(experiment.read_args(self.run).get("kfold", 0), 1)))
+        return all(number in done for number in asked or range(max(read_args(self.run).get("kfold", 0), 1)))
 
     def command(self, threads=None):
         """The words after `python` that start this run or go on with it; threads: of its CPU threads, if its line has none."""
@@ -136,7 +136,7 @@ def _said(option, values):
     return f"no {option}" if values is None else shlex.join([option, *values])
 
 
-def read(path):
+def read_plan(path):
     """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -150,7 +150,7 @@ def read(path):
             continue
         name, colon, text = line.partition(":")
         name = name.strip()
-        if not colon or not NAME.fullmatch(name):
+        if not colon or not VARIABLE_NAME.fullmatch(name):
             raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
         words = _words(place, text)
         here = dict.fromkeys(options_of(words), place)
@@ -200,7 +200,7 @@ def check_options(experiments, refusals):
             raise InputError(f"{one.places.get(next(spoken_of, None), one.place)}: {refusal}")
 
 
-def jobs(experiments, seeds, output_dir):
+def make_jobs(experiments, seeds, output_dir):
     """A Job of each experiment and seed: all experiments with the first seed, then with the next, so that a sweep that is
     stopped early has what can be compared.
     """

@@ -15,44 +15,14 @@ import torch
 
 import distributed
 import errors
-import experiment
-import mappings
+import files
+import model
 import timing
 
-AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
 ROUNDS = 3  # measured steps of each candidate, and more of a small model, whose steps a moment of load can all hit
 SECONDS = (0.5, 4.0)  # as long are more rounds measured, and so long no longer any, once each candidate had one
 CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
-
-
-def resolve_amp(mode, device):
-    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
-    if mode != "auto":
-        return mode
-    if device.type != "cuda":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def cpu_has_bf16():
-    """Whether this processor multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def usual_format(net):
-    """'channels_last' where most parameters are convolution kernels (CNNs, not ViTs), else 'contiguous'."""
-    kernels = sum(p.numel() for p in net.parameters() if p.ndim == 4)
-    return "channels_last" if kernels > 0.5 * sum(p.numel() for p in net.parameters()) else "contiguous"
-
-
-def layout(net):
-    """The torch memory format in which a model's kernels lie, and in which its images should."""
-    strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]
-    channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in strided)
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_format):
@@ -62,9 +32,9 @@ def choose(net, name, img_size, batch_size, device, cache_dir, amp, memory_forma
     timed with each candidate, unless the folder `cache_dir` tells that it was done. Another than the usual format, and on a CPU
     another than float32, has to be CLEARLY faster, so near a tie the same command rounds alike everywhere.
     """
-    formats = list(dict.fromkeys([usual_format(net), *FORMATS])) if memory_format == "auto" else [memory_format]
-    amps = [resolve_amp(amp, device)]
-    if amp == "auto" and device.type == "cpu" and cpu_has_bf16():
+    formats = list(dict.fromkeys([model.usual_format(net), *model.FORMATS])) if memory_format == "auto" else [memory_format]
+    amps = [model.resolve_amp(amp, device)]
+    if amp == "auto" and device.type == "cpu" and model.cpu_has_bf16():
         amps.append("bf16")
     candidates = [(a, f) for a in amps for f in formats]
     if len(candidates) == 1:
@@ -101,11 +71,9 @@ def measured_once(cache_dir, what, key, names, measure):
     if not file.exists():
         rates, told = measure(), f"measured, {file}"
         if not file.exists():  # another run that started with this one may have been quicker; all follow the first
-            experiment.write_json(
-                file, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}}
-            )
-    rates = mappings.read_json(file, images_per_second=dict)["images_per_second"]
-    mappings.check_kinds(file, rates, dict.fromkeys(names, mappings.NUMBER))
+            files.write_json(file, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
+    rates = files.read_json(file, images_per_second=dict)["images_per_second"]
+    files.check_kinds(file, rates, dict.fromkeys(names, files.NUMBER))
     return {name: rates[name] for name in names}, told
 
 
@@ -126,11 +94,11 @@ def _measure(net, candidates, img_size, batch, device):
     images = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(amp, memory_format):
-        net.to(memory_format=FORMATS[memory_format])
-        inputs = images.contiguous(memory_format=FORMATS[memory_format])
+        net.to(memory_format=model.FORMATS[memory_format])
+        inputs = images.contiguous(memory_format=model.FORMATS[memory_format])
         timing.synchronise(device)
         started = time.perf_counter()
-        with torch.autocast(device.type, AMP_DTYPES[amp], enabled=AMP_DTYPES[amp] is not None):
+        with torch.autocast(device.type, model.AMP_DTYPES[amp], enabled=model.AMP_DTYPES[amp] is not None):
             logits = net(inputs)
         logits.float().square().mean().backward()
         timing.synchronise(device)

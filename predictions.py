@@ -3,46 +3,23 @@
 import numpy as np
 import pandas as pd
 
-import tables
+import dataset
+import files
+from dataset import CLASS_NAMES, HEADS, SCORED_AS, encode, head_slices, scored_probs
 from errors import InputError
-from labels import CLASS_NAMES, HEADS, LABELS, SCORED_AS, encode, head_slices, num_outputs, scored_probs
 
 FORMAT = "%.6g"  # of a probability
 SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
-SHIFT = 0.04  # of a side, in a shifted view
-PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
-# The views that predictions are the mean of, as Krizhevsky et al. 2012 average over crops and mirror images: whether each is
-# flipped, its shift to the right and down as parts of the sides.
-TTAS = {
-    "none": ((False, 0.0, 0.0),),
-    "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
-    "shift": tuple((False, *place) for place in PLACES),
-    "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
-}
-
-
-def columns(target):
-    """p0, p1, ... ; for `multi` mask_p0 ... age_group_p2; for `age` age_p18 ... age_p60."""
-    if target == "multi":
-        return [f"{head}_p{index}" for head in HEADS[target] for index in range(len(CLASS_NAMES[head]))]
-    if target == "age":
-        return [f"age_p{age}" for age in CLASS_NAMES["age"]]
-    return [f"p{index}" for index in range(num_outputs(target))]
-
-
-def truth_columns(target):
-    """The columns of oof.csv that hold official classes."""
-    return list(HEADS["multi"]) if target == "multi" else ["target"]
 
 
 def oof_table(images, fold, target, truth, probs):
     """The oof.csv rows of image rows: `truth` int [N, 1 or 3] official classes, `probs` float [N, num_outputs]."""
     table = pd.DataFrame({"image": images["image"].to_numpy(), "path": images["path"].to_numpy(), "fold": fold})
-    table[truth_columns(target)] = truth
-    return pd.concat([table, pd.DataFrame(probs, columns=columns(target))], axis=1)
+    table[dataset.truth_columns(target)] = truth
+    return pd.concat([table, pd.DataFrame(probs, columns=dataset.columns(target))], axis=1)
 
 
-def read(path, target, keys):
+def read_table(path, target, keys):
     """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; those of oof.csv (with the
     key image) have official classes too. InputError names the line of what is no probability or no class or stands twice, and
     of a head whose probabilities don't sum to 1.
@@ -51,21 +28,21 @@ def read(path, target, keys):
     if "image" in keys:
         classes = HEADS[target] if target == "multi" else [SCORED_AS[target]]
         counts = [len(CLASS_NAMES[each]) for each in classes]
-        wholes = {"fold": tables.FOLDS, **dict(zip(truth_columns(target), counts))}
-    table = tables.read_numbers(path, keys, (*wholes, *columns(target)))
-    table = tables.to_wholes(path, table, wholes)
-    tables.check_inside(path, table, keys[0])
+        wholes = {"fold": files.FOLDS, **dict(zip(dataset.truth_columns(target), counts))}
+    table = files.read_numbers(path, keys, (*wholes, *dataset.columns(target)))
+    table = files.to_wholes(path, table, wholes)
+    files.check_inside(path, table, keys[0])
     twice = table[keys[0]].duplicated()
     if twice.any():
         row = int(twice.argmax())
-        raise InputError(f"{tables.place(path, row)}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
+        raise InputError(f"{files.column_place(path, row)}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
     _check_sums(path, table, target)
     return table
 
 
 def _check_sums(path, table, target):
     """InputError that names the first row in which the probabilities of a head of `target` don't sum to 1."""
-    names = columns(target)
+    names = dataset.columns(target)
     heads = [names[part] for part in head_slices(target).values()]
     with np.errstate(over="ignore"):
         sums = np.stack([table[head].to_numpy().sum(1) for head in heads], axis=1)
@@ -75,30 +52,19 @@ def _check_sums(path, table, target):
         head = int(wrong[row].argmax())
         first, *_rest, last = heads[head]
         found = f"{first} to {last} sum to {sums[row, head]:.6g}, not to 1"
-        raise InputError(f"{tables.place(path, row)}: {found}; of logits take the softmax")
-
-
-def read_submission(path):
-    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
-    table = tables.read(path, ("ImageID", "ans"))
-    tables.check_once(path, table, "ImageID")
-    labels = [tables.whole(answer) for answer in table["ans"]]
-    for line, answer, label in zip(table[tables.LINE], table["ans"], labels):
-        if label is None or label >= len(LABELS):
-            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
-    return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
+        raise InputError(f"{files.column_place(path, row)}: {found}; of logits take the softmax")
 
 
 def scored(table, target):
     """(truth [N], probs [N, C]) of an oof.csv table, on what the target is scored on at the official bounds."""
-    truth = table[truth_columns(target)].to_numpy(dtype=np.int64)
+    truth = table[dataset.truth_columns(target)].to_numpy(dtype=np.int64)
     truth = encode(*truth.T) if target == "multi" else truth[:, 0]
-    return truth, scored_probs(target, table[columns(target)].to_numpy(dtype=np.float64))
+    return truth, scored_probs(target, table[dataset.columns(target)].to_numpy(dtype=np.float64))
 
 
 def eval_table(names, target, probs):
     """The rows of eval.csv: ImageID and probabilities [N, num_outputs]."""
-    return pd.concat([pd.DataFrame({"ImageID": names}), pd.DataFrame(probs, columns=columns(target))], axis=1)
+    return pd.concat([pd.DataFrame({"ImageID": names}), pd.DataFrame(probs, columns=dataset.columns(target))], axis=1)
 
 
 def of_images(table, names):
@@ -111,7 +77,7 @@ def of_images(table, names):
 
 def mean(tables, target):
     """The mean of eval.csv tables of the same images in one order."""
-    probs = np.mean([table[columns(target)].to_numpy() for table in tables], axis=0)
+    probs = np.mean([table[dataset.columns(target)].to_numpy() for table in tables], axis=0)
     return eval_table(tables[0]["ImageID"].tolist(), target, probs)
 
 

@@ -6,9 +6,9 @@ No label is used, but all images that are decoded together: the same image may b
 import numpy as np
 
 import metrics
-from labels import LABELS, MASK_PRIOR, MASKS
+from dataset import LABELS, MASK_PRIOR, MASKS
 
-ROUNDS = 200
+PRIOR_ROUNDS = 200
 APART = 1e-9  # in log probability; images nearer than that are tied
 
 
@@ -26,12 +26,12 @@ def predicted_counts(label_probs):
     return np.bincount(label_probs.argmax(1) // (len(LABELS) // len(MASKS)), minlength=len(MASKS))
 
 
-def apply(label_probs, factors):
+def apply_mask_factors(label_probs, factors):
     """Probabilities of the 18 classes [N, 18] times the factors [3] of their mask states, each row's sum 1 again."""
     return metrics.apply_biases(label_probs, np.repeat(factors, len(LABELS) // len(MASKS)))
 
 
-def fit_factors(label_probs):
+def fit_mask_factors(label_probs):
     """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`; all 1 where they are.
 
     Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (Neural
@@ -43,14 +43,14 @@ def fit_factors(label_probs):
     expected, biases = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
-    for _round in range(ROUNDS):
+    for _round in range(PRIOR_ROUNDS):
         if best_error == 0:
             break
         for mask, count in enumerate(expected):
             rivals = np.delete(logs + biases, mask, axis=1).max(1)
             biases[mask] = _between(np.sort(rivals - logs[:, mask]), count)
         factors = np.array([float(f"{factor:.12g}") for factor in np.exp(biases - biases.mean())])
-        error = np.abs(predicted_counts(apply(label_probs, factors)) - expected).sum()
+        error = np.abs(predicted_counts(apply_mask_factors(label_probs, factors)) - expected).sum()
         if error < best_error:
             best, best_error = factors, error
     return best

@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 
 import blend
+import dataset
 import evaluation
 import experiment
+import files
 import members
-import tables
+from dataset import HEADS, OFFICIAL_BOUNDS, age_group_probs, columns, head_slices, marginals
 from errors import InputError
-from labels import HEADS, OFFICIAL_BOUNDS, age_group_probs, head_slices, marginals
-from predictions import columns
 
-FORMAT = "%.9g"  # float32 as text and back, bit by bit
+PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def find_runs(source):
@@ -61,7 +61,7 @@ def open_member(ensemble, name):
     return members.open_source(name)
 
 
-def check_folds(run, people, folds, kfold):
+def check_pseudo_folds(run, people, folds, kfold):
     """InputError unless fold i of `run` held out everyone whom fold i of this training validates on."""
     if kfold == 0:
         return
@@ -94,11 +94,11 @@ def teaching_folds(run, kfold):
     return list(range(kfold))
 
 
-def check_bounds(run, args):
+def check_pseudo_bounds(run, args):
     """InputError when the age groups that a run learnt are cut at other ages than those that this training learns."""
     theirs = experiment.read_args(run)
     cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
-    groups = [target for target, parts in blend.DECIDES.items() if "age_group" in parts and target != "age"]
+    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
     if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
         ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
         raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
@@ -111,11 +111,11 @@ def soft_labels(target, sources, bounds):
         return np.mean(same, axis=0)
     if target == "age":
         raise InputError("--pseudo: --target age learns single years, which only runs of target age can give")
-    decided = {part for source, _probs in sources for part in blend.DECIDES[source]}
-    wanted = set(blend.DECIDES[target])
+    decided = {part for source, _probs in sources for part in dataset.DECIDES[source]}
+    wanted = set(dataset.DECIDES[target])
     if not wanted <= decided:
         raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
-    if decided == set(blend.PARTS):
+    if decided == set(dataset.COMPONENTS):
         label = blend.blend(sources, bounds=bounds)
         return label if target == "label" else np.concatenate([marginals(label)[head] for head in HEADS[target]], axis=1)
     parts = [blend.member_parts(source, probs, bounds) for source, probs in sources]
@@ -129,15 +129,15 @@ def confidence(target, probs):
     return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
 
 
-def make(args, people, folds, images, device):
+def make_pseudo(args, people, folds, images, device):
     """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above.
 
     images: evaluation.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
     """
     runs = find_runs(args.pseudo)
     for run in runs:
-        check_folds(run, people, folds, args.kfold)
-        check_bounds(run, args)
+        check_pseudo_folds(run, people, folds, args.kfold)
+        check_pseudo_bounds(run, args)
     numbers = {run: teaching_folds(run, args.kfold) for run in runs}
     options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
     jobs = [(run, number) for run in runs for number in numbers[run]]
@@ -161,8 +161,8 @@ def make(args, people, folds, images, device):
     return pd.concat(made, ignore_index=True)
 
 
-def read(run, target):
+def read_pseudo(run, target):
     """The table of `make` that a run keeps."""
-    table = tables.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
-    table = tables.to_wholes(run / "pseudo.csv", table, {"fold": tables.FOLDS})
+    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
+    table = files.to_wholes(run / "pseudo.csv", table, {"fold": files.FOLDS})
     return table.astype(dict.fromkeys(columns(target), np.float32))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import errors
 import experiment
-import mappings
+import files
+from dataset import SCORED_AS
 from errors import InputError, did_you_mean
-from labels import SCORED_AS
 
 MARKS = {"args.yaml": "run", "recipe.yaml": "ensemble"}
 READ = (*MARKS, "summary.json", "score.json", "folds.csv", "lb.json")
@@ -122,7 +122,7 @@ def _plain(path, mapping):
 
 def _number(value, path, key, high=1.0):
     """`value` as a float in 0..high, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, mappings.NUMBER) or not 0 <= value <= min(high, mappings.LARGEST):
+    if isinstance(value, bool) or not isinstance(value, files.NUMBER) or not 0 <= value <= min(high, files.LARGEST):
         raise InputError(f"{path}: {key} is {value!r}; it takes a number from 0 to {high:g}")
     return float(value)
 
@@ -131,7 +131,7 @@ def _read_scores(path):
     """The scores, time and folds in summary.json or score.json; {} without the file (the run was stopped)."""
     if not path.is_file():
         return {}
-    found = mappings.read_json(path)
+    found = files.read_json(path)
     facts = {key: _number(found[key], path, key) for key in ("oof_f1", "oof_acc") if found.get(key) is not None}
     bounds = found.get("oof_f1_ci95")
     if bounds is not None:
@@ -154,7 +154,7 @@ def _fold_files(folder):
 
 
 def _read_fold(path):
-    found = mappings.read_json(path)
+    found = files.read_json(path)
     return {"seconds": _number(found.get("seconds", 0.0), path, "seconds", float("inf"))}
 
 
@@ -178,7 +178,7 @@ def read_lb(folder):
     path = Path(folder) / "lb.json"
     if not path.is_file():
         return {}
-    found = mappings.read_json(path)
+    found = files.read_json(path)
     if not isinstance(found.get("history"), list):
         raise InputError(f"{path}: holds no history; delete it to record the score anew")
     return {"lb": _number(found.get("lb"), path, "lb")}
@@ -187,20 +187,20 @@ def read_lb(folder):
 def record_lb(folder, value):
     """Keep a leaderboard score for good in FOLDER/lb.json, with all earlier ones; returns the last of these or None."""
     path = Path(folder) / "lb.json"
-    with experiment.locked(folder, wait=True):
+    with files.locked(folder, wait=True):
         for leftover in path.parent.glob(".lb.json.*.tmp*"):
             leftover.unlink(missing_ok=True)
         earlier = read_lb(folder).get("lb")
-        history = [] if earlier is None else mappings.read_json(path)["history"]
+        history = [] if earlier is None else files.read_json(path)["history"]
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        experiment.write_json(path, {"lb": value, "history": [*history, {"lb": value, "recorded": now}]})
+        files.write_json(path, {"lb": value, "history": [*history, {"lb": value, "recorded": now}]})
     return earlier
 
 
 # ---- all folders ---------------------------------------------------------------------------------------------------
 
 
-def find(name, directories, option):
+def find_record(name, directories, option):
     """The folder that a path or the bare name of a run or ensemble stands for; InputError with suggestions."""
     places = [Path(name), *(Path(directory) / name for directory in directories)]
     found = {os.path.realpath(place): place for place in reversed(places) if kind_of(place)}
@@ -277,4 +277,4 @@ def _read_cache(directory):
 def _write_cache(directory, entries):
     text = json.dumps(entries)
     with contextlib.suppress(InputError):  # a folder that can't be written is listed all the same
-        experiment.write_text(Path(directory) / CACHE, f"{_digest(directory, text)}\n{text}")
+        files.write_text(Path(directory) / CACHE, f"{_digest(directory, text)}\n{text}")

@@ -21,13 +21,14 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
 import dataset
+import demo
 import layout
 import metrics
 import options
-from disk import write_figure
+from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, class_parts, decode
 from errors import InputError
 from experiment import read_args
-from labels import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, class_parts, decode
+from files import write_figure
 from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
 
 TRUTH_PREDICTED = "truth ↓  predicted →"
@@ -349,9 +350,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not 0 < args.noise_rate < 0.5:
         parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
-    found = noise.read(args.label_noise)
+    found = noise.read_evidence(args.label_noise)
     recorded = next((read_args(member.source.folder).get("data_dir") for member in found if member.source.is_run), None)
-    data_dir = dataset.find(args.data_dir)
+    data_dir = demo.find(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""
         raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")
@@ -361,8 +362,8 @@ def main(argv=None):
     fixed = noise.applied_fixes(found, people)
     findings = noise.judge(evidence, people, args.noise_rate)
     runs = [noise.describe(member) for member in found]
-    persons, missing = noise_page.write(args.out, evidence, findings, data_dir, runs, args.top, fixed)
-    noise_page.closing(findings, persons, runs, args.out, missing, fixed)
+    persons, missing = noise_page.write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
+    noise_page.closing_lines(findings, persons, runs, args.out, missing, fixed)
     return 0
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pages
+import files
+from dataset import CLASS_NAMES
 from errors import InputError, did_you_mean
-from labels import CLASS_NAMES
+from files import page_table
 
 SECTIONS = ("label", "age_group", "gender", "mask")
 PICTURES = ("curves", "confusion", "mistakes")
@@ -206,7 +207,7 @@ def page(found, sort, file, effect_tables, agreement):
     effect_tables: list of (title, head, rows, note); agreement: the line about OOF and LB.
     """
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
-    return pages.page(
+    return files.page(
         "leaderboard.html",
         title="Leaderboard",
         counts=count_text(found),
@@ -214,7 +215,7 @@ def page(found, sort, file, effect_tables, agreement):
             (section_title(part, group), _page_table(part, group, Path(file).parent))
             for part, group in sections(found, sort).items()
         ],
-        effects=[(title, pages.table(head, rows), note) for title, head, rows, note in effect_tables],
+        effects=[(title, files.page_table(head, rows), note) for title, head, rows, note in effect_tables],
         agreement=agreement,
         plot=scatter(points) if points else None,
     )
@@ -230,7 +231,7 @@ def _page_table(part, group, place):
         files = [Path(record.folder) / f"{picture}.png" for picture in PICTURES]
         links = [(_address(file, place), file.stem) for file in files if file.is_file()]
         rows.append([*(text if isinstance(key, str) else (text, key) for text, key in cells), links])
-    return pages.table([*(column.title for column in columns), "pictures"], rows)
+    return page_table([*(column.title for column in columns), "pictures"], rows)
 
 
 def _address(file, place):

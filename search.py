@@ -14,12 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 import blend
 import metrics
-from blend import PARTS
+from dataset import AGE_GROUPS, COMPONENTS, GENDERS, LABELS, OFFICIAL_BOUNDS, combine, decode, marginals
 from errors import InputError
-from labels import AGE_GROUPS, GENDERS, LABELS, OFFICIAL_BOUNDS, combine, decode, marginals
 
 CLASSES = len(LABELS)
-PART_CLASSES = dict(zip(PARTS, decode(np.arange(CLASSES))))  # of each label: its mask, its gender, its age group
+PART_CLASSES = dict(zip(COMPONENTS, decode(np.arange(CLASSES))))  # of each label: its mask, its gender, its age group
 STACK_C = 0.1  # of 0.01, 0.1, 1 and 10 the best, cross-fitted, on 300 simulated people and three members (three seeds)
 LOG_FLOOR = 1e-6  # below it the logarithm of a probability says more about rounding than about the image
 
@@ -53,22 +52,22 @@ class _Sums:
 
     def has_product(self):
         """Whether a member that is not of target label takes part."""
-        return any(part in self.totals for part in PARTS)
+        return any(part in self.totals for part in COMPONENTS)
 
     def means(self):
         """{part: [N, C]}, the members' mean probabilities of the parts; label members' marginals where only those decide."""
         label = marginals(self.sums["label"] / self.totals["label"]) if "label" in self.sums else {}
-        return label | {part: self.sums[part] / self.totals[part] for part in PARTS if part in self.sums}
+        return label | {part: self.sums[part] / self.totals[part] for part in COMPONENTS if part in self.sums}
 
     def product_weight(self):
-        return sum(self.totals.get(part, 0.0) for part in PARTS) / len(PARTS)
+        return sum(self.totals.get(part, 0.0) for part in COMPONENTS) / len(COMPONENTS)
 
     def scores(self):
         """blend.blend's probabilities times the sum of weights: [N, 18]. None of them falls where a sum rises."""
         if not self.has_product():
             return self.sums["label"]
         means = self.means()
-        product = self.product_weight() * combine(*(means[part] for part in PARTS))
+        product = self.product_weight() * combine(*(means[part] for part in COMPONENTS))
         return product + self.sums["label"] if "label" in self.sums else product
 
     def f1(self, truth):
@@ -108,7 +107,7 @@ def _make_kinds(given):
         tables = {part: _stack([given[index][part] for index in indices]) for part in parts}
         if parts == ("label",) and len(by_parts) > 1:
             label = [marginals(given[index]["label"]) for index in indices]
-            tables |= {part: _stack([each[part] for each in label]) for part in PARTS}
+            tables |= {part: _stack([each[part] for each in label]) for part in COMPONENTS}
         least = {part: np.asfortranarray(table.min(-1)) for part, table in tables.items()}
         greatest = {part: np.asfortranarray(table.max(-1)) for part, table in tables.items()}
         kinds.append(_Kind(parts, np.array(indices), tables, least, greatest))
@@ -194,15 +193,15 @@ def _alone(parts, truth):
     """Macro F1 of one member {part or "label": [N, C]}: of the label where it decides that, else of its part."""
     if len(parts) == 1 and "label" not in parts:
         ((part, probs),) = parts.items()
-        return metrics.macro_f1(decode(truth)[PARTS.index(part)], probs.argmax(1), probs.shape[1])
+        return metrics.macro_f1(decode(truth)[COMPONENTS.index(part)], probs.argmax(1), probs.shape[1])
     return _Sums({}, {}).plus(parts).f1(truth)
 
 
 def _start(given, truth):
     """The members to begin with: the best that decides the label alone, or the best one of each part."""
     alone = [_alone(parts, truth) for parts in given]
-    whole = [index for index, parts in enumerate(given) if len(parts) == len(PARTS) or "label" in parts]
-    of_part = [[index for index, parts in enumerate(given) if tuple(parts) == (part,)] for part in PARTS]
+    whole = [index for index, parts in enumerate(given) if len(parts) == len(COMPONENTS) or "label" in parts]
+    of_part = [[index for index, parts in enumerate(given) if tuple(parts) == (part,)] for part in COMPONENTS]
     options = [[max(whole, key=lambda index: alone[index])]] if whole else []
     if all(of_part):
         options.append([max(indices, key=lambda index: alone[index]) for indices in of_part])
@@ -308,8 +307,8 @@ class _Ranked:
         """
         weight, moved = self.state.product_weight(), abs(step) / (self.state.totals[part] + step)
         if part != "label":
-            return 2 * (abs(step) / len(PARTS) + weight * moved)
-        return abs(step) + 2 * weight * moved * sum(other not in self.state.totals for other in PARTS)
+            return 2 * (abs(step) / len(COMPONENTS) + weight * moved)
+        return abs(step) + 2 * weight * moved * sum(other not in self.state.totals for other in COMPONENTS)
 
 
 # ---- stacking ------------------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-import cache
-import disk
+import dataset
 import experiment
+import files
 import optim
-import predictions
+from images import bytes_to_build
 
 PICTURES = 2 << 20  # curves, confusion and mistakes, with the logs and events
 NUMBER = 11  # bytes of a probability in a csv, with its comma
@@ -62,16 +62,16 @@ def run_bytes(args, weights, images, folds):
     state *= 2 if args.finish_on_all else 1
     at_once = folds if args.parallel_folds == "auto" else min(folds, args.parallel_folds)
     names = images["image"].str.len().sum() + images["path"].str.len().sum()
-    table = int(names) + len(images) * NUMBER * (len(predictions.columns(args.target)) + 1)
+    table = int(names) + len(images) * NUMBER * (len(dataset.columns(args.target)) + 1)
     kept = folds * weights * (2 if args.finish_on_all else 1)
     states = at_once + (folds if args.keep_state else at_once)
     return int(kept + states * state + 2 * table + PICTURES)
 
 
-def check(args, weights, images, files, geometry, key, run=None):
+def check(args, weights, images, paths, geometry, key, run=None):
     """InputError, before anything is made, where a volume has too little room for a training.
 
-    weights: bytes of the model's weights; files: all that is decoded, `key` their cache.cache_key; run: the
+    weights: bytes of the model's weights; paths: all that is decoded, `key` their cache.cache_key; run: the
     folder of a run that goes on, of which only the folds that are not complete need room, less what they take already.
     """
     wanted = experiment.fold_numbers(args)
@@ -80,6 +80,6 @@ def check(args, weights, images, files, geometry, key, run=None):
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))
     place = ("--output-dir", args.output_dir) if run is None else ("", run)
-    pixels = cache.bytes_to_build(files, geometry, args.cache_dir, key)
+    pixels = bytes_to_build(paths, geometry, args.cache_dir, key)
     needs = [(*place, "the run", needed), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
-    disk.check_room([need for need in needs if need[3] > 0])
+    files.check_room([need for need in needs if need[3] > 0])

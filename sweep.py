@@ -33,9 +33,7 @@ from pathlib import Path
 import numpy as np
 
 import ablation
-import cores
-import disk
-import mappings
+import files
 import options
 import plan
 import scoreboard
@@ -114,7 +112,7 @@ def open_log(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
-        raise disk.failure(path, error) from error
+        raise files.failure(path, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,7 +134,7 @@ def start(job, path, handle, threads):
             os._exit(errors.EXIT_CODES[signal.SIGTERM])
 
     words = job.command(threads)
-    disk.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
+    files.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle,
                                stderr=subprocess.STDOUT, process_group=0, preexec_fn=end_with_sweep)  # fmt: skip
@@ -207,13 +205,13 @@ class Sweep:
 
 def result_text(job):
     """'OOF F1 0.5208' of a finished run."""
-    score = mappings.read_json(job.run / "summary.json").get("oof_f1")
+    score = files.read_json(job.run / "summary.json").get("oof_f1")
     return "nofold, no score" if score is None else f"OOF F1 {score:.4f}"
 
 
 def threads_of(at_once):
     """CPU threads of each of several runs at once; None for one alone, which may have what torch takes."""
-    return None if at_once == 1 else max(1, cores.usable() // at_once)
+    return None if at_once == 1 else max(1, files.usable_cores() // at_once)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------
@@ -226,10 +224,10 @@ def table(experiments, jobs, as_markdown):
         if job.is_finished:
             runs.setdefault(job.experiment.name, {})[job.seed] = ablation.read_run(job.run)
     listed = [(one.name, shlex.join(one.own)) for one in experiments]
-    rows, baseline = ablation.compare(listed, runs), listed[0][0]
+    rows, baseline = ablation.compare_rows(listed, runs), listed[0][0]
     if not rows:
         return "no run is finished yet"
-    lines = ablation.markdown(rows) if as_markdown else ablation.text_table(rows)
+    lines = ablation.ablation_markdown(rows) if as_markdown else ablation.ablation_text(rows)
     finished = sum(map(len, runs.values()))
     lacking = "" if finished == len(jobs) else f"{finished} of {len(jobs)} runs are finished. "
     notes = [f"{note}." for note in ablation.remarks(rows, baseline)]
@@ -248,10 +246,10 @@ def listing(jobs, threads):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    experiments = plan.read(args.file)
+    experiments = plan.read_plan(args.file)
     if Path(args.output_dir).is_file():
         raise InputError(f"--output-dir {args.output_dir}: is a file; name a folder")
-    jobs = plan.jobs(experiments, args.seeds, args.output_dir)
+    jobs = plan.make_jobs(experiments, args.seeds, args.output_dir)
     for job in jobs:
         job.check()
     threads = threads_of(args.jobs)

@@ -7,12 +7,12 @@ import numpy as np
 
 import advice
 import contributions
-import dataset
+import demo
 import errors
 import members
 import metrics
 import pipeline
-from labels import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode
+from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode
 
 PRIOR_TOLERANCE = 0.01  # of a predicted mask share
 
@@ -34,13 +34,13 @@ def say_members(result):
     adds = [np.nan] * len(result.members)
     if images:
         adds = contributions.added(plan, fitted, images.members, images.truth)
-    for line in contributions.table(result.members, result.weights, adds):
+    for line in contributions.contributions_table(result.members, result.weights, adds):
         print(line)
     unused = sum(contributions.total_weight(weight) == 0 for weight in fitted.weights or [])
     if unused:
         left = contributions.left_out(plan, fitted, images.members, images.truth)
         for out in left:
-            say(f"{out.index + 1} is left out: {contributions.reason(out)}")
+            say(f"{out.index + 1} is left out: {contributions.left_out_reason(out)}")
         if unused > len(left):
             print(f"{unused - len(left)} more are left out")
 
@@ -60,7 +60,8 @@ def say_fit(result):
     if result.plan.bounds is None:
         parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.parts)
         say(
-            f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of {pipeline.PARTS} parts of the people: {parts})"
+            f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of "
+            f"{pipeline.CROSSFIT_FOLDS} parts of the people: {parts})"
         )
     if fitted.biases is not None:
         strongest = np.argsort(-np.abs(np.log(fitted.biases)))[:3]
@@ -143,10 +144,10 @@ def warn_of_prior(eval_probs):
 def say_next(args, result, folder):
     """What to hand in, where there is a choice, and the next command."""
     images, advised = result.images, None
-    data = dataset.as_option(args.data_dir) if args.data_dir else ""
+    data = demo.as_option(args.data_dir) if args.data_dir else ""
     if images:
         advised = advice.advise(folder, images.table.assign(target=images.truth), result.names)
-    for line in advice.lines(advised) if advised else ():
+    for line in advice.advice_lines(advised) if advised else ():
         print(line)
     if advised and advised.second:
         told = shlex.join(["compare.py", str(advised.first.folder), str(advised.second.folder)]) + data

@@ -21,9 +21,7 @@ import torch
 from PIL import Image
 
 import augment
-import cache
 import dataset
-import disk
 import distributed
 import engine
 import errors
@@ -31,15 +29,16 @@ import evaluation
 import experiment
 import fits
 import fold
+import images
 import model
 import parts
 import precision
-import predictions
 import timing
 import training_data
 import usual
 from errors import InputError
-from images import Geometry, open_rgb
+from files import make_dir
+from images import Geometry, ImageStore, open_cache, open_rgb
 
 # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -59,21 +58,21 @@ def train(args, device):
 
 def build_fit(args, device):
     """(fits.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
-    net = fold.build_model(args, 0, device, try_size=True)
+    net = model.build_model(args, 0, device, try_size=True)
     data = training_data.load_data(args, device)
     ranks = distributed.Ranks(0, 1, device)
     fold.check(args, data, net, ranks)
     about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
     args.amp, args.memory_format = precision.choose(net, *about)
-    net = fold.build_model(args, 0, device)
-    fit = fits.Fit(net, fold.recipe(args), training_data.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    net = model.build_model(args, 0, device)
+    fit = fits.Fit(net, fold.recipe(args), dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
     return fit, dataset.image_files(args.data_dir, data.images["image"])
 
 
 def fixed_batch(fit):
     """(images, targets) of the first rows, as a step of train.py gets them."""
-    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
-    return parts.prepare(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
+    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
+    return parts.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
 
 
 def ceiling(fit):
@@ -193,12 +192,12 @@ def time_stages(fit, seconds):
         last = time.perf_counter()
 
     for step in steps:
-        (part,) = parts.step_parts(fit, fit.data.train_rows, step)
+        (part,) = parts.micro_batches(fit, fit.data.train_rows, step)
         batch = store.gather(part.reads)
         lap("gather")
         batch = batch.to(device, non_blocking=True)
         lap("copy")
-        images, targets = parts.prepare(fit, part, batch)
+        images, targets = parts.make_batch(fit, part, batch)
         lap("augment")
         part_loss = engine.part_loss(fit, images, targets)
         lap("forward")
@@ -234,15 +233,15 @@ def inference(args, device):
     """Rates of eval images through all folds: forward alone, all folds in one call, a call for each fold."""
     names, files = dataset.read_eval(args.data_dir)
     args.images = len(names[: args.images])
-    images = evaluation.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
-    args.amp = precision.resolve_amp(args.amp, device)
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=disk.make_dir(args.cache_dir, "--cache-dir")) as folder:
+    images = dataset.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
+    args.amp = model.resolve_amp(args.amp, device)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=make_dir(args.cache_dir, "--cache-dir")) as folder:
         run = Path(folder)
         models = [make_fold(args, run, number, device) for number in range(args.folds)]
         jobs = [(run, number) for number in range(args.folds)]
         evaluation.predict_folds(jobs, images, args, device)  # builds the cache
-        pixels, _bad = cache.open_cache(images.files, Geometry.of(args.img_size, args.crop), args.cache_dir)
-        batch = cache.ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
+        pixels, _bad = open_cache(images.files, Geometry.of(args.img_size, args.crop), args.cache_dir)
+        batch = ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
         pipelines = {
             "ceiling": forward_alone(args, models, batch.to(device)),
             "ours": predict_all(args, [jobs], images, device),
@@ -253,10 +252,10 @@ def inference(args, device):
 
 def make_fold(args, run, number, device):
     """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
-    net = fold.build_model(args, number, device).eval()
-    args.memory_format = precision.usual_format(net)
+    net = model.build_model(args, number, device).eval()
+    args.memory_format = model.usual_format(net)
     options = {"memory_format": args.memory_format}
-    net.to(memory_format=precision.FORMATS[args.memory_format])
+    net.to(memory_format=model.FORMATS[args.memory_format])
     mean, std = model.mean_std(net)
     experiment.fold_dir(run, number).mkdir()
     facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
@@ -268,9 +267,9 @@ def make_fold(args, run, number, device):
 
 def forward_alone(args, models, batch):
     """The forward of all models and views on one batch, normalised before."""
-    (_net, mean, std), dtype = models[0], precision.AMP_DTYPES[args.amp]
-    images = augment.normalise(batch, mean, std).contiguous(memory_format=precision.layout(models[0][0]))
-    views = [augment.view(images, *view) for view in predictions.TTAS[args.tta]]
+    (_net, mean, std), dtype = models[0], model.AMP_DTYPES[args.amp]
+    images = augment.normalise(batch, mean, std).contiguous(memory_format=model.layout(models[0][0]))
+    views = [augment.view(images, *view) for view in augment.TTAS[args.tta]]
 
     @torch.inference_mode()
     def step():
@@ -308,7 +307,7 @@ def cache_building(args, device):
     args.images = len(files)
     geometry = Geometry.of(args.img_size, args.crop)
     pipelines = {
-        "cache": build_caches(files, geometry, disk.make_dir(args.cache_dir, "--cache-dir")),
+        "cache": build_caches(files, geometry, make_dir(args.cache_dir, "--cache-dir")),
         "pillow": pillow_loop(files, geometry),
     }
     return timing.alternate(pipelines, device, args.repeats, args.seconds), {}
@@ -326,7 +325,7 @@ def build_caches(files, geometry, cache_dir):
                 raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
             with place as folder:
                 window.start()
-                cache.open_cache(files, geometry, folder, quiet=True)
+                images.open_cache(files, geometry, folder, quiet=True)
                 over = window.step(len(files))
 
     return run

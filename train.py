@@ -23,30 +23,31 @@ from pathlib import Path
 
 import pandas as pd
 
-import cache
 import crops
 import dataset
-import disk
+import demo
 import distributed
 import engine
 import experiment
+import files
 import fold
+import images
 import listing
 import loss
 import memory
+import model
 import optim
 import parallel
 import precision
 import predictions
-import provenance
 import pseudo
 import report
 import space
 import train_options
 import training_data
+from dataset import SCORED_AS
 from errors import InputError, Interrupted
 from images import Geometry, open_rgb
-from labels import SCORED_AS
 
 
 def choose_speed(args, net, ranks, cores, threads):
@@ -58,7 +59,7 @@ def choose_speed(args, net, ranks, cores, threads):
     if ranks.first:
         args.amp, args.memory_format = precision.choose(net, *about, args.amp, args.memory_format)
     args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
-    net.to(memory_format=precision.FORMATS[args.memory_format])
+    net.to(memory_format=model.FORMATS[args.memory_format])
     if args.parallel_folds == "auto":
         args.parallel_folds, args.threads = parallel.choose(
             net, *about, args.amp, len(experiment.fold_numbers(args)), cores, threads
@@ -74,7 +75,7 @@ def open_run(args, argv, data, ranks):
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         if experiment.missing(run, args, experiment.fold_numbers(args)):
-            provenance.check_data(run, training_data.digest(data))
+            experiment.check_data(run, training_data.digest(data))
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
@@ -90,12 +91,12 @@ def open_run(args, argv, data, ranks):
         args.name = name
         recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
         experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
-        provenance.write(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
-        experiment.write_csv(folder / "folds.csv", folds)
+        experiment.write_env(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
+        files.write_csv(folder / "folds.csv", folds)
         if data.fixes is not None:
-            experiment.write_csv(folder / "label_fixes.csv", data.fixes)
+            files.write_csv(folder / "label_fixes.csv", data.fixes)
         if data.pseudo is not None:
-            experiment.write_csv(folder / "pseudo.csv", data.pseudo, pseudo.FORMAT)
+            files.write_csv(folder / "pseudo.csv", data.pseudo, pseudo.PSEUDO_FORMAT)
 
     return experiment.make_folder(args.output_dir, args.name, next_name, fill)
 
@@ -109,7 +110,7 @@ def record_changes(args, run):
         if getattr(args, name) != before[name]
     }
     if changed:
-        with experiment.locked(run, wait=True):
+        with files.locked(run, wait=True):
             experiment.change_args(run, **changed)
     if "epochs" in changed:
         cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
@@ -118,19 +119,19 @@ def record_changes(args, run):
 
 def draw_crops(args, run, data):
     """crops.png: what --face-crop cuts out of the images, drawn before anything is learned from them."""
-    faces = cache.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
+    faces = images.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
     root = Path(args.data_dir) / "train" / "images"
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
-    with experiment.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
-        crops.write(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
+    with files.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
+        crops.write_crops(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
 
 
 def draw_pictures(args, run):
     """curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
     scored_as = SCORED_AS[args.target]
     shown = run / "oof.csv" if args.kfold else experiment.fold_dir(run, 0) / "insample.csv"
-    table = predictions.read(shown, args.target, ("image", "path"))
+    table = predictions.read_table(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
     kind = "out-of-fold" if args.kfold else "in-sample: its own training images"
     report.curves(experiment.read_log(run / "log.csv"), run / "curves.png", run.name)
@@ -159,7 +160,7 @@ def closing(args, run, summary, data, started):
     print(f"run: {run}/  (training and validation of its folds {summary['seconds']} s, this command "
           f"{time.monotonic() - started:.0f} s; {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
-    print(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.as_option(args.data_dir)}")
+    print(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
 
 
 def how_to_train(args, run, data, folds):
@@ -195,14 +196,14 @@ def train(argv, ranks, stop, started):
             train_folds(args, run, data, built, ranks, stop)
         if ranks.first:
             summary = experiment.write_summary(run, args.target, args.kfold)
-            with experiment.locked(run, wait=True):
+            with files.locked(run, wait=True):
                 draw_pictures(args, run)
             closing(args, run, summary, data, started)
     except Interrupted as stopped:
         if run is None:
             raise
         raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
-    except (disk.DiskError, errors.Unreadable) as error:
+    except (files.DiskError, errors.Unreadable) as error:
         if run is None:
             raise
         if not (run / "args.yaml").exists():
@@ -232,13 +233,13 @@ def prepare(args, ranks):
             if args.limit_people is None:
                 listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
             with engine.core_left():  # to the listing
-                net = fold.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
+                net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
             optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         elif ranks.first:
             fold.check_epochs(args, run)
             experiment.check_not_trained(run, experiment.fold_numbers(args))
             if experiment.untouched(run, experiment.fold_numbers(args)):
-                provenance.check_weights(run, args.weights)
+                experiment.check_weights(run, args.weights)
         weights = space.weights_bytes(net, run) if ranks.first else None
         with ranks.one_first():
             data = training_data.load_data(args, ranks.device, run, weights, listed)

@@ -8,20 +8,17 @@ import json
 import sys
 
 import augment
-import dataset
+import demo
 import distributed
 import errors
 import experiment
 import loss
-import mixing
 import model
-import objective
 import optim
 import options
-import precision
 import sampling
+from dataset import OFFICIAL_BOUNDS, TARGETS
 from errors import InputError
-from labels import OFFICIAL_BOUNDS, TARGETS
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
 DEMO_DEFAULTS = {
@@ -106,7 +103,7 @@ def add_learning(parser):
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
     group.add_argument("--smoothing", type=options.fraction, default=0.025, metavar="S", help="of label_smoothing")
     group.add_argument("--gamma", type=options.natural_float, default=2.0, metavar="G", help="of focal")
-    group.add_argument("--class-weights", choices=objective.CLASS_WEIGHTS, default="none",
+    group.add_argument("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
                        help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
     group.add_argument("--age-sigma", type=options.positive_float, default=2.0, metavar="YEARS",
                        help="width of the label distribution of --target age")  # fmt: skip
@@ -154,7 +151,7 @@ def add_learning(parser):
                        help="then the last N epochs up to the best one again on everyone, validation people included; "
                             "their weights predict the eval images")  # fmt: skip
     group = options.add_compute(parser, batch_size=64)
-    options.add_step(group, precision.FORMATS)
+    options.add_step(group, model.FORMATS)
     group.add_argument("--parallel-folds", type=options.count_or_auto, default=1, metavar="N",
                        help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
 
@@ -164,7 +161,7 @@ def add_network(parser):
     group = options.add_model(parser, "pit_b_224", augment.AUGS, "light")
     group.add_argument("--face-crop", type=options.natural_float, metavar="MARGIN",
                        help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
-                            "without one keep the centre crop (see detector.py and RUN/crops.png)")  # fmt: skip
+                            "without one keep the centre crop (see images.py and RUN/crops.png)")  # fmt: skip
     group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
     group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
     group.add_argument("--dropout", type=options.fraction, metavar="P",
@@ -180,7 +177,7 @@ def add_sampling(parser):
     group.add_argument("--sampler", choices=sampling.SAMPLERS, default="shuffle",
                        help="each image once; classes equally often; by root of size; one image a person (each eval image of "
                             "--pseudo counts as one)")  # fmt: skip
-    group.add_argument("--mix", choices=mixing.MIXES, default="none",
+    group.add_argument("--mix", choices=augment.MIXES, default="none",
                        help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
     group.add_argument("--mix-prob", type=options.confidence, default=0.5, metavar="P", help="share of images that are mixed")
     group.add_argument("--mix-alpha", type=options.positive_float, default=1.0, metavar="A",
@@ -204,9 +201,9 @@ def parse_args(argv, ranks=distributed.ALONE, draw=True):
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
     with ranks.one_first():  # the demo set is drawn once
-        args.data_dir, demo = dataset.locate(args.data_dir, draw)
+        args.data_dir, drawn = demo.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)
-    if demo:
+    if drawn:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
         errors.say(f"Defaults for the demo set (your own options win):\n  {options.as_typed(chosen)}")
@@ -322,7 +319,7 @@ def resumed_args(parser, args, given, ranks):
         parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
-    args.data_dir = str(dataset.locate(args.data_dir)[0])
+    args.data_dir = str(demo.locate(args.data_dir)[0])
     args.model = model.told_name(args.model)
     check_techniques(parser, args)
     check_folds(parser, args)

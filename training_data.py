@@ -7,33 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import cache
 import dataset
 import errors
-import evaluation
 import experiment
-import fits
+import files
 import model
-import predictions
 import pseudo
 import space
 from errors import InputError
-from images import Geometry
-from labels import FIRST_AGE, HEADS, SCORED_AS, decode, encode, head_slices, to_age_group
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What training goes by, of each image [N]: its fold, whether it may be shown and whether it may train, training targets
-    [N, heads], the official classes that it is scored on, its person and its mask state (ints)."""
-
-    fold: np.ndarray
-    good: np.ndarray
-    trains: np.ndarray
-    targets: np.ndarray
-    truth: np.ndarray
-    persons: np.ndarray
-    masks: np.ndarray
+from images import Geometry, ImageStore, cache_key, open_cache, stat_all
 
 
 @dataclass
@@ -53,8 +35,8 @@ class Data:
     files: list
     sizes: np.ndarray
     bad: list
-    store: cache.ImageStore
-    labels: Labels
+    store: ImageStore
+    labels: dataset.Labels
     eval_names: list
     good_eval: np.ndarray
     pseudo: pd.DataFrame | None
@@ -81,26 +63,26 @@ def load_data(args, device, run=None, weights=None, listed=None):
     files = dataset.image_files(args.data_dir, images["image"])
     eval_names, pseudo_labels = [], None
     if args.pseudo:
-        eval_images = evaluation.read_eval_images(args.data_dir)
+        eval_images = dataset.read_eval_images(args.data_dir)
         eval_names, files = eval_images.names, [*files, *eval_images.files]
         pseudo_labels = read_pseudo(args, people, folds, eval_images, run, device)
     known = {f"{folder}/{name}": stat for folder, names in found.items() for name, stat in names.items()}
-    stats = cache.stat_all(files, map(known.get, images["image"].to_numpy()))
-    key = cache.cache_key(files, geometry, stats)
+    stats = stat_all(files, map(known.get, images["image"].to_numpy()))
+    key = cache_key(files, geometry, stats)
     if weights is not None:
         space.check(args, weights, images, files, geometry, key, run)
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, key)
+    pixels, bad = open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, key)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
         errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
-    store = cache.ImageStore(pixels, device, args.cache_device)
+    store = ImageStore(pixels, device, args.cache_device)
     good = np.ones(len(files), dtype=bool)
     good[bad] = False
     good, good_eval = np.split(good, [len(images)])
     return Data(
         people=people, folds=folds, images=images, labelled=labelled, fixes=fixes, files=files,
         sizes=np.array([size for size, _time in stats]), bad=bad, store=store,
-        labels=make_labels(args, people, folds, images, labelled, good),
+        labels=dataset.make_labels(args, people, folds, images, labelled, good),
         eval_names=eval_names, good_eval=good_eval, pseudo=pseudo_labels,
     )  # fmt: skip
 
@@ -120,7 +102,7 @@ def fix_labels(args, everyone, people, images, run):
 
 def read_pseudo(args, people, folds, eval_images, run, device):
     """The table of pseudo.csv: that of the run that goes on, or one made of what --pseudo's models predict."""
-    labels = pseudo.read(run, args.target) if run else pseudo.make(args, people, folds, eval_images, device)
+    labels = pseudo.read_pseudo(run, args.target) if run else pseudo.make_pseudo(args, people, folds, eval_images, device)
     counts = labels["fold"].value_counts().sort_index()
     told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     confidence = f"confidence {args.pseudo_min_confidence:g} and above"
@@ -169,91 +151,16 @@ def check_fixes(path, fixes, run):
         return
     with errors.reading(kept):
         before = kept.read_bytes()
-    if before != experiment.csv_text(fixes).encode():
+    if before != files.csv_text(fixes).encode():
         raise InputError(
             f"--label-fixes {path}: its {len(fixes)} fixes are not those that this run began with; copy {kept} over it, "
             "or start a new run"
         )
 
 
-def make_labels(args, people, folds, images, labelled, good):
-    """The Labels of image rows. People whose age, once fixed, is in --drop-ages do not train.
-
-    Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place; --age-bounds other than the official
-    ones, of the training labels alone, from its 2nd and many more.
-    """
-    return Labels(
-        folds[pd.Index(people["path"]).get_indexer(images["path"])],
-        good,
-        good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
-        dataset.head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
-        dataset.head_targets(images, (SCORED_AS[args.target],))[:, 0],
-        pd.factorize(images["id"])[0],
-        labelled["mask"].to_numpy(),
-    )
-
-
-def fold_data(args, data, fold, mean, std, everyone=False):
-    """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
-
-    everyone: those whom the fold holds out train too, and nobody is validated on.
-    """
-    labels, validates = data.labels, bool(args.kfold) and not everyone
-    mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
-    rows = np.flatnonzero(labels.trains & ~mine)
-    if not len(rows):
-        if (labels.good & ~mine).any():
-            raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
-        raise InputError(
-            f"--skip-bad-images: leaves nobody to train fold {fold}, as none of its {(~mine).sum():,} images could be taken; "
-            "what is wrong with them is said above"
-        )
-    targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
-    if data.pseudo is not None:
-        rows, soft = pseudo_rows(args, data, fold, rows)
-        targets = np.concatenate([targets, hard_targets(args.target, soft)])
-        masks = np.concatenate([masks, hard_masks(args.target, soft)])
-        persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
-    classes = sampled_classes(args.target, targets, tuple(args.age_bounds))
-    val_rows = np.flatnonzero(labels.good & mine)
-    return fits.FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
-
-
-def pseudo_rows(args, data, fold, rows):
-    """(training rows with a fold's pseudo-labelled eval images added, soft targets float32 [eval images, num_outputs])."""
-    table = data.pseudo[data.pseudo["fold"] == fold]
-    places = pd.Index(data.eval_names).get_indexer(table["ImageID"])
-    if (places < 0).any():
-        raise InputError(f"pseudo-labels: {table['ImageID'].iloc[(places < 0).argmax()]} is no eval image of {args.data_dir}")
-    soft = np.zeros((len(data.eval_names), len(predictions.columns(args.target))), dtype=np.float32)
-    soft[places] = table[predictions.columns(args.target)].to_numpy()
-    return np.concatenate([rows, len(data.images) + places[data.good_eval[places]]]), soft
-
-
-def hard_targets(target, soft):
-    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
-    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
-    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
-
-
-def hard_masks(target, soft):
-    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
-    if target == "label":
-        return decode(soft.argmax(1))[0]
-    heads = head_slices(target)
-    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
-
-
-def sampled_classes(target, targets, bounds):
-    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
-    if target == "multi":
-        return encode(*targets.T)
-    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]
-
-
 def check_same(args, data, ranks):
     """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
-    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.FORMAT)
+    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.PSEUDO_FORMAT)
     mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad, labels) if ranks.world > 1 else ()
     if ranks.any(int(mine != ranks.from_first(mine))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")

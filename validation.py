@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-import cache
 import dataset
-import disk
 import evaluation
 import experiment
-import mappings
+import files
+import images
 import metrics
 import model
 import predictions
+from dataset import num_outputs
 from errors import InputError
 from images import Geometry
-from labels import num_outputs
 
 
 def oof_files(run, tta):
@@ -26,12 +25,12 @@ def oof_files(run, tta):
     return Path(run) / f"oof_{tta}.csv", Path(run) / f"oof_{tta}.json"
 
 
-def is_fresh(run, tta):
+def oof_is_fresh(run, tta):
     """Whether a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
     table, facts = oof_files(run, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    return mappings.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
+    return files.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
 
 
 def _digests(run):
@@ -43,10 +42,10 @@ def read_plain(run):
     target, path = experiment.read_args(run)["target"], Path(run) / "oof.csv"
     if not path.is_file():
         raise InputError(f"--oof: {run} has no oof.csv to compare with (it validates nobody); leave out that run or --oof")
-    return target, predictions.read(path, target, ("image", "path"))
+    return target, predictions.read_table(path, target, ("image", "path"))
 
 
-def open_images(run, plain, data_dir, args, device):
+def open_oof_images(run, plain, data_dir, args, device):
     """(cache.ImageStore of the train images of a run, the rows in it of the images of `plain`, its oof.csv).
 
     The cache is that of the training, as it holds the images of the same people. InputError names an image that is not there.
@@ -65,37 +64,37 @@ def open_images(run, plain, data_dir, args, device):
     facts = model.read_facts(experiment.best_weights(run, int(plain["fold"].iloc[0])))
     geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
     files = dataset.image_files(data_dir, names)
-    pixels, bad = cache.open_cache(files, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
+    pixels, bad = images.open_cache(files, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
     if set(rows) & set(bad):
         raise InputError(f"{files[min(set(rows) & set(bad))]}: can't be read any more, but {run}/oof.csv has it")
-    return cache.ImageStore(pixels, device, args.cache_device), rows
+    return images.ImageStore(pixels, device, args.cache_device), rows
 
 
-def predict(run, data_dir, args, device):
+def predict_oof(run, data_dir, args, device):
     """Write a run's oof_{tta}.csv, unless it is fresh, and return what it is worth: see `compare`.
 
     `args`: as in evaluation.predict_folds.
     """
     target, plain = read_plain(run)
     path, sidecar = oof_files(run, args.tta)
-    if is_fresh(run, args.tta):
-        return compare(target, plain, predictions.read(path, target, ("image", "path")))
-    store, rows = open_images(run, plain, data_dir, args, device)
+    if oof_is_fresh(run, args.tta):
+        return tta_gain(target, plain, predictions.read_table(path, target, ("image", "path")))
+    store, rows = open_oof_images(run, plain, data_dir, args, device)
     probs = np.empty((len(plain), num_outputs(target)), dtype=np.float32)
     for number in plain["fold"].unique():
         mine = (plain["fold"] == number).to_numpy()
         weights = [experiment.best_weights(run, int(number))]
         ((_target, probs[mine]),) = evaluation.predict_rows(weights, store, rows[mine], args, device)
-    truth = plain[predictions.truth_columns(target)].to_numpy()
+    truth = plain[dataset.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
-    disk.remove(sidecar)  # from here until both are written the pair does not count as made
-    experiment.write_csv(path, table, predictions.FORMAT)
-    found = compare(target, plain, table)
-    experiment.write_json(sidecar, {"weights_sha256": _digests(run), **found})
+    files.remove(sidecar)  # from here until both are written the pair does not count as made
+    files.write_csv(path, table, predictions.FORMAT)
+    found = tta_gain(target, plain, table)
+    files.write_json(sidecar, {"weights_sha256": _digests(run), **found})
     return found
 
 
-def compare(target, plain, table):
+def tta_gain(target, plain, table):
     """{oof_f1, plain_f1, gain, gain_ci95}: macro F1 of two oof.csv tables with the same rows, on what the target is scored on,
     and the paired 95 % interval over people of their difference."""
     (truth, plain_probs), (_truth, probs) = predictions.scored(plain, target), predictions.scored(table, target)
@@ -118,7 +117,7 @@ ADVICE = {
 }
 
 
-def lines(run, tta, found):
+def tta_lines(run, tta, found):
     """What `predict` found, in words, for the console."""
     low, high = found["gain_ci95"]
     verdict = metrics.verdict(low, high)

@@ -29,8 +29,6 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent.parent))
-
 import numpy as np
 import pandas as pd
 import safetensors.torch
@@ -39,13 +37,15 @@ import yaml
 from conftest import make_data
 from PIL import Image
 
-import disk
 import engine
 import errors
 import experiment
+import files
 import parallel
 import train
 import training_data
+
+sys.path.append(str(Path(__file__).parent.parent))
 
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
             "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
@@ -67,7 +67,7 @@ PHASES = {
     "opening the run": ((train, "open_run"),),
     "training": ((engine, "train_one_epoch"),),
     "validating": ((engine, "evaluate"), (engine, "predict_rows")),
-    "writing a file": ((disk, "write_atomic"),),
+    "writing a file": ((files, "write_atomic"),),
     "scores": ((experiment, "write_summary"),),
     "pictures": ((train, "draw_pictures"),),
 }

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import errors
-from labels import TARGETS
+from dataset import TARGETS
 
 # Of runs whose bits are compared: what is measured, and how many threads there are, would change their rounding.
 SAME_BITS = ["--amp", "off", "--memory-format", "channels_last", "--threads", "1"]

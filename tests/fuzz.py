@@ -25,14 +25,13 @@ import traceback
 import warnings
 from pathlib import Path
 
+import fuzz_targets
 import numpy as np
 import yaml
 
+from errors import InputError, names_a_file, one_line
+
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
-
-import fuzz_targets  # noqa: E402
-
-from errors import InputError, names_a_file, one_line  # noqa: E402
 
 BATCH = 200  # cases of a process
 SECONDS = 20  # of a case, at most

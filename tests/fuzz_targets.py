@@ -14,14 +14,11 @@ from simulated import People, write_run
 from test_engine import make_fit
 
 import advice
-import cache
 import checkpoint
 import dataset
-import decoding
 import evaluation
 import experiment
 import images
-import labels
 import model
 import noise
 import plan
@@ -82,7 +79,7 @@ def tables(folder):
     for file in damaged.WHOLE:
         damaged.write_table(folder / ("eval" if file == "info.csv" else "train"), file)
     train = folder / "train"
-    (train / "age.csv").write_text(f"ImageID,{','.join(predictions.columns('age'))}\na.jpg{',0.02' * 42},0.16\n")
+    (train / "age.csv").write_text(f"ImageID,{','.join(dataset.columns('age'))}\na.jpg{',0.02' * 42},0.16\n")
     (train / "pseudo.csv").write_text("fold,ImageID,p0,p1\n0,a.jpg,0.25,0.75\n1,a.jpg,0.5,0.5\n")
     (train / "sweep.txt").write_text(
         "common: --epochs 3 # all\nbase:\nfocal: --loss focal --gamma=1\nmany: --drop-ages 27 '28'\n"
@@ -123,19 +120,23 @@ def tables(folder):
     yield Target("info.csv", "table", folder / "eval" / "info.csv", lambda: dataset.read_eval(folder)[0],
                  lambda found: (found and set(found) <= set(damaged.NAMES)) or 1 / 0)  # fmt: skip
     file = train / "submission.csv"
-    yield Target("submission.csv", "table", file, lambda file=file: predictions.read_submission(file), check_submission)
+    yield Target("submission.csv", "table", file, lambda file=file: dataset.read_submission(file), check_submission)
     file = train / "oof.csv"
-    yield Target("oof.csv", "table", file, lambda file=file: predictions.read(file, "gender", ("image", "path")), check_oof)
+    yield Target(
+        "oof.csv", "table", file, lambda file=file: predictions.read_table(file, "gender", ("image", "path")), check_oof
+    )
     file = train / "eval.csv"
-    yield Target("eval.csv", "table", file, lambda file=file: predictions.read(file, "gender", ("ImageID",)), nothing)
+    yield Target("eval.csv", "table", file, lambda file=file: predictions.read_table(file, "gender", ("ImageID",)), nothing)
     file = train / "age.csv"
-    yield Target("eval.csv of ages", "table", file, lambda file=file: predictions.read(file, "age", ("ImageID",)), nothing)
+    yield Target(
+        "eval.csv of ages", "table", file, lambda file=file: predictions.read_table(file, "age", ("ImageID",)), nothing
+    )
     yield Target("folds.csv", "table", train / "folds.csv", lambda: experiment.read_folds(train), check_folds)
     yield Target("log.csv", "table", train / "log.csv", lambda: experiment.read_log(train / "log.csv"), check_log)
-    yield Target("pseudo.csv", "table", train / "pseudo.csv", lambda: pseudo.read(train, "gender"), nothing)
+    yield Target("pseudo.csv", "table", train / "pseudo.csv", lambda: pseudo.read_pseudo(train, "gender"), nothing)
     file = train / "fixes.csv"
     yield Target("label fixes", "table", file, lambda file=file: dataset.read_label_fixes(file, people, 0.9), check_fixes)
-    yield Target("sweep.txt", "bytes", train / "sweep.txt", lambda: plan.read(train / "sweep.txt"), nothing)
+    yield Target("sweep.txt", "bytes", train / "sweep.txt", lambda: plan.read_plan(train / "sweep.txt"), nothing)
 
 
 # ---- yaml and json -------------------------------------------------------------------------------------------------
@@ -180,12 +181,12 @@ def run_files(folder):
         return train_options.parse_args(["--resume", str(run)])
 
     def swept():
-        (job,) = plan.jobs(plan.read(folder / "sweep.txt"), [1], run.parent)
+        (job,) = plan.make_jobs(plan.read_plan(folder / "sweep.txt"), [1], run.parent)
         job.check()
         return job.is_finished, job.command()
 
     def check_record(record):
-        assert record.target in labels.TARGETS and 0 <= (record.oof_f1 or 0) <= 1 and 0 <= (record.lb or 0) <= 1
+        assert record.target in dataset.TARGETS and 0 <= (record.oof_f1 or 0) <= 1 and 0 <= (record.lb or 0) <= 1
         json.dumps(record.options)
 
     def check_args(found):
@@ -202,7 +203,7 @@ def run_files(folder):
         },
         "eval.json": {"folds": (lambda: evaluation.made_of(run), nothing)},
         "fold1/eval.json": {"predictions": (lambda: evaluation.fold_tables(run, "gender", [0, 1], "none"), nothing)},
-        "oof_hflip.json": {"predictions": (lambda: validation.is_fresh(run, "hflip"), nothing)},
+        "oof_hflip.json": {"predictions": (lambda: validation.oof_is_fresh(run, "hflip"), nothing)},
     }
     kinds = {"yaml": "yaml", "json": "json"}
     for file, uses in readers.items():
@@ -239,7 +240,7 @@ def ensemble_files(folder):
     yield Target("recipe.yaml (pseudo)", "yaml", mix / "recipe.yaml", lambda: pseudo.find_runs(mix), check_runs)
     yield Target("score.json (leaderboard)", "json", mix / "score.json", lambda: records.read_record(mix)[0], nothing)
     yield Target("score.json (advice)", "json", mix / "score.json", lambda: advice.scored_folders(mix.parent), nothing)
-    yield Target("args.yaml (label noise)", "yaml", run / "args.yaml", lambda: noise.applied_fixes(noise.read([str(run)]), pd.DataFrame({"path": [], "id": []})), nothing)  # fmt: skip
+    yield Target("args.yaml (label noise)", "yaml", run / "args.yaml", lambda: noise.applied_fixes(noise.read_evidence([str(run)]), pd.DataFrame({"path": [], "id": []})), nothing)  # fmt: skip
 
 
 # ---- weights, states, caches, pictures -----------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def states(folder):
     torch.save(fit.state_dict(), file)
 
     def read():
-        checkpoint.restore(fit, checkpoint.load(folder, 0), file)
+        checkpoint.restore_state(fit, checkpoint.load_state(folder, 0), file)
         return fit
 
     yield Target("last.pt", "pickle", file, read, lambda found: found.finished)
@@ -279,7 +280,7 @@ def caches(folder):
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"no image")
     files, geometry, place = [folder / "a.png", folder / "b.png"], Geometry(4, 4), fresh(folder / "cache")
-    key = cache.cache_key(files, geometry)
+    key = images.cache_key(files, geometry)
     pixels, facts, rates = place / f"{key}.npy", place / f"{key}.json", None
     np.save(pixels, np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3))
     facts.write_text(
@@ -287,7 +288,7 @@ def caches(folder):
     )
 
     def read():
-        return cache.open_cache(files, geometry, place, skip_bad=True)
+        return images.open_cache(files, geometry, place, skip_bad=True)
 
     def check(found):
         array, bad = found
@@ -316,7 +317,7 @@ def pictures(folder):
         file.write_bytes(content)
 
         def read(file=file):
-            return decoding.decode(file, Geometry(16, 12)), images.open_rgb(file)
+            return images.decode(file, Geometry(16, 12)), images.open_rgb(file)
 
         def check(found):
             assert found[0].shape == (16, 12, 3) and found[0].dtype == np.uint8 and found[1].mode == "RGB"

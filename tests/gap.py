@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import engine
 import train
-from labels import num_outputs
+from dataset import num_outputs
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main(seconds, *options):

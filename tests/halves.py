@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import dataset
-from labels import encode, to_age_group
+from dataset import encode, to_age_group
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def make(faces, out):

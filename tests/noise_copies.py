@@ -12,11 +12,11 @@ import argparse
 import numpy as np
 
 import blend
+import dataset
 import members
 import metrics
-import predictions
 import search
-from labels import LABELS, OFFICIAL_BOUNDS
+from dataset import LABELS, OFFICIAL_BOUNDS
 
 FITS = {
     "greedy": (
@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
     oof = members.read_oof(members.open_source(args.run))
     truth, persons = oof["target"].to_numpy(), oof["path"].to_numpy()
-    logs = np.log(oof[predictions.columns("label")].to_numpy() + 1e-6)
+    logs = np.log(oof[dataset.columns("label")].to_numpy() + 1e-6)
 
     def f1(probs):
         return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))

@@ -5,7 +5,7 @@ import pandas as pd
 import yaml
 
 import predictions
-from labels import FIRST_AGE, GENDERS, LAST_AGE, age_group_probs, combine, encode, to_age_group
+from dataset import FIRST_AGE, GENDERS, LAST_AGE, age_group_probs, combine, encode, to_age_group
 
 KINDS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 

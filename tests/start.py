@@ -12,16 +12,16 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import fold
 import parts
 import train
 from distributed import ALONE
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 
 def main(steps, *options):
-    prepare, count, began = parts.prepare, itertools.count(), time.perf_counter()
+    prepare, count, began = parts.make_batch, itertools.count(), time.perf_counter()
 
     def counted(fit, part, batch):
         number = next(count)
@@ -31,7 +31,7 @@ def main(steps, *options):
             raise KeyboardInterrupt
         return prepare(fit, part, batch)
 
-    parts.prepare = counted
+    parts.make_batch = counted
     with tempfile.TemporaryDirectory() as folder:
         try:
             train.main([*options, "--output-dir", folder, "--quiet"])

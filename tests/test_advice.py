@@ -53,7 +53,7 @@ def test_the_second_is_as_good_and_errs_elsewhere(people, write, tmp_path):
     assert advised.phi == pytest.approx(np.corrcoef(wrong & (np.arange(700) >= 14), np.arange(700) % 7 == 4)[0, 1])
     assert advised.apart == 0.5 and advised.gap_ci95[0] <= 0 <= advised.gap_ci95[1]
     assert advised.gap == pytest.approx(advised.first.f1 - advised.second.f1)
-    told = "\n".join(advice.lines(advised))
+    told = "\n".join(advice.advice_lines(advised))
     assert f"1  {tmp_path / 'a'}: macro F1 {advised.first.f1:.4f}" in told and f"2  {tmp_path / 'c'}: macro F1" in told
     assert "noise" in told and "50.0% of answers differ" in told
 
@@ -116,13 +116,13 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(people, write, tmp
     (tmp_path / "ring").mkdir()
     (tmp_path / "ring" / "recipe.yaml").write_text(json.dumps({"members": ring}))
     assert not advice.joins_persons(tmp_path / "ring")
-    told = advice.lines(advice.advise(folder, oof, NAMES))
+    told = advice.advice_lines(advice.advise(folder, oof, NAMES))
     assert told[1].startswith(f"  1  {tmp_path / 'joined'} (--persons): macro F1")
     at = told.index("  --persons joins images, which the contest's rules must allow; without it:")
     assert f"  1  {tmp_path / 'a'}: macro F1" in told[at + 1] and f"  2  {tmp_path / 'b'}: macro F1" in told[at + 2]
     for name in "ab":
         (tmp_path / name / "recipe.yaml").write_text('{"persons": true}')
-    assert advice.lines(advice.advise(folder, oof, NAMES))[-1] == "  none: combine members without --persons"
+    assert advice.advice_lines(advice.advise(folder, oof, NAMES))[-1] == "  none: combine members without --persons"
 
 
 def test_nothing_to_choose_from(people, write, tmp_path):
@@ -139,5 +139,5 @@ def test_nothing_to_choose_from(people, write, tmp_path):
     write("bad", np.arange(700) % 7 != 1)
     advised = advice.advise(folder, oof, NAMES)
     assert advised.first.folder == folder and advised.second is None
-    assert "all else is worse by more than noise, or the same again" in "\n".join(advice.lines(advised))
+    assert "all else is worse by more than noise, or the same again" in "\n".join(advice.advice_lines(advised))
     assert advice.advise(folder, oof, [*NAMES, "one more.jpg"]) is None

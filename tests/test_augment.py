@@ -31,7 +31,7 @@ def column(params, name):
 
 
 def draw(aug, batch_size, seed=0):
-    return augment.draw(aug, batch_size, torch.Generator().manual_seed(seed))
+    return augment.draw_augment(aug, batch_size, torch.Generator().manual_seed(seed))
 
 
 def warped(pixels, params):
@@ -221,7 +221,7 @@ def test_draws_follow_the_generator_alone():
     assert not torch.equal(draw("strong", 8, seed=3), draw("strong", 8, seed=4))
     generators = [torch.Generator().manual_seed(0) for _ in augment.AUGS]
     for aug, generator in zip(augment.AUGS, generators):
-        augment.draw(aug, 5, generator)
+        augment.draw_augment(aug, 5, generator)
     assert len({tuple(g.get_state().tolist()) for g in generators}) == 1
     torch.manual_seed(0)
     state = torch.get_rng_state()

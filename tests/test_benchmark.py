@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import benchmark
+import distributed
 import engine
 import errors
 import inference
 import throughput
 import timing
 import train
-from cache import ImageStore
 from errors import InputError
+from images import ImageStore
 
 TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1",
         "--amp", "off", "--memory-format", "channels_last"]  # fmt: skip
@@ -95,7 +96,7 @@ def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, fork
 def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypatch):
     """In this process, where the two can be looked at."""
     seen, asked, devices = [], iter([0.05, None]), []
-    monkeypatch.setattr(throughput.distributed, "pick_device", lambda name: devices.append(name) or torch.device(name))
+    monkeypatch.setattr(distributed, "pick_device", lambda name: devices.append(name) or torch.device(name))
     monkeypatch.setattr(engine, "keep_freed_memory", lambda: seen.append("kept"))
     monkeypatch.setattr(errors, "on_parents_death", lambda _signal: lambda: None)
     monkeypatch.setattr(
@@ -126,7 +127,7 @@ def test_a_script_whose_process_dies_is_told_and_one_that_is_left_is_killed(meas
     with pytest.raises(InputError, match=r"^--script: its process ended \(exit code 3\)$"):
         measure("--no-usual", "--script")
     monkeypatch.setattr(throughput, "_script", wait)
-    monkeypatch.setattr(throughput.timing, "alternate", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(timing, "alternate", mock.Mock(side_effect=KeyboardInterrupt))
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         measure("--no-usual", "--script")

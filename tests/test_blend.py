@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import blend
+from dataset import AGES, FIRST_AGE, combine, encode
 from errors import InputError
-from labels import AGES, FIRST_AGE, combine, encode
 
 MASK, GENDER, AGE = np.array([[0.7, 0.2, 0.1]]), np.array([[0.4, 0.6]]), np.array([[0.5, 0.3, 0.2]])
 
@@ -51,7 +51,7 @@ def test_weights_are_counts():
     age = rng.dirichlet(np.ones(3), 5)
     members = [("label", label), ("multi", multi), ("age_group", age)]
     repeated = [*[members[0]] * 2, members[1], *[members[2]] * 3]
-    for method in blend.METHODS:
+    for method in blend.BLEND_METHODS:
         np.testing.assert_allclose(blend.blend(members, method, weights=[2, 1, 3]), blend.blend(repeated, method))
 
 

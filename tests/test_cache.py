@@ -14,30 +14,27 @@ import torch
 from conftest import gradient, save, until_told, white_box
 from PIL import Image
 
-import cache
-import cores
-import detector
-import disk
-from decoding import decode
+import images
 from errors import InputError
-from images import Geometry
+from files import DiskError, draw_seed, held, make_dir
+from images import Geometry, decode
 
 
 def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, capsys):
     place = tmp_path / "cache"
     with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
-        cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
+        images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
     assert not list(place.glob("*.npy")) and not list(place.glob("*.tmp"))
-    pixels, bad = cache.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
+    pixels, bad = images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
     assert (len(pixels), bad) == (4, [1, 2, 3])
     assert capsys.readouterr().err.count("skipped: ") == 3
     with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
-        cache.open_cache(bad_files, Geometry(16, 16), place)
+        images.open_cache(bad_files, Geometry(16, 16), place)
 
 
 def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
     with pytest.raises(FileNotFoundError) as told:
-        cache.read_array(tmp_path / "gone.npy", np.uint8, (1,))
+        images.read_array(tmp_path / "gone.npy", np.uint8, (1,))
     assert told.value.filename == str(tmp_path / "gone.npy")
 
 
@@ -52,10 +49,10 @@ def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_fil
 
     monkeypatch.setattr(Image, "open", locked)
     with pytest.raises(InputError, match=r"whole.jpg: can't be read now \(Permission denied\); make it readable and try"):
-        cache.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
+        images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
     monkeypatch.undo()
-    assert cache.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)[1] == [1, 2, 3]
+    assert images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)[1] == [1, 2, 3]
 
 
 def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
@@ -79,11 +76,11 @@ def files(tmp_path):
 
 def test_cache_is_built_once_and_equals_decode(files, tmp_path, monkeypatch):
     geometry = Geometry(8, 8)
-    pixels, bad = cache.open_cache(files, geometry, tmp_path / "cache")
+    pixels, bad = images.open_cache(files, geometry, tmp_path / "cache")
     assert pixels.dtype == np.uint8 and bad == []
     np.testing.assert_array_equal(pixels, np.stack([decode(file, geometry) for file in files]))
-    monkeypatch.setattr(cache, "decode", None)  # from here decoding would fail
-    again, _ = cache.open_cache(files, geometry, tmp_path / "cache")
+    monkeypatch.setattr(images, "decode", None)  # from here decoding would fail
+    again, _ = images.open_cache(files, geometry, tmp_path / "cache")
     np.testing.assert_array_equal(again, pixels)
 
 
@@ -91,66 +88,66 @@ def test_many_images_are_decoded_by_processes_into_the_same_pixels(tmp_path, mon
     """Of parts that end anywhere, with bad files among them."""
     files = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(40)]
     files[17].write_bytes(b"")
-    one_by_one, bad = cache.open_cache(files, Geometry(8, 8), tmp_path / "one", skip_bad=True)
-    decoded, synced, here = cache.decode, [], os.getpid()
-    monkeypatch.setattr(cache, "PART", 3)
-    monkeypatch.setattr(cache, "SYNCED", 2)
-    monkeypatch.setattr(cores, "usable", lambda: 3)
-    monkeypatch.setattr(cache, "decode", lambda *args: None if os.getpid() == here else decoded(*args))
+    one_by_one, bad = images.open_cache(files, Geometry(8, 8), tmp_path / "one", skip_bad=True)
+    decoded, synced, here = images.decode, [], os.getpid()
+    monkeypatch.setattr(images, "PART", 3)
+    monkeypatch.setattr(images, "SYNCED", 2)
+    monkeypatch.setattr(images, "usable_cores", lambda: 3)
+    monkeypatch.setattr(images, "decode", lambda *args: None if os.getpid() == here else decoded(*args))
     monkeypatch.setattr(os, "fsync", lambda _file, real=os.fsync: synced.append(1) or real(_file))
-    pixels, bad_too = cache.open_cache(files, Geometry(8, 8), tmp_path / "many", skip_bad=True)
+    pixels, bad_too = images.open_cache(files, Geometry(8, 8), tmp_path / "many", skip_bad=True)
     np.testing.assert_array_equal(pixels, one_by_one)
     assert bad == bad_too == [17] and not pixels[17].any() and pixels[16].any() and pixels[39].any()
     assert len(synced) >= 7
     with pytest.raises(InputError, match=r"17.png: not a readable image"):
-        cache.open_cache(files, Geometry(8, 9), tmp_path / "many")
+        images.open_cache(files, Geometry(8, 9), tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.npy"))) == 1 and not list((tmp_path / "many").glob(".*.tmp*"))
 
 
 def test_a_disk_that_fills_up_in_a_process_of_the_decoding_is_told(tmp_path, monkeypatch):
     files = [save(tmp_path / f"{n}.png", gradient(20, 20)) for n in range(12)]
-    monkeypatch.setattr(cache, "PART", 3)
-    monkeypatch.setattr(cores, "usable", lambda: 2)
+    monkeypatch.setattr(images, "PART", 3)
+    monkeypatch.setattr(images, "usable_cores", lambda: 2)
 
     def full(*_args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache, "decode", full)
-    with pytest.raises(disk.DiskError, match=r"\.npy: can't be written \(No space left on device\): 2\.2 KiB are needed"):
-        cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    monkeypatch.setattr(images, "decode", full)
+    with pytest.raises(DiskError, match=r"\.npy: can't be written \(No space left on device\): 2\.2 KiB are needed"):
+        images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_key_follows_all_that_changes_pixels(files):
-    key = cache.cache_key(files, Geometry(8, 8))
-    assert key == cache.cache_key(files, Geometry(8, 8))
-    keys = {key, cache.cache_key(files, Geometry(8, 9)), cache.cache_key(files, Geometry(8, 8, (16, 16)))}
-    keys.add(cache.cache_key(files[::-1], Geometry(8, 8)))
+    key = images.cache_key(files, Geometry(8, 8))
+    assert key == images.cache_key(files, Geometry(8, 8))
+    keys = {key, images.cache_key(files, Geometry(8, 9)), images.cache_key(files, Geometry(8, 8, (16, 16)))}
+    keys.add(images.cache_key(files[::-1], Geometry(8, 8)))
     os.utime(files[3], ns=(1, 1))
-    keys.add(cache.cache_key(files, Geometry(8, 8)))
+    keys.add(images.cache_key(files, Geometry(8, 8)))
     assert len(keys) == 5
 
 
 def test_a_working_folder_whose_name_is_not_utf8_has_keys_too(files, monkeypatch):
     monkeypatch.chdir(files[0].parent)
     monkeypatch.setattr(os, "getcwd", lambda: "/d\udce9")
-    assert len(cache.cache_key(["0.png"], Geometry(8, 8))) == 20
+    assert len(images.cache_key(["0.png"], Geometry(8, 8))) == 20
 
 
 def test_key_of_an_image_without_faces_is_what_it_was(files, monkeypatch):
     """Caches made before there was --face-crop stay valid: the key is that of the words below and the files."""
     assert repr(Geometry(8, 8)) == "Geometry(height=8, width=8, crop=None)"
-    words = (cache.DECODER, cache.PIL.__version__, torch.__version__, Geometry(8, 8))
-    key = cache.cache_key(files, Geometry(8, 8))
-    assert key == cache._key(words, files)
-    monkeypatch.setattr(detector, "DETECTOR", "another")
-    assert key == cache.cache_key(files, Geometry(8, 8))
+    words = (images.DECODER, images.PIL.__version__, torch.__version__, Geometry(8, 8))
+    key = images.cache_key(files, Geometry(8, 8))
+    assert key == images._key(words, files)
+    monkeypatch.setattr(images, "DETECTOR", "another")
+    assert key == images.cache_key(files, Geometry(8, 8))
 
 
 def test_key_follows_the_margin_and_the_detector(files, monkeypatch):
-    keys = {cache.cache_key(files, Geometry(8, 8, None, margin)) for margin in (None, 0.0, 0.4)}
-    monkeypatch.setattr(detector, "DETECTOR", "another")
-    keys.add(cache.cache_key(files, Geometry(8, 8, None, 0.4)))
+    keys = {images.cache_key(files, Geometry(8, 8, None, margin)) for margin in (None, 0.0, 0.4)}
+    monkeypatch.setattr(images, "DETECTOR", "another")
+    keys.add(images.cache_key(files, Geometry(8, 8, None, 0.4)))
     assert len(keys) == 4
 
 
@@ -163,27 +160,27 @@ def faces(white_detector, tmp_path):
 
 def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, capsys):
     geometry = Geometry(16, 16, None, 0.0)
-    pixels, bad = cache.open_cache(faces, geometry, tmp_path / "cache")
+    pixels, bad = images.open_cache(faces, geometry, tmp_path / "cache")
     boxes = [(20, 30, 40, 50), (50, 60, 70, 100), None]
     np.testing.assert_array_equal(pixels, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
     assert bad == [] and (pixels[0] == 255).all()  # a square face fills the image
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
-    monkeypatch.setattr(detector, "find", None)  # from here looking for faces would fail
-    found = cache.open_faces(faces, tmp_path / "cache")
+    monkeypatch.setattr(images, "find_faces", None)  # from here looking for faces would fail
+    found = images.open_faces(faces, tmp_path / "cache")
     np.testing.assert_array_equal(found, np.array([*boxes[:2], (np.nan,) * 4], dtype=np.float32))
-    cache.open_cache(faces, geometry, tmp_path / "cache")
+    images.open_cache(faces, geometry, tmp_path / "cache")
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
-    wider, _ = cache.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
+    wider, _ = images.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
     assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
 
 
 def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch, capsys):
-    place, found = disk.make_dir(tmp_path / "cache", "--cache-dir"), detector.find(faces, quiet=True)
-    monkeypatch.setattr(detector, "find", None)
-    boxes = place / f"{cache._key((detector.DETECTOR, cache.PIL.__version__), faces)}.faces.npy"
+    place, found = make_dir(tmp_path / "cache", "--cache-dir"), images.find_faces(faces, quiet=True)
+    monkeypatch.setattr(images, "find_faces", None)
+    boxes = place / f"{images._key((images.DETECTOR, images.PIL.__version__), faces)}.faces.npy"
     with ThreadPoolExecutor(1) as pool:
-        with disk.held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
-            waiting = pool.submit(cache.open_faces, faces, place)
+        with held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
+            waiting = pool.submit(images.open_faces, faces, place)
             until_told("waiting for another process")
             assert not waiting.done()
             np.save(boxes, found)
@@ -191,8 +188,8 @@ def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypat
 
 
 def test_no_detector_is_needed_without_the_option(files, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(detector, "find", None)
-    cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    monkeypatch.setattr(images, "find_faces", None)
+    images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
     assert "face" not in capsys.readouterr().err
     assert not list((tmp_path / "cache").glob("*.faces.npy"))
 
@@ -200,14 +197,14 @@ def test_no_detector_is_needed_without_the_option(files, tmp_path, monkeypatch, 
 def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path, capsys):
     files, geometry = [*faces, bad_files[1]], Geometry(16, 16, None, 0.4)
     with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
-        cache.open_cache(files, geometry, tmp_path / "cache", skip_bad=False)
-    _images, bad = cache.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
+        images.open_cache(files, geometry, tmp_path / "cache", skip_bad=False)
+    _images, bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
     assert bad == [3]
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
 
 
 def _open(files, place, results):
-    pixels, _ = cache.open_cache(files, Geometry(8, 8), place, quiet=True)
+    pixels, _ = images.open_cache(files, Geometry(8, 8), place, quiet=True)
     results.put(int(pixels.astype(int).sum()))
 
 
@@ -227,9 +224,9 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
 def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
     place = tmp_path / "cache"
     place.mkdir()
-    lock = place / f"{cache.cache_key(files, Geometry(8, 8))}.lock"
-    with disk.held(lock, "", make=True):
-        waiting = threading.Thread(target=cache.open_cache, args=(files, Geometry(8, 8), place))
+    lock = place / f"{images.cache_key(files, Geometry(8, 8))}.lock"
+    with held(lock, "", make=True):
+        waiting = threading.Thread(target=images.open_cache, args=(files, Geometry(8, 8), place))
         waiting.start()
         until_told("waiting for another process")
         assert waiting.is_alive() and not list(place.glob("*.npy"))
@@ -241,14 +238,14 @@ def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
 def test_cache_dir_that_cannot_be_made(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--cache-dir .*file/cache: can't be made"):
-        cache.open_cache(files, Geometry(8, 8), tmp_path / "file" / "cache")
+        images.open_cache(files, Geometry(8, 8), tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_yields_the_rows_asked_for(place):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 3), dtype=np.uint8)
     groups = [np.array([3, 1, 4]), np.array([49]), np.array([0, 0])] + [np.array([n]) for n in range(20)]
-    store = cache.ImageStore(pixels, "cpu", place)
+    store = images.ImageStore(pixels, "cpu", place)
     batches = list(store.batches(groups))
     assert len(batches) == len(groups)
     for group, batch in zip(groups, batches):
@@ -259,7 +256,7 @@ def test_store_yields_the_rows_asked_for(place):
 
 def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
     """While the first is worked on, the next two are read, and no more."""
-    store, read = cache.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host"), []
+    store, read = images.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host"), []
     gather, ahead = store._gather, threading.Event()
 
     def slow(rows):
@@ -279,7 +276,7 @@ def test_a_store_on_the_host_reads_two_batches_ahead(monkeypatch):
 
 def test_a_store_that_leaves_its_device_reads_the_same_images_from_the_host():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 4, 3, 3), dtype=np.uint8)
-    store = cache.ImageStore(pixels, "cpu", "device")
+    store = images.ImageStore(pixels, "cpu", "device")
     store.leave_device()
     assert store.place == "host" and store.resident is None
     (batch,) = store.batches([np.array([3, 1])])
@@ -288,18 +285,18 @@ def test_a_store_that_leaves_its_device_reads_the_same_images_from_the_host():
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
-    pixels, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    (batch,) = cache.ImageStore(pixels, "cpu", place).batches([np.array([4, 0, 5])])
+    pixels, _ = images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    (batch,) = images.ImageStore(pixels, "cpu", place).batches([np.array([4, 0, 5])])
     np.testing.assert_array_equal(batch.numpy(), pixels[[4, 0, 5]])
     os.truncate(pixels.filename, pixels.offset + 4 * 8 * 8 * 3 + 5)
     with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):
-        list(cache.ImageStore(pixels, "cpu", place).batches([np.array([3, 4])]))
+        list(images.ImageStore(pixels, "cpu", place).batches([np.array([3, 4])]))
 
 
 def test_a_store_closes_its_file(files, tmp_path):
     """No ResourceWarning, which python -W error would make an exception."""
-    pixels, _ = cache.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    store = cache.ImageStore(pixels, "cpu")
+    pixels, _ = images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    store = images.ImageStore(pixels, "cpu")
     file = store.file
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -308,7 +305,7 @@ def test_a_store_closes_its_file(files, tmp_path):
 
 
 def test_store_on_the_host_stops_its_thread_when_left_early():
-    store = cache.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host")
+    store = images.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host")
     before = threading.active_count()
     batches = store.batches([np.array([n]) for n in range(9)])
     next(batches)
@@ -317,6 +314,6 @@ def test_store_on_the_host_stops_its_thread_when_left_early():
 
 
 def test_draw_seed_tells_streams_apart():
-    assert cache.draw_seed("order", 1, 2, 3) != cache.draw_seed("augment", 1, 2, 3)
-    assert cache.draw_seed("order", 1, 2, 3) != cache.draw_seed("order", 1, 2, 3, 0)
-    assert 0 <= cache.draw_seed("order", 1) < 2**63
+    assert draw_seed("order", 1, 2, 3) != draw_seed("augment", 1, 2, 3)
+    assert draw_seed("order", 1, 2, 3) != draw_seed("order", 1, 2, 3, 0)
+    assert 0 <= draw_seed("order", 1) < 2**63

@@ -78,16 +78,16 @@ def test_a_copied_state_is_equal_and_stays_as_it_is():
 
 def test_damaged_state_is_named(tmp_path):
     (tmp_path / "fold0").mkdir()
-    assert checkpoint.load(tmp_path, 0) is None
-    checkpoint.save(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
-    assert checkpoint.load(tmp_path, 0)["step"] == 3
+    assert checkpoint.load_state(tmp_path, 0) is None
+    checkpoint.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
+    assert checkpoint.load_state(tmp_path, 0)["step"] == 3
     path = tmp_path / "fold0" / "last.pt"
     content = bytearray(path.read_bytes())
     content[content.find(torch.ones(2).numpy().tobytes())] ^= 1
     for damaged in (content, b"\x80\x04damaged", b""):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
-            checkpoint.load(tmp_path, 0)
+            checkpoint.load_state(tmp_path, 0)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -95,17 +95,17 @@ def test_a_state_for_which_memory_runs_out_is_not_called_damaged(tmp_path, monke
     """It is whole; what runs out is the memory of a device that others use too, or of the machine."""
     (tmp_path / "fold0").mkdir()
     fit, path = make_fit(), tmp_path / "fold0" / "last.pt"
-    checkpoint.save(tmp_path, 0, fit.state_dict())
+    checkpoint.save_state(tmp_path, 0, fit.state_dict())
 
     def run_out(*_args, **_options):
         raise error
 
     monkeypatch.setattr(fit.optimizer, "load_state_dict", run_out)
     with pytest.raises(type(error)):
-        checkpoint.restore(fit, checkpoint.load(tmp_path, 0), path)
+        checkpoint.restore_state(fit, checkpoint.load_state(tmp_path, 0), path)
     monkeypatch.setattr(torch, "load", run_out)
     with pytest.raises(type(error)):
-        checkpoint.load(tmp_path, 0)
+        checkpoint.load_state(tmp_path, 0)
 
 
 def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
@@ -113,8 +113,8 @@ def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
     (tmp_path / "fold0").mkdir()
     assert checkpoint.epochs_begun(tmp_path, 0) == 0
     state = make_fit().state_dict()
-    checkpoint.save(tmp_path, 0, {**state, "epoch": 3, "step": 0})
+    checkpoint.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
     assert checkpoint.epochs_begun(tmp_path, 0) == 2
-    checkpoint.save(tmp_path, 0, {**state, "history": [5]})
+    checkpoint.save_state(tmp_path, 0, {**state, "history": [5]})
     with pytest.raises(InputError, match=r"last.pt: damaged \(its history lacks columns of log.csv\); delete it"):
         checkpoint.epochs_begun(tmp_path, 0)

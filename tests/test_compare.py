@@ -13,8 +13,8 @@ import dataset
 import ensemble
 import errors
 import experiment
+import files
 import inference
-import labels
 import metrics
 import predictions
 from differences import Comparison, Paired
@@ -33,16 +33,16 @@ def make_run(images, tmp_path):
     """make_run(name, target, right=0.8, seed=0, kinds=("oof", "eval")) -> folder of a run whose answers are right that often."""
 
     def truth_of(target, label, age_group):
-        mask, gender, group = labels.decode(label)
+        mask, gender, group = dataset.decode(label)
         parts = {"label": label, "mask": mask, "gender": gender, "age_group": group, "age": np.array([4, 27, 42])[age_group]}
         return parts["label" if target == "multi" else target]
 
     def probs_of(target, truth, right, rng):
         if target == "multi":
             return np.hstack(
-                [probs_of(head, part, right, rng) for head, part in zip(labels.HEADS["multi"], labels.decode(truth))]
+                [probs_of(head, part, right, rng) for head, part in zip(dataset.HEADS["multi"], dataset.decode(truth))]
             )
-        C = labels.num_outputs(target)
+        C = dataset.num_outputs(target)
         answer = np.where(rng.random(len(truth)) < right, truth, rng.integers(C, size=len(truth)))
         probs = rng.random((len(truth), C)) * 0.3
         probs[np.arange(len(truth)), answer] += rng.uniform(1, 3, len(truth))
@@ -55,15 +55,15 @@ def make_run(images, tmp_path):
         experiment.write_args(run, {"target": target, "kfold": 2}, [])
         label = train["label"].to_numpy()
         if "oof" in kinds:
-            official = np.stack(labels.decode(label), 1)
+            official = np.stack(dataset.decode(label), 1)
             if target != "multi":
                 official = truth_of({"age": "age_group"}.get(target, target), label, label % 3)[:, None]
             probs = probs_of(target, truth_of(target, label, label % 3), right, rng)
             table = predictions.oof_table(train, 0, target, official, probs)
-            experiment.write_csv(run / "oof.csv", table, predictions.FORMAT)
+            files.write_csv(run / "oof.csv", table, predictions.FORMAT)
         if "eval" in kinds:
             probs = probs_of(target, truth_of(target, answers, answers % 3), right, rng)
-            experiment.write_csv(run / "eval.csv", predictions.eval_table(names, target, probs), predictions.FORMAT)
+            files.write_csv(run / "eval.csv", predictions.eval_table(names, target, probs), predictions.FORMAT)
         return run
 
     return make
@@ -93,18 +93,18 @@ def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, cap
     a, b = make_run("good", "label", 0.9, seed=1), make_run("poor", "label", 0.4, seed=2)
     assert compare.main([str(a), str(b), "--data-dir", str(shared_data)]) == 0
     out = capsys.readouterr().out
-    tables = [pd.read_csv(run / "eval.csv")[predictions.columns("label")].to_numpy() for run in (a, b)]
+    tables = [pd.read_csv(run / "eval.csv")[dataset.columns("label")].to_numpy() for run in (a, b)]
     one, other = (table.argmax(1) for table in tables)
     differ = int((one != other).sum())
     assert f"rows that differ: {differ} of 20 ({differ / 20:.1%})" in out
-    changes = [int((x != y).sum()) for x, y in zip(labels.decode(one), labels.decode(other))]
+    changes = [int((x != y).sum()) for x, y in zip(dataset.decode(one), dataset.decode(other))]
     assert "by part: mask {}, gender {}, age_group {}".format(*changes) in out
     worn = [int((table.argmax(1) < 6).sum()) for table in tables]
     assert re.search(rf"worn +{worn[0]} +{worn[1]} +\{worn[1] - worn[0]:+} +14\n", out)  # 20 * 5 / 7 = 14.3
     scores, answers = [], []
     for run in (a, b):
         oof = pd.read_csv(run / "oof.csv")
-        answers.append(oof[predictions.columns("label")].to_numpy().argmax(1))
+        answers.append(oof[dataset.columns("label")].to_numpy().argmax(1))
         scores.append(sklearn.metrics.f1_score(oof["target"], answers[-1], average="macro"))
     assert f"out-of-fold macro F1 of label: A {scores[0]:.4f}, B {scores[1]:.4f} (168 images of 24 people)" in out
     verdict = f"A - B = {scores[0] - scores[1]:+.3f}, 95 % CI "
@@ -191,10 +191,10 @@ def test_targets_meet_on_what_both_answer(make_run, here, capsys, targets, part)
     assert ("prior" in out) == (part in ("mask", "label")) and "thumbnails of 0 (no data folder here" in out
     expected = []
     for run, target in zip((a, b), targets):
-        table = pd.read_csv(run / "eval.csv")[predictions.columns(target)].to_numpy()
-        probs = labels.scored_probs(target, table)
+        table = pd.read_csv(run / "eval.csv")[dataset.columns(target)].to_numpy()
+        probs = dataset.scored_probs(target, table)
         if probs.shape[1] == 18 and part != "label":
-            probs = labels.marginals(probs)[part]
+            probs = dataset.marginals(probs)[part]
         expected.append(probs.argmax(1))
     assert f"rows that differ: {(expected[0] != expected[1]).sum()} of 20" in out
 
@@ -253,9 +253,7 @@ def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, capsy
     assert "no out-of-fold verdict: all answers are the same there" in out and "A - B" not in out
     assert compare.main([run, f"{run}:fold1", *places]) == 0
     out = capsys.readouterr().out
-    tables = [
-        pd.read_csv(path)[predictions.columns("label")].to_numpy() for path in (f"{run}/eval.csv", f"{run}/fold1/eval.csv")
-    ]
+    tables = [pd.read_csv(path)[dataset.columns("label")].to_numpy() for path in (f"{run}/eval.csv", f"{run}/fold1/eval.csv")]
     assert f"rows that differ: {(tables[0].argmax(1) != tables[1].argmax(1)).sum()} of 20" in out
     assert "no out-of-fold verdict: both have the same oof.csv" in out
     assert (here / "comparisons" / "shared_label--shared_label-fold1.html").is_file()

@@ -11,8 +11,9 @@ import blend
 import contributions
 import metrics
 import pipeline
+import predictions
 from contributions import LeftOut
-from labels import encode
+from dataset import encode
 from members import Member, Source
 from pipeline import Fitted, Plan
 
@@ -93,12 +94,10 @@ def test_a_copy_is_left_out_beside_its_original():
     one, other = people.probs("label"), people.probs("label", noise=3)
     members = [("label", other), ("label", one), ("label", one)]
     (out,) = contributions.left_out(Plan(), Fitted(weights=[0.2, 0.8, 0]), members, people.label)
-    entered = pipeline.apply(Plan(), Fitted(weights=[0.2, 0.8, 0.5]), members).argmax(1)
-    before = pipeline.apply(Plan(), Fitted(weights=[0.2, 0.8, 0]), members).argmax(1)
+    entered = pipeline.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0.5]), members).argmax(1)
+    before = pipeline.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0]), members).argmax(1)
     assert (out.index, out.nearest) == (2, 1) and out.correlation == pytest.approx(1)
-    assert out.change == pytest.approx(
-        contributions.metrics.macro_f1(people.label, entered, 18) - contributions.metrics.macro_f1(people.label, before, 18)
-    )
+    assert out.change == pytest.approx(metrics.macro_f1(people.label, entered, 18) - metrics.macro_f1(people.label, before, 18))
     assert contributions.left_out(Plan(), Fitted(), members, people.label) == []
     assert len(contributions.left_out(Plan(), Fitted(weights=[1, 0, 0]), members, people.label, limit=1)) == 1
 
@@ -134,18 +133,16 @@ def test_folds_in_a_row_are_shortened(folds, text):
     (LeftOut(2, None, np.nan, 0.001), "would add only 0.0010 in-sample (nothing like it is used)"),
 ])  # fmt: skip
 def test_reasons(out, words):
-    assert contributions.reason(out) == words
+    assert contributions.left_out_reason(out) == words
 
 
 def test_the_table_fits_a_console():
     images = pd.DataFrame({"image": ["a", "b"], "path": ["a", "b"]})
-    oof = contributions.predictions.oof_table(
-        images, 0, "mask", np.array([[0], [2]]), np.array([[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]])
-    )
+    oof = predictions.oof_table(images, 0, "mask", np.array([[0], [2]]), np.array([[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]]))
     long = "runs/10-AdamP-CosineAnnealingWarmRestarts-0.6*FL+0.4*F1-v10-mask_5fold"
     sources = [Source(long, Path(), "mask", "all"), Source("runs/short:fold2", Path(), "age_group", [2])]
     found = [Member(sources[0], [0, 1, 2, 3, 4], None, oof), Member(sources[1], [2], None, None)]
-    head, first, second = contributions.table(found, [{"mask": 0.25}, 0], [0.0123, np.inf])
+    head, first, second = contributions.contributions_table(found, [{"mask": 0.25}, 0], [0.0123, np.inf])
     assert max(map(len, (head, first, second))) <= 100
     assert head.split() == ["#", "member", "target", "folds", "scored", "on", "own", "F1", "weight", "adds"]
     assert first.split()[2:] == ["mask", "0..4", "mask", "0.3333", "0.25", "+0.0123"]  # F1 2/3 and 0 of the two classes

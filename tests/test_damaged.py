@@ -16,14 +16,12 @@ import safetensors.torch
 import torch
 from damaged import BOTTOM, IMAGES, LEFT, NAMES, RIGHT, SAME, TABLES, TOP, WHOLE, whole, write_table
 
-import cache
 import checkpoint
 import dataset
-import decoding
 import errors
 import experiment
+import files
 import images
-import mappings
 import model
 import plan
 import predictions
@@ -45,7 +43,7 @@ def test_images(name, tmp_path):
     content, expected = IMAGES[name]
     file = tmp_path / name
     file.write_bytes(content)
-    for read in (lambda: decoding.decode(file, Geometry(16, 16)), lambda: np.asarray(images.open_rgb(file).resize((16, 16)))):
+    for read in (lambda: images.decode(file, Geometry(16, 16)), lambda: np.asarray(images.open_rgb(file).resize((16, 16)))):
         if expected in LOOK:
             bright, dark = (read()[part].astype(int) for part in LOOK[expected])
             assert bright.mean() == pytest.approx(200, abs=8) and dark.mean() < 8
@@ -60,12 +58,12 @@ def test_images_cut_anywhere(kind, tmp_path):
     """What a cut file still shows is what the whole one shows, or nothing."""
     file, content = tmp_path / "cut.jpg", whole(kind)
     file.write_bytes(content)
-    right = decoding.decode(file, Geometry(16, 16))
+    right = images.decode(file, Geometry(16, 16))
     refused = 0
     for end in np.linspace(0, len(content), 40, endpoint=False).astype(int):
         file.write_bytes(content[:end])
         try:
-            shown = decoding.decode(file, Geometry(16, 16))
+            shown = images.decode(file, Geometry(16, 16))
         except InputError as error:
             refused += str(error).startswith(f"{file}: not a readable image ({end} bytes")
         else:
@@ -109,9 +107,9 @@ def reader(competition, folder):
     return {
         "train.csv": lambda: dataset.read_people(folder.parent),
         "info.csv": lambda: pd.DataFrame({"ImageID": dataset.read_eval(folder.parent)[0]}),
-        "submission.csv": lambda: pd.DataFrame(dict(zip(("ImageID", "ans"), predictions.read_submission(folder / "submission.csv")))),
-        "oof.csv": lambda: predictions.read(folder / "oof.csv", "gender", ("image", "path"))[["image", "path", "fold", "target", "p0", "p1"]],
-        "eval.csv": lambda: predictions.read(folder / "eval.csv", "gender", ("ImageID",)),
+        "submission.csv": lambda: pd.DataFrame(dict(zip(("ImageID", "ans"), dataset.read_submission(folder / "submission.csv")))),
+        "oof.csv": lambda: predictions.read_table(folder / "oof.csv", "gender", ("image", "path"))[["image", "path", "fold", "target", "p0", "p1"]],
+        "eval.csv": lambda: predictions.read_table(folder / "eval.csv", "gender", ("ImageID",)),
         "folds.csv": lambda: experiment.read_folds(folder),
         "log.csv": lambda: experiment.read_log(folder / "log.csv"),
         "fixes.csv": lambda: dataset.read_label_fixes(folder / "fixes.csv", people, 0.9)[0],
@@ -161,24 +159,24 @@ def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys
 # ---- the system's own errors ---------------------------------------------------------------------------------------
 
 READERS = {
-    "last.pt": lambda path: checkpoint.load(path.parent.parent, 0),
+    "last.pt": lambda path: checkpoint.load_state(path.parent.parent, 0),
     "best.safetensors": model.read_facts,
     "best.safetensors (all of it)": model.load,
     "best.safetensors (whose?)": model.is_trained,
     "best.safetensors (--weights)": model.read_state_dict,
     "weights.pth": model.read_state_dict,
-    "cache.npy": lambda path: cache.read_array(path, np.uint8, (4,)),
-    "fold.json": mappings.read_json,
-    "args.yaml": lambda path: mappings.read_yaml(path, "train it anew"),
+    "cache.npy": lambda path: images.read_array(path, np.uint8, (4,)),
+    "fold.json": files.read_json,
+    "args.yaml": lambda path: files.read_yaml(path, "train it anew"),
     "args.yaml (its comment)": lambda path: experiment.change_args(path.parent, epochs=2),
-    "oof.csv": lambda path: predictions.read(path, "gender", ("image", "path")),
+    "oof.csv": lambda path: predictions.read_table(path, "gender", ("image", "path")),
     "folds.csv": lambda path: experiment.read_folds(path.parent),
     "folds.csv (its people)": records._read_people,
-    "fixes.csv": experiment.file_digest,
+    "fixes.csv": files.file_digest,
     "label_fixes.csv": lambda path: training_data.check_fixes("fixes.csv", pd.DataFrame(), path.parent),
-    "plan.txt": plan.read,
+    "plan.txt": plan.read_plan,
     "image.png": images.open_rgb,
-    "tiff_inside.jpg": lambda path: decoding.decode(path, Geometry(8, 8)),
+    "tiff_inside.jpg": lambda path: images.decode(path, Geometry(8, 8)),
 }
 
 
@@ -187,7 +185,7 @@ def readable(tmp_path_factory):
     """A folder with the files of READERS, all whole."""
     folder = tmp_path_factory.mktemp("readable") / "fold0"
     folder.mkdir()
-    checkpoint.save(folder.parent, 0, {"epoch": 1})
+    checkpoint.save_state(folder.parent, 0, {"epoch": 1})
     facts = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.5] * 3}
     state = {name: value.contiguous() for name, value in model.create("test_resnet", "mask", (32, 24)).state_dict().items()}
     model.save_weights(state, facts | {"options": {"memory_format": "contiguous"}}, folder / "best.safetensors")
@@ -197,7 +195,7 @@ def readable(tmp_path_factory):
     (folder / "args.yaml").write_text("# train.py\ntarget: gender\nepochs: 1\n")
     for file in ("oof.csv", "folds.csv", "fixes.csv"):
         write_table(folder, file)
-    (folder / "label_fixes.csv").write_bytes(experiment.csv_text(pd.DataFrame()).encode())
+    (folder / "label_fixes.csv").write_bytes(files.csv_text(pd.DataFrame()).encode())
     (folder / "plan.txt").write_text("baseline: --epochs 1\n")
     for name, kind in (("image.png", "PNG"), ("tiff_inside.jpg", "TIFF")):
         (folder / name).write_bytes(whole(kind))
@@ -253,7 +251,7 @@ def test_a_disk_that_maps_no_files_does_not_make_them_damaged(readable, monkeypa
 def test_a_cache_that_cannot_be_read_on_is_not_damaged(tmp_path, monkeypatch):
     """Nor is one of which less is read than there is; one that is shorter is."""
     np.save(tmp_path / "cache.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    store = cache.ImageStore(np.load(tmp_path / "cache.npy", mmap_mode="r"), "cpu", "host")
+    store = images.ImageStore(np.load(tmp_path / "cache.npy", mmap_mode="r"), "cpu", "host")
     monkeypatch.setattr(os, "preadv", lambda *_args: 7)
     with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(a part of it alone\); try again"):
         store.gather(np.array([1]))
@@ -283,7 +281,7 @@ def test_a_fold_that_cannot_be_looked_up_now_is_not_taken_for_one_that_is_not_tr
 
 
 @pytest.mark.parametrize(("call", "read"), [
-    ("scandir", lambda path: dataset.person_images(path)), ("stat", lambda path: cache.stat_all([path])),
+    ("scandir", lambda path: dataset.person_images(path)), ("stat", lambda path: images.stat_all([path])),
 ])  # fmt: skip
 def test_what_the_system_cannot_look_up_now_is_told_as_that(tmp_path, monkeypatch, call, read):
     def lost(*_args, **_options):
@@ -298,9 +296,9 @@ def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path, monkeypatch
     def failing(_state):
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(checkpoint, "check", failing)
+    monkeypatch.setattr(checkpoint, "check_state", failing)
     with pytest.raises(RuntimeError, match="CUDA error"):
-        checkpoint.restore(None, {}, tmp_path / "last.pt")
+        checkpoint.restore_state(None, {}, tmp_path / "last.pt")
 
 
 def test_weights_that_memory_is_too_small_for_are_not_called_damaged(readable, monkeypatch):

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import dataset
-import tables
+import demo
+import files
 from errors import InputError
 
 # People of the competition by gender x age group (competition facts): the strata that folds must share out.
@@ -132,9 +133,9 @@ def test_training_labels_follow_bounds_and_official_ones_do_not(shared_data):
 
 def test_folder_to_paste_is_named_where_it_would_not_be_found(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert dataset.as_option("a b") == " --data-dir 'a b'"
+    assert demo.as_option("a b") == " --data-dir 'a b'"
     data.rename(tmp_path / "data")
-    assert dataset.as_option("data") == ""
+    assert demo.as_option("data") == ""
 
 
 def test_no_csv(data):
@@ -146,7 +147,7 @@ def test_no_csv(data):
 def test_data_dir_that_is_given_is_never_replaced_by_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"--data-dir nowhere: no such folder"):
-        dataset.locate("nowhere")
+        demo.locate("nowhere")
 
 
 def test_folder_missing_on_disk_empty_or_incomplete(data):
@@ -258,7 +259,7 @@ def test_a_label_fix_by_id_reaches_all_rows_of_the_id(tmp_path):
 
 
 def test_shipped_label_fixes_hold_what_teams_agree_on():
-    table = tables.read("label_fixes.csv", ("path", "column", "value", "confidence"))
+    table = files.read_csv("label_fixes.csv", ("path", "column", "value", "confidence"))
     certain = table[table["confidence"] == "1.0"]
     assert certain.groupby(["column", "value"]).size().to_dict() == {
         ("gender", "female"): 2,

@@ -17,9 +17,9 @@ from PIL import Image
 
 import dataset
 import demo
-import disk
-import faces
-import photos
+import files
+from demo_faces.faces import draw_person, draw_traits
+from demo_faces.photos import CENTRE, SCALE, draw_mask, person_images
 from errors import InputError
 
 
@@ -62,7 +62,7 @@ def test_a_person_is_the_same_in_a_set_of_another_size():
     small, large = ({key: age for _, age, key in demo.plan_people(people, 0)} for people in (70, 300))
     assert len(small) == 70 and small.items() <= large.items()
     assert large != {key: age for _, age, key in demo.plan_people(300, 1)}
-    one, same, other = (np.asarray(photos.person_images(1, 30, 0, *key)["normal"], int) for key in ((0, 5), (0, 5), (0, 6)))
+    one, same, other = (np.asarray(person_images(1, 30, 0, *key)["normal"], int) for key in ((0, 5), (0, 5), (0, 6)))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).mean() > 2
 
@@ -100,15 +100,15 @@ def test_every_group_fills_five_folds():
 
 def test_mask_hides_the_mouth_and_a_wrong_one_shows_the_nose():
     """Pixels around the mouth change where a mask is worn; around the nose's tip they stay under a wrong one."""
-    traits = faces.draw_traits(0, 30, np.random.default_rng(1))
-    bare = faces.draw_person(traits, np.random.default_rng(2))
+    traits = draw_traits(0, 30, np.random.default_rng(1))
+    bare = draw_person(traits, np.random.default_rng(2))
 
     def change(wearing, left, top, right, bottom):
-        patch, corner = photos.draw_mask(bare, traits, wearing, np.random.default_rng(3))
+        patch, corner = draw_mask(bare, traits, wearing, np.random.default_rng(3))
         masked = bare.copy()
         masked.paste(patch, corner)
-        x, y = photos.CENTRE
-        box = [photos.SCALE * value for value in (x + left, y + top, x + right, y + bottom)]
+        x, y = CENTRE
+        box = [SCALE * value for value in (x + left, y + top, x + right, y + bottom)]
         return np.abs(np.asarray(masked.crop(box), int) - np.asarray(bare.crop(box), int)).mean()
 
     mouth, nose = (-20, 60, 20, 76), (-12, 18, 12, 34)
@@ -147,7 +147,7 @@ def test_room_that_is_there_for_the_whole_set(drawn, tmp_path, monkeypatch):
     """11 people of 7 images take 1.8 MiB at the size that is reckoned with; what was drawn takes less, and not by much."""
     drawn_bytes = sum(path.stat().st_size for path in drawn.rglob("*"))
     assert 0.8 < drawn_bytes / (77 * demo.IMAGE_BYTES) < 1
-    monkeypatch.setattr(demo.disk, "free", lambda path: 77 * demo.IMAGE_BYTES - 1)
+    monkeypatch.setattr(files, "free", lambda path: 77 * demo.IMAGE_BYTES - 1)
     with pytest.raises(
         InputError, match=r"set: 1\.8 MiB \(the demo set\) are needed, and 1\.8 MiB are free on .*; make room there$"
     ):
@@ -171,7 +171,7 @@ def test_a_signal_to_the_whole_group_is_one_line(tmp_path):
 
 def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "_draw_all", None)  # the second does not draw
-    with disk.held(tmp_path, ""):
+    with files.held(tmp_path, ""):
         waiting = threading.Thread(target=demo.draw_demo, args=(tmp_path / "set", 8, 3))
         waiting.start()
         until_told("waiting for another process")

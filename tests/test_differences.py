@@ -5,8 +5,9 @@ import pytest
 import sklearn.metrics
 
 import differences
+import metrics
+from dataset import combine
 from differences import Comparison, Paired
-from labels import combine
 
 
 def one_hot(classes, C):
@@ -70,22 +71,22 @@ def test_expected_f1_by_hand():
     F1 of 0 is 2 * 1.3 / (2 + 1.6) = 0.7222; class 1 is expected 1.4 times, right 0.7 times of 1: 2 * 0.7 / (1 + 1.4) = 0.5833.
     """
     probs = np.array([[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]])
-    np.testing.assert_allclose(differences.expected_f1(np.array([0, 0, 1]), probs), [2.6 / 3.6, 1.4 / 2.4])
-    np.testing.assert_array_equal(differences.expected_f1(np.array([0]), np.array([[1.0, 0, 0]])), [1, 0, 0])
+    np.testing.assert_allclose(differences.expected_f1_difference(np.array([0, 0, 1]), probs), [2.6 / 3.6, 1.4 / 2.4])
+    np.testing.assert_array_equal(differences.expected_f1_difference(np.array([0]), np.array([[1.0, 0, 0]])), [1, 0, 0])
 
 
 def test_expected_f1_of_known_truth_is_f1():
     rng = np.random.default_rng(0)
     truth, answers = rng.integers(5, size=(2, 200))
     expected = sklearn.metrics.f1_score(truth, answers, average=None, labels=range(5))
-    np.testing.assert_allclose(differences.expected_f1(answers, one_hot(truth, 5)), expected)
+    np.testing.assert_allclose(differences.expected_f1_difference(answers, one_hot(truth, 5)), expected)
 
 
 def test_the_expected_effect_takes_the_mean_of_both():
     rng = np.random.default_rng(1)
     probs_a, probs_b = rng.dirichlet(np.ones(3), (2, 50))
     both = Comparison("mask", list(range(50)), probs_a.argmax(1), probs_b.argmax(1), probs_a, probs_b)
-    np.testing.assert_allclose(both.expected_f1[1], differences.expected_f1(both.b, (probs_a + probs_b) / 2))
+    np.testing.assert_allclose(both.expected_f1[1], differences.expected_f1_difference(both.b, (probs_a + probs_b) / 2))
 
 
 def test_people_next_to_a_boundary():
@@ -130,7 +131,7 @@ def test_paired_scores_and_interval():
     assert (result.f1_a, result.units) == (1.0, 20)
     assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
     assert 0 <= result.low < result.difference < result.high < 0.5
-    samples = differences.metrics.bootstrap_difference(truth, truth, b, persons, 2)
-    assert (result.low, result.high) == differences.metrics.interval(samples)
+    samples = metrics.bootstrap_difference(truth, truth, b, persons, 2)
+    assert (result.low, result.high) == metrics.interval(samples)
     mirrored = differences.paired(truth, b, truth, persons, 2)
     assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))

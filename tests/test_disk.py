@@ -18,11 +18,10 @@ import torch
 from conftest import gradient, save, until_told
 from matplotlib.figure import Figure
 
-import cache
 import checkpoint
-import disk
 import events
-import experiment
+import files
+import images
 import model
 from errors import InputError
 from images import Geometry
@@ -113,16 +112,16 @@ def linear(number):
 
 # What writes a file: (its name, a function of the folder and a number that is to be written).
 WRITERS = {
-    "text": ("text.html", lambda folder, number: experiment.write_text(folder / "text.html", f"{number}" * 9)),
-    "json": ("summary.json", lambda folder, number: experiment.write_json(folder / "summary.json", {"f1": number})),
-    "csv": ("oof.csv", lambda folder, number: experiment.write_csv(folder / "oof.csv", pd.DataFrame({"p0": [number]}))),
-    "picture": ("curves.png", lambda folder, number: disk.write_figure(folder / "curves.png", figure(number))),
+    "text": ("text.html", lambda folder, number: files.write_text(folder / "text.html", f"{number}" * 9)),
+    "json": ("summary.json", lambda folder, number: files.write_json(folder / "summary.json", {"f1": number})),
+    "csv": ("oof.csv", lambda folder, number: files.write_csv(folder / "oof.csv", pd.DataFrame({"p0": [number]}))),
+    "picture": ("curves.png", lambda folder, number: files.write_figure(folder / "curves.png", figure(number))),
     "weights": (
         "best.safetensors",
         lambda folder, number: model.save_weights(model.weights(linear(number)), {}, folder / "best.safetensors"),
     ),
-    "state": ("fold0/last.pt", lambda folder, number: checkpoint.save(folder, 0, tensors(number))),
-    "events": ("events", lambda folder, number: disk.append(folder / "events", f"epoch {number}\n".encode())),
+    "state": ("fold0/last.pt", lambda folder, number: checkpoint.save_state(folder, 0, tensors(number))),
+    "events": ("events", lambda folder, number: files.append(folder / "events", f"epoch {number}\n".encode())),
 }
 
 
@@ -144,7 +143,7 @@ def test_whatever_call_fails_the_old_file_stays(tmp_path, writer):
         with faults.hold():
             try:
                 write(tmp_path, 2)
-            except disk.DiskError as error:
+            except files.DiskError as error:
                 assert name in str(error) and "can't be written (No space left on device): " in str(error)
                 assert (
                     "are free on volume" in str(error) and str(error).endswith("; make room there") and "\n" not in str(error)
@@ -164,7 +163,7 @@ def test_whatever_call_fails_while_a_cache_is_built_none_is_there(tmp_path):
         at += 1
         faults = Faults(place, at)
         with faults.hold(), pytest.raises((InputError, OSError)) as told:
-            cache.open_cache(files, Geometry(8, 8), place, quiet=True)
+            images.open_cache(files, Geometry(8, 8), place, quiet=True)
         if list(place.glob("*.json")):  # built; what failed was reading it
             break
         error = str(told.value)
@@ -172,7 +171,9 @@ def test_whatever_call_fails_while_a_cache_is_built_none_is_there(tmp_path):
         left = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".lock"}
         assert left == {"other.npy": b"another cache"}, at
     assert at > 10
-    np.testing.assert_array_equal(*(cache.open_cache(files, Geometry(8, 8), tmp_path / each)[0] for each in ("cache", "fresh")))
+    np.testing.assert_array_equal(
+        *(images.open_cache(files, Geometry(8, 8), tmp_path / each)[0] for each in ("cache", "fresh"))
+    )
 
 
 @pytest.mark.parametrize("writer", [name for name in WRITERS if name != "json"])
@@ -183,7 +184,7 @@ def test_a_limit_of_the_system_is_told_by_every_library(tmp_path, writer):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
     try:
         with pytest.raises(
-            disk.DiskError, match=r"can't be written \(File too large\): .* are needed, and .* are free on volume /"
+            files.DiskError, match=r"can't be written \(File too large\): .* are needed, and .* are free on volume /"
         ):
             WRITERS[writer][1](tmp_path, 1)
     finally:
@@ -193,14 +194,14 @@ def test_a_limit_of_the_system_is_told_by_every_library(tmp_path, writer):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_a_signal_while_writing_keeps_the_old_file(tmp_path, stop):
-    experiment.write_text(tmp_path / "a", "old")
+    files.write_text(tmp_path / "a", "old")
 
     def write(temporary):
         temporary.write_text("half")
         raise stop
 
     with pytest.raises(stop):
-        disk.write_atomic(tmp_path / "a", write)
+        files.write_atomic(tmp_path / "a", write)
     assert contents(tmp_path) == {"a": b"old"}
 
 
@@ -217,15 +218,15 @@ Facts = collections.namedtuple("Facts", "f_bavail f_frsize f_files f_favail")
 ])  # fmt: skip
 def test_the_error_names_file_volume_and_room(tmp_path, monkeypatch, code, facts, message):
     monkeypatch.setattr(os, "statvfs", lambda path: Facts(*facts))
-    with pytest.raises(disk.DiskError, match=message), Faults(tmp_path, 1, code).hold():
-        disk.write_bytes(tmp_path / "a.bin", bytes(2 << 20))
+    with pytest.raises(files.DiskError, match=message), Faults(tmp_path, 1, code).hold():
+        files.write_bytes(tmp_path / "a.bin", bytes(2 << 20))
 
 
 def test_a_link_stays_and_its_file_is_written(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link.html").symlink_to(tmp_path / "there" / "page.html")
     for text in ("one", "two"):
-        experiment.write_text(tmp_path / "link.html", text)
+        files.write_text(tmp_path / "link.html", text)
         assert (tmp_path / "link.html").is_symlink() and (tmp_path / "there" / "page.html").read_text() == text
     assert len(list(tmp_path.rglob("*"))) == 3
 
@@ -235,33 +236,33 @@ def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     for name in ("pipe", "link"):
-        with pytest.raises(disk.DiskError, match=rf"{name}: is a device or a pipe, whose place a file would take"):
-            disk.write_bytes(tmp_path / name, b"text")
+        with pytest.raises(files.DiskError, match=rf"{name}: is a device or a pipe, whose place a file would take"):
+            files.write_bytes(tmp_path / name, b"text")
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode) and not os.path.isfile("/dev/null")
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_folder_that_is_gone_is_named(tmp_path):
     gone = r"gone/a: can't be written \(there is no folder .*/gone\): 4 bytes are needed, and .* are free on volume /.*; was it moved"
-    with pytest.raises(disk.DiskError, match=gone):
-        experiment.write_text(tmp_path / "gone" / "a", "text")
-    with pytest.raises(disk.DiskError, match=gone):
-        disk.append(tmp_path / "gone" / "a", b"text")
+    with pytest.raises(files.DiskError, match=gone):
+        files.write_text(tmp_path / "gone" / "a", "text")
+    with pytest.raises(files.DiskError, match=gone):
+        files.append(tmp_path / "gone" / "a", b"text")
     with (
-        pytest.raises(disk.DiskError, match=r"gone/lock: can't be locked \(No such file"),
-        disk.held(tmp_path / "gone/lock", ""),
+        pytest.raises(files.DiskError, match=r"gone/lock: can't be locked \(No such file"),
+        files.held(tmp_path / "gone/lock", ""),
     ):
         pass
 
 
 def test_holding_a_folder_that_is_gone_makes_no_file_of_its_name(tmp_path):
     with (
-        pytest.raises(disk.DiskError, match=r"run: can't be locked \(No such file or directory\)"),
-        disk.held(tmp_path / "run", ""),
+        pytest.raises(files.DiskError, match=r"run: can't be locked \(No such file or directory\)"),
+        files.held(tmp_path / "run", ""),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
-    with disk.held(tmp_path / "lock", "", make=True):
+    with files.held(tmp_path / "lock", "", make=True):
         assert (tmp_path / "lock").is_file()
 
 
@@ -277,9 +278,9 @@ def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
         lock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", of_nfs)
-    with disk.held(tmp_path / "lock", "", make=True), disk.held(tmp_path, ""):
+    with files.held(tmp_path / "lock", "", make=True), files.held(tmp_path, ""):
         assert modes == [True, False]
-    with disk.held(tmp_path / "lock", ""):
+    with files.held(tmp_path / "lock", ""):
         assert (tmp_path / "lock").stat().st_size == 0
 
 
@@ -294,7 +295,7 @@ def test_a_file_of_another_user_is_locked_for_reading(tmp_path, monkeypatch):
         return opened(path, flags, *mode)
 
     monkeypatch.setattr(os, "open", of_another)
-    with disk.held(tmp_path / "lock", ""), pytest.raises(InputError, match=r"^taken$"), disk.held(tmp_path / "lock", "taken"):
+    with files.held(tmp_path / "lock", ""), pytest.raises(InputError, match=r"^taken$"), files.held(tmp_path / "lock", "taken"):
         pass
     assert modes == [os.O_RDWR, os.O_RDONLY] * 2
 
@@ -305,7 +306,7 @@ def test_a_disk_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     told = r"can't be locked \(Function not implemented\); take a folder on a disk that knows locks"
-    with pytest.raises(disk.DiskError, match=told), disk.held(tmp_path, ""):
+    with pytest.raises(files.DiskError, match=told), files.held(tmp_path, ""):
         pass
 
 
@@ -314,10 +315,10 @@ def test_room_is_summed_over_what_shares_a_volume(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: Facts(10, 4096, 0, 0))
     run, pixels = tmp_path / "runs" / "not" / "yet", tmp_path / "cache"
     needs = [("--output-dir", run, "the run", 30 << 10), ("--cache-dir", pixels, "decoded images", 10 << 10)]
-    disk.check_room(needs)
+    files.check_room(needs)
     needs[1] = (*needs[1][:3], 11 << 10)
     with pytest.raises(InputError) as told:
-        disk.check_room(needs)
+        files.check_room(needs)
     assert str(told.value).startswith(
         f"--output-dir {run} and --cache-dir {pixels}: 30.0 KiB (the run) and 11.0 KiB (decoded images) are needed, and 40.0 KiB "
         "are free on volume /"
@@ -329,11 +330,11 @@ def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
     turn = threading.Event()
 
     def wait():
-        with disk.held(tmp_path, "waiting for the other", wait=True):
+        with files.held(tmp_path, "waiting for the other", wait=True):
             turn.set()
 
-    with disk.held(tmp_path, ""):
-        with pytest.raises(InputError, match=r"^taken$"), disk.held(tmp_path, "taken"):
+    with files.held(tmp_path, ""):
+        with pytest.raises(InputError, match=r"^taken$"), files.held(tmp_path, "taken"):
             pass
         other = threading.Thread(target=wait)
         other.start()
@@ -345,7 +346,7 @@ def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
 
 
 def test_sizes_in_words():
-    assert [disk.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
+    assert [files.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
         "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
 
 

@@ -7,12 +7,13 @@ import pytest
 import several
 import torch
 
+import dataset
 import engine
 import fits
 import model
 import parts
-from cache import ImageStore
 from distributed import Ranks
+from images import ImageStore
 
 RECIPE = fits.Recipe(
     target="label", loss="ce", gamma=2.0, smoothing=0.025, class_weights="none", age_sigma=2.0, optimizer="AdamW", lr=1e-3,
@@ -32,7 +33,7 @@ def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     truth = rng.integers(0, 3, people)
     rows = np.arange(people)
     mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-    data = fits.FoldData(
+    data = dataset.FoldData(
         fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std,
         classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
     )  # fmt: skip
@@ -244,7 +245,7 @@ def test_processes_share_the_mix_of_a_step():
     def part(ranks):
         fit = make_fit(mix="cutmix")
         fit.ranks = ranks
-        return parts.step_parts(fit, np.arange(30), 1)[0]
+        return parts.micro_batches(fit, np.arange(30), 1)[0]
 
     whole, *shares = map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device)))
     partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))

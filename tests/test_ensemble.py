@@ -14,6 +14,7 @@ import yaml
 from simulated import People, eval_names, write_data, write_run
 
 import blend
+import dataset
 import ensemble
 import errors
 import evaluation
@@ -22,7 +23,7 @@ import members
 import metrics
 import predictions
 import search
-from labels import HEADS, age_group_probs, combine, head_slices, marginals
+from dataset import HEADS, age_group_probs, combine, head_slices, marginals
 from pipeline import Plan
 
 
@@ -38,7 +39,7 @@ def three(runs):
 
 
 def probs(path, target):
-    return pd.read_csv(path)[predictions.columns(target)].to_numpy()
+    return pd.read_csv(path)[dataset.columns(target)].to_numpy()
 
 
 def test_three_targets_become_one_scored_submission(runs, three, places, tmp_path, shared_data, capsys):
@@ -53,7 +54,7 @@ def test_three_targets_become_one_scored_submission(runs, three, places, tmp_pat
     oof, score = pd.read_csv(folder / "oof.csv"), json.loads((folder / "score.json").read_text())
     official = pd.read_csv(runs["label"] / "oof.csv").set_index("image")["target"]
     assert (oof["target"].to_numpy() == official.loc[oof["image"]].to_numpy()).all()
-    pred = oof[predictions.columns("label")].to_numpy().argmax(1)
+    pred = oof[dataset.columns("label")].to_numpy().argmax(1)
     assert score["oof_f1"] == pytest.approx(
         sklearn.metrics.f1_score(oof["target"], pred, average="macro", zero_division=0), abs=1e-6
     )
@@ -420,7 +421,7 @@ def by_recipe(recipe, table, factors=None):
     mean = {part: total / weights for part, (total, weights) in sums.items() if weights}
     if weight and label_weight:
         mean = marginals(label / label_weight) | mean
-    blended = label + (weight * combine(*(mean[part] for part in blend.PARTS)) if weight else 0)
+    blended = label + (weight * combine(*(mean[part] for part in dataset.COMPONENTS)) if weight else 0)
     biased = blended * recipe.get("biases", np.ones(18)) * np.repeat(recipe.get(factors, np.ones(3)), 6)
     return biased / biased.sum(1, keepdims=True)
 
@@ -442,7 +443,7 @@ def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkey
         value = sklearn.metrics.f1_score(oof["target"], label_probs.argmax(1), average="macro", zero_division=0)
         return pytest.approx(value, abs=1e-6)
 
-    assert score["oof_f1"] == f1(oof[predictions.columns("label")].to_numpy())
+    assert score["oof_f1"] == f1(oof[dataset.columns("label")].to_numpy())
     assert score["in_sample_f1"] == f1(by_recipe(recipe, "oof.csv"))
     plain = [{"run": member["run"], "target": member["target"], "weight": 1} for member in recipe["members"]]
     assert score["plain_f1"] == f1(by_recipe({"members": plain, "age_bounds": [30, 60]}, "oof.csv"))

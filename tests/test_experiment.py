@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import disk
 import experiment
+import files
 import train
+import training_data
 from errors import InputError
 
 
@@ -76,20 +77,20 @@ def test_quick_looks_say_so_and_take_no_number_from_others(tmp_path):
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "table.csv"
-    experiment.write_text(path, "old")
+    files.write_text(path, "old")
 
     def breaks(temporary):
         temporary.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"table.csv: can't be written \(No space left"):
-        disk.write_atomic(path, breaks)
+        files.write_atomic(path, breaks)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
 
 
 def _hold(folder, held, release):
-    with experiment.locked(folder):
+    with files.locked(folder):
         held.set()
         release.wait(30)
 
@@ -100,11 +101,11 @@ def test_a_folder_is_held_until_its_owner_is_gone(tmp_path):
     owner = context.Process(target=_hold, args=(tmp_path, held, release))
     owner.start()
     assert held.wait(30)
-    with pytest.raises(InputError, match="another process is training it"), experiment.locked(tmp_path):
+    with pytest.raises(InputError, match="another process is training it"), files.locked(tmp_path):
         pass
     os.kill(owner.pid, 9)
     owner.join()
-    with experiment.locked(tmp_path):
+    with files.locked(tmp_path):
         pass
 
 
@@ -131,9 +132,9 @@ def test_a_made_folder_is_complete_or_not_there(tmp_path):
     assert (made(out, None, fill) / "a").read_text() == "02-soft-3runs"
 
     def full(inside, name):
-        disk.write_atomic(inside / "a", lambda temporary: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        files.write_atomic(inside / "a", lambda temporary: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 
-    with pytest.raises(disk.DiskError, match=rf"{out}/mine/a: can't be written \(No space left"):
+    with pytest.raises(files.DiskError, match=rf"{out}/mine/a: can't be written \(No space left"):
         made(out, "mine", full)
     with pytest.raises(KeyboardInterrupt):
         made(out, "mine", lambda inside, name: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -164,7 +165,7 @@ def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
     for number in (0, 1):
         (tmp_path / f"fold{number}").mkdir()
     facts = dict.fromkeys(experiment.FOLD, 1) | {"weights_sha256": ""}
-    experiment.write_json(tmp_path / "fold1" / "fold.json", facts)
+    files.write_json(tmp_path / "fold1" / "fold.json", facts)
     with experiment.fold_lock(tmp_path, 0), experiment.fold_lock(tmp_path, 1):  # complete, whoever holds it
         experiment.check_not_trained(tmp_path, [1, 2])
         with pytest.raises(InputError, match=r"fold0: another process is training it; wait for it or stop it"):
@@ -219,7 +220,7 @@ def half(fit):
 
 def test_a_run_in_training_is_not_gone_on_with(half, monkeypatch):
     """--resume of a run whose missing fold another process trains is refused before any data is read."""
-    monkeypatch.setattr(train.training_data, "load_data", None)
+    monkeypatch.setattr(training_data, "load_data", None)
     with experiment.fold_lock(half, 1), pytest.raises(InputError, match=r"fold1: another process is training it; wait for it"):
         train.main(["--resume", str(half), "--quiet"])
 
@@ -229,7 +230,7 @@ def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
     found, locks = experiment.done_folds, []
 
     def done_folds(run):
-        with pytest.raises(InputError, match="another process is training it"), experiment.locked(run):
+        with pytest.raises(InputError, match="another process is training it"), files.locked(run):
             pass
         locks.append(run)
         return found(run)
@@ -249,7 +250,7 @@ def test_a_run_folder_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path):
         seen.append((name, (tmp_path / name / "args.yaml").exists()))
         (folder / "args.yaml").write_text(name)
 
-    with experiment.locked(alive):
+    with files.locked(alive):
         assert experiment.make_folder(tmp_path, "mine", None, fill) == tmp_path / "mine"
     assert not dead.exists() and alive.exists() and (tmp_path / "mine" / "args.yaml").read_text() == "mine"
     names = iter(["first", "second"])

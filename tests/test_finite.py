@@ -34,7 +34,7 @@ def test_the_first_bad_step_and_all_its_images_are_named(bad_loss, value):
     with pytest.raises(finite.NotFinite, match=f"the training loss is {value}") as found:
         train(fit)
     assert (found.value.epoch, found.value.step) == (2, 2)
-    (part,) = parts.step_parts(fit, parts.epoch_order(fit), 1)
+    (part,) = parts.micro_batches(fit, parts.fold_order(fit), 1)
     assert len(part.partners) and found.value.rows.tolist() == part.reads.tolist()
 
 
@@ -68,7 +68,7 @@ def test_steps_that_half_precision_skips_are_no_error():
     before = fit.model.fc.weight.detach().clone()
     train(fit, stop_after=1)
     assert fit.scaler.get_scale() == pytest.approx(1.5e38) and torch.equal(before, fit.model.fc.weight)
-    finite.check_state(fit)
+    finite.check_finite(fit)
 
 
 def spoil_weight(fit):
@@ -87,9 +87,9 @@ def spoil_optimizer(fit):
 def test_nothing_bad_is_saved_though_the_loss_was_good(spoil):
     fit = make_fit(ema=0.9)
     train(fit, stop_after=2)
-    finite.check_state(fit)
+    finite.check_finite(fit)
     spoil(fit)
     with pytest.raises(finite.NotFinite, match="a weight is not finite") as found:
-        finite.check_state(fit)
+        finite.check_finite(fit)
     assert (found.value.epoch, found.value.step) == (1, 2)
     assert np.array_equal(found.value.rows, parts.step_rows(fit, 1))

@@ -96,9 +96,9 @@ def test_layers_far_from_the_head_learn_more_slowly():
 
 def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
     fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
-    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
+    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
     assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
-    images, targets = parts.prepare(fit, part, fit.data.store.gather(part.reads))
+    images, targets = parts.make_batch(fit, part, fit.data.store.gather(part.reads))
     torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
     mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
     for image, row, partner in zip(images, part.rows, part.partners):
@@ -113,7 +113,7 @@ def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
 
 def test_partners_are_changed_by_draws_of_their_own():
     fit = make_fit(mix="mixup", mix_prob=1.0, aug="strong")
-    (part,) = parts.step_parts(fit, fit.data.train_rows, 0)
+    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
     assert len(part.partner_params) == len(part.params) == 8
     assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
 

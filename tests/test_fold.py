@@ -13,10 +13,11 @@ from test_engine import assert_equal, facts, make_fit
 from test_train import command
 
 import checkpoint
-import disk
 import engine
+import errors
 import events
 import experiment
+import files
 import finite
 import fold
 import model
@@ -82,7 +83,7 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on_before_they_w
     go_on.set()
     job.writer.wait()
     assert "fold 0 epoch  1/2" in capsys.readouterr().err
-    fit.load_state_dict(checkpoint.load(job.run, 0))
+    fit.load_state_dict(checkpoint.load_state(job.run, 0))
     assert_equal(facts(fit), left)
     assert_equal(dict(model.load(job.run / "fold0" / "best.safetensors")[0].state_dict()), dict(weights))
     assert experiment.read_log(job.run / "log.csv")["epoch"].tolist() == [1]
@@ -92,20 +93,20 @@ def test_a_full_disk_ends_the_next_step(job, monkeypatch):
     """What could not be written is not told, and no step more is trained."""
 
     def full(*_args):
-        raise disk.DiskError("last.pt: can't be written")
+        raise files.DiskError("last.pt: can't be written")
 
     fit, told = make_fit(), []
-    monkeypatch.setattr(checkpoint, "save", full)
-    monkeypatch.setattr(fold.errors, "say", told.append)
+    monkeypatch.setattr(checkpoint, "save_state", full)
+    monkeypatch.setattr(errors, "say", told.append)
     fold.put_epoch(job, [], [{"fold": 0, "epoch": 1}], {}, "an epoch")
     while not job.writer.done:
         time.sleep(0.01)
-    with pytest.raises(disk.DiskError, match=r"last.pt: can't be written"):
+    with pytest.raises(files.DiskError, match=r"last.pt: can't be written"):
         fold.train_epoch(replace(job, args=argparse.Namespace(epochs=2, quiet=True, save_minutes=9)), fit, dict)
     assert (fit.step, told) == (1, [])
 
 
 def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
     args = train_options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
-    net = fold.build_model(args, 0, torch.device("cpu"))
+    net = model.build_model(args, 0, torch.device("cpu"))
     assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))

@@ -17,6 +17,7 @@ import demo
 import engine
 import ensemble
 import errors
+import files
 import inference
 import leaderboard
 import loss_plots
@@ -209,7 +210,7 @@ def test_a_drawing_that_fills_the_volume(volume, monkeypatch, capsys):
 def test_a_cache_that_fills_the_volume(shared_data, volume, tmp_path, monkeypatch, capsys):
     """The estimate is taken away: what the kernel says while room is reserved is told the same way."""
     place = volume(1)
-    monkeypatch.setattr(train.disk, "check_room", lambda needs: None)
+    monkeypatch.setattr(files, "check_room", lambda needs: None)
     error = refused(capsys, train.main, [*command(shared_data, place / "cache", tmp_path), "--img-size", "64", "64"])
     assert ".npy: can't be written (No space left on device): 2.0 MiB are needed, and 1,0" in error
     assert [path.suffix for path in (place / "cache").iterdir()] == [".lock"]

@@ -6,7 +6,7 @@ import fuzz
 import fuzz_targets
 import numpy as np
 
-import predictions
+import dataset
 
 
 def test_a_case_of_each_file(tmp_path):
@@ -17,14 +17,14 @@ def test_a_case_of_each_file(tmp_path):
 def test_what_breaks_a_reader_is_found_with_its_number(tmp_path, monkeypatch):
     """An error that is no line for the user, a wrong reading, a payload that runs, and a process that dies."""
     monkeypatch.setattr(fuzz_targets, "MAKERS", (fuzz_targets.tables,))
-    read = predictions.read_submission
+    read = dataset.read_submission
 
     def found(what):
         def reader(path):
             right = path.read_bytes() == (tmp_path / "right.csv").read_bytes()
             return read(path) if right else what()
 
-        monkeypatch.setattr(predictions, "read_submission", reader)
+        monkeypatch.setattr(dataset, "read_submission", reader)
         return fuzz.run(seed=0, numbers=[4, 5], place=tmp_path, only="submission")
 
     fuzz_targets.make(tmp_path)

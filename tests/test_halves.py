@@ -4,7 +4,7 @@ import halves
 import pandas as pd
 
 import dataset
-from labels import decode
+from dataset import decode
 
 
 def test_each_half_is_judged_on_the_other(shared_data, tmp_path):

@@ -16,11 +16,11 @@ import yaml
 from simulated import People, write_run
 from test_engine import make_fit
 
-import cache
 import checkpoint
 import compare
 import errors
 import experiment
+import images
 import leaderboard
 import model
 import plan
@@ -85,7 +85,7 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
     (tmp_path / "fold0").mkdir()
     pickled(tmp_path / "fold0" / "last.pt", owned, how)
     with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it to train this fold anew"):
-        checkpoint.load(tmp_path, 0)
+        checkpoint.load_state(tmp_path, 0)
 
 
 @pytest.mark.parametrize("change", [
@@ -93,9 +93,9 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
 ])  # fmt: skip
 def test_states_that_no_training_can_go_on_from(tmp_path, change):
     fit = make_fit()
-    checkpoint.restore(fit, fit.state_dict(), tmp_path / "last.pt")
+    checkpoint.restore_state(fit, fit.state_dict(), tmp_path / "last.pt")
     with pytest.raises(InputError, match=r"last.pt: damaged \(.*\); delete it to train this fold anew"):
-        checkpoint.restore(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
+        checkpoint.restore_state(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
 
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):
@@ -110,7 +110,7 @@ def cached(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no image")
     files, geometry = [tmp_path / "a.png", tmp_path / "b.png"], Geometry(4, 4)
-    key = cache.cache_key(files, geometry)
+    key = images.cache_key(files, geometry)
     (tmp_path / "cache").mkdir()
     pixels, facts = (tmp_path / "cache" / f"{key}.{kind}" for kind in ("npy", "json"))
     np.save(pixels, np.zeros((2, 4, 4, 3), dtype=np.uint8))
@@ -121,7 +121,7 @@ def cached(tmp_path):
 def test_caches_that_are_not_what_they_should_be(owned, cached):
     """A pickle, an array of objects, an archive, another array; a list of bad images that points elsewhere."""
     files, geometry, folder, pixels, facts = cached
-    assert cache.open_cache(files, geometry, folder)[0].shape == (2, 4, 4, 3)
+    assert images.open_cache(files, geometry, folder)[0].shape == (2, 4, 4, 3)
     arrays = {
         "a pickle": lambda: pixels.write_bytes(pickle.dumps(Payload(owned))),
         "objects": lambda: np.save(pixels, np.array([Payload(owned)], dtype=object), allow_pickle=True),
@@ -135,11 +135,11 @@ def test_caches_that_are_not_what_they_should_be(owned, cached):
     for change in arrays.values():
         change()
         with pytest.raises(InputError, match=rf"{pixels}: damaged \(.*\); delete it and its .json to have it built anew"):
-            cache.open_cache(files, geometry, folder)
+            images.open_cache(files, geometry, folder)
     for text in ("", "[]", "{}", '{"bad": 1}', '{"bad": [1]}', '{"bad": [{"index": 5, "error": "x"}]}', "[" * 100_000):
         facts.write_text(text)
         with pytest.raises(InputError, match=rf"{facts}: "):
-            cache.open_cache(files, geometry, folder, skip_bad=True)
+            images.open_cache(files, geometry, folder, skip_bad=True)
 
 
 # ---- safetensors ---------------------------------------------------------------------------------------------------
@@ -353,14 +353,14 @@ def test_images_of_predictions_lie_below_their_folder(tmp_path, name):
         columns = {"oof.csv": "image,path,fold,target,p0,p1", "eval.csv": "ImageID,p0,p1"}[file]
         (tmp_path / file).write_text(f"{columns}\n{name}{',a,0,0' if file == 'oof.csv' else ''},0.5,0.5\n")
         with pytest.raises(InputError, match=rf"{file}, line 2: {keys[0]} '.*' is not the name of an image below its folder"):
-            predictions.read(tmp_path / file, "gender", keys)
+            predictions.read_table(tmp_path / file, "gender", keys)
 
 
 def test_a_sweep_reads_the_command_of_a_run_as_words(owned, tmp_path):
     run = tmp_path / "runs" / "a-s1"
     run.mkdir(parents=True)
     (tmp_path / "sweep.txt").write_text("a:\n")
-    (job,) = plan.jobs(plan.read(tmp_path / "sweep.txt"), [1], tmp_path / "runs")
+    (job,) = plan.make_jobs(plan.read_plan(tmp_path / "sweep.txt"), [1], tmp_path / "runs")
     for first in (
         f"# python train.py --seed 1 $(touch {owned})",
         f"# python train.py --seed `touch {owned}`",
@@ -416,7 +416,7 @@ def test_pages_take_names_for_names(tmp_path, monkeypatch, capsys):
     assert "a&lt;b&gt;" in (tmp_path / "board.html").read_text()
     assert Tags((tmp_path / "board.html").read_text()).found == ["script"]
     (tmp_path / "data" / "train").mkdir(parents=True)
-    oof = predictions.read(a / "oof.csv", "label", ("image", "path"))
+    oof = predictions.read_table(a / "oof.csv", "label", ("image", "path"))
     people = oof.drop_duplicates("path")
     rows = [  # the paths are the ids too
         f'"{path}",{("male", "female")[target % 6 // 3]},x,{(20, 40, 60)[target % 3]},"{path}"'

@@ -9,19 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-import cache
-import detector
+import dataset
 import errors
 import evaluation
-import experiment
+import files
+import images
 import inference
-import mappings
 import model
-import precision
-import predictions
-from decoding import decode
 from errors import InputError
-from images import Geometry
+from images import Geometry, decode
 
 PREDICTED = shutil.ignore_patterns("eval*", "submission.csv")  # other tests may have predicted with the shared runs
 
@@ -78,7 +74,7 @@ def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, share
     run = fit("--face-crop", "0.25", "--fold", "0", name="face_crop")
     inference.main(["--models", str(run), *places])
     files = [shared_data / "eval" / "images" / name for name in pd.read_csv(shared_data / "eval" / "info.csv")["ImageID"]]
-    boxes = [None if np.isnan(box[0]) else box.tolist() for box in detector.find(files, quiet=True)]
+    boxes = [None if np.isnan(box[0]) else box.tolist() for box in images.find_faces(files, quiet=True)]
     assert 0 < boxes.count(None) < len(boxes)
     table = pd.read_csv(run / "eval.csv").iloc[:, 1:].to_numpy()
     np.testing.assert_allclose(table, by_hand(run, [0], shared_data, faces=(0.25, boxes)), rtol=1e-4, atol=1e-6)
@@ -89,7 +85,7 @@ def test_single_folds_best_and_tta(own_run, places, shared_data):
     inference.main(["--models", str(own_run), "--folds", "1", "--tta", "hflip", *places])
     expected = by_hand(own_run, [1], shared_data, "hflip")
     np.testing.assert_allclose(pd.read_csv(own_run / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
-    folds = mappings.read_json(own_run / "summary.json")["folds"]
+    folds = files.read_json(own_run / "summary.json")["folds"]
     best = max(folds, key=lambda facts: facts["val_f1"])["fold"]
     inference.main(["--models", str(own_run), "--folds", "best", *places])
     np.testing.assert_allclose(
@@ -104,7 +100,7 @@ def test_single_folds_best_and_tta(own_run, places, shared_data):
 @pytest.mark.parametrize("target", ["multi", "age", "mask"])
 def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
     inference.main(["--models", str(runs[target]), *places])
-    assert pd.read_csv(runs[target] / "eval.csv").columns.tolist() == ["ImageID", *predictions.columns(target)]
+    assert pd.read_csv(runs[target] / "eval.csv").columns.tolist() == ["ImageID", *dataset.columns(target)]
     assert (runs[target] / "submission.csv").exists() == (target == "multi")
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith({
@@ -121,16 +117,16 @@ def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, pl
     monkeypatch.setattr(evaluation, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
     inference.main(["--models", str(own_run), *places])
     assert made == []
-    facts = mappings.read_json(own_run / "fold1" / "fold.json")
-    experiment.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    facts = files.read_json(own_run / "fold1" / "fold.json")
+    files.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     inference.main(["--models", str(own_run), *places])
     assert made == [(own_run, 1)]
 
 
 def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data, data, monkeypatch):
     inference.main(["--models", str(own_run), *places])
-    before, after = (evaluation.read_eval_images(folder).names for folder in (shared_data, data))
-    write = experiment.write_json
+    before, after = (dataset.read_eval_images(folder).names for folder in (shared_data, data))
+    write = files.write_json
 
     def killed(path, value):
         if path == own_run / "fold1" / "eval.json":
@@ -138,19 +134,19 @@ def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data,
         write(path, value)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "write_json", killed)
+        patch.setattr(files, "write_json", killed)
         inference.main(["--models", str(own_run), *places, "--data-dir", str(data)])
     assert len(pd.read_csv(own_run / "fold1" / "eval.csv")) == len(after) == 4  # new, and the old sidecar would be wrong of it
-    fresh = [[evaluation.is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
+    fresh = [[evaluation.eval_is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
     assert fresh == [[False, True], [False, False]]
 
 
 def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_path):
     opened = []
-    real = cache.open_cache
-    monkeypatch.setattr(cache, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
-    gather, read = cache.ImageStore._gather, []
-    monkeypatch.setattr(cache.ImageStore, "_gather", lambda store, rows: (read.extend(rows), gather(store, rows))[1])
+    real = images.open_cache
+    monkeypatch.setattr(images, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
+    gather, read = images.ImageStore._gather, []
+    monkeypatch.setattr(images.ImageStore, "_gather", lambda store, rows: (read.extend(rows), gather(store, rows))[1])
     predict, sizes = model.predict_together, []
     monkeypatch.setattr(model, "predict_together", lambda nets, *args: (sizes.append(len(nets)), predict(nets, *args))[1])
     copies = [shutil.copytree(runs[target], tmp_path / target, ignore=PREDICTED) for target in ("gender", "age_group")]
@@ -190,12 +186,12 @@ def test_models_lie_in_memory_as_in_training(fit, places, memory_format, monkeyp
     seen, real = [], model.predict_together
 
     def look(models, *args):
-        seen.extend(precision.layout(net) for net, _mean, _std in models)
+        seen.extend(model.layout(net) for net, _mean, _std in models)
         return real(models, *args)
 
     monkeypatch.setattr(model, "predict_together", look)
     assert inference.main(["--models", str(run), *places]) == 0
-    assert seen == [precision.FORMATS[memory_format]] * 2
+    assert seen == [model.FORMATS[memory_format]] * 2
 
 
 def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):

@@ -7,14 +7,15 @@ import pytest
 import torch
 from test_train import command
 
-import cache
 import dataset
-import fold
+import images
 import listing
+import model
 import train
 import train_options
 from distributed import ALONE
 from errors import InputError
+from images import stat_all
 
 
 @pytest.fixture
@@ -75,15 +76,15 @@ def test_images_and_sizes_are_those_that_are_found_without_it(shared_data):
     images = dataset.list_images(shared_data, people)
     assert images.equals(dataset.list_images(shared_data, people, listed=listed))
     files = dataset.image_files(shared_data, images["image"])
-    stats = cache.stat_all(files)
+    stats = stat_all(files)
     assert stats == [listed[image.split("/")[0]][image.split("/")[1]] for image in images["image"]]
-    assert cache.stat_all([*files, files[0]], [*stats[:-1], None]) == [*stats, stats[0]]
+    assert stat_all([*files, files[0]], [*stats[:-1], None]) == [*stats, stats[0]]
 
 
 def test_a_listed_file_is_not_looked_at_again(tmp_path):
-    assert cache.stat_all([tmp_path / "gone.jpg"], [(3, 4)]) == [(3, 4)]
+    assert images.stat_all([tmp_path / "gone.jpg"], [(3, 4)]) == [(3, 4)]
     with pytest.raises(InputError, match=r"gone.jpg: No such file"):
-        cache.stat_all([tmp_path / "gone.jpg"], [None])
+        images.stat_all([tmp_path / "gone.jpg"], [None])
 
 
 def test_a_new_run_of_everyone_asks_for_it_and_others_look_themselves(shared_data, tmp_path, monkeypatch):
@@ -115,7 +116,7 @@ def test_a_core_is_left_to_what_looks_at_the_files_meanwhile(shared_data, tmp_pa
     def build(*_args, **_options):
         raise InputError(f"built on {torch.get_num_threads()} of 3")
 
-    monkeypatch.setattr(fold, "build_model", build)
+    monkeypatch.setattr(model, "build_model", build)
     before = torch.get_num_threads()
     try:
         with pytest.raises(InputError, match="built on 2 of 3"):

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import sigmoid_focal_loss
 
 import loss
+from dataset import AGES
 from errors import InputError
-from labels import AGES
 
 COUNTS = torch.tensor([500, 60, 7, 0, 1])
 FUNCTIONS = {

@@ -6,14 +6,16 @@ import pytest
 import torch
 from conftest import SAME_BITS, assert_same_run, without_pictures
 
-import cache
 import errors
 import experiment
+import fold
+import images
 import memory
 import model
 import precision
 import train
 import train_options
+import training_data
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_precision_is_measured_with_as_many_images_as_there_is_room_for(room_for
 
 
 def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cache, "choose_place", lambda place, *_about: "device" if place == "auto" else place)
+    monkeypatch.setattr(images, "choose_place", lambda place, *_about: "device" if place == "auto" else place)
     monkeypatch.setattr(memory, "has_room", lambda args, data, *_about: data.store.place == "host")
     assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
     told = capsys.readouterr().err
@@ -121,7 +123,7 @@ def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(command, tmp_pat
 def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command, tmp_path, monkeypatch, capsys):
     """Fold 1 finds no room, but would by itself: another program was there."""
     assert run(command("--batch-size", "16", "--name", "later", "--keep-state")) == 0
-    monkeypatch.setattr(train.fold, "train_fold", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    monkeypatch.setattr(fold, "train_fold", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     assert run(["--resume", str(tmp_path / "later"), "--fold", "1", "--quiet"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "such a step has room now (measured); does another program use the device too?" in last and "is kept" in last
@@ -130,7 +132,7 @@ def test_what_was_learnt_stays_when_the_memory_runs_out_later(room_for, command,
 
 def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(room_for, command, tmp_path, monkeypatch, capsys):
     """Its state is gone by then, and nobody has asked to resume."""
-    real, begun = train.fold.train_fold, []
+    real, begun = fold.train_fold, []
 
     def train_fold(*args):
         begun.append(args[1])
@@ -138,14 +140,14 @@ def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(room_for, comman
             raise torch.OutOfMemoryError("CUDA")
         real(*args)
 
-    monkeypatch.setattr(train.fold, "train_fold", train_fold)
+    monkeypatch.setattr(fold, "train_fold", train_fold)
     assert run(command("--batch-size", "16", "--name", "later", "--fold", "0", "1")) == 2
     assert "has learnt is kept" in capsys.readouterr().err.splitlines()[-1] and begun == [0, 1]
     assert (tmp_path / "later" / "fold0" / "best.safetensors").exists()
 
 
 def test_no_memory_before_the_first_step_is_one_line_too(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.training_data, "load_data", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    monkeypatch.setattr(training_data, "load_data", lambda *_args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
     assert run(command("--batch-size", "16")) == 2
     assert "out of memory on the CPU, before any step could be tried; does another" in capsys.readouterr().err.splitlines()[-1]
     assert run(command("--batch-size", "16", "--cache-device", "device")) == 2

@@ -255,7 +255,9 @@ def place(tmp_path_factory):
     mix = place / "submissions" / "mix"
     mix.mkdir(parents=True)
     (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": "runs/label", "weight": 1}]}))
-    answers = predictions.read(place / "runs" / "label" / "eval.csv", "label", ("ImageID",))["ImageID"].to_frame().assign(ans=0)
+    answers = (
+        predictions.read_table(place / "runs" / "label" / "eval.csv", "label", ("ImageID",))["ImageID"].to_frame().assign(ans=0)
+    )
     answers.to_csv(place / "mine.csv", index=False)
     answers[:1].to_csv(place / "few.csv", index=False)
     answers.assign(ImageID="x" + answers["ImageID"]).to_csv(place / "foreign.csv", index=False)

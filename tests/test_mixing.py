@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import mixing
+import augment
 
 
 def params(*rows):
@@ -14,7 +14,7 @@ def mixed_up(mix, row, size=4):
     """One white image of class 0 mixed with a black one of class 1: (its pixels [size, size], its target)."""
     images, targets = torch.ones(1, 3, size, size), torch.tensor([[1.0, 0.0]])
     others, other_targets = torch.zeros(1, 3, size, size), torch.tensor([[0.0, 1.0]])
-    images, targets = mixing.mix_batch(mix, images, targets, torch.tensor([0]), params(row), others, other_targets)
+    images, targets = augment.mix_batch(mix, images, targets, torch.tensor([0]), params(row), others, other_targets)
     assert (images == images[:, :1]).all()
     return images[0, 0], targets[0].tolist()
 
@@ -49,13 +49,13 @@ def test_only_the_mixed_samples_change_and_each_by_its_own_partner():
     others[1] = 4
     rows = params([0.75, 0, 0, 0], [0.5, 0, 0, 0])
     mixed = torch.tensor([0, 2])
-    images, targets = mixing.mix_batch("mixup", images, targets, mixed, rows, others, other_targets)
+    images, targets = augment.mix_batch("mixup", images, targets, mixed, rows, others, other_targets)
     assert images[:, 0, 0, 0].tolist() == [2, 0, 2]
     assert targets.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def draw(mix, prob=0.5, alpha=1.0, seed=0, count=4000):
-    return mixing.draw(mix, count, prob, alpha, np.random.default_rng(seed))
+    return augment.draw_mix(mix, count, prob, alpha, np.random.default_rng(seed))
 
 
 def test_draws_are_a_function_of_the_generator_and_as_many_as_asked():
@@ -75,7 +75,7 @@ def test_alpha_is_that_of_beta():
 
 def test_boxes_have_the_area_and_lie_everywhere_inside():
     rows = draw("cutmix", count=500)[1]
-    own = mixing.own_share("cutmix", rows, 40, 60)
+    own = augment.own_share("cutmix", rows, 40, 60)
     assert (own.mean((1, 2, 3)) - rows[:, 0]).abs().max() < 0.06
     covered = (own == 0).float().mean(0)[0]
     assert covered.min() > 0.03  # corners least
@@ -87,5 +87,5 @@ def test_nothing_waits_for_the_accelerator(mix):
     with FakeTensorMode():
         images, targets = torch.empty(4, 3, 8, 6, device="cuda"), torch.empty(4, 5, device="cuda")
         mixed, rows = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, 4, device="cuda")
-        images, targets = mixing.mix_batch(mix, images, targets, mixed, rows, images[:2].clone(), targets[:2].clone())
+        images, targets = augment.mix_batch(mix, images, targets, mixed, rows, images[:2].clone(), targets[:2].clone())
         assert images.device.type == targets.device.type == "cuda"

@@ -9,8 +9,8 @@ from scipy.special import expit
 import dataset
 import noise
 import predictions
+from dataset import GENDERS, encode, to_age_group
 from errors import InputError
-from labels import GENDERS, encode, to_age_group
 
 KINDS = tuple(dataset.IMAGE_KINDS)
 
@@ -258,7 +258,7 @@ def test_runs_of_any_target_are_averaged_by_part(tmp_path):
     gender = write_run(tmp_path / "gender", "gender", people, np.tile([0.2, 0.8], (n, 1)))
     pd.read_csv(gender / "oof.csv", dtype=str).sample(frac=1, random_state=0).to_csv(gender / "oof.csv", index=False)
     runs = [gender, write_run(tmp_path / "label", "label", people, label), write_run(tmp_path / "age", "age", people, years)]
-    found = noise.read([str(run) for run in runs])
+    found = noise.read_evidence([str(run) for run in runs])
     evidence = noise.average(found)
     np.testing.assert_allclose(evidence.probs["gender"], np.tile([0.4, 0.6], (n, 1)))
     np.testing.assert_allclose(evidence.probs["mask"], np.tile([0.4, 0, 0.6], (n, 1)))
@@ -273,7 +273,7 @@ def test_runs_of_any_target_are_averaged_by_part(tmp_path):
 def test_a_multi_run_alone_decides_all(tmp_path):
     people = make_people(3)
     probs = np.tile([0.5, 0.3, 0.2, 0.1, 0.9, 0.2, 0.2, 0.6], (21, 1))
-    evidence = noise.average(noise.read([str(write_run(tmp_path / "m", "multi", people, probs))]))
+    evidence = noise.average(noise.read_evidence([str(write_run(tmp_path / "m", "multi", people, probs))]))
     assert {part: values[0].tolist() for part, values in evidence.probs.items()} == {
         "mask": [0.5, 0.3, 0.2], "gender": [0.1, 0.9], "age_group": [0.2, 0.2, 0.6],
     }  # fmt: skip
@@ -283,7 +283,9 @@ def test_a_multi_run_alone_decides_all(tmp_path):
 def test_a_gender_run_alone_finds_genders_only(tmp_path):
     people = make_people(30)
     probs = probabilities(make_images(people)["gender"].to_numpy(), 2)
-    findings = noise.judge(noise.average(noise.read([str(write_run(tmp_path / "g", "gender", people, probs))])), people, 0.01)
+    findings = noise.judge(
+        noise.average(noise.read_evidence([str(write_run(tmp_path / "g", "gender", people, probs))])), people, 0.01
+    )
     assert list(findings.expected) == ["gender"] and set(findings.images["part"]) <= {"gender"}
 
 
@@ -293,12 +295,12 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
     run = write_run(tmp_path / "g", "gender", people, probs)
     small = write_run(tmp_path / "small", "gender", people[:2], probs[:14])
     with pytest.raises(InputError, match=r"oof.csv hold different images \(7 in one alone"):
-        noise.read([str(run), str(small)])
+        noise.read_evidence([str(run), str(small)])
     with pytest.raises(InputError, match=r"--label-noise .*nothing.: matches no run"):
-        noise.read([str(tmp_path / "nothing*")])
+        noise.read_evidence([str(tmp_path / "nothing*")])
     with pytest.raises(InputError, match="Did you mean small"):
-        noise.read([str(tmp_path / "smal")])
-    evidence = noise.average(noise.read([str(run)]))
+        noise.read_evidence([str(tmp_path / "smal")])
+    evidence = noise.average(noise.read_evidence([str(run)]))
     with pytest.raises(InputError, match=r"^train.csv: lacks '0002', whom the runs predicted; .* --data-dir elsewhere"):
         noise.check_people(evidence, people[:2], "train.csv", "elsewhere")
     with pytest.raises(InputError, match=r"another gender of '0001' than in oof.csv; give the --data-dir of the runs"):
@@ -307,7 +309,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         )
     (run / "oof.csv").unlink()
     with pytest.raises(InputError, match=r"has no oof.csv, and label noise is found by it"):
-        noise.read([str(run)])
+        noise.read_evidence([str(run)])
 
 
 def test_patterns_pass_over_what_has_no_label_noise_to_tell(tmp_path, capsys):
@@ -317,7 +319,7 @@ def test_patterns_pass_over_what_has_no_label_noise_to_tell(tmp_path, capsys):
     for name, count in (("a", 3), ("nofold", 3), ("quick", 2)):
         write_run(tmp_path / name, "gender", people[:count], probs[: 7 * count])
     (tmp_path / "nofold" / "oof.csv").unlink()
-    assert [member.source.folder.name for member in noise.read([f"{tmp_path}/*"])] == ["a"]
+    assert [member.source.folder.name for member in noise.read_evidence([f"{tmp_path}/*"])] == ["a"]
     told = f"{tmp_path}/nofold (no oof.csv); {tmp_path}/quick (other train images than {tmp_path}/a)\n"
     assert capsys.readouterr().err == f"passed over, 2 of what patterns match: {told}"
 
@@ -329,7 +331,7 @@ def test_fixes_that_runs_were_trained_with(tmp_path, capsys):
     one = write_run(tmp_path / "one", "gender", people, probs, label_fixes=str(tmp_path / "fixes.csv"), fix_confidence=0.9)
     two = write_run(tmp_path / "two", "gender", people, probs, label_fixes=str(tmp_path / "gone.csv"), fix_confidence=0.9)
     three = write_run(tmp_path / "three", "gender", people, probs, label_fixes=None)
-    fixed = noise.applied_fixes(noise.read([str(one), str(two), str(three)]), people)
+    fixed = noise.applied_fixes(noise.read_evidence([str(one), str(two), str(three)]), people)
     assert fixed == {("0001", "gender"): str(tmp_path / "fixes.csv")}
     err = capsys.readouterr().err
     assert "one was trained with 1 label fixes" in err and "two was trained with label fixes that can't be read now" in err

@@ -10,12 +10,13 @@ import yaml
 from sklearn.metrics import f1_score
 
 import dataset
+import demo
 import errors
 import noise
 import noise_page
 import predictions
 import report
-from labels import decode
+from dataset import decode
 
 KEYS = """<script>
 const said = {}, press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
@@ -112,7 +113,7 @@ def test_runs_at_chance_are_told_so_and_what_they_say_is_folded_away(guessing, d
     assert report.main(["--label-noise", str(guessing), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
     told, text = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
     oof = pd.read_csv(guessing / "oof.csv")
-    f1 = f1_score(oof["target"], oof[predictions.columns("label")].to_numpy().argmax(1), average="macro", zero_division=0)
+    f1 = f1_score(oof["target"], oof[dataset.columns("label")].to_numpy().argmax(1), average="macro", zero_division=0)
     for shown in (told, text):
         assert f"{guessing} (macro F1 of label {f1:.4f})" in shown
         words = shown[shown.index("These models can") : shown.index("is chance.")]
@@ -175,6 +176,6 @@ def test_a_folder_that_can_not_be_made_is_one_line(run, data, capsys):
 
 def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dataset, "DATA_PLACES", ())
+    monkeypatch.setattr(demo, "DATA_PLACES", ())
     assert errors.run(lambda: report.main(["--label-noise", str(run)])) == 2
     assert "--data-dir: no data folder here" in (err := capsys.readouterr().err) and "trained on the/data" in err

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pages
+import files
+import images
 from errors import InputError
 
 NASTY = """</script><script>alert(1)</script> "'&<b>"""
@@ -35,8 +36,8 @@ class Reader(HTMLParser):
 
 
 def page(head, rows, title="Leaderboard"):
-    data = pages.table(head, rows)
-    return pages.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
+    data = files.page_table(head, rows)
+    return files.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
 
 
 def test_names_are_text_everywhere():
@@ -63,7 +64,7 @@ def test_templates_are_found_from_anywhere_and_lack_nothing(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert "nothing here yet" in page(["a"], [])
     with pytest.raises(jinja2.UndefinedError, match="'agreement' is undefined"):
-        pages.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
+        files.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
 
 
 def test_cells_show_text_and_sort_by_value():
@@ -87,7 +88,7 @@ def test_cells_show_text_and_sort_by_value():
 ])  # fmt: skip
 def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
     Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
-    head, data = pages.thumbnail(tmp_path / "x.png").split(",")
+    head, data = images.thumbnail(tmp_path / "x.png").split(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
 
@@ -97,11 +98,11 @@ def test_thumbnails_are_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
-    data = pages.thumbnail(tmp_path / "x.jpg").split(",")[1]
+    data = images.thumbnail(tmp_path / "x.jpg").split(",")[1]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (10, 20)
 
 
 def test_a_bad_image_is_named(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
-        pages.thumbnail(tmp_path / "x.jpg")
+        images.thumbnail(tmp_path / "x.jpg")

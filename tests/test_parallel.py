@@ -14,9 +14,13 @@ import timm
 import torch
 from conftest import assert_same_run, out_of_reach, until, without_pictures
 
+import distributed
+import engine
 import experiment
+import fold
+import images
+import model
 import parallel
-import precision
 import train
 import train_options
 from errors import InputError, Interrupted
@@ -60,17 +64,17 @@ def test_a_cache_that_is_deleted_meanwhile_is_told_in_one_line(fit, tmp_path, mo
 def forked(monkeypatch, tmp_path):
     """Run parallel.train_folds over two folds in forked processes that call `work(number, stop)` instead of training."""
     monkeypatch.setattr(parallel, "START", "fork")
-    monkeypatch.setattr(parallel.cache, "ImageStore", lambda *_args: None)
-    monkeypatch.setattr(parallel.cache, "read_array", lambda *_args: None)
+    monkeypatch.setattr(images, "ImageStore", lambda *_args: None)
+    monkeypatch.setattr(images, "read_array", lambda *_args: None)
     monkeypatch.setattr(parallel, "replace", lambda data, store: SimpleNamespace(store=store))
-    images = SimpleNamespace(filename="pixels.npy", dtype=None, shape=None, nbytes=0)
-    data = SimpleNamespace(store=SimpleNamespace(images=images, leave_device=lambda: None))
+    pixels = SimpleNamespace(filename="pixels.npy", dtype=None, shape=None, nbytes=0)
+    data = SimpleNamespace(store=SimpleNamespace(images=pixels, leave_device=lambda: None))
 
     def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
         def train_missing(_args, _run, _data, number, _ranks, stop):
             work(number, stop)
 
-        monkeypatch.setattr(parallel.fold, "train_missing", train_missing)
+        monkeypatch.setattr(fold, "train_missing", train_missing)
         args = SimpleNamespace(parallel_folds=at_once, threads=1, cache_device="host")
         parallel.train_folds(args, tmp_path / "run", data, list(numbers), CPU, stop)
 
@@ -187,7 +191,7 @@ def test_auto_takes_what_is_clearly_fastest_and_measures_once(monkeypatch, tmp_p
 
 def test_auto_on_a_gpu_says_what_it_takes(monkeypatch, tmp_path, capsys):
     """Two where a GPU takes less than one and a half times as long for twice the batch."""
-    monkeypatch.setattr(parallel.distributed, "give_back", lambda _device: None)
+    monkeypatch.setattr(distributed, "give_back", lambda _device: None)
     for seconds, at_once in ((0.14, 2), (0.16, 1)):
         monkeypatch.setattr(parallel, "_seconds_of_steps", lambda *_args, twice=seconds: {16: 0.1, 32: twice})
         assert choose(tmp_path, device=torch.device("cuda")) == (at_once, 4 // at_once)
@@ -205,7 +209,7 @@ def test_auto_keeps_to_the_folds_and_threads_there_are(monkeypatch, tmp_path):
 
 
 def test_rates_are_measured_with_all_copies_at_work():
-    net = timm.create_model("test_resnet", num_classes=3).to(memory_format=precision.FORMATS["channels_last"])
+    net = timm.create_model("test_resnet", num_classes=3).to(memory_format=model.FORMATS["channels_last"])
     before = {name: value.clone() for name, value in net.state_dict().items()}
     for at_once in (1, 2):
         started = time.perf_counter()
@@ -231,7 +235,7 @@ def test_a_copy_that_fails_while_rates_are_measured_ends_the_others_too():
 
 def test_another_memory_format_is_measured_anew(monkeypatch, tmp_path):
     measured = []
-    monkeypatch.setattr(parallel, "_rate_at_once", lambda net, n, *_rest: measured.append(precision.layout(net)) or n)
+    monkeypatch.setattr(parallel, "_rate_at_once", lambda net, n, *_rest: measured.append(model.layout(net)) or n)
     net = timm.create_model("test_resnet", num_classes=3)
     for memory_format in (torch.channels_last, torch.contiguous_format, torch.channels_last):
         net.to(memory_format=memory_format)
@@ -251,7 +255,7 @@ def test_threads_are_shared_by_as_many_folds_as_there_are(options, threads, shar
         told.append(args.threads)
         raise InputError("enough")
 
-    monkeypatch.setattr(train.engine, "use_threads", lambda count: count or 4)
+    monkeypatch.setattr(engine, "use_threads", lambda count: count or 4)
     monkeypatch.setattr(train, "train_folds", train_folds)
     argv = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--output-dir", workplace / "runs", "--kfold", "2"]
     argv += ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--device", "cpu", "--quiet"]

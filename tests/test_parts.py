@@ -5,6 +5,7 @@ import torch
 from test_engine import make_fit, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import augment
 import engine
 import fits
 import model
@@ -23,7 +24,7 @@ def test_no_step_waits_for_a_gpu(changes, monkeypatch):
     """Fake CUDA tensors have no values, so what asks for one raises. What a fake GPU can't do is left out:
     going backward, and timm's moving average of the weights, which is one kernel over all of them."""
     on_cpu = make_fit(**changes)
-    ready = parts.step_parts(on_cpu, parts.epoch_order(on_cpu), 0)
+    ready = parts.micro_batches(on_cpu, parts.fold_order(on_cpu), 0)
 
     def backward(fit, loss):
         assert loss.is_cuda
@@ -37,12 +38,12 @@ def test_no_step_waits_for_a_gpu(changes, monkeypatch):
         fit = fits.Fit(net, on_cpu.recipe, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
         fit.train_mode()
         batches = [torch.empty(len(part.reads), 24, 24, 3, dtype=torch.uint8, device="cuda") for part in ready]
-        engine.learn(fit, (parts.prepare(fit, part, batch) for part, batch in zip(ready, batches)))
+        engine.learn(fit, (parts.make_batch(fit, part, batch) for part, batch in zip(ready, batches)))
         assert all(value.is_cuda for value in fit.evaluated.state_dict().values()) and fit.loss_sum.is_cuda
 
 
 def test_every_step_draws_its_own_changes(monkeypatch):
-    drawn, draw = [], parts.augment.draw
-    monkeypatch.setattr(parts.augment, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    drawn, draw = [], augment.draw_augment
+    monkeypatch.setattr(augment, "draw_augment", lambda *args: drawn.append(draw(*args)) or drawn[-1])
     train(make_fit(), stop_after=3)
     assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])

@@ -10,12 +10,15 @@ import pytest
 import yaml
 from PIL import Image
 
+import dataset
+import demo
 import ensemble
 import errors
+import images
 import persons
-import predictions
+from dataset import marginals
 from errors import InputError
-from labels import marginals
+from images import MASKED
 
 
 def photographs(people, seed=0, images=7, H=24, W=18):
@@ -23,7 +26,7 @@ def photographs(people, seed=0, images=7, H=24, W=18):
     rng = np.random.default_rng(seed)
     scenes = np.kron(rng.uniform(40, 200, (people, 6, 6, 3)), np.ones((1, H // 6, W // 6, 1)))
     pictures = np.repeat(scenes, images, axis=0) * rng.uniform(0.7, 1.2, (people * images, 1, 1, 3))
-    top, bottom, left, right = (round(part * side) for part, side in zip(persons.MASKED, (H, H, W, W)))
+    top, bottom, left, right = (round(part * side) for part, side in zip(MASKED, (H, H, W, W)))
     pictures[:, top + 1 : bottom - 1, left + 1 : right - 1] = rng.uniform(0, 255, (people * images, 1, 1, 3))
     noisy = pictures + rng.normal(0, 3, pictures.shape)
     return noisy.clip(0, 255).astype(np.uint8), np.repeat(np.arange(people), images)
@@ -36,22 +39,22 @@ def same_partition(one, other):
 @pytest.mark.parametrize("people", [1, 3, 40])
 def test_pictures_of_a_person_come_together_in_any_order(people):
     pictures, who = photographs(people)
-    groups = persons.group(persons.features(pictures))
+    groups = images.group_alike(images.likeness_features(pictures))
     assert same_partition(groups, who) and groups.tolist() == who.tolist()  # numbered as they appear
     order = np.random.default_rng(1).permutation(len(who))
-    shuffled = persons.group(persons.features(pictures[order]))
+    shuffled = images.group_alike(images.likeness_features(pictures[order]))
     assert same_partition(shuffled, who[order]) and shuffled[0] == 0
 
 
 def test_features_by_hand():
     """Length 1; light and what lies under a mask change nothing; a flat picture is no division by zero."""
     pictures, _who = photographs(1)
-    vectors = persons.features(pictures)
+    vectors = images.likeness_features(pictures)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert (vectors @ vectors.T).min() > 0.98
-    other = persons.features(photographs(1, seed=1)[0])
+    other = images.likeness_features(photographs(1, seed=1)[0])
     assert np.abs(other @ vectors.T).max() < 0.6
-    assert np.isfinite(persons.features(np.full((1, 24, 18, 3), 7, dtype=np.uint8))).all()
+    assert np.isfinite(images.likeness_features(np.full((1, 24, 18, 3), 7, dtype=np.uint8))).all()
 
 
 def unit(degrees):
@@ -60,46 +63,46 @@ def unit(degrees):
 
 def test_groups_by_hand(monkeypatch):
     """At 0, 1, 2 and 4 degrees with 3 a group: 0 - 1 - 2 fill up, 4 stays alone; 100 and 101 are a pair; 190 is like nothing."""
-    monkeypatch.setattr(persons, "SIZE", 3)
-    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
-    monkeypatch.setattr(persons, "SIZE", 7)
-    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
-    monkeypatch.setattr(persons, "ALIKE", float(np.cos(np.deg2rad(1.95))))
-    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
-    monkeypatch.setattr(persons, "ALIKE", float(np.cos(np.deg2rad(1.85))))
-    assert persons.group(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
-    assert persons.group(unit([5])).tolist() == [0]
+    monkeypatch.setattr(images, "SIZE", 3)
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
+    monkeypatch.setattr(images, "SIZE", 7)
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
+    monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(1.95))))
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
+    monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(1.85))))
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
+    assert images.group_alike(unit([5])).tolist() == [0]
 
 
 def test_no_group_is_too_large_and_blocks_change_nothing(monkeypatch):
     pictures, who = photographs(5, images=9)
-    groups = persons.group(persons.features(pictures))
-    assert np.bincount(groups).max() == persons.SIZE == 7
+    groups = images.group_alike(images.likeness_features(pictures))
+    assert np.bincount(groups).max() == images.SIZE == 7
     assert all(len(set(who[groups == number])) == 1 for number in set(groups[np.bincount(groups)[groups] > 2]))
-    monkeypatch.setattr(persons, "BLOCK", 4)
-    np.testing.assert_array_equal(persons.group(persons.features(pictures)), groups)
+    monkeypatch.setattr(images, "BLOCK", 4)
+    np.testing.assert_array_equal(images.group_alike(images.likeness_features(pictures)), groups)
 
 
 def test_sharing_by_hand():
     """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone."""
     groups = np.array([0, 1, 0])
     gender = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
-    np.testing.assert_allclose(persons.share("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
+    np.testing.assert_allclose(persons.share_probs("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
     mask = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
-    np.testing.assert_array_equal(persons.share("mask", mask, groups), mask)
+    np.testing.assert_array_equal(persons.share_probs("mask", mask, groups), mask)
     age_group = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.5]])
-    multi = persons.share("multi", np.hstack([mask, gender, age_group]), groups)
+    multi = persons.share_probs("multi", np.hstack([mask, gender, age_group]), groups)
     expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
     np.testing.assert_allclose(multi, expected)
     ages = np.eye(43)[[0, 1, 42]]
-    np.testing.assert_allclose(persons.share("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
+    np.testing.assert_allclose(persons.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
 
 
 def test_sharing_the_18_classes():
     """The mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
     rng, groups = np.random.default_rng(0), np.array([0, 1, 0, 2, 2, 2])
     label = rng.dirichlet(np.ones(18), 6)
-    shared = persons.share("label", label, groups)
+    shared = persons.share_probs("label", label, groups)
     before, after = marginals(label), marginals(shared)
     np.testing.assert_allclose(after["mask"], before["mask"])
     for part in ("gender", "age_group"):
@@ -137,15 +140,15 @@ def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp
         made, groups = pd.read_csv(folder / table), pd.read_csv(folder / groups_file)
         assert groups["image"].tolist() == made[key].tolist() and groups["group"].value_counts().max() <= 7
         multi, label = (
-            persons.share(
+            persons.share_probs(
                 target,
-                pd.read_csv(run / table).set_index(key).loc[made[key], predictions.columns(target)].to_numpy(),
+                pd.read_csv(run / table).set_index(key).loc[made[key], dataset.columns(target)].to_numpy(),
                 groups["group"].to_numpy(),
             )
             for target, run in zip(("multi", "label"), members)
         )
         product = (multi[:, :3, None, None] * multi[:, None, 3:5, None] * multi[:, None, None, 5:]).reshape(-1, 18)
-        np.testing.assert_allclose(made[predictions.columns("label")], (product + label) / 2, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(made[dataset.columns("label")], (product + label) / 2, rtol=1e-4, atol=1e-6)
     score, plain_score = (json.loads((each / "score.json").read_text()) for each in (folder, before))
     assert score["plain_f1"] == plain_score["oof_f1"] and score["gain"] == pytest.approx(
         score["oof_f1"] - score["plain_f1"], abs=2e-6
@@ -169,15 +172,15 @@ def test_without_out_of_fold_predictions_only_eval_images_are_grouped(fit, place
 
 def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(persons.dataset, "DATA_PLACES", ())
+    monkeypatch.setattr(demo, "DATA_PLACES", ())
     with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
-        persons.find_all(["a.jpg"], None, SimpleNamespace(data_dir=None))
+        persons.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_image_that_is_missing_is_named(tmp_path, capsys):
     Image.new("RGB", (18, 24)).save(tmp_path / "a.png")
     args = SimpleNamespace(cache_dir=tmp_path / "cache", quiet=True)
-    assert persons.find([tmp_path / "a.png"], args).tolist() == [0]
-    assert errors.run(lambda: persons.find([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
+    assert images.group_persons([tmp_path / "a.png"], args).tolist() == [0]
+    assert errors.run(lambda: images.group_persons([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
     assert f"error: {tmp_path / 'b.png'}: No such file" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import metrics
 import pipeline
 import prior
 import search
-from labels import age_group_probs, combine
+from dataset import age_group_probs, combine
 from pipeline import Fitted, Plan
 
 FITS = [
@@ -49,9 +49,9 @@ def test_the_options_that_fit():
 
 
 def test_a_plan_without_fit_is_the_blend(members, people):
-    fitted = pipeline.fit(Plan("hard", bounds=(29, 59)), members, people.label)
+    fitted = pipeline.fit_plan(Plan("hard", bounds=(29, 59)), members, people.label)
     assert fitted == Fitted((29, 59))
-    probs = pipeline.apply(Plan("hard"), fitted, members)
+    probs = pipeline.apply_plan(Plan("hard"), fitted, members)
     np.testing.assert_array_equal(probs, blend.blend(members, "hard", (29, 59)))
 
 
@@ -62,7 +62,7 @@ def test_apply_by_hand(members):
     product = combine(parts["mask"], parts["gender"], age_group_probs(parts["age"], (29, 58)))
     expected = (2 * product + 0.5 * parts["label"]) / 2.5
     expected[:, 5] *= 2
-    probs = pipeline.apply(Plan(), fitted, members)
+    probs = pipeline.apply_plan(Plan(), fitted, members)
     np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True))
 
 
@@ -70,22 +70,22 @@ def test_bounds_are_tuned_again_at_the_weights_found():
     people = People(30, seed=3)
     drawn = (("mask", 1), ("gender", 1), ("age", 8), ("age", 2), ("label", 6))
     members = [(target, people.probs(target, noise)) for target, noise in drawn]
-    fitted = pipeline.fit(Plan(search="weights", bounds=None), members, people.label)
-    first = bounds.tune(members, people.label)
+    fitted = pipeline.fit_plan(Plan(search="weights", bounds=None), members, people.label)
+    first = bounds.tune_bounds(members, people.label)
     weights = [{part: round(w, 6) for part, w in each.items()} for each in search.tune_weights(members, people.label, first)]
-    assert fitted.weights == weights and fitted.bounds == bounds.tune(members, people.label, weights=weights) != first
+    assert fitted.weights == weights and fitted.bounds == bounds.tune_bounds(members, people.label, weights=weights) != first
 
 
 def test_bounds_are_those_of_the_method():
     """Where members guess ages badly, their votes are cut elsewhere than their mean."""
     people = People(30, seed=0)
     members = [(target, people.probs(target, noise)) for target, noise in (("mask", 1), ("gender", 1), *[("age", 8)] * 3)]
-    cuts = [pipeline.fit(Plan(method, bounds=None), members, people.label).bounds for method in blend.METHODS]
-    assert cuts == [bounds.tune(members, people.label, method) for method in blend.METHODS] and cuts[0] != cuts[1]
+    cuts = [pipeline.fit_plan(Plan(method, bounds=None), members, people.label).bounds for method in blend.BLEND_METHODS]
+    assert cuts == [bounds.tune_bounds(members, people.label, method) for method in blend.BLEND_METHODS] and cuts[0] != cuts[1]
 
 
 def test_biases_are_those_of_the_weighted_blend(members, people, quick):
-    fitted = pipeline.fit(Plan(search="weights", decode="f1", bounds=(28, 58)), members, people.label)
+    fitted = pipeline.fit_plan(Plan(search="weights", decode="f1", bounds=(28, 58)), members, people.label)
     weights = search.tune_weights(members, people.label, (28, 58))
     assert fitted.weights == [{part: round(w, 6) for part, w in each.items()} for each in weights]
     blended = blend.blend(members, bounds=(28, 58), weights=fitted.weights)
@@ -94,14 +94,16 @@ def test_biases_are_those_of_the_weighted_blend(members, people, quick):
 
 def test_temperatures_come_first_and_all_else_sees_what_they_give(members, people, quick):
     plan = Plan(search="weights", decode="f1", bounds=None, temperature=True)
-    fitted = pipeline.fit(plan, members, people.label)
-    assert fitted.temperatures == [calibration.fit_member(target, probs, people.label) for target, probs in members]
+    fitted = pipeline.fit_plan(plan, members, people.label)
+    assert fitted.temperatures == [
+        calibration.fit_member_temperatures(target, probs, people.label) for target, probs in members
+    ]
     scaled = calibration.scale_members(members, fitted.temperatures)
-    after = pipeline.fit(Plan(search="weights", decode="f1", bounds=None), scaled, people.label)
+    after = pipeline.fit_plan(Plan(search="weights", decode="f1", bounds=None), scaled, people.label)
     assert (fitted.bounds, fitted.weights) == (after.bounds, after.weights)
     np.testing.assert_array_equal(fitted.biases, after.biases)
-    np.testing.assert_array_equal(pipeline.apply(plan, fitted, members), pipeline.apply(plan, after, scaled))
-    assert pipeline.scale(after, members) == (after, members)
+    np.testing.assert_array_equal(pipeline.apply_plan(plan, fitted, members), pipeline.apply_plan(plan, after, scaled))
+    assert pipeline.scale_by_temperatures(after, members) == (after, members)
 
 
 def test_each_fold_is_scaled_before_the_mean_is_taken():
@@ -117,16 +119,18 @@ def test_each_fold_is_scaled_before_the_mean_is_taken():
 
 def test_the_prior_is_met_by_all_images_together_after_cross_fitting(members, people, quick):
     plan, before = Plan(decode="f1+prior"), Plan(decode="f1")
-    fitted = pipeline.fit(plan, members, people.label)
-    probs = pipeline.evaluate(before, fitted, members, people.label, people.path).probs
-    result = pipeline.evaluate(plan, fitted, members, people.label, people.path)
-    np.testing.assert_array_equal(result.mask_factors, prior.fit_factors(probs))
-    np.testing.assert_array_equal(result.probs, prior.apply(probs, result.mask_factors))
+    fitted = pipeline.fit_plan(plan, members, people.label)
+    probs = pipeline.score_plan(before, fitted, members, people.label, people.path).probs
+    result = pipeline.score_plan(plan, fitted, members, people.label, people.path)
+    np.testing.assert_array_equal(result.mask_factors, prior.fit_mask_factors(probs))
+    np.testing.assert_array_equal(result.probs, prior.apply_mask_factors(probs, result.mask_factors))
     assert prior.predicted_counts(result.probs).tolist() == prior.expected_counts(len(probs)).tolist()
-    in_sample = prior.apply(*[table := pipeline.apply(before, fitted, members), prior.fit_factors(table)])
+    in_sample = prior.apply_mask_factors(
+        *[table := pipeline.apply_plan(before, fitted, members), prior.fit_mask_factors(table)]
+    )
     f1 = metrics.macro_f1(people.label, in_sample.argmax(1), 18)
     assert result.scores["in_sample_f1"] == pytest.approx(f1, abs=1e-6)
-    assert pipeline.finish(before, probs) == (probs, None)
+    assert pipeline.finish_plan(before, probs) == (probs, None)
 
 
 def test_a_greedy_search_sees_the_cut(members, people, monkeypatch):
@@ -137,30 +141,30 @@ def test_a_greedy_search_sees_the_cut(members, people, monkeypatch):
         return search.Selection([2 / 3, 1 / 3, 0.0, 0.0], path)
 
     monkeypatch.setattr(search, "greedy", greedy)
-    fitted = pipeline.fit(Plan(search="greedy", bounds=(29, 58), seed=3), members, people.label)
+    fitted = pipeline.fit_plan(Plan(search="greedy", bounds=(29, 58), seed=3), members, people.label)
     assert asked == [(members, (29, 58))]
     assert (fitted.weights, fitted.path) == ([0.666667, 0.333333, 0, 0], path)
 
 
 @pytest.mark.parametrize("plan", FITS, ids=str)
 def test_scores_are_those_of_people_left_out(members, people, plan, quick):
-    fitted = pipeline.fit(plan, members, people.label)
-    result = pipeline.evaluate(plan, fitted, members, people.label, people.path)
-    group = search.deal_persons(people.label, people.path, pipeline.PARTS, plan.seed)
-    assert len(result.parts) == pipeline.PARTS
+    fitted = pipeline.fit_plan(plan, members, people.label)
+    result = pipeline.score_plan(plan, fitted, members, people.label, people.path)
+    group = search.deal_persons(people.label, people.path, pipeline.CROSSFIT_FOLDS, plan.seed)
+    assert len(result.parts) == pipeline.CROSSFIT_FOLDS
     for number, part in enumerate(result.parts[:1]):
         rest, mine = ([(target, probs[rows]) for target, probs in members] for rows in (group != number, group == number))
-        again = pipeline.fit(plan, rest, people.label[group != number])
+        again = pipeline.fit_plan(plan, rest, people.label[group != number])
         assert again.bounds == part.bounds and again.weights == part.weights
-        np.testing.assert_allclose(result.probs[group == number], pipeline.apply(plan, part, mine))
-        np.testing.assert_allclose(result.probs[group == number], pipeline.apply(plan, again, mine))
+        np.testing.assert_allclose(result.probs[group == number], pipeline.apply_plan(plan, part, mine))
+        np.testing.assert_allclose(result.probs[group == number], pipeline.apply_plan(plan, again, mine))
 
     def f1(probs):
         return pytest.approx(sklearn.metrics.f1_score(people.label, probs.argmax(1), average="macro"), abs=1e-6)
 
     scores, plain = result.scores, blend.blend(members)
     assert scores["oof_f1"] == f1(result.probs) and scores["plain_f1"] == f1(plain) and scores["crossfit_parts"] == 5
-    assert scores["in_sample_f1"] == f1(pipeline.apply(plan, fitted, members))
+    assert scores["in_sample_f1"] == f1(pipeline.apply_plan(plan, fitted, members))
     assert scores["gain"] == pytest.approx(scores["oof_f1"] - scores["plain_f1"], abs=2e-6)
     pred = result.probs.argmax(1)
     assert scores["oof_acc"] == pytest.approx((pred == people.label).mean(), abs=1e-6)
@@ -171,7 +175,7 @@ def test_scores_are_those_of_people_left_out(members, people, plan, quick):
 
 
 def test_what_is_not_fitted_has_no_in_sample_score(members, people):
-    result = pipeline.evaluate(Plan(), Fitted(), members, people.label, people.path)
+    result = pipeline.score_plan(Plan(), Fitted(), members, people.label, people.path)
     assert result.scores.keys() == pipeline.UNSCORED.keys() and result.parts == []
     assert (result.scores["in_sample_f1"], result.scores["crossfit_parts"]) == (None, None)
     assert (result.scores["gain"], result.scores["gain_ci95"]) == (0, [0, 0])

@@ -20,12 +20,12 @@ many: --epochs 9 --no-pretrained --drop-ages 27 28
 
 def read(tmp_path, text):
     (tmp_path / "sweep.txt").write_text(text)
-    return plan.read(tmp_path / "sweep.txt")
+    return plan.read_plan(tmp_path / "sweep.txt")
 
 
 def job(tmp_path, text, seed=1):
     """The Job of a file's first experiment."""
-    return plan.jobs(read(tmp_path, text), [seed], tmp_path / "runs")[0]
+    return plan.make_jobs(read(tmp_path, text), [seed], tmp_path / "runs")[0]
 
 
 def make_run(folder, command, folds=(0, 1), kfold=2, summary=True):
@@ -81,10 +81,10 @@ def test_variables_of_the_environment_are_filled_in(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(InputError, match=r"none.txt: not readable \(No such file"):
-        plan.read(tmp_path / "none.txt")
+        plan.read_plan(tmp_path / "none.txt")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"bytes: not readable \('utf-8' codec"):
-        plan.read(tmp_path / "bytes")
+        plan.read_plan(tmp_path / "bytes")
 
 
 @pytest.mark.parametrize(("refusal", "told"), [
@@ -101,7 +101,7 @@ def test_what_train_would_refuse_is_told_with_the_line_that_has_it(tmp_path, ref
 
 
 def test_all_experiments_of_a_seed_come_before_the_next_seed(tmp_path):
-    jobs = plan.jobs(read(tmp_path, "a:\nb:\n"), [3, 1], tmp_path / "runs")
+    jobs = plan.make_jobs(read(tmp_path, "a:\nb:\n"), [3, 1], tmp_path / "runs")
     assert [job.name for job in jobs] == ["a-s3", "b-s3", "a-s1", "b-s1"]
 
 

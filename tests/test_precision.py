@@ -5,8 +5,11 @@ import pytest
 import timm
 import torch
 
+import distributed
 import experiment
+import model
 import precision
+from model import layout
 
 CPU = torch.device("cpu")
 
@@ -20,20 +23,20 @@ def choose(cache_dir, amp="auto", memory_format="auto", model=None):
 
 
 def test_amp_without_a_measurement_is_off_on_a_cpu():
-    assert precision.resolve_amp("auto", CPU) == "off"
-    assert precision.resolve_amp("bf16", CPU) == "bf16"
+    assert model.resolve_amp("auto", CPU) == "off"
+    assert model.resolve_amp("bf16", CPU) == "bf16"
 
 
 def test_the_usual_format_is_channels_last_for_cnns_alone():
-    assert precision.usual_format(net()) == "channels_last"
-    assert precision.usual_format(timm.create_model("test_vit")) == "contiguous"
+    assert model.usual_format(net()) == "channels_last"
+    assert model.usual_format(timm.create_model("test_vit")) == "contiguous"
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("memory_format", list(precision.FORMATS))
+@pytest.mark.parametrize("memory_format", list(model.FORMATS))
 def test_layout_tells_the_format_a_model_was_put_into(name, memory_format):
-    wanted = precision.FORMATS[memory_format]
-    assert precision.layout(timm.create_model(name).to(memory_format=wanted)) == wanted
+    wanted = model.FORMATS[memory_format]
+    assert model.layout(timm.create_model(name).to(memory_format=wanted)) == wanted
 
 
 @pytest.fixture
@@ -99,7 +102,7 @@ def test_bfloat16_is_tried_on_processors_that_have_it_alone(slow, tmp_path):
 ])  # fmt: skip
 def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, rates, chosen):
     """What is 1.3 times as fast or more decides, format and precision each for itself: noise of a tenth changes no digits."""
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
     for number, noise in enumerate([(1, 1, 1, 1), (1.02, 0.98, 1, 0.99), (0.98, 1, 1.02, 1.02)]):
         noisy = [rate * factor for rate, factor in zip(rates, noise)]
         monkeypatch.setattr(
@@ -128,7 +131,7 @@ def test_what_is_given_is_not_measured(slow, tmp_path):
 def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp_path):
     """A stand-in for the measurement: nothing runs on a GPU here."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(precision.distributed, "describe", lambda device: f"a card of type {device.type}")
+    monkeypatch.setattr(distributed, "describe", lambda device: f"a card of type {device.type}")
     measured = []
 
     def measure(_net, candidates, _img_size, batch, device):
@@ -148,7 +151,7 @@ def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp
 def test_a_run_records_what_was_measured(fit, workplace, capsys):
     run = fit("--amp", "auto", "--memory-format", "auto", "--kfold", "0", "--epochs", "1", name="measured")
     args = experiment.read_args(run)
-    assert args["memory_format"] in precision.FORMATS and args["amp"] in ("off", "bf16")
+    assert args["memory_format"] in model.FORMATS and args["amp"] in ("off", "bf16")
     assert f"amp and memory format: {args['amp']} {args['memory_format']} (" in capsys.readouterr().err
     assert list((workplace / "cache").glob("precision-*.json"))
 
@@ -159,4 +162,4 @@ def test_a_measurement_leaves_the_model_as_it_was(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     choose(tmp_path, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert precision.layout(model) == torch.contiguous_format and all(p.grad is None for p in model.parameters())
+    assert layout(model) == torch.contiguous_format and all(p.grad is None for p in model.parameters())

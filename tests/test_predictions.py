@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from simulated import People
 
+import dataset
 import predictions
+from dataset import TARGETS
 from errors import InputError
-from labels import TARGETS
 
 
 def write(path, target, probs):
@@ -21,10 +22,10 @@ def write(path, target, probs):
 def test_rounded_probabilities_of_each_target_are_read(tmp_path, target):
     """By six digits, as written, and by three, as in tables of others."""
     probs = People(6, seed=0).probs(target)
-    read = predictions.read(write(tmp_path / "eval.csv", target, probs), target, ("ImageID",))
-    np.testing.assert_allclose(read[predictions.columns(target)], probs, rtol=1e-5)
+    read = predictions.read_table(write(tmp_path / "eval.csv", target, probs), target, ("ImageID",))
+    np.testing.assert_allclose(read[dataset.columns(target)], probs, rtol=1e-5)
     thirds = np.full((2, 3), 0.333)
-    assert len(predictions.read(write(tmp_path / "eval.csv", "mask", thirds), "mask", ("ImageID",))) == 2
+    assert len(predictions.read_table(write(tmp_path / "eval.csv", "mask", thirds), "mask", ("ImageID",))) == 2
 
 
 @pytest.mark.parametrize(("target", "column", "value", "message"), [
@@ -36,15 +37,15 @@ def test_rounded_probabilities_of_each_target_are_read(tmp_path, target):
 ])  # fmt: skip
 def test_the_first_row_that_sums_to_something_else_is_named(tmp_path, target, column, value, message):
     """In lines 4 and 6 a column has more than its probability, which leaves the other heads as they are."""
-    table = pd.DataFrame(People(1, seed=0).probs(target), columns=predictions.columns(target))
+    table = pd.DataFrame(People(1, seed=0).probs(target), columns=dataset.columns(target))
     table.loc[[2, 4], column] += value
     with pytest.raises(InputError, match=message):
-        predictions.read(write(tmp_path / "eval.csv", target, table.to_numpy()), target, ("ImageID",))
+        predictions.read_table(write(tmp_path / "eval.csv", target, table.to_numpy()), target, ("ImageID",))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("value", [0, 5])
 def test_rows_of_one_number_are_no_probabilities(tmp_path, target, value):
-    probs = np.full((2, len(predictions.columns(target))), value)
+    probs = np.full((2, len(dataset.columns(target))), value)
     with pytest.raises(InputError, match=r"eval.csv, line 2: .* sum to \d+, not to 1"):
-        predictions.read(write(tmp_path / "eval.csv", target, probs), target, ("ImageID",))
+        predictions.read_table(write(tmp_path / "eval.csv", target, probs), target, ("ImageID",))

@@ -9,9 +9,8 @@ from kernels import Kernels
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import optim
-import projected
 
-PAIRS = [(projected.AdamP, timm.optim.AdamP, {}), (projected.SGDP, timm.optim.SGDP, {"momentum": 0.9})]
+PAIRS = [(optim.AdamP, timm.optim.AdamP, {}), (optim.SGDP, timm.optim.SGDP, {"momentum": 0.9})]
 KINDS = ("channels", "whole", "neither")
 
 
@@ -35,8 +34,8 @@ def test_projection_by_hand():
     the weight, goes. To (6, 8) the gradient (3, 4) is parallel: nothing goes."""
     params = [torch.tensor([[3.0, 4.0]]), torch.tensor([[6.0, 8.0]])]
     params[0].grad, params[1].grad = torch.tensor([[4.0, -3.0]]), torch.tensor([[3.0, 4.0]])
-    channels = projected.Channels([p.shape for p in params], torch.device("cpu"))
-    along, factor = projected.project(params, [torch.tensor([[1.0, 2.0]])] * 2, channels, 0.1, 0.25, 1e-8)
+    channels = optim.Channels([p.shape for p in params], torch.device("cpu"))
+    along, factor = optim.project(params, [torch.tensor([[1.0, 2.0]])] * 2, channels, 0.1, 0.25, 1e-8)
     torch.testing.assert_close(along, torch.tensor([[0.44], [0.0]]))
     assert factor.tolist() == [[0.25], [1.0]]
 
@@ -97,7 +96,7 @@ def test_a_model_trains_like_with_timms_and_goes_on_from_its_state(ours, timms, 
 def test_weights_that_join_later_have_their_own_count():
     """timm counts the steps of each weight: a second one that had no gradient at first begins with the large correction."""
     ends = []
-    for cls in (projected.AdamP, timm.optim.AdamP):
+    for cls in (optim.AdamP, timm.optim.AdamP):
         params = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2))]
         optimizer = cls(params, lr=0.1)
         for step in range(3):
@@ -114,12 +113,12 @@ def test_what_is_gone_through_at_once():
     """On a CPU each by itself; elsewhere those that made as many steps."""
     for device, expected in (("cpu", [1, 1, 1]), ("meta", [1, 2])):
         params = [torch.nn.Parameter(torch.empty(2, 3, device=device)) for _ in range(3)]
-        optimizer = projected.AdamP(params)
+        optimizer = optim.AdamP(params)
         optimizer.state[params[0]]["step"] = 4
         assert [len(piece) for piece in optimizer._pieces(params)] == expected
 
 
-@pytest.mark.parametrize(("name", "kind"), [("AdamP", projected.AdamP), ("sgdp", projected.SGDP), ("cadamp", timm.optim.AdamP)])
+@pytest.mark.parametrize(("name", "kind"), [("AdamP", optim.AdamP), ("sgdp", optim.SGDP), ("cadamp", timm.optim.AdamP)])
 def test_train_makes_them_and_leaves_the_cautious_ones_to_timm(name, kind):
     net = timm.create_model("test_resnet", num_classes=3)
     for prefix in ("", "lookahead_"):

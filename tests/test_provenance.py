@@ -14,7 +14,7 @@ from conftest import without_pictures
 from test_train import command, trained
 
 import experiment
-import provenance
+import files
 import train
 from errors import InputError
 
@@ -35,19 +35,19 @@ def clone(tmp_path, monkeypatch):
 
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         git(*words)
-    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    monkeypatch.setattr(experiment, "__file__", str(folder / "provenance.py"))
     return SimpleNamespace(folder=folder, git=git)
 
 
 def commit_and_dirty():
-    found = provenance.environment("cpu")
+    found = experiment.environment("cpu")
     return found["git_commit"], found["git_dirty"]
 
 
 def test_the_packages_are_those_at_work():
-    found = provenance.environment("cpu")
+    found = experiment.environment("cpu")
     assert found["device"] == "cpu"
-    packages = {name: importlib.metadata.version(name) for name in provenance.PACKAGES}
+    packages = {name: importlib.metadata.version(name) for name in experiment.PACKAGES}
     assert {name: version.partition("+")[0] for name, version in found["packages"].items()} == packages
 
 
@@ -73,7 +73,7 @@ def test_an_export_within_another_clone_has_no_commit(clone, monkeypatch):
     export = clone.folder / "export"
     export.mkdir()
     (export / "provenance.py").write_text("x")
-    monkeypatch.setattr(provenance, "__file__", str(export / "provenance.py"))
+    monkeypatch.setattr(experiment, "__file__", str(export / "provenance.py"))
     assert commit_and_dirty() == (None, None)
     (clone.folder / ".gitignore").write_text("*")
     assert commit_and_dirty() == (None, None)
@@ -83,7 +83,7 @@ def test_a_clone_of_another_owner_is_read(clone, monkeypatch):
     """As in a container; git itself refuses it as of "dubious ownership", and goes on doing so for a clone around ours."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test this
     assert commit_and_dirty()[1] is False
-    monkeypatch.setattr(provenance, "__file__", str(clone.folder / "docs" / "provenance.py"))
+    monkeypatch.setattr(experiment, "__file__", str(clone.folder / "docs" / "provenance.py"))
     assert commit_and_dirty() == (None, None)
 
 
@@ -94,13 +94,13 @@ def test_a_git_that_fails_hangs_or_is_not_there(clone, tmp_path, monkeypatch, sc
         (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin" if script else str(tmp_path / "bin"))
-    monkeypatch.setattr(provenance, "GIT_SECONDS", 0.2, raising=False)
+    monkeypatch.setattr(experiment, "GIT_SECONDS", 0.2, raising=False)
     assert commit_and_dirty() == (None, None)
 
 
 def test_a_package_without_metadata_has_no_version(monkeypatch):
-    monkeypatch.setattr(provenance, "PACKAGES", ("nowhere",))
-    assert provenance.environment("cpu")["packages"] == {"nowhere": None}
+    monkeypatch.setattr(experiment, "PACKAGES", ("nowhere",))
+    assert experiment.environment("cpu")["packages"] == {"nowhere": None}
 
 
 def test_a_run_of_an_older_version_goes_on(tmp_path):
@@ -110,12 +110,12 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
     for text in (None, "{}"):
         if text:
             (tmp_path / "env.json").write_text(text)
-        provenance.check_data(tmp_path, "digest")
-        provenance.check_weights(tmp_path, weights)
-    provenance.write(tmp_path, "cpu", "digest", weights)
-    provenance.check_data(tmp_path, "digest")
-    provenance.check_weights(tmp_path, weights)
-    assert json.loads((tmp_path / "env.json").read_text())["weights_sha256"] == experiment.file_digest(weights)
+        experiment.check_data(tmp_path, "digest")
+        experiment.check_weights(tmp_path, weights)
+    experiment.write_env(tmp_path, "cpu", "digest", weights)
+    experiment.check_data(tmp_path, "digest")
+    experiment.check_weights(tmp_path, weights)
+    assert json.loads((tmp_path / "env.json").read_text())["weights_sha256"] == files.file_digest(weights)
 
 
 def changed_size(data):

@@ -15,19 +15,18 @@ import yaml
 from conftest import SAME_BITS, assert_same_run, without_pictures
 from test_validation import by_hand
 
+import dataset
 import engine
 import errors
 import experiment
+import files
 import fold
 import inference
-import mappings
 import model
-import predictions
 import pseudo
 import train
-import training_data
+from dataset import combine
 from errors import InputError
-from labels import combine
 
 
 def rng_probs(*shape):
@@ -94,8 +93,8 @@ def test_labels_of_a_fold_come_from_the_model_of_that_fold_alone(runs, taught):
 
 
 def test_eval_images_train_and_never_validate(taught, shared_data, workplace, monkeypatch):
-    seen, real = [], training_data.fold_data
-    monkeypatch.setattr(training_data, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
+    seen, real = [], dataset.fold_data
+    monkeypatch.setattr(dataset, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
     monkeypatch.setattr(engine, "train_one_epoch", lambda *args: (_ for _ in ()).throw(errors.Interrupted(143, "enough")))
     again = workplace / "runs" / "enough"
     argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(again.parent),
@@ -226,22 +225,20 @@ def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
 def test_the_finished_weights_predict(finished, shared_data, workplace):
     argv = ["--models", str(finished), "--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--quiet"]
     assert inference.main([*argv, "--device", "cpu"]) == 0
-    digests = [mappings.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
+    digests = [files.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
     finals = [experiment.weights_file(finished, number) for number in (0, 1)]
     assert [path.name for path in finals] == ["final.safetensors"] * 2
     assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]
     assert inference.main([*argv, "--device", "cpu", "--tta", "hflip", "--oof"]) == 0  # never by weights that know those people
-    table = pd.read_csv(finished / "oof_hflip.csv")[predictions.columns("label")]
+    table = pd.read_csv(finished / "oof_hflip.csv")[dataset.columns("label")]
     np.testing.assert_allclose(table, by_hand(finished, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
 
 
 def test_eval_images_that_can_not_be_read_do_not_train():
     names = ["a.jpg", "b.jpg", "c.jpg"]
-    table = pd.DataFrame(
-        [(0, name, 0.2, 0.8) for name in names[1:]], columns=["fold", "ImageID", *predictions.columns("gender")]
-    )
+    table = pd.DataFrame([(0, name, 0.2, 0.8) for name in names[1:]], columns=["fold", "ImageID", *dataset.columns("gender")])
     data = SimpleNamespace(pseudo=table, eval_names=names, images=range(10), good_eval=np.array([True, True, False]))
-    rows, soft = training_data.pseudo_rows(SimpleNamespace(target="gender", data_dir="data"), data, 0, np.array([3, 4]))
+    rows, soft = dataset.pseudo_rows(SimpleNamespace(target="gender", data_dir="data"), data, 0, np.array([3, 4]))
     assert rows.tolist() == [3, 4, 11] and soft.tolist()[0] == [0, 0]
 
 

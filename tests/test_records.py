@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import experiment
 import records
 from errors import InputError
 
@@ -201,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_listed(tmp_path, monkeypatch):
     def refuse(*_args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(records.experiment.os, "replace", refuse)
+    monkeypatch.setattr(experiment.os, "replace", refuse)
     assert len(records.read_all(tmp_path)[0]) == 1
     assert not (tmp_path / records.CACHE).exists()
 
@@ -264,17 +265,17 @@ def test_a_folder_is_found_by_path_and_by_bare_name(tmp_path, monkeypatch):
     ensemble = make_ensemble(tmp_path / "submissions", "two", {})
     places = [tmp_path / "runs", tmp_path / "submissions"]
     monkeypatch.chdir(tmp_path)
-    assert records.find("one", places, "--lb") == run
-    assert records.find("two", places, "--lb") == ensemble
-    assert records.find("runs/one/", places, "--lb").resolve() == run
-    assert records.find("one", [*places, Path("runs")], "--lb").resolve() == run  # the same folder twice is one
+    assert records.find_record("one", places, "--lb") == run
+    assert records.find_record("two", places, "--lb") == ensemble
+    assert records.find_record("runs/one/", places, "--lb").resolve() == run
+    assert records.find_record("one", [*places, Path("runs")], "--lb").resolve() == run  # the same folder twice is one
 
 
 def test_unknown_and_ambiguous_names(tmp_path):
     make_run(tmp_path / "runs", "02-AdamP-v5")
     places = [tmp_path / "runs", tmp_path / "submissions"]
     with pytest.raises(InputError, match=r"--lb 02-AdamP-v6: no such run or ensemble\. Did you mean 02-AdamP-v5\?"):
-        records.find("02-AdamP-v6", places, "--lb")
+        records.find_record("02-AdamP-v6", places, "--lb")
     make_ensemble(tmp_path / "submissions", "02-AdamP-v5", {})
     with pytest.raises(InputError, match=r"02-AdamP-v5: stands for .*runs/02-AdamP-v5 and .*submissions/02-AdamP-v5; give"):
-        records.find("02-AdamP-v5", places, "--lb")
+        records.find_record("02-AdamP-v5", places, "--lb")

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image, ImageStat
 from sklearn.metrics import f1_score
 
+import metrics
 import report
+from dataset import CLASS_NAMES, encode
 from errors import InputError
-from labels import CLASS_NAMES, encode
 
 LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 20 + "\nend 한글"
 
@@ -137,7 +138,7 @@ def test_class_f1():
     f1 = report.class_f1(np.array([[3, 0, 0], [1, 0, 0], [0, 0, 0]]))
     np.testing.assert_allclose(f1, [6 / 7, 0, np.nan])
     truth, pred = make_classes(200, 3)
-    counts = report.metrics.confusion(truth, pred, 3)
+    counts = metrics.confusion(truth, pred, 3)
     np.testing.assert_allclose(report.class_f1(counts), f1_score(truth, pred, average=None))
 
 

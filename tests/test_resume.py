@@ -24,10 +24,11 @@ import engine
 import errors
 import experiment
 import fold
+import images
 import parallel
-import provenance
+import precision
+import report
 import train
-import training_data
 
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "3",
             "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
@@ -103,7 +104,7 @@ def facts(run):
     summary = json.loads((run / "summary.json").read_text())
     for name in ("name", "seconds", "images_per_second", "peak_memory_mib"):
         summary.pop(name)
-    states = [checkpoint.load(run, number) for number in (0, 1)]
+    states = [checkpoint.load_state(run, number) for number in (0, 1)]
     for state in states:
         state.pop("seconds")
         state["history"] = [
@@ -155,7 +156,7 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
         assert "--resume" in told.splitlines()[-1] and "Traceback" not in told
     assert not (run / "summary.json").exists()
     if where == "validation" and mode != "parallel folds":
-        state = checkpoint.load(run, 0)
+        state = checkpoint.load_state(run, 0)
         assert (state["epoch"], state["step"]) == (2, 5) and "while validating; state saved" in told
     codes = exit_codes(mode, None, said, ["--resume", run, "--quiet"])
     assert not any(codes), said.read_text()
@@ -165,11 +166,11 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
 
 
 PHASES = {
-    "decoding": (training_data.cache, "decode"),
-    "measuring": (train.precision, "choose"),
-    "opening": (provenance, "write"),
+    "decoding": (images, "decode"),
+    "measuring": (precision, "choose"),
+    "opening": (experiment, "write"),
     "summary": (experiment, "write_summary"),
-    "pictures": (train.report, "confusion"),
+    "pictures": (report, "confusion"),
 }
 
 

@@ -5,8 +5,8 @@ from sklearn.linear_model import LogisticRegression
 import blend
 import metrics
 import search
+from dataset import FIRST_AGE, decode, num_outputs
 from errors import InputError
-from labels import FIRST_AGE, decode, num_outputs
 
 MIXES = [
     ["label"] * 4,

@@ -7,9 +7,9 @@ import os
 import pytest
 import torch
 
-import disk
 import errors
 import experiment
+import files
 import space
 import train
 from images import Geometry
@@ -26,14 +26,14 @@ def folder_bytes(folder):
 def test_estimate_is_near_the_most_that_a_run_takes(fit, workplace, monkeypatch, name, options):
     """Most is taken when a new file lies beside the old one, just before it replaces that; pictures are not drawn here."""
     most, told = [], []
-    replace, check_room = os.replace, disk.check_room
+    replace, check_room = os.replace, files.check_room
 
     def measured(source, target):
         most.append(folder_bytes(workplace / "runs" / name))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", measured)
-    monkeypatch.setattr(disk, "check_room", lambda needs: (told.append(needs), check_room(needs)))
+    monkeypatch.setattr(files, "check_room", lambda needs: (told.append(needs), check_room(needs)))
     fit(*options, name=name)
     option, _folder, what, estimate = told[0][0]
     assert (option, what) == ("--output-dir", "the run")
@@ -43,7 +43,7 @@ def test_estimate_is_near_the_most_that_a_run_takes(fit, workplace, monkeypatch,
 def test_only_what_is_missing_counts(runs, shared_data, workplace, monkeypatch):
     """A complete run needs nothing more; one whose fold 1 is to come, half of a new one, less what lies in that fold."""
     told = []
-    monkeypatch.setattr(disk, "check_room", told.append)
+    monkeypatch.setattr(files, "check_room", told.append)
     run, weights = runs["label"], space.weights_bytes(None, runs["label"])
     args = argparse.Namespace(**{**experiment.read_args(run), "fold": None})
     images = experiment.pd.read_csv(run / "oof.csv")[["image", "path"]]

@@ -17,8 +17,8 @@ from conftest import until, without_pictures
 from test_disk import Faults
 
 import ablation
-import disk
 import errors
+import files
 import plan
 import sweep
 import train
@@ -323,7 +323,7 @@ def test_a_full_disk_leaves_no_part_of_a_log(tmp_path, monkeypatch, before, at):
         log.write_bytes(before)
     with Faults(tmp_path, at).hold():
         handle = sweep.open_log(log)
-        with pytest.raises(disk.DiskError, match=r"a.log: can't be written \(No space .*\): 26 bytes are needed, and"):
+        with pytest.raises(files.DiskError, match=r"a.log: can't be written \(No space .*\): 26 bytes are needed, and"):
             sweep.start(job, log, handle, None)
         os.close(handle)
     assert (log.read_bytes() if log.exists() else None) == before

@@ -18,10 +18,14 @@ import pandas as pd
 import pytest
 from conftest import SAME_BITS, assert_same_run, until_told
 
+import dataset
 import demo
-import disk
 import evaluation
+import files
+import images
 import train
+import train_options
+from files import held, make_dir
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
@@ -48,7 +52,7 @@ def test_predictions_of_a_run_are_made_by_one_process_at_a_time(two_runs, capsys
         with evaluation.predicting(two_runs[::-1]):
             begun.set()
 
-    with evaluation.predicting(two_runs[:1]), disk.held(two_runs[0], "training holds the folder meanwhile"):
+    with evaluation.predicting(two_runs[:1]), files.held(two_runs[0], "training holds the folder meanwhile"):
         waiting = threading.Thread(target=second)
         waiting.start()
         until_told("waiting for another process")
@@ -127,12 +131,12 @@ def test_two_resumes_of_one_run(shared_data, tmp_path, fit):
 @pytest.mark.slow
 def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_path):
     """Both wait for this test at first; then one builds, and the other finds it built."""
-    args = train.train_options.parse_args(list(map(str, training(shared_data, tmp_path))))
-    people = train.dataset.read_people(shared_data)
-    files = train.dataset.image_files(args.data_dir, train.dataset.list_images(args.data_dir, people)["image"])
-    key = train.cache.cache_key(files, train.Geometry.of(args.img_size, args.crop, args.face_crop))
-    lock = disk.make_dir(tmp_path / "cache", "--cache-dir") / f"{key}.lock"
-    with disk.held(lock, "", make=True):
+    args = train_options.parse_args(list(map(str, training(shared_data, tmp_path))))
+    people = dataset.read_people(shared_data)
+    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"])
+    key = images.cache_key(files, train.Geometry.of(args.img_size, args.crop, args.face_crop))
+    lock = make_dir(tmp_path / "cache", "--cache-dir") / f"{key}.lock"
+    with held(lock, "", make=True):
         commands = [Command("train.py", *training(shared_data, tmp_path, "--name", name)) for name in ("a", "b")]
         said = [command.process.stderr.readline() for command in commands]
     assert said == [f"waiting for another process to build {tmp_path}/cache/{key}.npy\n"] * 2

@@ -15,15 +15,15 @@ import yaml
 from conftest import SAME_BITS, assert_same_run, without_pictures
 from PIL import Image
 
-import detector
 import errors
 import experiment
 import fold
+import images
 import metrics
 import model
 import train
+from dataset import TARGETS
 from errors import InputError
-from labels import TARGETS
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
@@ -160,7 +160,7 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
         monkeypatch.setattr(fold, "train_fold", stopped)
     else:
         monkeypatch.setattr(fold, "train_fold", lambda *_args: None)
-        monkeypatch.setattr(train.experiment, "write_summary", stopped)
+        monkeypatch.setattr(experiment, "write_summary", stopped)
     argv = command(shared_data, tmp_path, "--name", "a run", "--fold", "1")
     assert errors.run(lambda: train.main(argv)) == 143
     line = f"Go on with: python train.py --resume '{tmp_path / 'runs' / 'a run'}' --fold 1"
@@ -278,7 +278,7 @@ def test_what_only_the_images_tell_is_one_line_and_leaves_nothing(shared_data, t
 
 
 def test_face_crop_without_its_detector_is_one_line(shared_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(detector.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
     code = errors.run(lambda: train.main(command(shared_data, tmp_path, "--face-crop", "0.4")))
     assert code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(
         "error: --face-crop: needs its detector, pip install"

@@ -5,13 +5,14 @@ import shutil
 import timm
 from conftest import without_pictures
 
+import demo
 import experiment
 import train
 import train_options
 
 
 def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, False))
+    monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, False))
     usual = ["--model", "test_resnet", "--no-pretrained"]
     train_options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
     assert not capsys.readouterr().err
@@ -21,7 +22,7 @@ def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
 
 
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, True))
+    monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, True))
     args = train_options.parse_args(["--epochs", "3"])
     assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
     assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
@@ -38,7 +39,7 @@ def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch
 
 
 def test_a_deprecated_model_is_told_once_and_recorded_by_its_current_name(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_options.dataset, "locate", lambda data_dir, draw: (tmp_path, False))
+    monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, False))
     args = train_options.parse_args(["--model", "tf_efficientnet_b4_ns", "--no-pretrained"])
     assert (args.model, args.img_size) == ("tf_efficientnet_b4.ns_jft_in1k", [380, 380])
     told = "--model tf_efficientnet_b4_ns: an old name; timm calls it tf_efficientnet_b4.ns_jft_in1k now\n"

@@ -23,11 +23,11 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
     assert "drop ages: 0 people leave training" in err
     assert sorted(data.labelled["age"].unique()) == [23, 45, 60]
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert len(rows.train_rows) == 6 * 7
     args.drop_ages = [23, 60]
     data = training_data.load_data(args, torch.device("cpu"))
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
 
 
@@ -37,7 +37,7 @@ def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, 
     data = training_data.load_data(
         args := train_options.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu")
     )
-    rows = training_data.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     fixed = data.images["path"].str.startswith("000001_female").to_numpy()
     assert fixed.sum() == 7
     assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}
@@ -46,7 +46,7 @@ def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, 
 def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
     args = train_options.parse_args(command(shared_data, tmp_path))
     data = training_data.load_data(args, torch.device("cpu"))
-    one, everyone = (training_data.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
+    one, everyone = (dataset.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
     assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
     assert set(everyone.train_rows) == set(one.train_rows) | set(one.val_rows) and not len(everyone.val_rows)
 

@@ -9,8 +9,7 @@ from conftest import gradient, save
 import augment
 import errors
 import usual
-from decoding import decode
-from images import Geometry
+from images import Geometry, decode
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

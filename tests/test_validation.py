@@ -11,18 +11,17 @@ import pytest
 import sklearn.metrics
 import torch
 
+import dataset
 import ensemble
 import errors
 import evaluation
 import experiment
+import files
 import inference
-import mappings
 import metrics
 import model
-import predictions
 import validation
-from decoding import decode
-from images import Geometry
+from images import Geometry, decode
 
 PREDICTED = shutil.ignore_patterns("eval*", "oof_*", "submission.csv")
 
@@ -41,7 +40,7 @@ def own_run(runs, tmp_path):
 def by_hand(run, data, tta):
     """Probabilities [N, C] of the images of oof.csv, in its order, each by the best weights of its fold; targets of one head."""
     table = pd.read_csv(run / "oof.csv")
-    probs = np.empty((len(table), len(predictions.columns(experiment.read_args(run)["target"]))))
+    probs = np.empty((len(table), len(dataset.columns(experiment.read_args(run)["target"]))))
     for number in (0, 1):
         net, facts = model.load(run / f"fold{number}" / "best.safetensors")
         mine = (table["fold"] == number).to_numpy()
@@ -58,7 +57,7 @@ def test_each_fold_predicts_its_own_validation_images(own_run, places, shared_da
     plain, table = (pd.read_csv(run / name) for name in ("oof.csv", "oof_hflip.csv"))
     assert table.columns.tolist() == plain.columns.tolist()
     pd.testing.assert_frame_equal(table.iloc[:, :4], plain.iloc[:, :4])
-    probs, plain_probs = (each[predictions.columns("mask")].to_numpy() for each in (table, plain))
+    probs, plain_probs = (each[dataset.columns("mask")].to_numpy() for each in (table, plain))
     np.testing.assert_allclose(probs, by_hand(run, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
     assert np.abs(probs - plain_probs).max() > 1e-4
     found = json.loads((run / "oof_hflip.json").read_text())
@@ -83,8 +82,8 @@ def test_without_tta_they_are_those_of_the_training(own_run, shared_data, workpl
     run = own_run("multi")
     args = SimpleNamespace(tta="none", amp="off", batch_size=7, cache_dir=workplace / "cache", cache_device="host", quiet=True)
     caches = set((workplace / "cache").glob("*.npy"))
-    found = validation.predict(run, shared_data, args, torch.device("cpu"))
-    plain, table = (pd.read_csv(run / name)[predictions.columns("multi")] for name in ("oof.csv", "oof_none.csv"))
+    found = validation.predict_oof(run, shared_data, args, torch.device("cpu"))
+    plain, table = (pd.read_csv(run / name)[dataset.columns("multi")] for name in ("oof.csv", "oof_none.csv"))
     np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
     assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
 
@@ -98,9 +97,9 @@ def test_they_are_made_once_and_again_when_the_weights_change(own_run, places, m
     monkeypatch.setattr(evaluation, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
     inference.main(argv)
     assert capsys.readouterr().out == told and made == []
-    facts = mappings.read_json(run / "fold1" / "fold.json")
-    experiment.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
-    assert not validation.is_fresh(run, "hflip") and not validation.is_fresh(run, "shift")
+    facts = files.read_json(run / "fold1" / "fold.json")
+    files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    assert not validation.oof_is_fresh(run, "hflip") and not validation.oof_is_fresh(run, "shift")
     inference.main(argv)
     assert made == [experiment.best_weights(run, 0), experiment.best_weights(run, 1)]
 
@@ -129,7 +128,9 @@ def test_an_ensemble_takes_them_where_they_are(own_run, places, tmp_path, capsys
     ([-0.02, 0.001], "noise; leave --tta at none, as far as these people tell"),
 ])  # fmt: skip
 def test_the_verdict_is_advice(interval, told):
-    first, second = validation.lines("runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval})
+    first, second = validation.tta_lines(
+        "runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval}
+    )
     assert first == "runs/x/oof_shift.csv: out-of-fold macro F1 0.5000, without TTA 0.4900" and told in second
 
 
@@ -138,7 +139,7 @@ def test_the_verdict_is_advice(interval, told):
 ])  # fmt: skip
 def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(runs, places, intervals, tta, monkeypatch, capsys):
     found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
-    monkeypatch.setattr(validation, "predict", lambda *_args: next(found))
+    monkeypatch.setattr(validation, "predict_oof", lambda *_args: next(found))
     inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
     assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in capsys.readouterr().out.splitlines()[-1]
 

@@ -11,9 +11,9 @@ from unittest import mock
 import pytest
 
 import errors
-import workers
+import images
 
-ROOT = Path(workers.__file__).parent
+ROOT = Path(images.__file__).parent
 
 
 def square(number):
@@ -38,7 +38,7 @@ def reach(_number):
 
 
 def test_results_come_in_order_from_other_processes():
-    with workers.results("squaring", 2, square, range(40)) as found:
+    with images.pool_results("squaring", 2, square, range(40)) as found:
         found = list(found)
     assert [value for value, _pid in found] == [number * number for number in range(40)]
     assert os.getpid() not in {pid for _value, pid in found}
@@ -46,7 +46,7 @@ def test_results_come_in_order_from_other_processes():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_process_is_this_one(count):
-    with workers.results("squaring", count, square, range(3)) as found:
+    with images.pool_results("squaring", count, square, range(3)) as found:
         assert list(found) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
 
 
@@ -55,7 +55,7 @@ def test_what_the_work_raises_comes_after_the_results_before_it(count):
     came = []
     with (
         pytest.raises(errors.InputError, match=r"^3: not a number$"),
-        workers.results("", count, fail_at_three, range(9)) as found,
+        images.pool_results("", count, fail_at_three, range(9)) as found,
     ):
         for result in found:
             came.append(result)
@@ -65,14 +65,14 @@ def test_what_the_work_raises_comes_after_the_results_before_it(count):
 def test_a_killed_process_is_told_and_not_waited_for():
     with (
         pytest.raises(errors.InputError, match=r"^reading: one of its processes was killed; out of memory"),
-        workers.results("reading", 2, die, range(9)) as found,
+        images.pool_results("reading", 2, die, range(9)) as found,
     ):
         list(found)
 
 
 def test_processes_that_die_while_work_is_handed_out_are_told(monkeypatch):
-    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", mock.Mock(side_effect=BrokenProcessPool("died")))
-    with pytest.raises(errors.InputError, match=r"^reading: one of"), workers.results("reading", 2, square, range(9)):
+    monkeypatch.setattr(images.ProcessPoolExecutor, "submit", mock.Mock(side_effect=BrokenProcessPool("died")))
+    with pytest.raises(errors.InputError, match=r"^reading: one of"), images.pool_results("reading", 2, square, range(9)):
         pass
 
 
@@ -81,7 +81,7 @@ def test_on_leaving_what_has_not_begun_is_dropped(tmp_path):
         time.sleep(0.01)
         (tmp_path / str(number)).touch()
 
-    with pytest.raises(KeyboardInterrupt), workers.results("", 2, touch, range(500)) as found:
+    with pytest.raises(KeyboardInterrupt), images.pool_results("", 2, touch, range(500)) as found:
         next(found)
         raise KeyboardInterrupt
     done = len(list(tmp_path.iterdir()))
@@ -92,7 +92,7 @@ def test_on_leaving_what_has_not_begun_is_dropped(tmp_path):
 
 def test_signals_are_the_parents_alone():
     """Those to its group, too."""
-    with workers.results("", 2, reach, range(2)) as found:
+    with images.pool_results("", 2, reach, range(2)) as found:
         assert list(found) == [(True, set())] * 2
 
 
@@ -101,12 +101,12 @@ def test_signals_are_the_parents_alone():
 def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
     """The last of them ends the pipe of what they say."""
     script = """
-        import sys, time, errors, workers
+        import sys, time, errors, images
         def work(number):
             open(f"{sys.argv[1]}/{number}", "w").close()
             time.sleep(0.05)
         def main():
-            with workers.results("", 2, work, range(1000)) as found:
+            with images.pool_results("", 2, work, range(1000)) as found:
                 list(found)
         sys.exit(errors.run(main))
     """

@@ -1,5 +1,3 @@
-"""What the faces of the demo set are drawn with: smooth shapes, soft light and clips, on Pillow images."""
-
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 

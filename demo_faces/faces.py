@@ -1,15 +1,9 @@
-"""Draws faces of the demo set: a person is a bundle of traits drawn from gender, age and noise.
-
-Gender and age speak through many overlapping, noisy cues (hair, hairline, grey, wrinkles, glasses, lips, clothes), so that
-gender is good to see and age hard, as in the real set.
-"""
-
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from canvas import BASE, SCALE, Canvas, mirrored, mix, pick, spline
+from demo_faces.canvas import BASE, SCALE, Canvas, mirrored, mix, pick, spline
 
 SKIN = ((255, 226, 202), (250, 214, 184), (240, 200, 166), (226, 180, 144), (202, 152, 116), (164, 116, 86))
 HAIR = ((30, 26, 30), (44, 33, 31), (64, 44, 35), (96, 65, 44), (138, 92, 56))

@@ -1,10 +1,8 @@
-"""The seven photos of a person of the demo set: five masks worn, one worn wrongly, one without; each in its own light."""
-
 import numpy as np
 from PIL import Image, ImageChops
 
-from canvas import CENTRE, SCALE, Canvas, mirrored, mix, pick, spline
-from faces import draw_person, draw_traits
+from demo_faces.canvas import CENTRE, SCALE, Canvas, mirrored, mix, pick, spline
+from demo_faces.faces import draw_person, draw_traits
 
 WIDTH, HEIGHT = 384, 512
 KINDS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
