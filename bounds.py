@@ -3,102 +3,16 @@
 The official truth never changes: only the cut of what was predicted moves, and no training is needed.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from matplotlib.lines import Line2D
 
 import blend
 import layout
-import metrics
-from dataset import LABELS, OFFICIAL_BOUNDS
+from dataset import OFFICIAL_BOUNDS
 from files import write_figure
 
-LOWS, HIGHS = range(20, 41), range(50, 61)
 BOUNDS_NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
-CHOSEN, BAND, AGE_COMPONENT = "#0072b2", "#cfe3f0", "#c04f00"
-
-
-def merge_ages(members, weights):
-    """Members as at most one of each part, `label` and `age` beside them: (members, weights) whose soft blend is equal."""
-    sums, totals = {}, {}
-    for (target, probs), weight in zip(members, weights):
-        parts = {"age": probs} if target == "age" else blend.member_parts(target, probs)
-        for part, part_probs in parts.items():
-            share = weight["age_group" if part == "age" else part] if isinstance(weight, dict) else weight
-            if share > 0:
-                sums[part] = sums.get(part, 0.0) + share * part_probs
-                totals[part] = totals.get(part, 0.0) + share
-    return [(part, total / totals[part]) for part, total in sums.items()], list(totals.values())
-
-
-def bounds_predictor(members, method="soft", weights=None):
-    """A function of bounds (LO, HI): the classes [N] that the blend of `members` predicts with that cut."""
-    if method == "soft":
-        members, weights = merge_ages(members, weights or [1] * len(members))
-    return lambda cut: blend.blend(members, method, cut, weights).argmax(1)
-
-
-def bounds_lines(best):
-    """The bounds along the two lines through `best`: (each LO at its HI, each HI at its LO)."""
-    return [(low, best[1]) for low in LOWS], [(best[0], high) for high in HIGHS]
-
-
-def tune_bounds(members, truth, method="soft", weights=None):
-    """The bounds (LO, HI) of highest macro F1 of the blend of `members` (weights: as blend.blend's) on truth [N].
-
-    LO over 20..40 and HI over 50..60 in turn, from the official bounds on until neither moves; of equal scores the
-    bounds nearest to the official ones.
-    """
-    predict, scores = bounds_predictor(members, method, weights), {}
-
-    def rank(bounds):
-        if bounds not in scores:
-            scores[bounds] = metrics.macro_f1(truth, predict(bounds), len(LABELS))
-        return scores[bounds], -sum(abs(bound - official) for bound, official in zip(bounds, OFFICIAL_BOUNDS))
-
-    best, before = OFFICIAL_BOUNDS, None
-    while best != before:
-        before = best
-        for axis in range(2):
-            best = max(bounds_lines(best)[axis], key=rank)
-    return best
-
-
-@dataclass(frozen=True)
-class BoundsCurve:
-    """Macro F1 along one bound: `bounds` (LO, HI) and `f1` at each; `low` and `high` [len] are the 95 % interval over people
-    of each difference to the official bounds."""
-
-    bounds: list
-    f1: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-@dataclass(frozen=True)
-class BoundsStudy:
-    """Macro F1 at the chosen bounds `best`, at the official ones, and the Curves over LO and over HI through `best`."""
-
-    best: tuple
-    best_f1: float
-    official_f1: float
-    curves: list
-
-
-def study_bounds(members, truth, persons, best, method="soft", weights=None, resamples=500):
-    """The Study of a blend of `members` around the bounds `best`; persons [N] as in metrics.bootstrap_difference."""
-    predict = bounds_predictor(members, method, weights)
-    official = predict(OFFICIAL_BOUNDS)
-    curves = []
-    for along in bounds_lines(best):
-        preds = [predict(cut) for cut in along]
-        f1 = np.array([metrics.macro_f1(truth, pred, len(LABELS)) for pred in preds])
-        gains = [metrics.bootstrap_difference(truth, pred, official, persons, len(LABELS), resamples) for pred in preds]
-        low, high = np.transpose([metrics.interval(samples) for samples in gains])
-        curves.append(BoundsCurve(along, f1, low, high))
-    best_f1 = curves[0].f1[LOWS.index(best[0])]
-    return BoundsStudy(best, best_f1, metrics.macro_f1(truth, official, len(LABELS)), curves)
+CHOSEN, BAND, blend.AGE_COMPONENT = "#0072b2", "#cfe3f0", "#c04f00"
 
 
 def _draw_bounds_curve(axes, study, axis, parts):
@@ -118,7 +32,7 @@ def _draw_bounds_curve(axes, study, axis, parts):
     axes.plot(best[axis], study.best_f1, "o", ms=9, mfc="white", mec=CHOSEN, mew=2.2, zorder=4)
     for value, count in zip(*np.unique(parts, return_counts=True)):
         heights = bottom + (0.03 + 0.035 * np.arange(count)) * (top - bottom)
-        axes.plot([value] * count, heights, "s", ms=3.8, color=AGE_COMPONENT, mec="none", zorder=3)
+        axes.plot([value] * count, heights, "s", ms=3.8, color=blend.AGE_COMPONENT, mec="none", zorder=3)
     title = f"{BOUNDS_NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}"
     axes.set_title(title, loc="left", fontsize=10, color=layout.INK, pad=8)
 
@@ -127,7 +41,16 @@ def _bounds_legend():
     """What the marks mean, for matplotlib's legend."""
     return [
         Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec=CHOSEN, mew=2, label="chosen on everyone"),
-        Line2D([], [], ls="", marker="s", ms=4.5, mfc=AGE_COMPONENT, mec="none", label="chosen without one part of the people"),
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="s",
+            ms=4.5,
+            mfc=blend.AGE_COMPONENT,
+            mec="none",
+            label="chosen without one part of the people",
+        ),
         Line2D([], [], color=layout.GREY, lw=1, ls="--", label="official bound"),
         Line2D([], [], color=layout.GREY, lw=1, ls=":", label="score at the official bounds"),
     ]

@@ -33,9 +33,7 @@ import compare_page
 import dataset
 import demo
 import differences
-import evaluation
 import files
-import members
 import metrics
 import options
 import predictions
@@ -70,7 +68,7 @@ class Side:
 
     name: str
     scored_as: str
-    source: members.Source | None
+    source: predictions.Source | None
     images: list | None
     answers: np.ndarray | None
     probs: np.ndarray | None
@@ -98,9 +96,9 @@ def read_side(name):
     if path.suffix == ".csv":
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
-    source = members.open_source(name)
-    with evaluation.predicting([source.folder] if source.is_run else []):
-        tables, folds = members.read_eval(source)
+    source = predictions.open_source(name)
+    with predictions.predicting([source.folder] if source.is_run else []):
+        tables, folds = predictions.read_eval(source)
     side = Side(source.name, SCORED_AS[source.target], source, None, None, None, folds)
     if tables:
         table = predictions.mean(tables, source.target)
@@ -114,16 +112,16 @@ def hold_against_info(sides, data_dir):
     """Hold the answers of sides against info.csv of the data folder: what is not in it is left out, with a line; a side that
     lacks some of its images has no answers."""
     there = [side for side in sides if side.images is not None]
-    known = evaluation.known_names(data_dir, [side.images for side in there])
+    known = predictions.known_names(data_dir, [side.images for side in there])
     for side in there if known else ():
         info, names = known
-        apart, gone = members.lacking(names, side.images), members.lacking(side.images, names)
+        apart, gone = predictions.lacking(names, side.images), predictions.lacking(side.images, names)
         if apart:
-            side.lacks = members.tell_lacking(apart, names, info)
+            side.lacks = predictions.tell_lacking(apart, names, info)
             side.images = side.answers = side.probs = None
             continue
         if gone:
-            print(members.tell_gone(side.name, gone, info))
+            print(predictions.tell_gone(side.name, gone, info))
         side.keep(pd.Index(side.images).get_indexer(names))
 
 
@@ -131,7 +129,7 @@ def remedy(side, data_dir):
     """What makes the answers to eval images that a side lacks."""
     if side.source is None or not side.source.is_run:
         return f"make {'the ensemble' if side.source else 'it'} anew"
-    if members.is_brought(side.source, "none"):
+    if predictions.is_brought(side.source, "none"):
         return "bring it along anew"
     return f"{inference_command(side.source)}{demo.as_option(data_dir) if data_dir else ''} makes them"
 
@@ -165,11 +163,11 @@ def join(a, b, part):
 
 def read_oof(side, part, data_dir):
     """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv."""
-    table = members.read_oof(side.source) if side.source else None
+    table = predictions.read_oof(side.source) if side.source else None
     if table is None:
         return None
-    member = members.Member(side.source, [], None, table)
-    members.hold_oof([member], data_dir)
+    member = predictions.Member(side.source, [], None, table)
+    predictions.hold_oof([member], data_dir)
     table = member.oof
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)

@@ -9,7 +9,6 @@ import dataset
 import errors
 import layout
 import metrics
-import pipeline
 import predictions
 import scoreboard
 from dataset import LABELS, SCORED_AS, decode, marginals
@@ -44,7 +43,7 @@ def total_weight(weight):
 def _f1(plan, fitted, weights, members, truth):
     """In-sample macro F1 with other weights and everything else as fitted; -inf where a part is left undecided."""
     try:
-        probs, _factors = pipeline.finish_plan(plan, pipeline.apply_plan(plan, replace(fitted, weights=weights), members))
+        probs, _factors = blend.finish_plan(plan, blend.apply_plan(plan, replace(fitted, weights=weights), members))
     except InputError:
         return -np.inf
     return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))
@@ -60,7 +59,7 @@ def added(plan, fitted, members, truth):
     adds = np.full(len(members), np.nan)
     if plan.method == "stack" or len(used) > MANY:
         return adds
-    fitted, members = pipeline.scale_by_temperatures(fitted, members)
+    fitted, members = blend.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     for index in used:
         adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
@@ -88,7 +87,7 @@ def left_out(plan, fitted, members, truth, limit=SHOWN):
     used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)
     if not len(unused):
         return []
-    fitted, members = pipeline.scale_by_temperatures(fitted, members)
+    fitted, members = blend.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
     at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused[:limit])}
     found = []

@@ -27,13 +27,11 @@ import dataset
 import demo
 import distributed
 import engine
-import evaluation
 import experiment
 import files
-import members
+import inference
 import options
 import persons
-import pipeline
 import predictions
 import telling
 from dataset import OFFICIAL_BOUNDS
@@ -46,11 +44,11 @@ def parse_args(argv):
     parser = options.Parser("Combine runs into one submission: any mix of targets that decide mask, gender and age group.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN",
                         help="run or ensemble folders, RUN:foldN, RUN:best, or patterns in quotes")  # fmt: skip
-    parser.add_argument("--method", choices=pipeline.METHODS, default="soft",
+    parser.add_argument("--method", choices=blend.METHODS, default="soft",
                         help="average probabilities, vote, or learn from them (multinomial logistic regression)")  # fmt: skip
-    parser.add_argument("--search", choices=pipeline.SEARCHES, default="none",
+    parser.add_argument("--search", choices=blend.SEARCHES, default="none",
                         help="greedy: choose members, with replacement; weights: weigh each member and part")  # fmt: skip
-    parser.add_argument("--decode", choices=pipeline.DECODES, default="argmax",
+    parser.add_argument("--decode", choices=blend.DECODES, default="argmax",
                         help="before the highest probability is taken: f1: a factor for each class, for macro F1; prior: one "
                         "for each mask state, so that the predictions are 5:1:1 by mask as the eval images are")  # fmt: skip
     parser.add_argument("--temperature", action="store_true",
@@ -101,12 +99,12 @@ class Submission:
     """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those
     of pipeline.finish on the eval images, `grouping`: persons.Grouping with --persons."""
 
-    plan: pipeline.Plan
+    plan: blend.Plan
     members: list
     names: list
     images: OofImages | None
-    fitted: pipeline.Fitted
-    scored: pipeline.OutOfFold | None
+    fitted: blend.Fitted
+    scored: blend.OutOfFold | None
     eval_probs: np.ndarray
     mask_factors: np.ndarray | None = None
     grouping: persons.Grouping | None = None
@@ -132,7 +130,7 @@ def main(argv=None):
     telling.say_persons(result.grouping)
     telling.say_scores(result)
     telling.say_plain_oof(args.tta, found)
-    evaluation.say_score(data_dir, result.names, result.eval_probs, folder.name)
+    inference.say_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")
     telling.say(telling.predicted_shares(result.eval_probs), indent="  ")
     telling.warn_of_prior(result.eval_probs)
@@ -143,12 +141,12 @@ def main(argv=None):
 def make_plan(args):
     """The pipeline.Plan of the options."""
     cut = None if args.tune_bounds else tuple(args.age_bounds)
-    return pipeline.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
+    return blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
 
 
 def read_members(args, plan):
     """The members that --models names; eval predictions that are missing are made first."""
-    sources = members.find_sources(args.models, args.folds)
+    sources = predictions.find_sources(args.models, args.folds)
     blend.check_decided([source.target for source in sources])
     if "age" not in {source.target for source in sources} and plan.bounds != OFFICIAL_BOUNDS:
         raise InputError(f"{telling.bounds_option(args)}: only runs of target age can be cut anew, and none is given")
@@ -161,17 +159,17 @@ def read_members(args, plan):
 
     def predict(jobs):
         images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
-        evaluation.predict_folds(jobs, images, args, distributed.pick_device(args.device))
+        inference.predict_folds(jobs, images, args, distributed.pick_device(args.device))
 
-    with evaluation.predicting(source.folder for source in sources if source.is_run):
-        return members.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
+    with predictions.predicting(source.folder for source in sources if source.is_run):
+        return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
 
 
 def read_oof_images(found):
     """The OofImages of members, or None where one of them has no oof.csv."""
     if any(member.oof is None for member in found):
         return None
-    table, truth = members.oof_truth(found)
+    table, truth = predictions.oof_truth(found)
     return OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in found])
 
 
@@ -180,15 +178,15 @@ def combine(args, plan, found):
     names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
     folds = [[(member.target, probs) for probs in member.fold_probs(names)] for member in found]
     plain = images and blend.blend(images.members)
-    fitted, scored, grouping = pipeline.Fitted(plan.bounds), None, None
+    fitted, scored, grouping = blend.Fitted(plan.bounds), None, None
     if args.persons:
         grouping = persons.find_persons(names, images and images.table, args)
         folds = [persons.share_members(models, grouping.eval) for models in folds]
         images = images and replace(images, members=persons.share_members(images.members, grouping.oof))
     if images:
-        fitted = pipeline.fit_plan(plan, images.members, images.truth)
-        scored = pipeline.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
-    finished = pipeline.finish_plan(plan, pipeline.apply_plan(plan, *pipeline.average_folds(fitted, folds)))
+        fitted = blend.fit_plan(plan, images.members, images.truth)
+        scored = blend.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
+    finished = blend.finish_plan(plan, blend.apply_plan(plan, *blend.average_folds(fitted, folds)))
     return Submission(plan, found, names, images, fitted, scored, *finished, grouping)
 
 
@@ -240,16 +238,16 @@ def write_result(args, result):
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             files.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
         files.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
-        scores = scored.scores if scored else pipeline.UNSCORED
+        scores = scored.scores if scored else blend.UNSCORED
         files.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
         if result.grouping:
             result.grouping.write(inside)
         if plan.method == "stack":
-            table = pipeline.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
+            table = blend.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             files.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            scaled, given = pipeline.scale_by_temperatures(fitted, images.members)
-            study = bounds.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
+            scaled, given = blend.scale_by_temperatures(fitted, images.members)
+            study = blend.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
             bounds.draw_bounds(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {name}")
 
     kind = f"{plan.method}-{len(result.members)}runs"

@@ -19,15 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from types import NoneType
 
-import numpy as np
 import pandas as pd
 import yaml
 
 import errors
 import files
-import metrics
-import predictions
-from dataset import CLASS_NAMES, HEADS, SCORED_AS
+from dataset import HEADS
 from errors import InputError, did_you_mean
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
@@ -370,41 +367,6 @@ def reopen_fold(run, fold):
     """A fold that is trained on is not complete any more, nor is what kept it from that; see fold.tell_not_finite."""
     for name in ("fold.json", "not_finite.txt"):
         files.remove(fold_dir(run, fold) / name)
-
-
-def write_summary(run, target, kfold):
-    """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
-
-    All scores are against official labels. A nofold run has no oof.csv and its scores are None.
-    """
-    run = Path(run)
-    classes = len(CLASS_NAMES[SCORED_AS[target]])
-    with files.locked(run, wait=True):
-        folds = done_folds(run)  # read under the lock: of several processes that end at once the last to write sees all
-        summary = {
-            "name": run.name,
-            "target": target,
-            "kfold": kfold,
-            "folds": [{key: facts[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for facts in folds.values()],
-            "oof_f1": None,
-            "oof_acc": None,
-            "oof_f1_ci95": None,
-            "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
-            "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
-            "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
-        }
-        if kfold:
-            tables = [predictions.read_table(fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
-            table = pd.concat(tables, ignore_index=True)
-            files.write_csv(run / "oof.csv", table, predictions.FORMAT)
-            truth, probs = predictions.scored(table, target)
-            pred = probs.argmax(1)
-            summary["oof_f1"] = round(metrics.macro_f1(truth, pred, classes), 6)
-            summary["oof_acc"] = round(metrics.accuracy(truth, pred, classes), 6)
-            samples = metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), classes)
-            summary["oof_f1_ci95"] = [round(float(bound), 6) for bound in metrics.interval(samples)]
-        files.write_json(run / "summary.json", summary)
-    return summary
 
 
 # ---- environment ------------------------------------------------------------------------------------------------------

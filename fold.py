@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoint
 import dataset
 import engine
 import errors
 import events
 import experiment
 import files
-import finite
-import fits
 import model
 import predictions
 import training_data
@@ -32,7 +29,7 @@ from errors import InputError, Interrupted
 
 def recipe(args):
     """The options that the loop uses."""
-    return fits.Recipe(**{field.name: getattr(args, field.name) for field in fields(fits.Recipe)})
+    return engine.Recipe(**{field.name: getattr(args, field.name) for field in fields(engine.Recipe)})
 
 
 def check(args, data, net, ranks):
@@ -41,8 +38,8 @@ def check(args, data, net, ranks):
     `net` is a model of the run; None: one is built where it takes one to know.
     """
     for fold in range(max(args.kfold, 1)):
-        images = fits.epoch_images(recipe(args), dataset.fold_data(args, data, fold, None, None))
-        size = fits.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
+        images = engine.epoch_images(recipe(args), dataset.fold_data(args, data, fold, None, None))
+        size = engine.step_size(recipe(args), images, ranks.world) // (args.accum * ranks.world)
         if size == 1:
             net = model.build_model(args, fold, ranks.device) if net is None else net
             try:
@@ -58,7 +55,7 @@ def check_epochs(args, run):
     done = experiment.done_folds(run)
     for fold in range(max(args.kfold, 1)):
         kept = errors.is_there(experiment.fold_dir(run, fold) / "last.pt")
-        begun = done[fold]["epochs"] if fold in done else checkpoint.epochs_begun(run, fold) if kept else 0
+        begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold) if kept else 0
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
         if fold in done and not experiment.is_complete(args, done[fold]) and not kept:
@@ -77,7 +74,7 @@ class Training:
     run: Path
     data: training_data.Data
     stop: errors.StopSignals
-    writer: checkpoint.Writer
+    writer: engine.Writer
     board: events.Events
 
 
@@ -95,10 +92,10 @@ def train_missing(args, run, data, fold, ranks, stop, built=None):
         if ranks.first:
             experiment.drop_state(run, fold, args.keep_state)
         return
-    with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext(), checkpoint.Writer() as writer:
+    with experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext(), engine.Writer() as writer:
         try:
             train_fold(Training(args, run, data, stop, writer, events.Events(run, fold)), fold, ranks, built)
-        except finite.NotFinite as error:
+        except engine.NotFinite as error:
             raise InputError(tell_not_finite(args, run, data, fold, error, ranks)) from None
 
 
@@ -122,14 +119,14 @@ def train_fold(job, fold, ranks, built=None):
     what is done stays as it is, and --scheduler Cosine, alone, has other rates from there on than a run that began with them.
     """
     args, run, data = job.args, job.run, job.data
-    state = ranks.from_first(checkpoint.load_state(run, fold) if ranks.first else None) or {}
+    state = ranks.from_first(engine.load_state(run, fold) if ranks.first else None) or {}
     net = built.pop() if built else model.build_model(args, fold, ranks.device, empty=bool(state))
     mean, std = model.mean_std(net)
-    fit = fits.Fit(net, recipe(args), dataset.fold_data(args, data, fold, mean, std), ranks)
+    fit = engine.Fit(net, recipe(args), dataset.fold_data(args, data, fold, mean, std), ranks)
     del net  # it is the fit's to let go
     last = state.pop("last", None)  # the state of the epochs on everyone, once the fold's own are over
     if state:
-        checkpoint.restore_state(fit, state, experiment.fold_dir(run, fold) / "last.pt")
+        engine.restore_state(fit, state, experiment.fold_dir(run, fold) / "last.pt")
         last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
@@ -168,16 +165,16 @@ def finish_on_all(job, fit, last):
     if best < args.finish_on_all and ranks.first:
         on = f"--finish-on-all {args.finish_on_all}"
         errors.say(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
-    weights, before = experiment.best_weights(run, fold), checkpoint.copied(fit.state_dict())
+    weights, before = experiment.best_weights(run, fold), engine.copied(fit.state_dict())
     fit.let_go()
     net = model.build_model(args, fold, ranks.device, empty=True)
     net.load_state_dict(ranks.from_first(model.load(weights)[0].state_dict() if ranks.first else None))
     everyone = dataset.fold_data(args, job.data, fold, fit.data.mean, fit.data.std, everyone=True)
     frozen = args.freeze_epochs if best <= args.freeze_epochs else 0  # the best epoch's backbone learns, if it did
-    final = fits.Fit(net, replace(recipe(args), freeze_epochs=frozen), everyone, ranks)
+    final = engine.Fit(net, replace(recipe(args), freeze_epochs=frozen), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
-        checkpoint.restore_state(final, last, experiment.fold_dir(run, fold) / "last.pt")
+        engine.restore_state(final, last, experiment.fold_dir(run, fold) / "last.pt")
 
     def state():
         return {**before, "last": final.state_dict()}
@@ -236,8 +233,8 @@ def leave_if_asked(job, fit, state, where):
 
 def save_good_state(job, fit, state):
     """Save what `state()` gives, unless it holds what is no number: then finite.NotFinite, and the old one stays."""
-    finite.check_finite(fit)
-    job.writer.put(functools.partial(checkpoint.save_state, job.run, fit.data.fold, checkpoint.copied(state())))
+    engine.check_finite(fit)
+    job.writer.put(functools.partial(engine.save_state, job.run, fit.data.fold, engine.copied(state())))
 
 
 def keep_epoch(job, fit, probs):
@@ -257,14 +254,14 @@ def put_epoch(job, first, history, state, line):
 
     The calls `first` write theirs, then come the log (`history`), the `state` and the last row's numbers for TensorBoard.
     """
-    history, state = checkpoint.copied(history), checkpoint.copied(state)
+    history, state = engine.copied(history), engine.copied(state)
     row = history[-1]
 
     def write():
         for write_file in first:
             write_file()
         experiment.write_log(job.run, row["fold"], history)
-        checkpoint.save_state(job.run, row["fold"], state)
+        engine.save_state(job.run, row["fold"], state)
         names = ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second")
         job.board.write(row["epoch"], {name: row[name] for name in names if row[name] is not None})
 

@@ -13,18 +13,359 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
+import os
 import shlex
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import blend
 import dataset
 import demo
 import distributed
 import engine
-import evaluation
 import experiment
+import files
+import images
 import metrics
+import model
 import options
-import validation
+import predictions
+from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, age_group_probs, columns, head_slices, marginals, num_outputs
+from errors import InputError
+from images import Geometry
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a prediction, for those who ask for one without a command line."""
+
+    batch_size: int
+    amp: str
+    tta: str
+    cache_dir: str
+    cache_device: str
+    quiet: bool
+
+
+GROUP_BYTES = 2 << 30  # of weights that are predicted with together
+
+
+def predict_folds(jobs, eval_images, args, device):
+    """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
+
+    Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
+    (see GROUP_BYTES). `args`: Settings, or a script's options of the same names.
+    """
+    by_geometry = {}
+    for run, number in jobs:
+        if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
+            facts = model.read_facts(experiment.weights_file(run, number))
+            geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))  # none in older weights
+            by_geometry.setdefault(geometry, []).append((run, number))
+    for geometry, missing in by_geometry.items():
+        pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
+        store = images.ImageStore(pixels, device, args.cache_device)
+        for group in _groups(missing):
+            _predict_group(group, eval_images, store, args, device)
+
+
+def _groups(jobs):
+    """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
+    groups, size = [], 0
+    for run, number in jobs:
+        weights = experiment.weights_file(run, number).stat().st_size
+        if not groups or size + weights > GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append((run, number))
+        size += weights
+    return groups
+
+
+def _predict_group(group, eval_images, store, args, device):
+    weights = [experiment.weights_file(run, number) for run, number in group]
+    predicted = predict_rows(weights, store, np.arange(len(eval_images.names)), args, device)
+    for (run, number), (target, probs) in zip(group, predicted):
+        table, sidecar = predictions._fold_files(run, number, args.tta)
+        files.remove(sidecar)  # from here until both are written the pair does not count as made
+        files.write_csv(table, predictions.eval_table(eval_images.names, target, probs), predictions.FORMAT)
+        files.write_json(
+            sidecar,
+            {"weights_sha256": predictions.weights_digest(run, number), "images": predictions._digest(eval_images.names)},
+        )
+
+
+def predict_rows(weights, store, rows, args, device):
+    """(target, probabilities [len(rows), num_outputs]) of each of `weights`, files of folds, for rows of `store`, a
+    cache.ImageStore. `args`: batch_size, amp, tta, quiet.
+    """
+    models, targets, loaded = [], [], None
+    for path in weights:
+        net, facts = loaded = model.load(path, loaded)
+        net = net.to(device, memory_format=model.FORMATS[facts["options"]["memory_format"]])  # to round as training did
+        models.append((net, facts["mean"], facts["std"]))
+        targets.append(facts["target"])
+    batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
+    runs = list(dict.fromkeys(path.parent.parent.name for path in weights))
+    what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
+    amp_dtype = model.AMP_DTYPES[model.resolve_amp(args.amp, device)]
+    with tqdm(total=len(rows) * len(weights), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
+        logits = model.predict_together(models, _counted(batches, len(weights), bar), amp_dtype, args.tta)
+    return [(target, engine.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
+
+
+def _counted(batches, times, bar):
+    """`batches`, with each image counted `times` on the bar when the next batch is asked for: all models have seen it."""
+    for batch in batches:
+        yield batch
+        bar.update(len(batch) * times)
+
+
+def say_score(data_dir, names, label_probs, what):
+    """Where a data folder has eval/answers.csv (the demo set has): macro F1 and accuracy on it, on stdout."""
+    answers = dataset.read_answers(data_dir, names) if data_dir else None
+    if answers is not None:
+        pred = label_probs.argmax(1)
+        f1, accuracy = metrics.macro_f1(answers, pred, len(LABELS)), metrics.accuracy(answers, pred, len(LABELS))
+        print(f"{what} against {data_dir}/eval/answers.csv: macro F1 {f1:.4f}, accuracy {accuracy:.4f}")
+
+
+# ---- out of fold ------------------------------------------------------------------------------------------------------
+
+
+def open_oof_images(run, plain, data_dir, args, device):
+    """(cache.ImageStore of the train images of a run, the rows in it of the images of `plain`, its oof.csv).
+
+    The cache is that of the training, as it holds the images of the same people. InputError names an image that is not there.
+    """
+    known = set(experiment.read_folds(run)["path"])
+    people = dataset.read_people(data_dir)
+    people = people[people["path"].isin(known)]
+    names = dataset.list_images(data_dir, people, skip_missing=True)["image"]
+    row_of = dict(zip(names, range(len(names))))
+    lacking = [image for image in plain["image"] if image not in row_of]
+    if lacking:
+        raise InputError(
+            f"{run}/oof.csv: image {lacking[0]} is not in {data_dir}; --data-dir takes what the run was trained on"
+        )
+    rows = np.array([row_of[image] for image in plain["image"]])
+    facts = model.read_facts(experiment.best_weights(run, int(plain["fold"].iloc[0])))
+    geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
+    files = dataset.image_files(data_dir, names)
+    pixels, bad = images.open_cache(files, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
+    if set(rows) & set(bad):
+        raise InputError(f"{files[min(set(rows) & set(bad))]}: can't be read any more, but {run}/oof.csv has it")
+    return images.ImageStore(pixels, device, args.cache_device), rows
+
+
+def predict_oof(run, data_dir, args, device):
+    """Write a run's oof_{tta}.csv, unless it is fresh, and return what it is worth: see `compare`.
+
+    `args`: as in evaluation.predict_folds.
+    """
+    target, plain = predictions.read_plain(run)
+    path, sidecar = predictions.oof_files(run, args.tta)
+    if predictions.oof_is_fresh(run, args.tta):
+        return tta_gain(target, plain, predictions.read_table(path, target, ("image", "path")))
+    store, rows = open_oof_images(run, plain, data_dir, args, device)
+    probs = np.empty((len(plain), num_outputs(target)), dtype=np.float32)
+    for number in plain["fold"].unique():
+        mine = (plain["fold"] == number).to_numpy()
+        weights = [experiment.best_weights(run, int(number))]
+        ((_target, probs[mine]),) = predict_rows(weights, store, rows[mine], args, device)
+    truth = plain[dataset.truth_columns(target)].to_numpy()
+    table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
+    files.remove(sidecar)  # from here until both are written the pair does not count as made
+    files.write_csv(path, table, predictions.FORMAT)
+    found = tta_gain(target, plain, table)
+    files.write_json(sidecar, {"weights_sha256": predictions._digests(run), **found})
+    return found
+
+
+def tta_gain(target, plain, table):
+    """{oof_f1, plain_f1, gain, gain_ci95}: macro F1 of two oof.csv tables with the same rows, on what the target is scored on,
+    and the paired 95 % interval over people of their difference."""
+    (truth, plain_probs), (_truth, probs) = predictions.scored(plain, target), predictions.scored(table, target)
+    C = probs.shape[1]
+    pred, plain_pred = probs.argmax(1), plain_probs.argmax(1)
+    f1, plain_f1 = (metrics.macro_f1(truth, classes, C) for classes in (pred, plain_pred))
+    samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
+    return {
+        "oof_f1": round(f1, 6),
+        "plain_f1": round(plain_f1, 6),
+        "gain": round(f1 - plain_f1, 6),
+        "gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)],
+    }
+
+
+ADVICE = {
+    "better": "use --tta {tta}",
+    "worse": "leave --tta at none",
+    "noise": "leave --tta at none, as far as these people tell",
+}
+
+
+def tta_lines(run, tta, found):
+    """What `predict` found, in words, for the console."""
+    low, high = found["gain_ci95"]
+    verdict = metrics.verdict(low, high)
+    return [
+        f"{predictions.oof_files(run, tta)[0]}: out-of-fold macro F1 {found['oof_f1']:.4f}, "
+        f"without TTA {found['plain_f1']:.4f}",
+        f"  gain {found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}; {ADVICE[verdict].format(tta=tta)}",
+    ]
+
+
+# ---- pseudo-labels ----------------------------------------------------------------------------------------------------
+
+PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
+
+
+def find_runs(source):
+    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once.
+
+    How much weight is of no use here, as it is fitted to the labels of everyone. Whether a search gave any is too; that much of
+    a choice made on all people together stays in the labels.
+    """
+    found = predictions.open_source(str(source))
+    if found.is_run:
+        if found.choice != "all":
+            raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
+        return [found.folder]
+    runs, ensembles = [], [found.folder]
+    for ensemble in ensembles:  # which grows: ensembles may be members
+        for member in experiment.read_recipe(ensemble).get("members", []):
+            weight = member.get("weight")
+            if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight):
+                one = open_member(ensemble, member["run"])
+                places = runs if one.is_run else ensembles
+                places += [] if one.folder in places else [one.folder]
+    return runs
+
+
+def open_member(ensemble, name):
+    """The source that a recipe names, which lies where one works or beside the ensemble: InputError for one that climbs out of
+    both, as what is missing would be written there.
+    """
+    places = Path.cwd(), Path(os.path.abspath(ensemble)).parent.parent
+    if not any(Path(os.path.abspath(name)).is_relative_to(place) for place in places):
+        raise InputError(
+            f"{ensemble / 'recipe.yaml'}: member {name!r} lies outside of {' and '.join(map(str, dict.fromkeys(places)))}; "
+            "start from the folder that holds it"
+        )
+    return predictions.open_source(name)
+
+
+def check_pseudo_folds(run, people, folds, kfold):
+    """InputError unless fold i of `run` held out everyone whom fold i of this training validates on."""
+    if kfold == 0:
+        return
+    args = experiment.read_args(run)
+    if args.get("kfold", 0) == 0:
+        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {kfold} validates on")
+    if args.get("finish_on_all"):
+        raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
+    theirs = experiment.read_folds(run)
+    held_out = dict(zip(theirs["path"], theirs["fold"]))
+    for path, fold in zip(people["path"], folds.tolist()):
+        if held_out.get(path, fold) != fold:
+            raise InputError(
+                f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}; train with the same "
+                f"people, --kfold and --fold-seed, or its labels would leak"
+            )
+
+
+def teaching_folds(run, kfold):
+    """The folds of a run whose models make the labels; InputError for one of `kfold` that is not complete."""
+    if kfold == 0:
+        return predictions.select_folds(run, "all")
+    lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
+    if lacking:
+        numbers = " ".join(map(str, lacking))
+        raise InputError(
+            f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; "
+            f"python train.py --resume {shlex.quote(str(run))} --fold {numbers} first"
+        )
+    return list(range(kfold))
+
+
+def check_pseudo_bounds(run, args):
+    """InputError when the age groups that a run learnt are cut at other ages than those that this training learns."""
+    theirs = experiment.read_args(run)
+    cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
+    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
+    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
+        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
+        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
+
+
+def soft_labels(target, sources, bounds):
+    """Soft targets float64 [N, num_outputs(target)] from predictions [(target, probs), ...] of the same images."""
+    same = [probs for source, probs in sources if source == target]
+    if len(same) == len(sources):
+        return np.mean(same, axis=0)
+    if target == "age":
+        raise InputError("--pseudo: --target age learns single years, which only runs of target age can give")
+    decided = {part for source, _probs in sources for part in dataset.DECIDES[source]}
+    wanted = set(dataset.DECIDES[target])
+    if not wanted <= decided:
+        raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
+    if decided == set(dataset.COMPONENTS):
+        label = blend.blend(sources, bounds=bounds)
+        return label if target == "label" else np.concatenate([marginals(label)[head] for head in HEADS[target]], axis=1)
+    parts = [blend.member_parts(source, probs, bounds) for source, probs in sources]
+    return np.mean([part[target] for part in parts if target in part], axis=0)
+
+
+def confidence(target, probs):
+    """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
+    if target == "age":
+        return age_group_probs(probs).max(1)
+    return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
+
+
+def make_pseudo(args, people, folds, images, device):
+    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above.
+
+    images: evaluation.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
+    """
+    runs = find_runs(args.pseudo)
+    for run in runs:
+        check_pseudo_folds(run, people, folds, args.kfold)
+        check_pseudo_bounds(run, args)
+    numbers = {run: teaching_folds(run, args.kfold) for run in runs}
+    options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
+    jobs = [(run, number) for run in runs for number in numbers[run]]
+    targets = {run: experiment.read_args(run)["target"] for run in runs}
+    made = []
+    with predictions.predicting(runs):
+        predict_folds(jobs, images, Settings(batch_size=128, tta="none", **options), device)
+        for fold in range(max(args.kfold, 1)):
+            sources = []
+            for run in runs:
+                table = predictions.fold_mean(run, targets[run], [fold] if args.kfold else numbers[run], "none")
+                sources.append((targets[run], table[columns(targets[run])].to_numpy()))
+            probs = soft_labels(args.target, sources, tuple(args.age_bounds))
+            sure = confidence(args.target, probs) >= args.pseudo_min_confidence
+            table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
+            made.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+    if not any(map(len, made)):
+        raise InputError(
+            f"--pseudo-min-confidence {args.pseudo_min_confidence:g}: no eval image is predicted so surely; lower it"
+        )
+    return pd.concat(made, ignore_index=True)
+
+
+def read_pseudo(run, target):
+    """The table of `make` that a run keeps."""
+    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
+    table = files.to_wholes(run / "pseudo.csv", table, {"fold": files.FOLDS})
+    return table.astype(dict.fromkeys(columns(target), np.float32))
 
 
 def parse_args(argv):
@@ -47,9 +388,9 @@ def main(argv=None):
     engine.keep_freed_memory()
     args = parse_args(argv)
     runs = list(dict.fromkeys(experiment.find_run(run) for run in args.models))
-    folds = [evaluation.select_folds(run, args.folds) for run in runs]
+    folds = [predictions.select_folds(run, args.folds) for run in runs]
     device = distributed.pick_device(args.device)
-    with evaluation.predicting(runs):
+    with predictions.predicting(runs):
         return score_tta(args, runs, device) if args.oof else predict_runs(args, runs, folds, device)
 
 
@@ -57,14 +398,14 @@ def predict_runs(args, runs, folds, device):
     """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
     images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
-    evaluation.predict_folds(jobs, images, args, device)
+    predict_folds(jobs, images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
     for run, target, numbers in zip(runs, targets, folds):
-        table, probs = evaluation.write_run_eval(run, target, numbers, args.tta)
+        table, probs = predictions.write_run_eval(run, target, numbers, args.tta)
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")
-            evaluation.say_score(images.data_dir, images.names, probs, run.name)
+            say_score(images.data_dir, images.names, probs, run.name)
     say_next(images.data_dir, runs, targets, args.tta)
     return 0
 
@@ -73,9 +414,9 @@ def score_tta(args, runs, device):
     """--oof: what the TTA is worth for each run, and the command that predicts the eval images with it, or without."""
     data_dir, verdicts = demo.locate(args.data_dir)[0], set()
     for run in runs:
-        found = validation.predict_oof(run, data_dir, args, device)
+        found = predict_oof(run, data_dir, args, device)
         verdicts.add(metrics.verdict(*found["gain_ci95"]))
-        for line in validation.tta_lines(run, args.tta, found):
+        for line in tta_lines(run, args.tta, found):
             print(line)
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
     print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")

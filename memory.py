@@ -10,8 +10,6 @@ import distributed
 import engine
 import errors
 import experiment
-import finite
-import fits
 import fold
 import model
 from errors import InputError
@@ -36,8 +34,8 @@ def has_room(args, data, net, ranks):
 def _two_steps(args, data, net, ranks):
     recipe = replace(fold.recipe(args), batch_size=args.batch_size // ranks.world, freeze_epochs=0, compile=False)
     rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
-    fit = fits.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
-    with contextlib.suppress(finite.NotFinite):  # the training itself will tell
+    fit = engine.Fit(copy.deepcopy(net), recipe, rows, replace(ranks, rank=0, world=1))
+    with contextlib.suppress(engine.NotFinite):  # the training itself will tell
         engine.train_one_epoch(fit, lambda: fit.step == 2)
 
 

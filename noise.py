@@ -19,7 +19,6 @@ from scipy.special import expit, log_softmax
 import blend
 import dataset
 import experiment
-import members
 import metrics
 import predictions
 from dataset import (
@@ -79,12 +78,12 @@ def read_evidence(patterns):
 
     InputError when one that is named has none, or two hold different images; what a pattern matches is passed over then.
     """
-    sources = members.find_sources(patterns, option="--label-noise")
+    sources = predictions.find_sources(patterns, option="--label-noise")
     for source in sources:
         if not source.matched and not (source.folder / "oof.csv").is_file():
             raise InputError(f"{source.name}: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more")
-    found = members.read_oofs(sources, needs_oof=True, needs_eval=False)
-    members.check_same_images(found, "oof", "image")
+    found = predictions.read_oofs(sources, needs_oof=True, needs_eval=False)
+    predictions.check_same_images(found, "oof", "image")
     return found
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 import dataset
+import engine
 import experiment
 import files
 import optim
@@ -13,20 +14,6 @@ from images import bytes_to_build
 PICTURES = 2 << 20  # curves, confusion and mistakes, with the logs and events
 NUMBER = 11  # bytes of a probability in a csv, with its comma
 SIDE, STEPS = 64, 8  # of the layer on which an optimizer shows how much it keeps; Lookahead has all of it after 6 steps
-
-
-def tensors(value):
-    """All tensors in a nest of dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors(part)
-
-
-def tensor_bytes(value):
-    """The bytes of all tensors in a nest of dicts, lists and tuples."""
-    return sum(tensor.nbytes for tensor in tensors(value))
 
 
 def optimizer_share(name, lr, weight_decay):
@@ -39,13 +26,13 @@ def optimizer_share(name, lr, weight_decay):
             loss.backward(create_graph=getattr(optimizer, "is_second_order", False))
             optimizer.step()
             optimizer.zero_grad()
-    return tensor_bytes(optimizer.state_dict()) / tensor_bytes(dict(layer.named_parameters()))
+    return engine.tensor_bytes(optimizer.state_dict()) / engine.tensor_bytes(dict(layer.named_parameters()))
 
 
 def weights_bytes(net, run):
     """The bytes of the weights of a fold: of `net`, or of those that a run which goes on has kept (None: it has none yet)."""
     if net is not None:
-        return tensor_bytes(net.state_dict())
+        return engine.tensor_bytes(net.state_dict())
     found = sorted(Path(run).glob("fold*/best.safetensors"))
     return found[0].stat().st_size if found else None
 

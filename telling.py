@@ -6,12 +6,12 @@ import textwrap
 import numpy as np
 
 import advice
+import blend
 import contributions
 import demo
 import errors
-import members
 import metrics
-import pipeline
+import predictions
 from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode
 
 PRIOR_TOLERANCE = 0.01  # of a predicted mask share
@@ -61,7 +61,7 @@ def say_fit(result):
         parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.parts)
         say(
             f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of "
-            f"{pipeline.CROSSFIT_FOLDS} parts of the people: {parts})"
+            f"{blend.CROSSFIT_FOLDS} parts of the people: {parts})"
         )
     if fitted.biases is not None:
         strongest = np.argsort(-np.abs(np.log(fitted.biases)))[:3]
@@ -94,7 +94,7 @@ def say_scores(result):
         parts = scores["crossfit_parts"]
         print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
-    if plan != pipeline.Plan(seed=plan.seed) or result.grouping:
+    if plan != blend.Plan(seed=plan.seed) or result.grouping:
         low, high = scores["gain_ci95"]
         print(
             f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
@@ -106,7 +106,7 @@ def say_scores(result):
 
 def say_plain_oof(tta, found):
     """Which members' part in the out-of-fold score is without the TTA that their eval predictions have."""
-    lacking = [member.name for member in found if member.oof is not None and not members.has_oof(member.source, tta)]
+    lacking = [member.name for member in found if member.oof is not None and not predictions.has_oof(member.source, tta)]
     if lacking:
         made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
         say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")

@@ -25,13 +25,10 @@ import dataset
 import distributed
 import engine
 import errors
-import evaluation
 import experiment
-import fits
 import fold
 import images
 import model
-import parts
 import precision
 import timing
 import training_data
@@ -39,6 +36,7 @@ import usual
 from errors import InputError
 from files import make_dir
 from images import Geometry, ImageStore, open_cache, open_rgb
+from inference import predict_folds
 
 # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -65,14 +63,14 @@ def build_fit(args, device):
     about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
     args.amp, args.memory_format = precision.choose(net, *about)
     net = model.build_model(args, 0, device)
-    fit = fits.Fit(net, fold.recipe(args), dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    fit = engine.Fit(net, fold.recipe(args), dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
     return fit, dataset.image_files(args.data_dir, data.images["image"])
 
 
 def fixed_batch(fit):
     """(images, targets) of the first rows, as a step of train.py gets them."""
-    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
-    return parts.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
+    return engine.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
 
 
 def ceiling(fit):
@@ -192,12 +190,12 @@ def time_stages(fit, seconds):
         last = time.perf_counter()
 
     for step in steps:
-        (part,) = parts.micro_batches(fit, fit.data.train_rows, step)
+        (part,) = engine.micro_batches(fit, fit.data.train_rows, step)
         batch = store.gather(part.reads)
         lap("gather")
         batch = batch.to(device, non_blocking=True)
         lap("copy")
-        images, targets = parts.make_batch(fit, part, batch)
+        images, targets = engine.make_batch(fit, part, batch)
         lap("augment")
         part_loss = engine.part_loss(fit, images, targets)
         lap("forward")
@@ -239,7 +237,7 @@ def inference(args, device):
         run = Path(folder)
         models = [make_fold(args, run, number, device) for number in range(args.folds)]
         jobs = [(run, number) for number in range(args.folds)]
-        evaluation.predict_folds(jobs, images, args, device)  # builds the cache
+        predict_folds(jobs, images, args, device)  # builds the cache
         pixels, _bad = open_cache(images.files, Geometry.of(args.img_size, args.crop), args.cache_dir)
         batch = ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
         pipelines = {
@@ -291,7 +289,7 @@ def predict_all(args, calls, images, device):
                 sidecar.unlink()
             window.start()
             for jobs in calls:
-                evaluation.predict_folds(jobs, images, args, device)
+                predict_folds(jobs, images, args, device)
             over = window.step(len(images.names))
 
     return run

@@ -32,6 +32,7 @@ import experiment
 import files
 import fold
 import images
+import inference
 import listing
 import loss
 import memory
@@ -40,7 +41,6 @@ import optim
 import parallel
 import precision
 import predictions
-import pseudo
 import report
 import space
 import train_options
@@ -96,7 +96,7 @@ def open_run(args, argv, data, ranks):
         if data.fixes is not None:
             files.write_csv(folder / "label_fixes.csv", data.fixes)
         if data.pseudo is not None:
-            files.write_csv(folder / "pseudo.csv", data.pseudo, pseudo.PSEUDO_FORMAT)
+            files.write_csv(folder / "pseudo.csv", data.pseudo, inference.PSEUDO_FORMAT)
 
     return experiment.make_folder(args.output_dir, args.name, next_name, fill)
 
@@ -195,7 +195,7 @@ def train(argv, ranks, stop, started):
             run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
             train_folds(args, run, data, built, ranks, stop)
         if ranks.first:
-            summary = experiment.write_summary(run, args.target, args.kfold)
+            summary = predictions.write_summary(run, args.target, args.kfold)
             with files.locked(run, wait=True):
                 draw_pictures(args, run)
             closing(args, run, summary, data, started)

@@ -10,13 +10,13 @@ import sys
 import augment
 import demo
 import distributed
+import engine
 import errors
 import experiment
 import loss
 import model
 import optim
 import options
-import sampling
 from dataset import OFFICIAL_BOUNDS, TARGETS
 from errors import InputError
 
@@ -174,7 +174,7 @@ def add_network(parser):
 def add_sampling(parser):
     """Which images an epoch shows and which it mixes; eval images that train too."""
     group = parser.add_argument_group("sampling and mixing")
-    group.add_argument("--sampler", choices=sampling.SAMPLERS, default="shuffle",
+    group.add_argument("--sampler", choices=engine.SAMPLERS, default="shuffle",
                        help="each image once; classes equally often; by root of size; one image a person (each eval image of "
                             "--pseudo counts as one)")  # fmt: skip
     group.add_argument("--mix", choices=augment.MIXES, default="none",

@@ -11,8 +11,8 @@ import dataset
 import errors
 import experiment
 import files
+import inference
 import model
-import pseudo
 import space
 from errors import InputError
 from images import Geometry, ImageStore, cache_key, open_cache, stat_all
@@ -102,7 +102,7 @@ def fix_labels(args, everyone, people, images, run):
 
 def read_pseudo(args, people, folds, eval_images, run, device):
     """The table of pseudo.csv: that of the run that goes on, or one made of what --pseudo's models predict."""
-    labels = pseudo.read_pseudo(run, args.target) if run else pseudo.make_pseudo(args, people, folds, eval_images, device)
+    labels = inference.read_pseudo(run, args.target) if run else inference.make_pseudo(args, people, folds, eval_images, device)
     counts = labels["fold"].value_counts().sort_index()
     told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     confidence = f"confidence {args.pseudo_min_confidence:g} and above"
@@ -160,7 +160,7 @@ def check_fixes(path, fixes, run):
 
 def check_same(args, data, ranks):
     """InputError when the processes do not hold the same data; none goes on before all hold theirs."""
-    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=pseudo.PSEUDO_FORMAT)
+    labels = None if data.pseudo is None else data.pseudo.to_csv(float_format=inference.PSEUDO_FORMAT)
     mine = (data.images.to_csv(), data.labelled.to_csv(), data.folds.tolist(), data.bad, labels) if ranks.world > 1 else ()
     if ranks.any(int(mine != ranks.from_first(mine))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")

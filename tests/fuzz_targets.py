@@ -14,20 +14,18 @@ from simulated import People, write_run
 from test_engine import make_fit
 
 import advice
-import checkpoint
 import dataset
-import evaluation
+import engine
 import experiment
 import images
+import inference
 import model
 import noise
 import plan
 import precision
 import predictions
-import pseudo
 import records
 import train_options
-import validation
 from images import Geometry
 
 FACTS = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "crop": None, "face_crop": None, "epoch": 3}
@@ -133,7 +131,7 @@ def tables(folder):
     )
     yield Target("folds.csv", "table", train / "folds.csv", lambda: experiment.read_folds(train), check_folds)
     yield Target("log.csv", "table", train / "log.csv", lambda: experiment.read_log(train / "log.csv"), check_log)
-    yield Target("pseudo.csv", "table", train / "pseudo.csv", lambda: pseudo.read_pseudo(train, "gender"), nothing)
+    yield Target("pseudo.csv", "table", train / "pseudo.csv", lambda: inference.read_pseudo(train, "gender"), nothing)
     file = train / "fixes.csv"
     yield Target("label fixes", "table", file, lambda file=file: dataset.read_label_fixes(file, people, 0.9), check_fixes)
     yield Target("sweep.txt", "bytes", train / "sweep.txt", lambda: plan.read_plan(train / "sweep.txt"), nothing)
@@ -198,12 +196,12 @@ def run_files(folder):
         "lb.json": {"leaderboard": (listed, check_record)},
         "fold0/fold.json": {
             "leaderboard": (listed, check_record),
-            "folds": (lambda: evaluation.select_folds(run, "best"), nothing),
-            "summary": (lambda: experiment.write_summary(run, "gender", 0), nothing),
+            "folds": (lambda: predictions.select_folds(run, "best"), nothing),
+            "summary": (lambda: predictions.write_summary(run, "gender", 0), nothing),
         },
-        "eval.json": {"folds": (lambda: evaluation.made_of(run), nothing)},
-        "fold1/eval.json": {"predictions": (lambda: evaluation.fold_tables(run, "gender", [0, 1], "none"), nothing)},
-        "oof_hflip.json": {"predictions": (lambda: validation.oof_is_fresh(run, "hflip"), nothing)},
+        "eval.json": {"folds": (lambda: predictions.made_of(run), nothing)},
+        "fold1/eval.json": {"predictions": (lambda: predictions.fold_tables(run, "gender", [0, 1], "none"), nothing)},
+        "oof_hflip.json": {"predictions": (lambda: predictions.oof_is_fresh(run, "hflip"), nothing)},
     }
     kinds = {"yaml": "yaml", "json": "json"}
     for file, uses in readers.items():
@@ -237,7 +235,7 @@ def ensemble_files(folder):
         lambda: records.read_record(mix)[0],
         lambda found: found.used_members,
     )
-    yield Target("recipe.yaml (pseudo)", "yaml", mix / "recipe.yaml", lambda: pseudo.find_runs(mix), check_runs)
+    yield Target("recipe.yaml (pseudo)", "yaml", mix / "recipe.yaml", lambda: inference.find_runs(mix), check_runs)
     yield Target("score.json (leaderboard)", "json", mix / "score.json", lambda: records.read_record(mix)[0], nothing)
     yield Target("score.json (advice)", "json", mix / "score.json", lambda: advice.scored_folders(mix.parent), nothing)
     yield Target("args.yaml (label noise)", "yaml", run / "args.yaml", lambda: noise.applied_fixes(noise.read_evidence([str(run)]), pd.DataFrame({"path": [], "id": []})), nothing)  # fmt: skip
@@ -270,7 +268,7 @@ def states(folder):
     torch.save(fit.state_dict(), file)
 
     def read():
-        checkpoint.restore_state(fit, checkpoint.load_state(folder, 0), file)
+        engine.restore_state(fit, engine.load_state(folder, 0), file)
         return fit
 
     yield Target("last.pt", "pickle", file, read, lambda found: found.finished)

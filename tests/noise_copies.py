@@ -13,18 +13,17 @@ import numpy as np
 
 import blend
 import dataset
-import members
 import metrics
-import search
+import predictions
 from dataset import LABELS, OFFICIAL_BOUNDS
 
 FITS = {
     "greedy": (
-        lambda copies, truth: search.greedy(copies, truth, OFFICIAL_BOUNDS).weights,
+        lambda copies, truth: blend.greedy(copies, truth, OFFICIAL_BOUNDS).weights,
         lambda weights, copies: blend.blend(copies, weights=weights),
     ),
     "weights": (
-        lambda copies, truth: search.tune_weights(copies, truth, OFFICIAL_BOUNDS),
+        lambda copies, truth: blend.tune_weights(copies, truth, OFFICIAL_BOUNDS),
         lambda weights, copies: blend.blend(copies, weights=weights),
     ),
     "f1 decoding": (
@@ -42,7 +41,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
     args = parser.parse_args()
-    oof = members.read_oof(members.open_source(args.run))
+    oof = predictions.read_oof(predictions.open_source(args.run))
     truth, persons = oof["target"].to_numpy(), oof["path"].to_numpy()
     logs = np.log(oof[dataset.columns("label")].to_numpy() + 1e-6)
 
@@ -57,7 +56,7 @@ def main():
         for name in args.fits:
             fit, apply = FITS[name]
             in_sample = f1(apply(fit(copies, truth), copies)) - equal
-            honest = f1(search.crossfit(fit, apply, copies, truth, persons)) - equal
+            honest = f1(blend.crossfit(fit, apply, copies, truth, persons)) - equal
             print(
                 f"seed {seed}  {name:<12} in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})",
                 flush=True,

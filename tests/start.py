@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import engine
 import fold
-import parts
 import train
 from distributed import ALONE
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main(steps, *options):
-    prepare, count, began = parts.make_batch, itertools.count(), time.perf_counter()
+    prepare, count, began = engine.make_batch, itertools.count(), time.perf_counter()
 
     def counted(fit, part, batch):
         number = next(count)
@@ -31,7 +31,7 @@ def main(steps, *options):
             raise KeyboardInterrupt
         return prepare(fit, part, batch)
 
-    parts.make_batch = counted
+    engine.make_batch = counted
     with tempfile.TemporaryDirectory() as folder:
         try:
             train.main([*options, "--output-dir", folder, "--quiet"])

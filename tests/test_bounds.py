@@ -28,13 +28,13 @@ def test_merged_members_blend_alike(members, people):
     parts = [dict.fromkeys(blend.member_parts(*member), 0.5) for member in members]
     parts[4] = {"mask": 0.1, "gender": 0.0, "age_group": 2.0}
     for weights in ([1] * 8, [2, 1, 1, 0, 0.5, 0, 1, 3], parts):
-        merged, totals = bounds.merge_ages(members, weights)
+        merged, totals = blend.merge_ages(members, weights)
         assert len(merged) <= 5
         expected = blend.blend(members, "soft", (28, 57), weights)
         np.testing.assert_allclose(blend.blend(merged, "soft", (28, 57), totals), expected, atol=1e-12)
         for method in blend.BLEND_METHODS:  # votes can't be merged
             answers = blend.blend(members, method, (28, 57), weights).argmax(1)
-            np.testing.assert_array_equal(bounds.bounds_predictor(members, method, weights)((28, 57)), answers)
+            np.testing.assert_array_equal(blend.bounds_predictor(members, method, weights)((28, 57)), answers)
 
 
 def one_hot(ages):
@@ -46,9 +46,9 @@ def test_bounds_move_as_little_as_they_have_to():
     every HI of 50..57 is right for all, and (32, 57) is nearest to (30, 60). With 31 in the middle group LO stays 30."""
     mask, gender = np.eye(3)[[0] * 4], np.eye(2)[[0] * 4]
     members = [("mask", mask), ("gender", gender), ("age", one_hot([25, 31, 45, 57]))]
-    assert bounds.tune_bounds(members, encode(0, 0, np.array([0, 0, 1, 2]))) == (32, 57)
-    assert bounds.tune_bounds(members, encode(0, 0, np.array([0, 1, 1, 2]))) == (30, 57)
-    assert bounds.tune_bounds(members, encode(0, 0, np.array([0, 1, 1, 2])), "hard") == (30, 57)
+    assert blend.tune_bounds(members, encode(0, 0, np.array([0, 0, 1, 2]))) == (32, 57)
+    assert blend.tune_bounds(members, encode(0, 0, np.array([0, 1, 1, 2]))) == (30, 57)
+    assert blend.tune_bounds(members, encode(0, 0, np.array([0, 1, 1, 2])), "hard") == (30, 57)
 
 
 def test_votes_are_cut_with_their_weights():
@@ -59,28 +59,28 @@ def test_votes_are_cut_with_their_weights():
     members = [*parts, ("age", one_hot([31, 31, 45])), ("age", one_hot([20, 20, 20]))]
     truth = encode(0, 0, np.array([0, 0, 1]))
     for method in blend.BLEND_METHODS:
-        assert bounds.tune_bounds(members, truth, method, [1, 1, 3, 1]) == (32, 60)
-        assert bounds.tune_bounds(members, truth, method, [1, 1, 1, 3]) == (30, 60)
+        assert blend.tune_bounds(members, truth, method, [1, 1, 3, 1]) == (32, 60)
+        assert blend.tune_bounds(members, truth, method, [1, 1, 1, 3]) == (30, 60)
 
 
 def test_bounds_that_depend_on_each_other_take_turns(monkeypatch):
     """Scores of a table over (LO, HI), so that HI 55 pays only once LO is 25, and LO 22 only once HI is 55; LO is moved
     first: without a second turn the search would end at (25, 55), and HI first would end at (30, 52)."""
     table = {(30, 60): 0.1, (25, 60): 0.2, (25, 55): 0.3, (22, 55): 0.4, (30, 52): 0.15}
-    monkeypatch.setattr(bounds, "bounds_predictor", lambda *_args: lambda cut: cut)
+    monkeypatch.setattr(blend, "bounds_predictor", lambda *_args: lambda cut: cut)
     monkeypatch.setattr(metrics, "macro_f1", lambda _truth, cut, _classes: table.get(cut, 0.0))
-    assert bounds.tune_bounds([], None) == (22, 55)
+    assert blend.tune_bounds([], None) == (22, 55)
 
 
 def test_without_weight_an_age_member_moves_nothing(members, people):
     weights = [float(target != "age") for target, _probs in members]
-    assert bounds.tune_bounds(members, people.label, weights=weights) == (30, 60)
+    assert blend.tune_bounds(members, people.label, weights=weights) == (30, 60)
 
 
 @pytest.mark.parametrize("method", blend.BLEND_METHODS)
 def test_the_study_goes_through_both_bounds(members, people, method):
-    best = bounds.tune_bounds(members[:3], people.label, method)
-    study = bounds.study_bounds(members[:3], people.label, people.path, best, method, resamples=50)
+    best = blend.tune_bounds(members[:3], people.label, method)
+    study = blend.study_bounds(members[:3], people.label, people.path, best, method, resamples=50)
 
     def f1(cut):
         return metrics.macro_f1(people.label, blend.blend(members[:3], method, cut).argmax(1), 18)
@@ -110,14 +110,14 @@ def test_the_study_is_of_the_weighted_blend_at_the_bounds_given(members, people)
     def f1(cut):
         return metrics.macro_f1(people.label, blend.blend(members, "soft", cut, weights).argmax(1), 18)
 
-    study = bounds.study_bounds(members, people.label, people.path, (35, 52), weights=weights, resamples=2)
+    study = blend.study_bounds(members, people.label, people.path, (35, 52), weights=weights, resamples=2)
     assert study.best_f1 == pytest.approx(f1((35, 52))) and study.official_f1 == pytest.approx(f1((30, 60)))
     np.testing.assert_allclose(study.curves[0].f1, [f1((low, 52)) for low in range(20, 41)])
     assert study.best_f1 < study.curves[0].f1.max()
 
 
 def test_the_figure_marks_the_chosen_and_the_official_bounds(members, people, tmp_path):
-    study = bounds.study_bounds(members[:3], people.label, people.path, (28, 60), resamples=20)
+    study = blend.study_bounds(members[:3], people.label, people.path, (28, 60), resamples=20)
     at_official = study.curves[0].bounds.index((30, 60))
     assert study.curves[0].low[at_official] == study.curves[0].high[at_official] == 0  # beside themselves
     assert study.best_f1 != study.official_f1

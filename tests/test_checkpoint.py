@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_engine import assert_equal, make_fit
 
-import checkpoint
+import engine
 from errors import InputError
 
 
@@ -18,7 +18,7 @@ def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one()
         go_on.wait(20)
         came.append((number, threading.current_thread() is threading.main_thread()))
 
-    with checkpoint.Writer() as writer:
+    with engine.Writer() as writer:
         writer.wait()  # for nothing
         writer.put(lambda: write(1), lambda: write("told"))
         assert (came, writer.done) == ([], False)
@@ -38,7 +38,7 @@ def leave(writer, error=None):
 
 
 WAITS = {
-    "wait": checkpoint.Writer.wait,
+    "wait": engine.Writer.wait,
     "put": lambda writer: writer.put(lambda: None),
     "leaving": leave,
     "leaving with an error": lambda writer: leave(writer, ValueError()),
@@ -47,7 +47,7 @@ WAITS = {
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
-    told, writer = [], checkpoint.Writer()
+    told, writer = [], engine.Writer()
 
     def fail():
         raise InputError("disk full")
@@ -65,7 +65,7 @@ def test_a_copied_state_is_equal_and_stays_as_it_is():
     others |= {"empty": torch.zeros(0, 3), "column": torch.randn(4, 4)[:, 1], "same": torch.ones(1).expand(3)}
     state = {"model": {"w": weights, **others}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
     before = copy.deepcopy(state)
-    copied = checkpoint.copied(state)
+    copied = engine.copied(state)
     assert_equal(copied, state)
     assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
     for value in (weights, *others.values()):
@@ -73,21 +73,21 @@ def test_a_copied_state_is_equal_and_stays_as_it_is():
     state["history"][0]["epoch"] = 2
     state["history"].append({})
     assert_equal(copied, before)
-    assert_equal(checkpoint.copied({"history": []}), {"history": []})
+    assert_equal(engine.copied({"history": []}), {"history": []})
 
 
 def test_damaged_state_is_named(tmp_path):
     (tmp_path / "fold0").mkdir()
-    assert checkpoint.load_state(tmp_path, 0) is None
-    checkpoint.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
-    assert checkpoint.load_state(tmp_path, 0)["step"] == 3
+    assert engine.load_state(tmp_path, 0) is None
+    engine.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
+    assert engine.load_state(tmp_path, 0)["step"] == 3
     path = tmp_path / "fold0" / "last.pt"
     content = bytearray(path.read_bytes())
     content[content.find(torch.ones(2).numpy().tobytes())] ^= 1
     for damaged in (content, b"\x80\x04damaged", b""):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
-            checkpoint.load_state(tmp_path, 0)
+            engine.load_state(tmp_path, 0)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -95,26 +95,26 @@ def test_a_state_for_which_memory_runs_out_is_not_called_damaged(tmp_path, monke
     """It is whole; what runs out is the memory of a device that others use too, or of the machine."""
     (tmp_path / "fold0").mkdir()
     fit, path = make_fit(), tmp_path / "fold0" / "last.pt"
-    checkpoint.save_state(tmp_path, 0, fit.state_dict())
+    engine.save_state(tmp_path, 0, fit.state_dict())
 
     def run_out(*_args, **_options):
         raise error
 
     monkeypatch.setattr(fit.optimizer, "load_state_dict", run_out)
     with pytest.raises(type(error)):
-        checkpoint.restore_state(fit, checkpoint.load_state(tmp_path, 0), path)
+        engine.restore_state(fit, engine.load_state(tmp_path, 0), path)
     monkeypatch.setattr(torch, "load", run_out)
     with pytest.raises(type(error)):
-        checkpoint.load_state(tmp_path, 0)
+        engine.load_state(tmp_path, 0)
 
 
 def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
     """None when it is gone, as when another process ended the fold just now; one line when it is damaged."""
     (tmp_path / "fold0").mkdir()
-    assert checkpoint.epochs_begun(tmp_path, 0) == 0
+    assert engine.epochs_begun(tmp_path, 0) == 0
     state = make_fit().state_dict()
-    checkpoint.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
-    assert checkpoint.epochs_begun(tmp_path, 0) == 2
-    checkpoint.save_state(tmp_path, 0, {**state, "history": [5]})
+    engine.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
+    assert engine.epochs_begun(tmp_path, 0) == 2
+    engine.save_state(tmp_path, 0, {**state, "history": [5]})
     with pytest.raises(InputError, match=r"last.pt: damaged \(its history lacks columns of log.csv\); delete it"):
-        checkpoint.epochs_begun(tmp_path, 0)
+        engine.epochs_begun(tmp_path, 0)

@@ -10,12 +10,11 @@ from simulated import People
 import blend
 import contributions
 import metrics
-import pipeline
 import predictions
+from blend import Fitted, Plan
 from contributions import LeftOut
 from dataset import encode
-from members import Member, Source
-from pipeline import Fitted, Plan
+from predictions import Member, Source
 
 TRUTH = encode(0, 0, np.array([0, 1, 2, 1]))
 
@@ -94,8 +93,8 @@ def test_a_copy_is_left_out_beside_its_original():
     one, other = people.probs("label"), people.probs("label", noise=3)
     members = [("label", other), ("label", one), ("label", one)]
     (out,) = contributions.left_out(Plan(), Fitted(weights=[0.2, 0.8, 0]), members, people.label)
-    entered = pipeline.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0.5]), members).argmax(1)
-    before = pipeline.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0]), members).argmax(1)
+    entered = blend.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0.5]), members).argmax(1)
+    before = blend.apply_plan(Plan(), Fitted(weights=[0.2, 0.8, 0]), members).argmax(1)
     assert (out.index, out.nearest) == (2, 1) and out.correlation == pytest.approx(1)
     assert out.change == pytest.approx(metrics.macro_f1(people.label, entered, 18) - metrics.macro_f1(people.label, before, 18))
     assert contributions.left_out(Plan(), Fitted(), members, people.label) == []

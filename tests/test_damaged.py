@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from damaged import BOTTOM, IMAGES, LEFT, NAMES, RIGHT, SAME, TABLES, TOP, WHOLE, whole, write_table
 
-import checkpoint
 import dataset
+import engine
 import errors
 import experiment
 import files
@@ -159,7 +159,7 @@ def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys
 # ---- the system's own errors ---------------------------------------------------------------------------------------
 
 READERS = {
-    "last.pt": lambda path: checkpoint.load_state(path.parent.parent, 0),
+    "last.pt": lambda path: engine.load_state(path.parent.parent, 0),
     "best.safetensors": model.read_facts,
     "best.safetensors (all of it)": model.load,
     "best.safetensors (whose?)": model.is_trained,
@@ -185,7 +185,7 @@ def readable(tmp_path_factory):
     """A folder with the files of READERS, all whole."""
     folder = tmp_path_factory.mktemp("readable") / "fold0"
     folder.mkdir()
-    checkpoint.save_state(folder.parent, 0, {"epoch": 1})
+    engine.save_state(folder.parent, 0, {"epoch": 1})
     facts = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.5] * 3}
     state = {name: value.contiguous() for name, value in model.create("test_resnet", "mask", (32, 24)).state_dict().items()}
     model.save_weights(state, facts | {"options": {"memory_format": "contiguous"}}, folder / "best.safetensors")
@@ -296,9 +296,9 @@ def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path, monkeypatch
     def failing(_state):
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(checkpoint, "check_state", failing)
+    monkeypatch.setattr(engine, "check_state", failing)
     with pytest.raises(RuntimeError, match="CUDA error"):
-        checkpoint.restore_state(None, {}, tmp_path / "last.pt")
+        engine.restore_state(None, {}, tmp_path / "last.pt")
 
 
 def test_weights_that_memory_is_too_small_for_are_not_called_damaged(readable, monkeypatch):

@@ -18,7 +18,7 @@ import torch
 from conftest import gradient, save, until_told
 from matplotlib.figure import Figure
 
-import checkpoint
+import engine
 import events
 import files
 import images
@@ -120,7 +120,7 @@ WRITERS = {
         "best.safetensors",
         lambda folder, number: model.save_weights(model.weights(linear(number)), {}, folder / "best.safetensors"),
     ),
-    "state": ("fold0/last.pt", lambda folder, number: checkpoint.save_state(folder, 0, tensors(number))),
+    "state": ("fold0/last.pt", lambda folder, number: engine.save_state(folder, 0, tensors(number))),
     "events": ("events", lambda folder, number: files.append(folder / "events", f"epoch {number}\n".encode())),
 }
 

@@ -9,13 +9,11 @@ import torch
 
 import dataset
 import engine
-import fits
 import model
-import parts
 from distributed import Ranks
 from images import ImageStore
 
-RECIPE = fits.Recipe(
+RECIPE = engine.Recipe(
     target="label", loss="ce", gamma=2.0, smoothing=0.025, class_weights="none", age_sigma=2.0, optimizer="AdamW", lr=1e-3,
     weight_decay=0.01, scheduler="StepLR", lr_step=1, lr_gamma=0.5, warmup_epochs=0, epochs=2, patience=0, batch_size=8,
     accum=1, clip_grad=0.0, ema=0.0, aug="strong", amp="off", compile=False, seed=7,
@@ -40,7 +38,7 @@ def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     torch.manual_seed(0)
     dropout, drop_path = drops
     net = model.create("test_resnet", recipe.target, (24, 24), dropout=dropout, drop_path=drop_path)
-    return fits.Fit(net, recipe, data, ranks)
+    return engine.Fit(net, recipe, data, ranks)
 
 
 def train(fit, stop_after=None):
@@ -245,7 +243,7 @@ def test_processes_share_the_mix_of_a_step():
     def part(ranks):
         fit = make_fit(mix="cutmix")
         fit.ranks = ranks
-        return parts.micro_batches(fit, np.arange(30), 1)[0]
+        return engine.micro_batches(fit, np.arange(30), 1)[0]
 
     whole, *shares = map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device)))
     partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))

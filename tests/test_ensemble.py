@@ -17,14 +17,11 @@ import blend
 import dataset
 import ensemble
 import errors
-import evaluation
 import inference
-import members
 import metrics
 import predictions
-import search
+from blend import Plan
 from dataset import HEADS, age_group_probs, combine, head_slices, marginals
-from pipeline import Plan
 
 
 @pytest.fixture
@@ -97,11 +94,11 @@ def test_a_mean_of_other_folds_whose_note_is_lost_is_not_taken_for_all(runs, thr
     """As a kill between the removal of eval.json and the new eval.csv leaves it; the folds are there."""
     ensemble.main(["--models", *map(str, three), *places])
     copy = Path(shutil.copytree(runs["mask"], tmp_path / "mask"))
-    evaluation.write_run_eval(copy, "mask", [0], "none")
+    predictions.write_run_eval(copy, "mask", [0], "none")
     (copy / "eval.json").unlink()
-    tables, folds = members.read_eval(members.open_source(str(copy)))
+    tables, folds = predictions.read_eval(predictions.open_source(str(copy)))
     assert folds == [0, 1]
-    pd.testing.assert_frame_equal(predictions.mean(tables, "mask"), evaluation.fold_mean(copy, "mask", [0, 1], "none"))
+    pd.testing.assert_frame_equal(predictions.mean(tables, "mask"), predictions.fold_mean(copy, "mask", [0, 1], "none"))
 
 
 def test_globs_all_targets_bounds_and_votes(runs, places, tmp_path, workplace):
@@ -487,7 +484,7 @@ def test_a_stack_is_written_down(blend_of, simulated):
     assert [member["weight"] for member in recipe["members"]] == [None, None]
     table = pd.read_csv(folder / "stack.csv")
     columns = [probs(simulated[target] / "eval.csv", target) for target in ("age", "label")]
-    logs = np.log(np.maximum(np.hstack(columns), search.LOG_FLOOR))
+    logs = np.log(np.maximum(np.hstack(columns), blend.LOG_FLOOR))
     logits = logs @ table.iloc[:-1, 2:].to_numpy() + table.iloc[-1, 2:].to_numpy(dtype=float)
     answers = table.columns[2:].astype(int).to_numpy()[logits.argmax(1)]
     np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], answers)
@@ -495,7 +492,7 @@ def test_a_stack_is_written_down(blend_of, simulated):
 
 def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
     path = [(1, np.nan), (0, 0.5), (1, 0.6)]
-    monkeypatch.setattr(search, "greedy", lambda *_args, **_options: search.Selection([1 / 3, 2 / 3, 0.0], path))
+    monkeypatch.setattr(blend, "greedy", lambda *_args, **_options: blend.Selection([1 / 3, 2 / 3, 0.0], path))
     _folder, recipe, _score = blend_of("label", "multi", "weak", options=["--search", "greedy"])
     assert [member["weight"] for member in recipe["members"]] == [0.333333, 0.666667, 0]
     runs = [Path(step["run"]).name for step in recipe["path"]]

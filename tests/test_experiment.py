@@ -6,6 +6,7 @@ import pytest
 
 import experiment
 import files
+import predictions
 import train
 import training_data
 from errors import InputError
@@ -236,7 +237,7 @@ def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
         return found(run)
 
     monkeypatch.setattr(experiment, "done_folds", done_folds)
-    assert [row["fold"] for row in experiment.write_summary(half, "mask", 2)["folds"]] == [0]
+    assert [row["fold"] for row in predictions.write_summary(half, "mask", 2)["folds"]] == [0]
     assert locks == [half]
 
 

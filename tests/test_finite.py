@@ -6,8 +6,6 @@ import torch
 from test_engine import make_fit, train
 
 import engine
-import finite
-import parts
 
 
 @pytest.fixture
@@ -31,21 +29,21 @@ def test_the_first_bad_step_and_all_its_images_are_named(bad_loss, value):
     """Three steps an epoch: the fifth is the second of epoch 2."""
     bad_loss({5: value})
     fit = make_fit(mix="mixup", optimizer="SGD")
-    with pytest.raises(finite.NotFinite, match=f"the training loss is {value}") as found:
+    with pytest.raises(engine.NotFinite, match=f"the training loss is {value}") as found:
         train(fit)
     assert (found.value.epoch, found.value.step) == (2, 2)
-    (part,) = parts.micro_batches(fit, parts.fold_order(fit), 1)
+    (part,) = engine.micro_batches(fit, engine.fold_order(fit), 1)
     assert len(part.partners) and found.value.rows.tolist() == part.reads.tolist()
 
 
 def test_a_late_look_names_the_same_step(bad_loss, monkeypatch):
     """On a GPU nobody looks at each step; here not before the epoch's end, after two bad ones."""
     bad_loss({2: float("inf"), 3: float("-inf")})
-    fit, look = make_fit(optimizer="SGD"), finite.check_loss
-    monkeypatch.setattr(finite, "check_loss", lambda fit: None)
+    fit, look = make_fit(optimizer="SGD"), engine.check_loss
+    monkeypatch.setattr(engine, "check_loss", lambda fit: None)
     assert engine.train_one_epoch(fit, lambda: False)
-    monkeypatch.setattr(finite, "check_loss", look)
-    with pytest.raises(finite.NotFinite) as found:
+    monkeypatch.setattr(engine, "check_loss", look)
+    with pytest.raises(engine.NotFinite) as found:
         engine.end_epoch(fit)
     assert (found.value.epoch, found.value.step) == (1, 2) and not fit.history
 
@@ -55,7 +53,7 @@ def test_a_fit_that_goes_on_within_an_epoch_counts_on(bad_loss):
     train(fit, stop_after=2)
     again.load_state_dict(fit.state_dict())
     bad_loss({1: float("nan")})
-    with pytest.raises(finite.NotFinite) as found:
+    with pytest.raises(engine.NotFinite) as found:
         train(again)
     assert found.value.step == 3
 
@@ -68,7 +66,7 @@ def test_steps_that_half_precision_skips_are_no_error():
     before = fit.model.fc.weight.detach().clone()
     train(fit, stop_after=1)
     assert fit.scaler.get_scale() == pytest.approx(1.5e38) and torch.equal(before, fit.model.fc.weight)
-    finite.check_finite(fit)
+    engine.check_finite(fit)
 
 
 def spoil_weight(fit):
@@ -87,9 +85,9 @@ def spoil_optimizer(fit):
 def test_nothing_bad_is_saved_though_the_loss_was_good(spoil):
     fit = make_fit(ema=0.9)
     train(fit, stop_after=2)
-    finite.check_finite(fit)
+    engine.check_finite(fit)
     spoil(fit)
-    with pytest.raises(finite.NotFinite, match="a weight is not finite") as found:
-        finite.check_finite(fit)
+    with pytest.raises(engine.NotFinite, match="a weight is not finite") as found:
+        engine.check_finite(fit)
     assert (found.value.epoch, found.value.step) == (1, 2)
-    assert np.array_equal(found.value.rows, parts.step_rows(fit, 1))
+    assert np.array_equal(found.value.rows, engine.step_rows(fit, 1))

@@ -8,9 +8,7 @@ import torch
 from test_engine import ALONE, RECIPE, make_fit, train
 
 import engine
-import fits
 import loss
-import parts
 from errors import InputError
 
 
@@ -96,9 +94,9 @@ def test_layers_far_from_the_head_learn_more_slowly():
 
 def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
     fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
-    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
-    images, targets = parts.make_batch(fit, part, fit.data.store.gather(part.reads))
+    images, targets = engine.make_batch(fit, part, fit.data.store.gather(part.reads))
     torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
     mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
     for image, row, partner in zip(images, part.rows, part.partners):
@@ -113,7 +111,7 @@ def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
 
 def test_partners_are_changed_by_draws_of_their_own():
     fit = make_fit(mix="mixup", mix_prob=1.0, aug="strong")
-    (part,) = parts.micro_batches(fit, fit.data.train_rows, 0)
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     assert len(part.partner_params) == len(part.params) == 8
     assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
 
@@ -129,7 +127,7 @@ def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
     fit = make_fit()
     soft = np.full((4, 18), 1 / 18, dtype=np.float32)
     data = replace(fit.data, pseudo=soft)
-    again = fits.Fit(fit.model, fit.recipe, data, ALONE)
+    again = engine.Fit(fit.model, fit.recipe, data, ALONE)
     assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
 
 
@@ -150,13 +148,13 @@ def test_every_epoch_takes_each_row_once_in_full_steps():
 def test_step_shares_out_among_processes_and_parts():
     """8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18; 5 images can't make 6 parts."""
     recipe = replace(RECIPE, accum=3)
-    assert (fits.step_size(recipe, 30, 1), fits.step_size(recipe, 22, 2)) == (24, 18)
+    assert (engine.step_size(recipe, 30, 1), engine.step_size(recipe, 22, 2)) == (24, 18)
     with pytest.raises(InputError, match=r"--accum 3: 5 training images make 2 parts at most"):
-        fits.step_size(recipe, 5, 2)
+        engine.step_size(recipe, 5, 2)
     with pytest.raises(InputError, match=r"--batch-size 8: must be a multiple of the 3 processes"):
-        fits.step_size(recipe, 30, 3)
+        engine.step_size(recipe, 30, 3)
     with pytest.raises(InputError, match=r"8 processes: more than the 5 training images of a fold; start fewer"):
-        fits.step_size(recipe, 5, 8)
+        engine.step_size(recipe, 5, 8)
 
 
 def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():

@@ -12,13 +12,11 @@ import torch
 from test_engine import assert_equal, facts, make_fit
 from test_train import command
 
-import checkpoint
 import engine
 import errors
 import events
 import experiment
 import files
-import finite
 import fold
 import model
 import train
@@ -51,7 +49,7 @@ def job(tmp_path):
     (tmp_path / "fold0").mkdir()
     args = argparse.Namespace(epochs=2, target="label", model="test_resnet", img_size=[24, 24], crop=None, face_crop=None,
                               age_bounds=[30, 60], memory_format="contiguous")  # fmt: skip
-    with checkpoint.Writer() as writer:
+    with engine.Writer() as writer:
         yield fold.Training(args, tmp_path, None, None, writer, events.Events(tmp_path, 0))
 
 
@@ -61,7 +59,7 @@ def test_a_state_with_what_is_no_number_is_not_saved(job):
     job.writer.wait()
     before = path.read_bytes()
     fit.model.fc.weight.data[0, 0] = float("nan")
-    with pytest.raises(finite.NotFinite, match="a weight is not finite"):
+    with pytest.raises(engine.NotFinite, match="a weight is not finite"):
         fold.save_good_state(job, fit, fit.state_dict)
     job.writer.wait()
     assert path.read_bytes() == before
@@ -83,7 +81,7 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on_before_they_w
     go_on.set()
     job.writer.wait()
     assert "fold 0 epoch  1/2" in capsys.readouterr().err
-    fit.load_state_dict(checkpoint.load_state(job.run, 0))
+    fit.load_state_dict(engine.load_state(job.run, 0))
     assert_equal(facts(fit), left)
     assert_equal(dict(model.load(job.run / "fold0" / "best.safetensors")[0].state_dict()), dict(weights))
     assert experiment.read_log(job.run / "log.csv")["epoch"].tolist() == [1]
@@ -96,7 +94,7 @@ def test_a_full_disk_ends_the_next_step(job, monkeypatch):
         raise files.DiskError("last.pt: can't be written")
 
     fit, told = make_fit(), []
-    monkeypatch.setattr(checkpoint, "save_state", full)
+    monkeypatch.setattr(engine, "save_state", full)
     monkeypatch.setattr(errors, "say", told.append)
     fold.put_epoch(job, [], [{"fold": 0, "epoch": 1}], {}, "an epoch")
     while not job.writer.done:

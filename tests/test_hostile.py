@@ -16,16 +16,16 @@ import yaml
 from simulated import People, write_run
 from test_engine import make_fit
 
-import checkpoint
 import compare
+import engine
 import errors
 import experiment
 import images
+import inference
 import leaderboard
 import model
 import plan
 import predictions
-import pseudo
 import records
 import report
 import train_options
@@ -85,7 +85,7 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
     (tmp_path / "fold0").mkdir()
     pickled(tmp_path / "fold0" / "last.pt", owned, how)
     with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it to train this fold anew"):
-        checkpoint.load_state(tmp_path, 0)
+        engine.load_state(tmp_path, 0)
 
 
 @pytest.mark.parametrize("change", [
@@ -93,9 +93,9 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
 ])  # fmt: skip
 def test_states_that_no_training_can_go_on_from(tmp_path, change):
     fit = make_fit()
-    checkpoint.restore_state(fit, fit.state_dict(), tmp_path / "last.pt")
+    engine.restore_state(fit, fit.state_dict(), tmp_path / "last.pt")
     with pytest.raises(InputError, match=r"last.pt: damaged \(.*\); delete it to train this fold anew"):
-        checkpoint.restore_state(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
+        engine.restore_state(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
 
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):
@@ -251,7 +251,7 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
     run = tmp_path / "runs" / "evil"
     run.mkdir(parents=True)
     (run / file).write_text(f"target: mask\nmembers: []\nx: {tag} ['touch {owned}']\n")
-    readers = [lambda: records.read_record(run), lambda: pseudo.find_runs(run)]
+    readers = [lambda: records.read_record(run), lambda: inference.find_runs(run)]
     readers += [lambda: experiment.read_args(run)] if file == "args.yaml" else []
     for read in readers:
         with pytest.raises(InputError, match=rf"evil/{file}: not readable \(could not determine a constructor"):
@@ -328,7 +328,7 @@ def test_members_of_a_recipe_do_not_climb_out(tmp_path, monkeypatch):
 
     def found(*names):
         (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": str(name), "weight": 1} for name in names]}))
-        return pseudo.find_runs("submissions/mix")
+        return inference.find_runs("submissions/mix")
 
     assert [run.resolve() for run in found("runs/a", "submissions/mix", inside)] == [inside, inside]
     colon = write_run(tmp_path / "work" / "runs" / "a:b", "label", train, held)
@@ -340,11 +340,11 @@ def test_members_of_a_recipe_do_not_climb_out(tmp_path, monkeypatch):
             found(name)
     monkeypatch.chdir(tmp_path)
     (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": "work/runs/a", "weight": 1}]}))
-    assert pseudo.find_runs("work/submissions/mix") == [inside.relative_to(tmp_path)]
+    assert inference.find_runs("work/submissions/mix") == [inside.relative_to(tmp_path)]
     for members in (7, [7], [{"run": 7}], [{"run": "a", "weight": "all"}], [{"run": "a", "weight": {"mask": []}}], [{}]):
         (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": members}))
         with pytest.raises(InputError, match=r"mix/recipe.yaml: "):
-            pseudo.find_runs(mix)
+            inference.find_runs(mix)
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", ""])

@@ -11,11 +11,11 @@ import torch
 
 import dataset
 import errors
-import evaluation
 import files
 import images
 import inference
 import model
+import predictions
 from errors import InputError
 from images import Geometry, decode
 
@@ -66,7 +66,7 @@ def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, sha
 
 def test_folds_that_are_missing_are_told_once(own_run, capsys):
     shutil.rmtree(own_run / "fold1")
-    assert [evaluation.select_folds(own_run, "all") for _time in range(3)] == [[0]] * 3
+    assert [predictions.select_folds(own_run, "all") for _time in range(3)] == [[0]] * 3
     assert capsys.readouterr().err == f"{own_run}: only folds 0 of 2 are complete\n"
 
 
@@ -113,8 +113,8 @@ def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
 def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):
     inference.main(["--models", str(own_run), *places])
     made = []
-    real = evaluation._predict_group
-    monkeypatch.setattr(evaluation, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
+    real = inference._predict_group
+    monkeypatch.setattr(inference, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
     inference.main(["--models", str(own_run), *places])
     assert made == []
     facts = files.read_json(own_run / "fold1" / "fold.json")
@@ -137,7 +137,7 @@ def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data,
         patch.setattr(files, "write_json", killed)
         inference.main(["--models", str(own_run), *places, "--data-dir", str(data)])
     assert len(pd.read_csv(own_run / "fold1" / "eval.csv")) == len(after) == 4  # new, and the old sidecar would be wrong of it
-    fresh = [[evaluation.eval_is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
+    fresh = [[predictions.eval_is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
     assert fresh == [[False, True], [False, False]]
 
 
@@ -153,7 +153,7 @@ def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_pat
     inference.main(["--models", *map(str, copies), *places])
     assert len(opened) == 1 and read == list(range(20))  # and each is read once for all four folds
     together = [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
-    monkeypatch.setattr(evaluation, "GROUP_BYTES", 1)
+    monkeypatch.setattr(inference, "GROUP_BYTES", 1)
     for copy in copies:
         (copy / "fold0" / "eval.json").unlink()
         (copy / "fold1" / "eval.json").unlink()
@@ -165,7 +165,7 @@ def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_pat
 def test_the_bar_counts_an_image_for_each_model_that_has_seen_it(own_run, places, monkeypatch):
     seen, bars = [], []
 
-    class Bar(evaluation.tqdm):
+    class Bar(inference.tqdm):
         def __init__(self, **options):
             super().__init__(**options | {"file": io.StringIO(), "disable": False})
             bars.append(self)
@@ -174,7 +174,7 @@ def test_the_bar_counts_an_image_for_each_model_that_has_seen_it(own_run, places
             super().update(images)
             seen.append(self.n)
 
-    monkeypatch.setattr(evaluation, "tqdm", Bar)
+    monkeypatch.setattr(inference, "tqdm", Bar)
     inference.main(["--models", str(own_run), "--batch-size", "16", *places])
     assert [(bar.total, bar.unit) for bar in bars] == [(40, "img")]
     assert seen == [32, 40]  # 20 images, 2 folds: batches of 16 and 4
@@ -198,8 +198,8 @@ def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):
     size = (own_run / "fold0" / "best.safetensors").stat().st_size
     jobs = [(own_run, 0)] * 5
     for room, sizes in ((5 * size, [5]), (5 * size - 1, [4, 1]), (2 * size, [2, 2, 1]), (1, [1] * 5)):
-        monkeypatch.setattr(evaluation, "GROUP_BYTES", room)
-        groups = evaluation._groups(jobs)
+        monkeypatch.setattr(inference, "GROUP_BYTES", room)
+        groups = inference._groups(jobs)
         assert [len(group) for group in groups] == sizes and [job for group in groups for job in group] == jobs
 
 

@@ -7,9 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import augment
 import engine
-import fits
 import model
-import parts
 from distributed import Ranks
 
 FAKE_STEPS = [
@@ -24,7 +22,7 @@ def test_no_step_waits_for_a_gpu(changes, monkeypatch):
     """Fake CUDA tensors have no values, so what asks for one raises. What a fake GPU can't do is left out:
     going backward, and timm's moving average of the weights, which is one kernel over all of them."""
     on_cpu = make_fit(**changes)
-    ready = parts.micro_batches(on_cpu, parts.fold_order(on_cpu), 0)
+    ready = engine.micro_batches(on_cpu, engine.fold_order(on_cpu), 0)
 
     def backward(fit, loss):
         assert loss.is_cuda
@@ -35,10 +33,10 @@ def test_no_step_waits_for_a_gpu(changes, monkeypatch):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             net = model.create("test_resnet", on_cpu.recipe.target, (24, 24), try_size=False)
-        fit = fits.Fit(net, on_cpu.recipe, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
+        fit = engine.Fit(net, on_cpu.recipe, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
         fit.train_mode()
         batches = [torch.empty(len(part.reads), 24, 24, 3, dtype=torch.uint8, device="cuda") for part in ready]
-        engine.learn(fit, (parts.make_batch(fit, part, batch) for part, batch in zip(ready, batches)))
+        engine.learn(fit, (engine.make_batch(fit, part, batch) for part, batch in zip(ready, batches)))
         assert all(value.is_cuda for value in fit.evaluated.state_dict().values()) and fit.loss_sum.is_cuda
 
 

@@ -23,7 +23,6 @@ import files
 import fold
 import inference
 import model
-import pseudo
 import train
 from dataset import combine
 from errors import InputError
@@ -36,24 +35,26 @@ def rng_probs(*shape):
 
 def test_runs_of_the_same_target_are_averaged():
     one, other = rng_probs(4, 43), rng_probs(4, 43)[::-1]
-    np.testing.assert_allclose(pseudo.soft_labels("age", [("age", one), ("age", other)], (30, 60)), (one + other) / 2)
+    np.testing.assert_allclose(inference.soft_labels("age", [("age", one), ("age", other)], (30, 60)), (one + other) / 2)
 
 
 def test_parts_become_labels_and_labels_become_parts():
     mask, gender, age_group = rng_probs(4, 3), rng_probs(4, 2), rng_probs(4, 3)
     label = combine(mask, gender, age_group)
     sources = [("mask", mask), ("gender", gender), ("age_group", age_group)]
-    np.testing.assert_allclose(pseudo.soft_labels("label", sources, (30, 60)), label)
-    np.testing.assert_allclose(pseudo.soft_labels("multi", [("label", label)], (30, 60)), np.hstack([mask, gender, age_group]))
-    np.testing.assert_allclose(pseudo.soft_labels("gender", [("label", label)], (30, 60)), gender)
-    np.testing.assert_allclose(pseudo.soft_labels("mask", sources[:2], (30, 60)), mask)
+    np.testing.assert_allclose(inference.soft_labels("label", sources, (30, 60)), label)
+    np.testing.assert_allclose(
+        inference.soft_labels("multi", [("label", label)], (30, 60)), np.hstack([mask, gender, age_group])
+    )
+    np.testing.assert_allclose(inference.soft_labels("gender", [("label", label)], (30, 60)), gender)
+    np.testing.assert_allclose(inference.soft_labels("mask", sources[:2], (30, 60)), mask)
 
 
 def test_single_ages_are_cut_at_the_training_bounds():
     age = np.zeros((1, 43))
     age[0, 59 - 18] = 1
-    assert pseudo.soft_labels("age_group", [("age", age)], (29, 59)).tolist() == [[0, 0, 1]]
-    assert pseudo.soft_labels("age_group", [("age", age), ("gender", np.ones((1, 2)))], (30, 60)).tolist() == [[0, 1, 0]]
+    assert inference.soft_labels("age_group", [("age", age)], (29, 59)).tolist() == [[0, 0, 1]]
+    assert inference.soft_labels("age_group", [("age", age), ("gender", np.ones((1, 2)))], (30, 60)).tolist() == [[0, 1, 0]]
 
 
 @pytest.mark.parametrize(("target", "source", "message"), [
@@ -61,15 +62,15 @@ def test_single_ages_are_cut_at_the_training_bounds():
 ])  # fmt: skip
 def test_what_a_source_can_not_tell_is_refused(target, source, message):
     with pytest.raises(InputError, match=message):
-        pseudo.soft_labels(target, [(source, rng_probs(2, 18 if source == "label" else 3))], (30, 60))
+        inference.soft_labels(target, [(source, rng_probs(2, 18 if source == "label" else 3))], (30, 60))
 
 
 def test_confidence_is_that_of_the_least_sure_head():
     probs = np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])
-    assert pseudo.confidence("multi", probs).tolist() == [0.6]
-    assert pseudo.confidence("label", np.eye(18)[:1]).tolist() == [1]
+    assert inference.confidence("multi", probs).tolist() == [0.6]
+    assert inference.confidence("label", np.eye(18)[:1]).tolist() == [1]
     age = np.full((1, 43), 1 / 43)
-    assert pseudo.confidence("age", age)[0] == pytest.approx(30 / 43)
+    assert inference.confidence("age", age)[0] == pytest.approx(30 / 43)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_an_ensemble_teaches_by_its_members_that_count(runs, tmp_path):
     members = [{"run": str(runs["label"]), "weight": 1}, {"run": str(runs["multi"]), "weight": 0},
                {"run": f"{runs['mask']}:fold1", "weight": {"mask": 0.5}}, {"run": str(runs["label"]), "weight": 2}]  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"members": members}))
-    assert pseudo.find_runs(tmp_path) == [runs["label"], runs["mask"]]
+    assert inference.find_runs(tmp_path) == [runs["label"], runs["mask"]]
 
 
 def test_a_nofold_run_learns_from_eval_images_too(fit, runs):

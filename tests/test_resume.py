@@ -19,7 +19,6 @@ import torch
 from conftest import assert_same_run, without_pictures
 from test_engine import assert_equal
 
-import checkpoint
 import engine
 import errors
 import experiment
@@ -104,7 +103,7 @@ def facts(run):
     summary = json.loads((run / "summary.json").read_text())
     for name in ("name", "seconds", "images_per_second", "peak_memory_mib"):
         summary.pop(name)
-    states = [checkpoint.load_state(run, number) for number in (0, 1)]
+    states = [engine.load_state(run, number) for number in (0, 1)]
     for state in states:
         state.pop("seconds")
         state["history"] = [
@@ -156,7 +155,7 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
         assert "--resume" in told.splitlines()[-1] and "Traceback" not in told
     assert not (run / "summary.json").exists()
     if where == "validation" and mode != "parallel folds":
-        state = checkpoint.load_state(run, 0)
+        state = engine.load_state(run, 0)
         assert (state["epoch"], state["step"]) == (2, 5) and "while validating; state saved" in told
     codes = exit_codes(mode, None, said, ["--resume", run, "--quiet"])
     assert not any(codes), said.read_text()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-import sampling
+import engine
 
 ROWS = np.arange(100, 200)
 CLASSES = np.repeat([0, 1, 2], [80, 16, 4])  # sizes whose square roots are 8.94, 4, 2
@@ -9,10 +9,10 @@ PERSONS = np.arange(100) // 7
 
 
 def order(sampler="shuffle", seed=42, fold=0, epoch=1):
-    return sampling.epoch_order(ROWS, seed, fold, epoch, sampler, CLASSES, PERSONS)
+    return engine.epoch_order(ROWS, seed, fold, epoch, sampler, CLASSES, PERSONS)
 
 
-@pytest.mark.parametrize("sampler", sampling.SAMPLERS)
+@pytest.mark.parametrize("sampler", engine.SAMPLERS)
 def test_an_order_is_a_pure_function(sampler):
     np.testing.assert_array_equal(order(sampler), order(sampler))
     for other in ({"seed": 43}, {"fold": 1}, {"epoch": 2}):
@@ -61,14 +61,14 @@ def test_one_image_of_each_person_and_others_in_other_epochs():
 
 def test_systematic_by_hand():
     """Weights 0.5, 0.3, 0.2 and 4 draws: edges at 2, 3.2, 4; points 0.25, 1.25, 2.25, 3.25 fall to 0, 0, 1, 2."""
-    assert sampling.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.25).tolist() == [0, 0, 1, 2]
-    assert sampling.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.0).tolist() == [0, 0, 1, 1]
+    assert engine.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.25).tolist() == [0, 0, 1, 2]
+    assert engine.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.0).tolist() == [0, 0, 1, 1]
 
 
 def test_rarity_by_hand():
     """Sizes 3 and 1: one over them 1/3, 1/3, 1/3, 1, of a sum of 2."""
-    np.testing.assert_allclose(sampling.rarity(np.array([7, 7, 7, 9]), 1.0), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
-    np.testing.assert_allclose(sampling.rarity(np.array([7, 7, 7, 9]), 0.0), [0.25] * 4)
+    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 1.0), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 0.0), [0.25] * 4)
 
 
 def draws(partners, row, count=3000):
@@ -76,13 +76,13 @@ def draws(partners, row, count=3000):
 
 
 def test_partners_are_any_training_row_equally_often():
-    found = draws(sampling.Partners.of(np.array([2, 5, 9]), 10), 0)
+    found = draws(engine.Partners.of(np.array([2, 5, 9]), 10), 0)
     assert {row: (found == row).sum() for row in (2, 5, 9)} == {2: 1000, 5: 1000, 9: 1000}
 
 
 def test_partners_have_the_same_mask_state():
     masks = np.array([0, 0, 1, 1, 0, 2])
-    partners = sampling.Partners.of(np.arange(6), 6, same=masks)
+    partners = engine.Partners.of(np.arange(6), 6, same=masks)
     for row in range(6):
         assert set(masks[draws(partners, row, 50)]) == {masks[row]}
     assert set(draws(partners, 0)) == {0, 1, 4} and set(draws(partners, 5)) == {5}
@@ -90,5 +90,5 @@ def test_partners_have_the_same_mask_state():
 
 def test_rare_partners_come_from_every_class_equally_often():
     classes = np.array([0, 0, 0, 0, 1, 2])
-    found = draws(sampling.Partners.of(np.arange(6), 6, classes=classes), 0)
+    found = draws(engine.Partners.of(np.arange(6), 6, classes=classes), 0)
     assert np.bincount(classes[found]).tolist() == [1000, 1000, 1000]

@@ -4,7 +4,6 @@ from sklearn.linear_model import LogisticRegression
 
 import blend
 import metrics
-import search
 from dataset import FIRST_AGE, decode, num_outputs
 from errors import InputError
 
@@ -59,7 +58,7 @@ def naive_path(members, truth, start, steps):
 def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     """Also where members are so sure that nearly nothing can change, and where a part's first own member joins late."""
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=skill)
-    selection = search.greedy(members, truth, steps=9, patience=9)
+    selection = blend.greedy(members, truth, steps=9, patience=9)
     first = next(place for place, (_index, f1) in enumerate(selection.trace) if not np.isnan(f1))
     path = naive_path(members, truth, [index for index, _f1 in selection.trace[: first + 1]], 9)
     assert [index for index, _f1 in selection.trace[first:]] == [index for index, _f1 in path][: len(selection.trace) - first]
@@ -74,13 +73,13 @@ def test_a_search_ends_after_so_many_members_that_bring_nothing():
     lengths = []
     for seed in range(3):
         members, truth = draw_members(np.random.default_rng(seed), ["label"] * 5, skill=0.7)
-        path = naive_path(members, truth, [search.greedy(members, truth, steps=1).trace[0][0]], 20)
+        path = naive_path(members, truth, [blend.greedy(members, truth, steps=1).trace[0][0]], 20)
         for patience in (1, 3, 20):
             best = 0
             for place, (_index, f1) in enumerate(path):
                 if best + patience >= place and f1 > path[best][1] + 1e-9:
                     best = place
-            trace = search.greedy(members, truth, steps=20, patience=patience).trace
+            trace = blend.greedy(members, truth, steps=20, patience=patience).trace
             assert [index for index, _f1 in trace] == [index for index, _f1 in path[: best + 1]]
             lengths.append(best)
     assert lengths[0::3] != lengths[1::3] != lengths[2::3]
@@ -93,7 +92,7 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
     for label_skill, start in ((0.5, [1, 2, 0]), (9, [4])):
         members = [*parts, draw_member(rng, "label", truth, label_skill)]
         members[3] = draw_member(rng, "mask", truth, 0.1)
-        trace = search.greedy(members, truth).trace
+        trace = blend.greedy(members, truth).trace
         assert [index for index, _f1 in trace[: len(start)]] == start
         assert [np.isnan(f1) for _index, f1 in trace[: len(start)]] == [True] * (len(start) - 1) + [False]
         assert not np.isnan([f1 for _index, f1 in trace[len(start) - 1 :]]).any()
@@ -102,7 +101,7 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
 @pytest.mark.parametrize("targets", [["label"] * 12, ["mask", "gender", "age_group", "multi"] * 4])
 def test_weights_are_those_of_the_path_among_many_members_too(targets):
     members, truth = draw_members(np.random.default_rng(3), targets, skill=0.7)
-    selection = search.greedy(members, truth)
+    selection = blend.greedy(members, truth)
     times = np.bincount([index for index, _f1 in selection.trace], minlength=len(targets))
     assert selection.weights == pytest.approx(times / times.sum())
     assert blend_f1(members, truth, selection.weights) == pytest.approx(selection.trace[-1][1])
@@ -113,8 +112,8 @@ def test_equal_tables_share_their_weight():
     rng = np.random.default_rng(1)
     members, truth = draw_members(rng, ["label", "label"])
     members = [members[0]] * 5 + [members[1]]
-    weights = np.array(search.greedy(members, truth).weights)
-    path = [index for index, _f1 in search.greedy(members, truth).trace]
+    weights = np.array(blend.greedy(members, truth).weights)
+    path = [index for index, _f1 in blend.greedy(members, truth).trace]
     times = np.bincount(path, minlength=6)
     assert times[:5].max() - times[:5].min() <= 1
     assert weights == pytest.approx(times / times.sum())
@@ -122,12 +121,12 @@ def test_equal_tables_share_their_weight():
 
 def test_one_member_and_one_of_each_part():
     members, truth = draw_members(np.random.default_rng(0), ["label"])
-    selection = search.greedy(members, truth)
+    selection = blend.greedy(members, truth)
     assert selection.weights == [1.0] and selection.trace == [(0, pytest.approx(blend_f1(members, truth)))]
-    assert set(search.tune_weights(members, truth)[0]) == {"label"}
+    assert set(blend.tune_weights(members, truth)[0]) == {"label"}
     members, truth = draw_members(np.random.default_rng(0), ["mask", "gender", "age"])
-    assert search.greedy(members, truth).weights == pytest.approx([1 / 3] * 3)
-    assert blend_f1(members, truth, search.tune_weights(members, truth)) == pytest.approx(blend_f1(members, truth))
+    assert blend.greedy(members, truth).weights == pytest.approx([1 / 3] * 3)
+    assert blend_f1(members, truth, blend.tune_weights(members, truth)) == pytest.approx(blend_f1(members, truth))
 
 
 def test_age_members_are_cut_at_the_bounds():
@@ -135,22 +134,22 @@ def test_age_members_are_cut_at_the_bounds():
     members, truth = draw_members(rng, ["mask", "gender", "age", "age_group"])
     age = members[2][1]
     members[2] = ("age", np.hstack([age[:, 1:], age[:, :1]]))  # a year too young, so that 29, 59 are the better bounds
-    trace = search.greedy(members, truth, (29, 59)).trace
+    trace = blend.greedy(members, truth, (29, 59)).trace
     times = np.bincount([index for index, _f1 in trace], minlength=4).tolist()
     at_bounds = blend.blend(members, bounds=(29, 59), weights=times).argmax(1)
     assert trace[-1][1] == pytest.approx(metrics.macro_f1(truth, at_bounds, 18))
-    assert search.tune_weights(members, truth, (29, 59)) != search.tune_weights(members, truth)
+    assert blend.tune_weights(members, truth, (29, 59)) != blend.tune_weights(members, truth)
 
 
 @pytest.mark.parametrize("targets", MIXES)
 def test_tuned_weights_score_what_the_search_saw_and_no_single_step_is_better(targets):
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=0.8)
-    weights = search.tune_weights(members, truth, rounds=30)
+    weights = blend.tune_weights(members, truth, rounds=30)
     assert [set(parts) for parts in weights] == [set(blend.member_parts(*member)) for member in members]
     score = blend_f1(members, truth, weights)
     assert score >= blend_f1(members, truth)
     assert all(1 / 32 <= value <= 32 for parts in weights for value in parts.values())
-    assert weights == search.tune_weights(members, truth, rounds=30)
+    assert weights == blend.tune_weights(members, truth, rounds=30)
     for parts in weights:
         for part in parts:
             for factor in (2**0.5, 2**-0.5, 2**0.25, 2**-0.25):
@@ -164,7 +163,7 @@ def test_tuned_weights_stay_within_their_limit():
     rng = np.random.default_rng(0)
     truth = rng.integers(18, size=200)
     members = [draw_member(rng, "label", truth, skill) for skill in (3, 0, 0, 0, 0)]
-    narrow, wide = (search.tune_weights(members, truth, largest=largest) for largest in (2.0, 32.0))
+    narrow, wide = (blend.tune_weights(members, truth, largest=largest) for largest in (2.0, 32.0))
     assert all(0.5 <= weight["label"] <= 2 for weight in narrow)
     assert max(weight["label"] for weight in wide) > 4 * min(weight["label"] for weight in wide)
 
@@ -178,7 +177,7 @@ def test_a_changed_weight_is_scored_as_blend_does(targets):
         if apart:
             members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
         given = [blend.member_parts(*member) for member in members]
-        ranked = search._Ranked(search._sum_up(given, range(len(given))), truth)
+        ranked = blend._Ranked(blend._sum_up(given, range(len(given))), truth)
         assert ranked.f1 == pytest.approx(blend_f1(members, truth))
         for index, parts in enumerate(given):
             for part, step in ((part, step) for part in parts for step in (-0.9, -0.2, 0.3, 1.15, 5.0)):
@@ -193,16 +192,16 @@ def test_stack_is_a_logistic_regression_on_log_probabilities():
     rng = np.random.default_rng(0)
     members, truth = draw_members(rng, ["label", "multi", "age"], n=900, skill=2.5)
     members[0] = ("label", np.roll(members[0][1], 1, axis=1))
-    model = search.fit_stack(members, truth)
-    probs = search.apply_stack(model, members)
+    model = blend.fit_stack(members, truth)
+    probs = blend.apply_stack(model, members)
     assert probs.shape == (900, 18) and probs.sum(1) == pytest.approx(1) and probs.min() >= 0
     fresh = rng.integers(18, size=900)
     others = [draw_member(rng, target, fresh, 2.5) for target in ("label", "multi", "age")]
     others[0] = ("label", np.roll(others[0][1], 1, axis=1))
-    stacked = metrics.macro_f1(fresh, search.apply_stack(model, others).argmax(1), 18)
+    stacked = metrics.macro_f1(fresh, blend.apply_stack(model, others).argmax(1), 18)
     assert stacked > blend_f1(others, fresh) + 0.1
     zeros = [(target, np.where(table < 0.3, 0, table)) for target, table in others]
-    assert np.isfinite(search.apply_stack(model, zeros)).all()
+    assert np.isfinite(blend.apply_stack(model, zeros)).all()
 
 
 def test_the_stack_is_that_of_scikit_learn_on_standardised_logarithms():
@@ -210,16 +209,16 @@ def test_the_stack_is_that_of_scikit_learn_on_standardised_logarithms():
     members[1] = ("age", np.where(members[1][1] < 0.02, 0, members[1][1]))
     logs = np.log(np.maximum(np.hstack([probs for _target, probs in members]), 1e-6))
     columns = (logs - logs.mean(0)) / logs.std(0)
-    model = LogisticRegression(C=search.STACK_C, max_iter=2000).fit(columns, truth)
-    probs = search.apply_stack(search.fit_stack(members, truth), members)
+    model = LogisticRegression(C=blend.STACK_C, max_iter=2000).fit(columns, truth)
+    probs = blend.apply_stack(blend.fit_stack(members, truth), members)
     assert probs == pytest.approx(model.predict_proba(columns), abs=1e-3)
 
 
 def test_stack_gives_nothing_to_a_class_it_never_saw():
     members, truth = draw_members(np.random.default_rng(0), ["label"], n=300)
     seen = truth != 14
-    model = search.fit_stack([("label", members[0][1][seen])], truth[seen])
-    probs = search.apply_stack(model, members)
+    model = blend.fit_stack([("label", members[0][1][seen])], truth[seen])
+    probs = blend.apply_stack(model, members)
     assert (probs[:, 14] == 0).all() and probs.sum(1) == pytest.approx(1)
 
 
@@ -246,7 +245,7 @@ def test_crossfit_never_applies_to_people_that_it_was_fitted_on():
 
     orders = []
     for seed in (0, 1):
-        probs = search.crossfit(fit, apply, members, truth, persons, parts=4, seed=seed)
+        probs = blend.crossfit(fit, apply, members, truth, persons, parts=4, seed=seed)
         assert sorted(seen) == list(range(240)) and np.array_equal(probs, members[0][1])
         orders.append(list(seen))
         seen.clear()
@@ -259,28 +258,28 @@ def test_groups_hold_as_many_of_each_gender_and_age_group():
     rng = np.random.default_rng(7)
     stratum = rng.choice(6, size=100, p=[0.4, 0.2, 0.05, 0.2, 0.1, 0.05])
     truth, persons = np.repeat(stratum, 6) + 6 * rng.integers(3, size=600), people(np.zeros(600))
-    group = search.deal_persons(truth, persons, 5)
+    group = blend.deal_persons(truth, persons, 5)
     first = group[::6]
     assert np.array_equal(group, np.repeat(first, 6)) and np.bincount(first).tolist() == [20] * 5
     for one in range(6):
         counts, n = np.bincount(first[stratum == one], minlength=5), int((stratum == one).sum())
         assert counts.min() >= n // 5 and counts.max() <= -(-n // 5)
     order = rng.permutation(600)
-    assert np.array_equal(search.deal_persons(truth[order], persons[order], 5), group[order])
-    assert not np.array_equal(search.deal_persons(truth, persons, 5, seed=1), group)
+    assert np.array_equal(blend.deal_persons(truth[order], persons[order], 5), group[order])
+    assert not np.array_equal(blend.deal_persons(truth, persons, 5, seed=1), group)
     with pytest.raises(InputError, match="predictions of 100 people: cross-fitting deals them into 101 groups"):
-        search.deal_persons(truth, persons, 101)
+        blend.deal_persons(truth, persons, 101)
 
 
 def honest_and_in_sample(members, truth, persons, fit, apply):
     """Macro F1 of what is fitted, cross-fitted and on the people it was fitted on."""
-    honest = search.crossfit(fit, apply, members, truth, persons, parts=3)
+    honest = blend.crossfit(fit, apply, members, truth, persons, parts=3)
     return [metrics.macro_f1(truth, probs.argmax(1), 18) for probs in (honest, apply(fit(members, truth), members))]
 
 
 FITTED = {
-    "greedy": (lambda m, t: search.greedy(m, t).weights, lambda w, m: blend.blend(m, weights=w)),
-    "weights": (lambda m, t: search.tune_weights(m, t, rounds=2), lambda w, m: blend.blend(m, weights=w)),
+    "greedy": (lambda m, t: blend.greedy(m, t).weights, lambda w, m: blend.blend(m, weights=w)),
+    "weights": (lambda m, t: blend.tune_weights(m, t, rounds=2), lambda w, m: blend.blend(m, weights=w)),
     "biases": (lambda m, t: metrics.fit_biases(m[0][1], t, 18, rounds=3), lambda b, m: metrics.apply_biases(m[0][1], b)),
 }
 
@@ -322,6 +321,6 @@ def test_members_that_complete_each_other_gain_cross_fitted_too(name):
 
 def test_undecided_parts_are_refused():
     members, truth = draw_members(np.random.default_rng(0), ["mask", "age"])
-    for fit in (search.greedy, search.tune_weights):
+    for fit in (blend.greedy, blend.tune_weights):
         with pytest.raises(InputError, match="no run decides gender"):
             fit(members, truth)

@@ -13,7 +13,6 @@ import torch
 from conftest import assert_same_run
 from test_train import command, trained
 
-import checkpoint
 import engine
 import errors
 import experiment
@@ -97,7 +96,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_g
         f"error: fold 0, epoch 2, step 3: the training loss is nan; the step's 16 images are {images[0]} and others, listed in "
         f"{run}/fold0/not_finite.txt. The last good state is kept; try a new run with a lower --lr than 0.003 or --clip-grad 1"
     )
-    state = checkpoint.load_state(run, 0)
+    state = engine.load_state(run, 0)
     assert (state["epoch"], state["step"]) == (2, 0) and all(value.isfinite().all() for value in state["model"].values())
     assert pd.read_csv(run / "log.csv")["epoch"].tolist() == [1]
 
@@ -111,7 +110,7 @@ def test_more_epochs_on_resume_end_as_if_they_had_been_asked_for_at_first(fit, t
     assert trained(["--resume", str(short), "--epochs", "3", "--fold", "0", "--quiet"]) == 0
     assert_same_run(whole, short)
     assert (short / "args.yaml").read_text().splitlines()[0] == began and experiment.read_args(short)["epochs"] == 3
-    one, other = (checkpoint.load_state(run, 0) for run in (whole, short))
+    one, other = (engine.load_state(run, 0) for run in (whole, short))
     assert [row["epoch"] for row in other["history"]] == [1, 2, 3]
     for name, value in one["ema"].items():
         assert torch.equal(value, other["ema"][name])

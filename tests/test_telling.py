@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import telling
-from pipeline import Fitted, Plan
+from blend import Fitted, Plan
 
 
 def test_out_of_fold_images_of_other_mask_shares_are_told(capsys):

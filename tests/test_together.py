@@ -20,9 +20,9 @@ from conftest import SAME_BITS, assert_same_run, until_told
 
 import dataset
 import demo
-import evaluation
 import files
 import images
+import predictions
 import train
 import train_options
 from files import held, make_dir
@@ -49,10 +49,10 @@ def test_predictions_of_a_run_are_made_by_one_process_at_a_time(two_runs, capsys
     begun = threading.Event()
 
     def second():
-        with evaluation.predicting(two_runs[::-1]):
+        with predictions.predicting(two_runs[::-1]):
             begun.set()
 
-    with evaluation.predicting(two_runs[:1]), files.held(two_runs[0], "training holds the folder meanwhile"):
+    with predictions.predicting(two_runs[:1]), files.held(two_runs[0], "training holds the folder meanwhile"):
         waiting = threading.Thread(target=second)
         waiting.start()
         until_told("waiting for another process")

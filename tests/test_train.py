@@ -21,6 +21,7 @@ import fold
 import images
 import metrics
 import model
+import predictions
 import train
 from dataset import TARGETS
 from errors import InputError
@@ -160,7 +161,7 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
         monkeypatch.setattr(fold, "train_fold", stopped)
     else:
         monkeypatch.setattr(fold, "train_fold", lambda *_args: None)
-        monkeypatch.setattr(experiment, "write_summary", stopped)
+        monkeypatch.setattr(predictions, "write_summary", stopped)
     argv = command(shared_data, tmp_path, "--name", "a run", "--fold", "1")
     assert errors.run(lambda: train.main(argv)) == 143
     line = f"Go on with: python train.py --resume '{tmp_path / 'runs' / 'a run'}' --fold 1"

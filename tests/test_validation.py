@@ -14,13 +14,12 @@ import torch
 import dataset
 import ensemble
 import errors
-import evaluation
 import experiment
 import files
 import inference
 import metrics
 import model
-import validation
+import predictions
 from images import Geometry, decode
 
 PREDICTED = shutil.ignore_patterns("eval*", "oof_*", "submission.csv")
@@ -82,7 +81,7 @@ def test_without_tta_they_are_those_of_the_training(own_run, shared_data, workpl
     run = own_run("multi")
     args = SimpleNamespace(tta="none", amp="off", batch_size=7, cache_dir=workplace / "cache", cache_device="host", quiet=True)
     caches = set((workplace / "cache").glob("*.npy"))
-    found = validation.predict_oof(run, shared_data, args, torch.device("cpu"))
+    found = inference.predict_oof(run, shared_data, args, torch.device("cpu"))
     plain, table = (pd.read_csv(run / name)[dataset.columns("multi")] for name in ("oof.csv", "oof_none.csv"))
     np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
     assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
@@ -93,13 +92,13 @@ def test_they_are_made_once_and_again_when_the_weights_change(own_run, places, m
     argv = ["--models", str(run), "--tta", "hflip", "--oof", *places]
     inference.main(argv)
     told, made = capsys.readouterr().out, []
-    predict = evaluation.predict_rows
-    monkeypatch.setattr(evaluation, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
+    predict = inference.predict_rows
+    monkeypatch.setattr(inference, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
     inference.main(argv)
     assert capsys.readouterr().out == told and made == []
     facts = files.read_json(run / "fold1" / "fold.json")
     files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
-    assert not validation.oof_is_fresh(run, "hflip") and not validation.oof_is_fresh(run, "shift")
+    assert not predictions.oof_is_fresh(run, "hflip") and not predictions.oof_is_fresh(run, "shift")
     inference.main(argv)
     assert made == [experiment.best_weights(run, 0), experiment.best_weights(run, 1)]
 
@@ -128,7 +127,7 @@ def test_an_ensemble_takes_them_where_they_are(own_run, places, tmp_path, capsys
     ([-0.02, 0.001], "noise; leave --tta at none, as far as these people tell"),
 ])  # fmt: skip
 def test_the_verdict_is_advice(interval, told):
-    first, second = validation.tta_lines(
+    first, second = inference.tta_lines(
         "runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval}
     )
     assert first == "runs/x/oof_shift.csv: out-of-fold macro F1 0.5000, without TTA 0.4900" and told in second
@@ -139,7 +138,7 @@ def test_the_verdict_is_advice(interval, told):
 ])  # fmt: skip
 def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(runs, places, intervals, tta, monkeypatch, capsys):
     found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
-    monkeypatch.setattr(validation, "predict_oof", lambda *_args: next(found))
+    monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(found))
     inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
     assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in capsys.readouterr().out.splitlines()[-1]
 
