@@ -20,26 +20,317 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
+import math
+import os
 import re
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import compare_page
 import dataset
 import demo
-import differences
 import files
+import images
 import metrics
 import options
 import predictions
-from dataset import CLASS_NAMES, SCORED_AS, scored_probs
-from differences import Comparison, signed
+from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, class_parts, marginals, scored_probs
 from errors import InputError, did_you_mean
+
+# ---- differences ------------------------------------------------------------------------------------------------------
+
+NEAR_BOUNDARY = "27-32 and 57 or more"  # years, see near_boundary
+
+
+def common_part(scored_a, scored_b):
+    """What answers scored as these two can both be compared on: the same, or the part that one of them decides; else None."""
+    if scored_a == scored_b or scored_b == "label":
+        return scored_a
+    return scored_b if scored_a == "label" else None
+
+
+def narrow(classes, scored_as, part):
+    """Classes of `scored_as` as classes of `part`, which is the same or a part of the label."""
+    return classes if part == scored_as else class_parts(classes, scored_as)[part]
+
+
+def narrow_probs(probs, scored_as, part):
+    """Probabilities of `scored_as` as those of `part`: its marginals where `scored_as` is the label."""
+    return probs if part == scored_as else marginals(probs)[part]
+
+
+def changed_words(index_a, index_b, scored_as):
+    """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
+    pairs = zip(class_parts(index_a, scored_as).items(), class_parts(index_b, scored_as).values())
+    return [(part, CLASS_NAMES[part][one], CLASS_NAMES[part][other]) for (part, one), other in pairs]
+
+
+@dataclass
+class Comparison:
+    """Answers of A and B, int64 [N] classes of `scored_as`, to `images`; their probabilities [N, C], or None where unknown."""
+
+    scored_as: str
+    images: list
+    a: np.ndarray
+    b: np.ndarray
+    probs_a: np.ndarray | None
+    probs_b: np.ndarray | None
+
+    @property
+    def names(self):
+        return CLASS_NAMES[self.scored_as]
+
+    @cached_property
+    def rows(self):
+        """Rows that differ, int64 [D]: the most certain disagreements first."""
+        differ = np.flatnonzero(self.a != self.b)
+        sure = self.certainty
+        return differ if sure is None else differ[np.argsort(-sure[differ], kind="stable")]
+
+    @cached_property
+    def own_probs(self):
+        """What A and B give their own answers, a pair of float64 [N] or None."""
+        return probs_of(self.probs_a, self.a), probs_of(self.probs_b, self.b)
+
+    @cached_property
+    def certainty(self):
+        """How sure the less sure of the two is of its own answer [N], of those whose probabilities are known; else None."""
+        own = [each for each in self.own_probs if each is not None]
+        return np.min(own, axis=0) if own else None
+
+    @cached_property
+    def flows(self):
+        """[(class of A, class of B, count)] of the rows that differ, the most frequent first."""
+        pairs, counts = np.unique(np.stack([self.a, self.b], 1)[self.rows], axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(*pairs[index].tolist(), int(counts[index])) for index in order]
+
+    @cached_property
+    def part_changes(self):
+        """{part: rows in which it differs}; a row may differ in more than one."""
+        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
+        return {part: int((one != other).sum()) for (part, one), other in both}
+
+    @property
+    def class_counts(self):
+        """How often A and B answer each class: two int64 [C]."""
+        return np.bincount(self.a, minlength=len(self.names)), np.bincount(self.b, minlength=len(self.names))
+
+    @cached_property
+    def expected_f1(self):
+        """Expected F1 of each class for A and for B, two float64 [C], or None where no probabilities are known."""
+        known = [probs for probs in (self.probs_a, self.probs_b) if probs is not None]
+        if not known:
+            return None
+        probs = np.mean(known, axis=0)
+        return expected_f1_difference(self.a, probs), expected_f1_difference(self.b, probs)
+
+    def part_counts(self):
+        """[(part, word, count of A, count of B, count expected by the prior or None)] of every class of every part."""
+        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
+        table = []
+        for (part, one), other in both:
+            for index, word in enumerate(CLASS_NAMES[part]):
+                prior = len(self.images) * MASK_PRIOR[index] if part == "mask" else None
+                table.append((part, word, int((one == index).sum()), int((other == index).sum()), prior))
+        return table
+
+
+def probs_of(probs, answers):
+    """Each row's probability of its own answer [N], None for None."""
+    return None if probs is None else probs[np.arange(len(answers)), answers]
+
+
+def expected_f1_difference(answers, probs):
+    """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes.
+
+    2 E[tp] / (times answered + E[images]): the expected true positives of class c are the sum of probs[:, c] over the rows
+    that answer c, its expected images the sum over all rows. A class that is neither answered nor expected has 0.
+    """
+    C = probs.shape[1]
+    hits = np.bincount(answers, weights=probs_of(probs, answers), minlength=C)
+    times = np.bincount(answers, minlength=C) + probs.sum(0)
+    return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
+
+
+def ages(paths):
+    """Ages, int64 [N], from the end of person folders such as '000001_female_Asian_45'; None where one has no age."""
+    ends = [str(path).rpartition("_")[2] for path in paths]
+    return np.array(ends, dtype=np.int64) if ends and all(end.isascii() and end.isdigit() for end in ends) else None
+
+
+def near_boundary(years):
+    """Which ages (int array) are those where the age groups meet: 27..32, and from 57 on (old people are all 60)."""
+    return ((years >= 27) & (years <= 32)) | (years >= 57)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Macro F1 of A and B on the same images, and the 95 % interval (low, high) of A - B from `units` drawn units."""
+
+    f1_a: float
+    f1_b: float
+    low: float
+    high: float
+    units: int
+
+    @property
+    def difference(self):
+        return self.f1_a - self.f1_b
+
+    @property
+    def verdict(self):
+        """'A is better' or 'B is better' when the interval leaves out 0, else 'noise'."""
+        return "A is better" if self.low > 0 else "B is better" if self.high < 0 else "noise"
+
+    def __str__(self):
+        numbers = self.difference, self.low, self.high
+        digits = 4 if any(0 < abs(number) < 0.0005 for number in numbers) else 3
+        difference, low, high = (f"{number:+.{digits}f}" for number in numbers)
+        return f"A - B = {difference}, 95 % CI {low} .. {high}: {self.verdict}"
+
+    def units_to_tell(self):
+        """How many units would make the interval leave out 0 if the difference stayed: its width falls as 1 / sqrt(units).
+
+        units (half width / |difference|)^2; None where the difference is 0.
+        """
+        if abs(self.difference) < 1e-9:
+            return None
+        return self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
+
+
+def paired(truth, a, b, persons, num_classes, resamples=2000):
+    """The Paired of answers a and b [N] to images with true classes `truth` [N]; whole persons [N] are drawn, both alike."""
+    samples = metrics.bootstrap_difference(truth, a, b, persons, num_classes, resamples)
+    scores = (metrics.macro_f1(truth, answers, num_classes) for answers in (a, b))
+    return Paired(*scores, *metrics.interval(samples), len(set(persons)))
+
+
+def signed(number, digits=4):
+    """'+0.0012'; what rounds to nothing has no sign."""
+    text = f"{number:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def two_digits(number):
+    """'4,300' of 4,271: a number from 1 on, rounded to two digits, with commas."""
+    return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"
+
+
+# ---- page -------------------------------------------------------------------------------------------------------------
+
+HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
+
+
+def choose(comparison, limit):
+    """At most `limit` of the rows that differ, int64, by flow: each flow gives in turn its most certain row that is left."""
+    rows = comparison.rows
+    flow_of = {(a, b): index for index, (a, b, _count) in enumerate(comparison.flows)}
+    flow = np.array([flow_of[pair] for pair in zip(comparison.a[rows], comparison.b[rows])], dtype=np.int64)
+    turn = np.zeros(len(rows), dtype=np.int64)
+    for index in range(len(flow_of)):
+        turn[flow == index] = np.arange((flow == index).sum())
+    kept = np.sort(np.lexsort((flow, turn))[:limit])
+    return rows[kept[np.argsort(flow[kept], kind="stable")]]
+
+
+def thumbnails(data_dir, names):
+    """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
+    if data_dir is None:
+        return {}, "no data folder here; --data-dir DIR names it"
+    root = Path(data_dir) / "eval" / "images"
+    on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
+    found = {name: images.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
+    lacking = [name for name in names if name not in found]
+    return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
+
+
+def document(titles, comparison, rows, pictures, why, verdict, scores):
+    """The HTML of the page. titles: A and B in words; rows: those shown, see `choose`; pictures and why: see `thumbnails`.
+
+    verdict and scores are lines of text, as the console shows them.
+    """
+    notes = []
+    if len(rows) < len(comparison.rows):
+        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
+    if why:
+        notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
+    return files.page(
+        "compare.html",
+        title=" against ".join(Path(name).name for name in titles),
+        sides=titles,
+        total=len(comparison.images),
+        differ=len(comparison.rows),
+        part_changes=comparison.part_changes,
+        verdict=verdict,
+        scores=scores,
+        notes=notes,
+        flows=_flows(comparison, rows, pictures),
+        **_class_tables(comparison),
+    )
+
+
+def _class_tables(comparison):
+    """Class counts beside the prior, and the expected effect of each class, where probabilities tell it."""
+    rows = [
+        (part, word, a, b, (f"{b - a:+,}", b - a), None if prior is None else (f"{prior:,.0f}", prior))
+        for part, word, a, b, prior in comparison.part_counts()
+    ]
+    counts = files.page_table(["part", "class", "A", "B", "B − A", "prior"], rows)
+    if comparison.expected_f1 is None:
+        return {"counts": counts, "effects": None}
+    rows = [
+        (name, times_a, times_b, a, b, (f"{signed((b - a) / len(comparison.names))}", b - a))
+        for name, times_a, times_b, a, b in zip(comparison.names, *comparison.class_counts, *comparison.expected_f1)
+    ]
+    a, b = (f1.mean() for f1 in comparison.expected_f1)
+    effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], rows)
+    expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
+    return {"counts": counts, "effects": effects, "expected": expected}
+
+
+def _flows(comparison, rows, pictures):
+    """The flows from class to class: words, count, and a card for each of their rows that are shown."""
+    pairs, found = np.stack([comparison.a[rows], comparison.b[rows]], 1), []
+    for a, b, count in comparison.flows:
+        words = changed_words(a, b, comparison.scored_as)
+        cards = [_card(comparison, row, words, pictures) for row in rows[(pairs == (a, b)).all(1)]]
+        found.append({"words": words, "count": count, "cards": cards})
+    return found
+
+
+def _card(comparison, row, words, pictures):
+    """An image with both answers, their probabilities, and the parts that changed; `more` is for the large view."""
+    answers = []
+    for side, place, own in zip("AB", (1, 2), comparison.own_probs):
+        said = [(pair[0], pair[place], pair[1] != pair[2]) for pair in words]
+        answers.append((side, said, None if own is None else own[row]))
+    name = comparison.images[row]
+    return {
+        "name": name,
+        "picture": pictures.get(name),
+        "answers": answers,
+        "changed": [part for part, one, other in words if one != other],
+        "more": _more(comparison, row),
+    }
+
+
+def _more(comparison, row):
+    """Cells of the probabilities that A and B, where they are known, give both answers: rows of three."""
+    known = [(side, probs) for side, probs in (("A", comparison.probs_a), ("B", comparison.probs_b)) if probs is not None]
+    if not known:
+        return []
+    cells = ["probability", *(f"by {side}" for side, _probs in known), *[""] * (2 - len(known))]
+    for answer in (comparison.a[row], comparison.b[row]):
+        chances = [f"{probs[row, answer]:.3f}" for _side, probs in known]
+        cells += [comparison.names[answer], *chances, *[""] * (2 - len(known))]
+    return cells
+
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
@@ -152,8 +443,8 @@ def join(a, b, part):
     order = np.array([row[image] for image in a.images])
     columns = []
     for side, rows in ((a, slice(None)), (b, order)):
-        probs = None if side.probs is None else differences.narrow_probs(side.probs, side.scored_as, part)[rows]
-        answers = differences.narrow(side.answers, side.scored_as, part)[rows] if probs is None else probs.argmax(1)
+        probs = None if side.probs is None else narrow_probs(side.probs, side.scored_as, part)[rows]
+        answers = narrow(side.answers, side.scored_as, part)[rows] if probs is None else probs.argmax(1)
         columns.append((answers, probs))
     return Comparison(part, a.images, *(column for pair in zip(*columns) for column in pair))
 
@@ -170,7 +461,7 @@ def read_oof(side, part, data_dir):
     predictions.hold_oof([member], data_dir)
     table = member.oof
     truth, probs = predictions.scored(table, side.source.target)
-    truth, probs = differences.narrow(truth, side.scored_as, part), differences.narrow_probs(probs, side.scored_as, part)
+    truth, probs = narrow(truth, side.scored_as, part), narrow_probs(probs, side.scored_as, part)
     return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
 
 
@@ -196,7 +487,7 @@ def oof_lines(a, b, part, data_dir):
     if (answers[0] == answers[1]).all():
         return ["no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)"]
     C = len(CLASS_NAMES[part])
-    result = differences.paired(truth, *answers, persons, C)
+    result = paired(truth, *answers, persons, C)
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
     lines = [
         f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
@@ -215,7 +506,7 @@ def verdict_lines(result, units):
     needed = result.units_to_tell()
     if result.verdict == "noise" and needed is not None:
         if needed > result.units:
-            told = f"about {differences.two_digits(needed)} {units}; you have {result.units:,}"
+            told = f"about {two_digits(needed)} {units}; you have {result.units:,}"
         else:
             told = f"little more than the {result.units:,} {units} you have"
         lines.append(f"to tell a difference of this size takes {told}")
@@ -224,15 +515,15 @@ def verdict_lines(result, units):
 
 def boundary_lines(result, truth, a, b, persons, num_classes):
     """How much of the difference is that of people next to an age boundary."""
-    years = differences.ages(persons)
+    years = ages(persons)
     if years is None or result.units_to_tell() is None:
         return []
-    near = differences.near_boundary(years)
+    near = near_boundary(years)
     share = metrics.boundary_share(truth, a, b, near, num_classes)
     people, difference = len(set(persons[near])), result.difference
     part = f" ({share:.0%})" if 0 <= share <= 1 else ""
     return [
-        f"boundary people (ages {differences.NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
+        f"boundary people (ages {NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
         f"{signed(share * difference)} of the {signed(difference)}{part}"
     ]
 
@@ -246,9 +537,9 @@ def label_lines(path, comparison):
         raise InputError(
             f"--labels {path}: holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
         )
-    truth = differences.narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
+    truth = narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
     C = len(comparison.names)
-    result = differences.paired(truth, comparison.a[rows], comparison.b[rows], rows, C)
+    result = paired(truth, comparison.a[rows], comparison.b[rows], rows, C)
     return [
         f"macro F1 of {comparison.scored_as} against {path}: A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)",
         *verdict_lines(result, "images"),
@@ -314,7 +605,7 @@ def print_counts(comparison):
 def answer_line(comparison, row):
     """'worn, male, 30-59 (0.61) -> >=60 (0.58)': A's answer, then what B changes, with what each one gives its own answer."""
     a, b = comparison.a[row], comparison.b[row]
-    changed = [other for _part, word, other in differences.changed_words(a, b, comparison.scored_as) if word != other]
+    changed = [other for _part, word, other in changed_words(a, b, comparison.scored_as) if word != other]
     sure_a, sure_b = ("" if own is None else f" ({own[row]:.2f})" for own in comparison.own_probs)
     return f"{comparison.names[a]}{sure_a} -> {', '.join(changed)}{sure_b}"
 
@@ -346,9 +637,9 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
     out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
     if not args.out:
         files.make_dir(out.parent, "--out")
-    rows = compare_page.choose(comparison, args.limit)
-    pictures, why = compare_page.thumbnails(data_dir, [comparison.images[row] for row in rows])
-    text = compare_page.document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
+    rows = choose(comparison, args.limit)
+    pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
+    text = document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
     files.write_text(out, text)
     note = f" ({why})" if why else ""
     print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
@@ -358,7 +649,7 @@ def main(argv=None):
     args = parse_args(argv)
     data_dir = demo.find(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
-    part = differences.common_part(a.scored_as, b.scored_as)
+    part = common_part(a.scored_as, b.scored_as)
     if part is None:
         raise InputError(
             f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as} have no answer in common; compare two that are scored "

@@ -175,6 +175,14 @@ def describe(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
+def synchronise(device):
+    """Wait until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def give_back(device):
     """Leave a device's memory that nothing holds any more to others; a GPU's peak is that of what comes now."""
     gc.collect()

@@ -1,11 +1,19 @@
-"""Command-line options that several scripts share, declared once, and the formatter of their help."""
+"""Command-line options, each declared once, what follows from them, and those of a run that goes on.
+
+As a program it reads command lines of train.py, [[word, ...], ...] as JSON, and writes their `refusals`, for a script without
+torch.
+"""
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
 
-from dataset import FIRST_AGE, LAST_AGE
+import demo
+import errors
+import experiment
+from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
 from errors import InputError, did_you_mean, one_line, say
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
@@ -224,3 +232,337 @@ def count_or_auto(text):
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
+
+
+# What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
+DEMO_DEFAULTS = {
+    "model": "test_resnet",
+    "img_size": [64, 48],
+    "pretrained": False,
+    "lr": 3e-3,
+    "lr_step": 3,
+    "epochs": 10,
+    "patience": 0,
+    "amp": "off",
+    "memory_format": "channels_last",
+}
+# What each of several processes has of its own: boxes may keep things in other places.
+PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
+# What may be given beside --resume: where things are and how far to train, never how.
+RESUME_MAY_CHANGE = {
+    "resume",
+    "epochs",
+    "keep_state",
+    "fold",
+    "data_dir",
+    "cache_dir",
+    "cache_device",
+    "device",
+    "save_minutes",
+    "quiet",
+    "parallel_folds",
+    "weights",
+}
+
+
+def make_parser():
+    """The argument parser."""
+    parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
+    add_data(parser)
+    group = parser.add_argument_group("experiment")
+    group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
+    group.add_argument("--kfold", type=natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
+    group.add_argument(
+        "--fold", type=whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume"
+    )
+    group.add_argument("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
+    group.add_argument("--fold-seed", type=natural_int, metavar="N",
+                       help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
+    group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
+    group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
+    group.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue a stopped run with its own options; with more --epochs also a complete one (see --keep-state)",
+    )
+    group.add_argument("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between saved states")
+    group.add_argument("--keep-state", action="store_true",
+                       help="complete folds keep their last.pt (up to four times the size of their weights), so that --resume "
+                            "with more --epochs can train them on")  # fmt: skip
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    group = parser.add_argument_group("people and labels")
+    group.add_argument("--age-bounds", type=whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+                       help="age groups of the training labels; scores always use the official ones")  # fmt: skip
+    group.add_argument("--drop-ages", type=natural_int, nargs="+", default=[], metavar="A",
+                       help="people of these ages leave training, never validation")  # fmt: skip
+    group.add_argument("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
+    group.add_argument("--fix-confidence", type=confidence, default=0.9, metavar="P", help="fixes below this are left out")
+    group.add_argument("--limit-people", type=positive_int, metavar="N", help="quick look: only N people, stratified")
+    group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
+
+    add_learning(parser)
+    return parser
+
+
+def add_learning(parser):
+    """What learns, how: model and images, sampling, loss, optimizer and schedule, compute."""
+    import loss  # not at the top: torch takes seconds, and leaderboard.py and sweep.py need none of it
+    import model
+    import optim
+
+    add_network(parser)
+    add_sampling(parser)
+    group = parser.add_argument_group("loss")
+    group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
+    group.add_argument("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
+    group.add_argument("--gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
+    group.add_argument("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
+                       help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
+    group.add_argument("--age-sigma", type=positive_float, default=2.0, metavar="YEARS",
+                       help="width of the label distribution of --target age")  # fmt: skip
+    group.add_argument("--top-age-spread", type=positive_float, metavar="YEARS",
+                       help="--target age: spread a recorded 60 over so many years from there on, of which the first look as "
+                            "young as 58 too; without it 60 is certain")  # fmt: skip
+
+    group = parser.add_argument_group("optimizer and schedule")
+    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    group.add_argument("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
+    group.add_argument("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
+    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
+    group.add_argument("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
+                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: waited for a better F1")  # fmt: skip
+    group.add_argument("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
+    group.add_argument("--warmup-epochs", type=natural_int, default=0, metavar="N", help="linear warm-up")
+    group.add_argument("--epochs", type=positive_int, default=10, metavar="N",
+                       help="epochs of a fold, at most; another number with --resume trains a run on or ends it sooner, and "
+                            "the rates of --scheduler Cosine follow it from there on")  # fmt: skip
+    group.add_argument("--patience", type=natural_int, default=3, metavar="N",
+                       help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
+    group.add_argument("--accum", type=positive_int, default=1, metavar="N", help="batches that make one optimizer step")
+    group.add_argument("--auto-batch", action="store_true",
+                       help="where a batch has no room in the device's memory, halve --batch-size and double --accum until it "
+                            "has: the same images a step, but batch norm and --loss f1 see the smaller batch")  # fmt: skip
+    group.add_argument("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped")
+    group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY",
+                       help="moving average of the weights, of a decay that grows with the steps up to this one: 0.98 after "
+                            "350, 0.99 after 1,000, 0.995 after 2,800; 0: none")  # fmt: skip
+    group.add_argument("--average-last", type=natural_int, default=0, metavar="N",
+                       help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
+    group.add_argument("--freeze-epochs", type=natural_int, default=0, metavar="N",
+                       help="the first N epochs train the head alone")  # fmt: skip
+    group.add_argument("--layer-decay", type=share, default=1.0, metavar="D",
+                       help="learning rate of each block, as a part of that of the next one towards the head")  # fmt: skip
+    group.add_argument("--finish-on-all", type=natural_int, default=0, metavar="N",
+                       help="then the last N epochs up to the best one again on everyone, validation people included; "
+                            "their weights predict the eval images")  # fmt: skip
+    group = add_compute(parser, batch_size=64)
+    add_step(group, model.FORMATS)
+    group.add_argument("--parallel-folds", type=count_or_auto, default=1, metavar="N",
+                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
+
+
+def add_network(parser):
+    """The model, what it starts from, and the images that it sees."""
+    import augment
+
+    group = add_model(parser, "pit_b_224", augment.AUGS, "light")
+    group.add_argument("--face-crop", type=natural_float, metavar="MARGIN",
+                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
+                            "without one keep the centre crop (see images.py and RUN/crops.png)")  # fmt: skip
+    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
+    group.add_argument("--dropout", type=fraction, metavar="P",
+                       help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
+    group.add_argument("--drop-path", type=fraction, metavar="P",
+                       help="stochastic depth: how often training skips the last block, earlier ones less; without it the "
+                            "model's own")  # fmt: skip
+
+
+def add_sampling(parser):
+    """Which images an epoch shows and which it mixes; eval images that train too."""
+    import augment
+    import engine
+
+    group = parser.add_argument_group("sampling and mixing")
+    group.add_argument("--sampler", choices=engine.SAMPLERS, default="shuffle",
+                       help="each image once; classes equally often; by root of size; one image a person (each eval image of "
+                            "--pseudo counts as one)")  # fmt: skip
+    group.add_argument("--mix", choices=augment.MIXES, default="none",
+                       help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
+    group.add_argument("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
+    group.add_argument("--mix-alpha", type=positive_float, default=1.0, metavar="A",
+                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
+    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
+    group.add_argument("--pseudo", metavar="RUN",
+                       help="eval images train too, by what this run predicts for them, or the plain mean of an ensemble's "
+                            "members: its weights and factors are fitted to everyone's labels")  # fmt: skip
+    group.add_argument("--pseudo-min-confidence", type=confidence, default=0.9, metavar="P",
+                       help="only those predicted with this probability and above")  # fmt: skip
+
+
+def parse_args(argv, ranks=None, draw=True):
+    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0.
+
+    draw: whether the demo set is drawn, if it is what the run would learn from and it is not there.
+    """
+    import distributed
+    import loss
+    import model
+    import optim
+
+    ranks = ranks or distributed.ALONE
+    parser = make_parser()
+    given = parser.given(argv)
+    args = parser.parse_args(argv)
+    if args.resume is not None:
+        return resumed_args(parser, args, given, ranks)
+    with ranks.one_first():  # the demo set is drawn once
+        args.data_dir, drawn = demo.locate(args.data_dir, draw)
+    args.data_dir = str(args.data_dir)
+    if drawn:
+        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
+        vars(args).update(chosen)
+        errors.say(f"Defaults for the demo set (your own options win):\n  {as_typed(chosen)}")
+    args.loss = args.loss.replace(" ", "")
+    loss.parse_loss(args.loss)
+    args.model = model.told_name(args.model)
+    args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
+    args.optimizer = optim.optimizer_name(args.optimizer)
+    args.scheduler = optim.scheduler_name(args.scheduler)
+    if "pretrained" in given and args.pretrained and args.weights is not None:
+        parser.error(f"--weights {args.weights}: and --pretrained both give the backbone's weights; leave one of the two out")
+    args.pretrained = args.pretrained and args.weights is None
+    args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
+    args.crop = pair(parser, "--crop", args.crop) if args.crop else None
+    check_bounds(parser, args.age_bounds)
+    if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
+        parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
+    if args.kfold == 1:
+        parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
+    if args.kfold == 0 and args.scheduler == "Plateau":
+        parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
+    check_techniques(parser, args)
+    check_folds(parser, args)
+    check_parallel(parser, args)
+    check_idle(parser, args, given, idle_rules(args))
+    return args
+
+
+def idle_rules(args):
+    """The rules of options.check_idle: what belongs to a technique that is off is refused, the others are told."""
+    import loss
+
+    losses, mixes = {name for _weight, name in loss.parse_loss(args.loss)}, args.mix != "none"
+    scheduler, folds = args.scheduler, len(args.fold or range(args.kfold))
+    return (
+        ("mix_prob", mixes, "--mix mixup, cutmix or halves", True),
+        ("mix_rare", mixes, "--mix mixup, cutmix or halves", True),
+        ("mix_alpha", args.mix in ("mixup", "cutmix"), "--mix mixup or cutmix", not mixes),
+        ("fix_confidence", args.label_fixes is not None, "--label-fixes FILE", True),
+        ("pseudo_min_confidence", args.pseudo is not None, "--pseudo RUN", True),
+        ("gamma", "focal" in losses, "--loss focal", False),
+        ("smoothing", "label_smoothing" in losses, "--loss label_smoothing", False),
+        ("age_sigma", args.target == "age", "--target age", False),
+        ("age_bounds", args.target in ("label", "age_group", "multi"), "targets with age groups", False),
+        ("lr_step", scheduler in ("StepLR", "CAWR", "Plateau"), "--scheduler StepLR, CAWR or Plateau", False),
+        ("lr_gamma", scheduler in ("StepLR", "Plateau"), "--scheduler StepLR or Plateau", False),
+        ("patience", args.kfold > 0 or args.patience == 0, "--kfold 2 and more", False),
+        ("fold_seed", args.kfold > 0 or args.limit_people is not None, "--kfold 2 and more", False),
+        ("parallel_folds", args.parallel_folds == "auto" or folds > 1, "two folds and more", False),
+    )
+
+
+def check_techniques(parser, args):
+    """Refuse techniques that do nothing or contradict each other."""
+    if "ordinal" in args.loss and args.target not in ("age", "age_group"):
+        parser.error(
+            f"--loss {args.loss}: ordinal needs classes with an order; --target {args.target} has none, age and age_group"
+        )
+    if args.top_age_spread is not None and args.target != "age":
+        parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+    correct_rare = ["--loss logit_adjusted"] * ("logit_adjusted" in args.loss)
+    correct_rare += [f"--class-weights {args.class_weights}"] * (args.class_weights != "none")
+    correct_rare += [f"--sampler {args.sampler}"] * (args.sampler in ("balanced", "sqrt"))
+    if len(correct_rare) > 1 and args.resume is None:
+        errors.say(f"{' and '.join(correct_rare)}: each lifts rare classes, together they do it twice; as a rule one is enough")
+    if args.ema and args.average_last:
+        parser.error("--average-last: and --ema both average weights; take one of them")
+    if args.freeze_epochs >= args.epochs:
+        parser.error(f"--freeze-epochs {args.freeze_epochs}: leaves none of {args.epochs} epochs to train the backbone")
+    if args.finish_on_all and (args.kfold == 0 or args.scheduler == "Plateau"):
+        why = "--kfold 0 trains everyone from the start" if args.kfold == 0 else "--scheduler Plateau follows the validation F1"
+        parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
+
+
+def check_folds(parser, args):
+    args.fold = args.fold and list(dict.fromkeys(args.fold))
+    last = max(args.kfold, 1) - 1
+    for number in args.fold or ():
+        if not 0 <= number <= last:
+            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
+
+
+def check_parallel(parser, args):
+    import distributed
+
+    if args.parallel_folds != 1 and args.auto_batch and args.resume is None:  # of a run that goes on it is settled
+        parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
+    if args.parallel_folds != 1 and distributed.world_size() > 1:
+        parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
+
+
+def same_options(args, ranks):
+    """Rank 0's options in every process, but for PLACES."""
+    shared = {name: value for name, value in vars(args).items() if name not in PLACES}
+    return argparse.Namespace(**{**vars(args), **ranks.from_first(shared)})
+
+
+def read_run(resume):
+    """(run folder, its recorded options) of --resume."""
+    run = experiment.find_run(resume)
+    return run, experiment.read_args(run)
+
+
+def resumed_args(parser, args, given, ranks):
+    """The options of the run that --resume names, with the few that may change taken from the command line."""
+    import model
+
+    run, recorded = ranks.from_first(read_run(args.resume) if ranks.first else None)
+    fixed = given - RESUME_MAY_CHANGE
+    if fixed:
+        option = f"--{sorted(fixed)[0].replace('_', '-')}"
+        parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
+    unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
+    if unknown:
+        raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
+    parser.check_recorded(recorded, run / "args.yaml")
+    if "weights" in given and recorded["weights"] is None:
+        began = "timm's weights" if recorded["pretrained"] else "none"
+        parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
+    changed = {name: getattr(args, name) for name in given}
+    args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
+    args.data_dir = str(demo.locate(args.data_dir)[0])
+    args.model = model.told_name(args.model)
+    check_techniques(parser, args)
+    check_folds(parser, args)
+    if args.parallel_folds == "auto":
+        parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
+    check_parallel(parser, args)
+    return args
+
+
+def refusals(command_lines):
+    """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
+    found = []
+    for words in command_lines:
+        try:
+            parse_args(words, draw=False)
+            found.append(None)
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+if __name__ == "__main__":
+    json.dump(refusals(json.load(sys.stdin)), sys.stdout)

@@ -17,7 +17,6 @@ import distributed
 import errors
 import files
 import model
-import timing
 
 BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
 ROUNDS = 3  # measured steps of each candidate, and more of a small model, whose steps a moment of load can all hit
@@ -96,12 +95,12 @@ def _measure(net, candidates, img_size, batch, device):
     def seconds(amp, memory_format):
         net.to(memory_format=model.FORMATS[memory_format])
         inputs = images.contiguous(memory_format=model.FORMATS[memory_format])
-        timing.synchronise(device)
+        distributed.synchronise(device)
         started = time.perf_counter()
         with torch.autocast(device.type, model.AMP_DTYPES[amp], enabled=model.AMP_DTYPES[amp] is not None):
             logits = net(inputs)
         logits.float().square().mean().backward()
-        timing.synchronise(device)
+        distributed.synchronise(device)
         return time.perf_counter() - started
 
     for candidate in candidates:  # the first step of each prepares its kernels

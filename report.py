@@ -11,25 +11,125 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
+import functools
+import logging
 import sys
 
 import matplotlib
 import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
+import blend
 import dataset
 import demo
-import layout
 import metrics
 import options
-from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, class_parts, decode
+from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_parts, decode
 from errors import InputError
 from experiment import read_args
 from files import write_figure
-from layout import DPI, EMPTY, FAINT, GREY, INK, MARGIN
+
+DPI = 140
+MARGIN = 0.3  # inches
+# matplotlib's own, then what has Hangul on Linux, Windows and macOS.
+FONTS = ("DejaVu Sans", "NanumGothic", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic")
+INK, GREY, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#f5f6f7"
+
+
+def shorten(text, length):
+    """`text` in at most `length` characters, its middle left out; the part after the last "/" stays whole if it can."""
+    if len(text) <= length:
+        return text
+    folder, slash, name = text.rpartition("/")
+    if slash and len(name) + 3 <= length:
+        return f"{folder[: length - len(name) - 2]}…/{name}"
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+@functools.cache
+def fonts():
+    """Those of FONTS that are installed: a letter is drawn in the first that has it."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of each that has no bold of its own
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in FONTS if name in installed]
+
+
+@functools.cache
+def _glyphs():
+    return frozenset().union(*(font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in fonts()))
+
+
+def drawable(text):
+    """`text` on one line, with □ for every character that no font of FONTS has here."""
+    return "".join(letter if ord(letter) in _glyphs() else "□" for letter in " ".join(str(text).split()))
+
+
+def draw_text(owner, x, y, text, size=8.5, color=INK, **style):
+    """Text that is never read as mathematics: `$` is a dollar. `owner` is a Figure (x, y in 0..1) or Axes (data)."""
+    return owner.text(x, y, text, fontsize=size, color=color, parse_math=False, fontfamily=fonts(), **style)
+
+
+def _width(artist):
+    """Width of a text as drawn, in inches."""
+    return artist.get_window_extent().width / DPI
+
+
+def draw_note(figure, left, top, text, size=8.5, color=INK, room=None, **style):
+    """Text whose line begins at (left, top) inches; its middle is left out where it is wider than `room`."""
+    width, height = figure.get_size_inches()
+    text = drawable(text)
+    artist = draw_text(figure, left / width, 1 - (top + 0.0127 * size) / height, text, size, color, **style)
+    length = len(text)
+    while room and length > 1 and (drawn := _width(artist)) > room:
+        length = min(length - 1, round(length * room / drawn))
+        artist.set_text(shorten(text, length))
+    return artist
+
+
+def draw_words(figure, left, top, words, size=8.5, room=np.inf):
+    """Words of (text, colour[, weight]) side by side from (left, top) inches, smaller if that fits `room`; returns the end."""
+    notes = [draw_note(figure, left, top, text, size, color, weight=(*weight, "normal")[0]) for text, color, *weight in words]
+    widths = np.array([_width(note) + 0.005 * size for note in notes])
+    scale = min(1, room / widths.sum())
+    starts = left + scale * np.cumsum([0, *widths])
+    for note, start in zip(notes, starts):
+        note.set(x=start / figure.get_figwidth(), fontsize=size * scale)
+    return starts[-1]
+
+
+def new_page(width, height, title, subtitle):
+    """A white Figure of that many inches with its two lines of title."""
+    figure = Figure((width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    draw_note(figure, MARGIN, 0.22, title, 13, weight="bold", room=width - 2 * MARGIN)
+    draw_note(figure, MARGIN, 0.5, subtitle, 9, GREY, room=width - 2 * MARGIN)
+    return figure
+
+
+def new_axes(figure, left, top, width, height):
+    """Axes at inches from the top left corner, with quiet spines and ticks."""
+    W, H = figure.get_size_inches()
+    axes = figure.add_axes((left / W, 1 - (top + height) / H, width / W, height / H), facecolor="white")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=GREY, labelsize=8)
+    return axes
+
+
+def message_page(title, subtitle, message):
+    """A small page that holds one message: Figure."""
+    figure = new_page(9.8, 2.4, title, subtitle)
+    draw_text(figure, 0.5, 0.32, message, 18, GREY, ha="center", va="center")
+    return figure
+
 
 TRUTH_PREDICTED = "truth ↓  predicted →"
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
@@ -87,10 +187,10 @@ def curves_figure(log, title):
     log = log.replace([np.inf, -np.inf], np.nan)
     best, folds, columns = best_epochs(log), sorted(log["fold"].unique()), 4
     height = 4.9 + 0.22 * -(-len(folds) // columns)
-    figure = layout.new_page(9.8, height, title, curves_subtitle(best))
+    figure = new_page(9.8, height, title, curves_subtitle(best))
     line = {"lw": 1.6, "marker": ".", "ms": 4.5}
 
-    loss = layout.new_axes(figure, 0.75, 1.15, 4.0, 2.2)
+    loss = new_axes(figure, 0.75, 1.15, 4.0, 2.2)
     _draw_folds(loss, log, "train_loss", ls="--", **line | {"lw": 1.2})
     _draw_folds(loss, log, "val_loss", best, **line)
     _epoch_axes(loss, log, "loss", ticks=False)
@@ -101,7 +201,7 @@ def curves_figure(log, title):
     handles = [Line2D([], [], color=GREY, lw=1.4, label=name, **kinds[name]) for name in names]
     loss.legend(handles=handles, fontsize=8, labelcolor=GREY, frameon=False, handlelength=2.4)
 
-    lr = layout.new_axes(figure, 0.75, 3.72, 4.0, 0.42)
+    lr = new_axes(figure, 0.75, 3.72, 4.0, 0.42)
     _draw_folds(lr, log, "lr", **line | {"lw": 1.2, "ms": 3})
     _epoch_axes(lr, log, "")
     lr.set_title("learning rate", loc="left", fontsize=8.5, color=GREY, pad=4)
@@ -110,7 +210,7 @@ def curves_figure(log, title):
         lr.set_yticks([0, highest], ["0", f"{highest:.3g}"])
         lr.set_ylim(-0.1 * highest, 1.15 * highest)
 
-    f1 = layout.new_axes(figure, 5.45, 1.15, 4.0, 2.99)
+    f1 = new_axes(figure, 5.45, 1.15, 4.0, 2.99)
     if best:
         _draw_folds(f1, log, "val_f1", best, **line)
         _epoch_axes(f1, log, "validation macro F1")
@@ -119,14 +219,12 @@ def curves_figure(log, title):
     else:
         f1.set_axis_off()
         f1.add_patch(Rectangle((0, 0), 1, 1, transform=f1.transAxes, fc=EMPTY, ec="none"))
-        layout.draw_text(f1, 0.5, 0.5, "no validation", 14, GREY, ha="center", va="center", transform=f1.transAxes)
+        draw_text(f1, 0.5, 0.5, "no validation", 14, GREY, ha="center", va="center", transform=f1.transAxes)
 
     for index, fold in enumerate(folds):
         left, top = 0.75 + index % columns * 2.3, 4.78 + index // columns * 0.22
         note = f"fold {fold}:  {best[fold][1]:.4f} at epoch {best[fold][0]}" if fold in best else f"fold {fold}"
-        layout.draw_words(
-            figure, left, top, [("●", FOLD_COLORS[int(fold) % len(FOLD_COLORS)]), (note if best else "everyone", INK)]
-        )
+        draw_words(figure, left, top, [("●", FOLD_COLORS[int(fold) % len(FOLD_COLORS)]), (note if best else "everyone", INK)])
     return figure
 
 
@@ -169,7 +267,7 @@ def _draw_matrix(figure, left, top, cell, counts, size, percent=True):
     """The cells of a confusion matrix, cell = (width, height) inches; returns the Axes, one unit a cell."""
     C, shares = len(counts), row_shares(counts)
     colors = cell_colors(shares)
-    axes = layout.new_axes(figure, left, top, cell[0] * C, cell[1] * C)
+    axes = new_axes(figure, left, top, cell[0] * C, cell[1] * C)
     axes.imshow(colors, aspect="auto", interpolation="nearest")
     for draw_lines in (axes.hlines, axes.vlines):
         draw_lines(np.arange(1, C) - 0.5, -0.5, C - 0.5, color="white", lw=1)
@@ -177,14 +275,14 @@ def _draw_matrix(figure, left, top, cell, counts, size, percent=True):
     for row, column in zip(*np.nonzero(counts)):
         note = cell_note(counts[row, column], shares[row, column], percent)
         color = text_color(colors[row, column])
-        layout.draw_text(axes, column, row, note, size, color, ha="center", va="center_baseline", linespacing=1.25)
+        draw_text(axes, column, row, note, size, color, ha="center", va="center_baseline", linespacing=1.25)
     return axes
 
 
 def _draw_f1(figure, left, top, bar, cell_height, counts, size, images=True):
     """F1 of each class as a bar (`bar` inches at 1.0) and a number, and its number of images, beside a matrix."""
     C, em, f1, thick = len(counts), size / 72 / bar, class_f1(counts), min(0.34, 0.15 / cell_height)
-    axes = layout.new_axes(figure, left, top, bar, cell_height * C)
+    axes = new_axes(figure, left, top, bar, cell_height * C)
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(C - 0.5, -0.5))
     axes.barh(range(C), 1, height=thick, color="#e6e9ec")
@@ -195,17 +293,17 @@ def _draw_f1(figure, left, top, bar, cell_height, counts, size, images=True):
     if images:
         columns.append((1 + 8.6 * em, "images", [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
     for x, name, texts, shades in columns:
-        layout.draw_text(axes, x, -0.5 - 0.08 / cell_height, name, size, GREY, ha="right", va="baseline")
+        draw_text(axes, x, -0.5 - 0.08 / cell_height, name, size, GREY, ha="right", va="baseline")
         for row, (text, color) in enumerate(zip(texts, shades)):
-            layout.draw_text(axes, x, row, text, size, color, ha="right", va="center_baseline")
+            draw_text(axes, x, row, text, size, color, ha="right", va="center_baseline")
 
 
 def _draw_small(figure, left, top, cell, counts, names, size):
     """One part's matrix with class names, percents and F1; `left` and `top` are those of its cells."""
     axes = _draw_matrix(figure, left, top, cell, counts, size)
     for index, name in enumerate(names):
-        layout.draw_text(axes, -0.5 - 0.08 / cell[0], index, name, size, ha="right", va="center_baseline")
-        layout.draw_text(axes, index, -0.5 - 0.08 / cell[1], name, size, ha="center", va="baseline")
+        draw_text(axes, -0.5 - 0.08 / cell[0], index, name, size, ha="right", va="center_baseline")
+        draw_text(axes, index, -0.5 - 0.08 / cell[1], name, size, ha="center", va="baseline")
     _draw_f1(figure, left + cell[0] * len(counts) + 0.1, top, 0.04 * size, cell[1], counts, size, images=size > 8)
 
 
@@ -213,19 +311,19 @@ def _name_labels(axes):
     """Write the 18 classes along a matrix in three levels: age group, gender, mask, with lines between the masks."""
     for index in range(18):
         mask, gender, age = decode(index)
-        layout.draw_text(axes, -0.65, index, AGE_GROUPS[age], 7, GREY, ha="right", va="center_baseline")
-        layout.draw_text(axes, index, -0.7, AGE_GROUPS[age], 6.5, GREY, ha="center", va="baseline")
+        draw_text(axes, -0.65, index, AGE_GROUPS[age], 7, GREY, ha="right", va="center_baseline")
+        draw_text(axes, index, -0.7, AGE_GROUPS[age], 6.5, GREY, ha="center", va="baseline")
         if age == 1:
-            layout.draw_text(axes, -2.35, index, GENDERS[gender], 8, ha="center", va="center", rotation=90)
-            layout.draw_text(axes, index, -1.5, GENDERS[gender], 8, ha="center", va="baseline")
+            draw_text(axes, -2.35, index, GENDERS[gender], 8, ha="center", va="center", rotation=90)
+            draw_text(axes, index, -1.5, GENDERS[gender], 8, ha="center", va="baseline")
         if index % 6 == 0:
-            layout.draw_text(axes, -3.25, index + 2.5, MASKS[mask], 9, weight="bold", ha="center", va="center", rotation=90)
-            layout.draw_text(axes, index + 2.5, -2.35, MASKS[mask], 9, weight="bold", ha="center", va="baseline")
+            draw_text(axes, -3.25, index + 2.5, MASKS[mask], 9, weight="bold", ha="center", va="center", rotation=90)
+            draw_text(axes, index + 2.5, -2.35, MASKS[mask], 9, weight="bold", ha="center", va="baseline")
     for edge in range(3, 18, 3):
         color, reach = (GREY, -3.6) if edge % 6 == 0 else (FAINT, -2.6)
         axes.plot([reach, 17.5], [edge - 0.5] * 2, color=color, lw=0.9, clip_on=False)
         axes.plot([edge - 0.5] * 2, [reach + 0.6, 17.5], color=color, lw=0.9, clip_on=False)
-    layout.draw_text(axes, -0.65, -0.7, TRUTH_PREDICTED, 6.5, GREY, ha="right", va="baseline")
+    draw_text(axes, -0.65, -0.7, TRUTH_PREDICTED, 6.5, GREY, ha="right", va="baseline")
     axes.set(xlim=(-0.5, 17.5), ylim=(17.5, -0.5))
 
 
@@ -233,28 +331,28 @@ def confusion_figure(truth, pred, scored_as, title):
     """The confusion matrix of class indices [N] of `scored_as`, with F1 per class: Figure. See `confusion`."""
     names = CLASS_NAMES[scored_as]
     if not len(truth):
-        return layout.message_page(title, f"confusion of {scored_as}", "no validation images")
+        return message_page(title, f"confusion of {scored_as}", "no validation images")
     counts = metrics.confusion(truth, pred, len(names))
     scores = f"macro F1 {metrics.macro_f1(truth, pred, len(names)):.4f}, accuracy {np.mean(truth == pred):.4f}"
     subtitle = f"{scored_as}: {scores}, {len(truth):,} images"
     legend = "colour: share of the row, blue where right, orange where wrong"
     if scored_as != "label":
         left, top, cell = 1.65, 1.3, (1.25, 1.05)
-        figure = layout.new_page(4.1 + cell[0] * len(names), 1.85 + cell[1] * len(names), title, subtitle)
+        figure = new_page(4.1 + cell[0] * len(names), 1.85 + cell[1] * len(names), title, subtitle)
         _draw_small(figure, left, top, cell, counts, names, 11)
-        layout.draw_note(figure, left - 0.08, top - 0.18, TRUTH_PREDICTED, 8, GREY, ha="right")
-        layout.draw_note(figure, left, top + cell[1] * len(names) + 0.15, legend, 8, GREY, room=4.5)
+        draw_note(figure, left - 0.08, top - 0.18, TRUTH_PREDICTED, 8, GREY, ha="right")
+        draw_note(figure, left, top + cell[1] * len(names) + 0.15, legend, 8, GREY, room=4.5)
         return figure
 
-    figure = layout.new_page(12.4, 8.4, title, subtitle)
+    figure = new_page(12.4, 8.4, title, subtitle)
     top, cell = 1.75, 0.345
-    layout.draw_note(figure, 1.6, top + 18 * cell + 0.12, legend, 8, GREY)
+    draw_note(figure, 1.6, top + 18 * cell + 0.12, legend, 8, GREY)
     axes = _draw_matrix(figure, 1.6, top, (cell, cell), counts, 7, percent=False)
     _name_labels(axes)
     _draw_f1(figure, 1.6 + 18 * cell + 0.1, top, 0.3, cell, counts, 7)
     for part, true_part, pred_part in zip(HEADS["multi"], decode(truth), decode(pred)):
         names = CLASS_NAMES[part]
-        layout.draw_note(figure, 9.8, top - 0.5, part, 9, weight="bold")
+        draw_note(figure, 9.8, top - 0.5, part, 9, weight="bold")
         _draw_small(figure, 9.8, top, (0.57, 0.45), metrics.confusion(true_part, pred_part, len(names)), names, 7)
         top += 0.45 * len(names) + 0.85
     return figure
@@ -297,10 +395,10 @@ def _draw_mistake(figure, left, top, size, image, row, scored_as):
         corner = (left + index * bar) / W, 1 - (top + size[1] + 0.06) / H
         figure.add_artist(Rectangle(corner, bar / W, 0.06 / H, color=PART_COLORS[part], lw=0))
     text, room = top + size[1] + 0.12, size[0] + 0.08
-    layout.draw_words(figure, left, text, _marked(truth, wrong), 7, room)
+    draw_words(figure, left, text, _marked(truth, wrong), 7, room)
     predicted = [("→", GREY), *_marked(wrong, wrong), (f"({row.confidence:.2f})", GREY)]
-    layout.draw_words(figure, left, text + 0.15, predicted, 7, room)
-    layout.draw_note(figure, left, text + 0.3, row.image, 6, GREY, room=size[0])
+    draw_words(figure, left, text + 0.15, predicted, 7, room)
+    draw_note(figure, left, text + 0.3, row.image, 6, GREY, room=size[0])
 
 
 def mistakes_figure(rows, load_image, scored_as, title, limit=24):
@@ -308,19 +406,17 @@ def mistakes_figure(rows, load_image, scored_as, title, limit=24):
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
-        return layout.message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
+        return message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
     shown = pick_mistakes(rows, limit)
     columns, size = 6, (205 / DPI, 273 / DPI)  # whole pixels, so that the bars fit the thumbnails
     step = size[0] + 22 / DPI, size[1] + 105 / DPI
     share = f"{len(wrong):,} of {len(rows):,} images wrong ({len(wrong) / len(rows):.1%})"
     subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
-    figure = layout.new_page(
-        2 * MARGIN + columns * step[0] - 22 / DPI, 1.15 + step[1] * -(-len(shown) // columns), title, subtitle
-    )
+    figure = new_page(2 * MARGIN + columns * step[0] - 22 / DPI, 1.15 + step[1] * -(-len(shown) // columns), title, subtitle)
     left, pred_parts = MARGIN, class_parts(wrong["pred"], scored_as)
     for part, classes in class_parts(wrong["truth"], scored_as).items():
         note, color = f"{part} wrong in {(classes != pred_parts[part]).sum():,}", PART_COLORS[part]
-        left = 0.3 + layout.draw_words(figure, left, 0.77, [("●", color), (note, color)])
+        left = 0.3 + draw_words(figure, left, 0.77, [("●", color), (note, color)])
     for index, row in enumerate(shown.itertuples(index=False)):
         corner = MARGIN + index % columns * step[0], 1.1 + index // columns * step[1]
         _draw_mistake(figure, *corner, size, load_image(row.image), row, scored_as)
@@ -338,7 +434,6 @@ def mistakes(rows, load_image, scored_as, path, title, limit=24):
 
 def main(argv=None):
     import noise  # here: train.py takes its figures from this module, and scipy.optimize is half a second of a start
-    import noise_page
 
     parser = options.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
     parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
@@ -362,9 +457,153 @@ def main(argv=None):
     fixed = noise.applied_fixes(found, people)
     findings = noise.judge(evidence, people, args.noise_rate)
     runs = [noise.describe(member) for member in found]
-    persons, missing = noise_page.write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
-    noise_page.closing_lines(findings, persons, runs, args.out, missing, fixed)
+    persons, missing = noise.write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
+    noise.closing_lines(findings, persons, runs, args.out, missing, fixed)
     return 0
+
+
+# ---- crops ------------------------------------------------------------------------------------------------------------
+
+FACE_COLOR, CROP_COLOR, LOST_COLOR = "#f0b000", "#56b4e9", "#c04f00"
+CROP_COLUMNS, THUMBNAIL = 6, (205 / DPI, 273 / DPI)  # inches, of whole pixels
+
+
+def pick_crops(rows, limit):
+    """`limit` rows at most: some without a face, then some of the smallest faces (false ones are small), then any others.
+
+    A third of each; where there are fewer without a face the others are more, and the other way round. The last are taken
+    evenly from all.
+    """
+    lost, found = rows[rows["left"].isna()], rows[rows["left"].notna()]
+    lost = lost.head(max(limit // 3, limit - len(found)))
+    area = (found["right"] - found["left"]) * (found["bottom"] - found["top"])
+    small = found.loc[area.sort_values(kind="stable").index[: limit // 3]]
+    others = found.drop(small.index)
+    room = min(limit - len(lost) - len(small), len(others))
+    return pd.concat([lost, small, others.iloc[np.arange(room) * len(others) // max(room, 1)]])
+
+
+def shaded(image, box):
+    """uint8 [H, W, 3] of a Pillow image, dark outside of `box` (left, top, right, bottom)."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    pixels = np.asarray(image) // 3
+    pixels[top:bottom, left:right] = np.asarray(image)[top:bottom, left:right]
+    return pixels
+
+
+def _draw_crop(figure, left, top, image, row, geometry):
+    """One image with both frames, and its caption of two lines."""
+    W, H = figure.get_size_inches()
+    face = None if np.isnan(row.left) else (row.left, row.top, row.right, row.bottom)
+    small = ImageOps.contain(image, [round(side * DPI) for side in THUMBNAIL], Image.Resampling.LANCZOS)
+    scale = small.width / image.width
+    crop = np.multiply(geometry.box(*image.size, face), scale)
+    corner = round(left * DPI) + (round(THUMBNAIL[0] * DPI) - small.width) // 2, round((H - top - THUMBNAIL[1]) * DPI)
+    figure.figimage(shaded(small, crop), *corner)
+    for frame, color in [(crop, CROP_COLOR)] + ([(np.multiply(face, scale), FACE_COLOR)] if face else []):
+        x0, y0, x1, y1 = frame
+        at = (corner[0] + x0) / DPI / W, (corner[1] + small.height - y1) / DPI / H
+        figure.add_artist(Rectangle(at, (x1 - x0) / DPI / W, (y1 - y0) / DPI / H, fill=False, color=color, lw=1.5))
+    words = f"face {row.right - row.left:.0f} x {row.bottom - row.top:.0f}" if face else "no face: centre crop"
+    text = top + THUMBNAIL[1] + 0.08
+    draw_note(figure, left, text, words, 7, INK if face else LOST_COLOR, weight="normal" if face else "bold")
+    draw_note(figure, left, text + 0.15, row.image, 6, GREY, room=THUMBNAIL[0])
+
+
+def crops_figure(rows, load_image, geometry, title, limit=24):
+    """The contact sheet: Figure. See `write`."""
+    shown = pick_crops(rows, limit)
+    step = THUMBNAIL[0] + 22 / DPI, THUMBNAIL[1] + 70 / DPI
+    lost = int(rows["left"].isna().sum())
+    subtitle = (
+        f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, which keep the centre crop. "
+        f"Shown: {len(shown)}, first those and the smallest faces"
+    )
+    width = 2 * MARGIN + CROP_COLUMNS * step[0] - 22 / DPI
+    page = new_page(width, 1.15 + step[1] * -(-len(shown) // CROP_COLUMNS), title, subtitle)
+    end = draw_words(page, MARGIN, 0.77, [("● the face that was found", FACE_COLOR)])
+    draw_words(page, end + MARGIN, 0.77, [("● what the model sees", CROP_COLOR)])
+    for index, row in enumerate(shown.itertuples(index=False)):
+        corner = MARGIN + index % CROP_COLUMNS * step[0], 1.1 + index // CROP_COLUMNS * step[1]
+        _draw_crop(page, *corner, load_image(row.image), row, geometry)
+    return page
+
+
+def write_crops(rows, load_image, geometry, path, title, limit=24):
+    """Write crops.png: source images with the box of the face, and dark what `geometry` leaves out.
+
+    rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found.
+    load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
+    """
+    write_figure(path, crops_figure(rows, load_image, geometry, title, limit))
+
+
+# ---- age bounds -------------------------------------------------------------------------------------------------------
+
+BOUNDS_NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
+CHOSEN, BAND, blend.AGE_COMPONENT = "#0072b2", "#cfe3f0", "#c04f00"
+
+
+def _draw_bounds_curve(axes, study, axis, parts):
+    """The Curve of bound `axis` with its band, the official bound, the chosen one, and those of the parts below."""
+    curve, best, official_f1 = study.curves[axis], study.best, study.official_f1
+    x = np.array(curve.bounds)[:, axis]
+    edges = [official_f1 + edge for each in study.curves for edge in (each.low, each.high)]
+    low, high = min(map(np.min, edges)), max(map(np.max, edges))
+    room = max(high - low, 0.01)
+    bottom, top = low - 0.2 * room, high + 0.08 * room
+    axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
+    axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
+    axes.grid(axis="y", color=FAINT, lw=0.6, alpha=0.7)
+    axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2)
+    axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2)
+    axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
+    axes.plot(best[axis], study.best_f1, "o", ms=9, mfc="white", mec=CHOSEN, mew=2.2, zorder=4)
+    for value, count in zip(*np.unique(parts, return_counts=True)):
+        heights = bottom + (0.03 + 0.035 * np.arange(count)) * (top - bottom)
+        axes.plot([value] * count, heights, "s", ms=3.8, color=blend.AGE_COMPONENT, mec="none", zorder=3)
+    title = f"{BOUNDS_NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}"
+    axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
+
+
+def _bounds_legend():
+    """What the marks mean, for matplotlib's legend."""
+    return [
+        Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec=CHOSEN, mew=2, label="chosen on everyone"),
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="s",
+            ms=4.5,
+            mfc=blend.AGE_COMPONENT,
+            mec="none",
+            label="chosen without one part of the people",
+        ),
+        Line2D([], [], color=GREY, lw=1, ls="--", label="official bound"),
+        Line2D([], [], color=GREY, lw=1, ls=":", label="score at the official bounds"),
+    ]
+
+
+def bounds_figure(study, parts, title):
+    """Macro F1 against LO and against HI through the chosen bounds: Figure. See `draw`."""
+    (low, high), best_f1, official_f1 = study.best, study.best_f1, study.official_f1
+    subtitle = f"macro F1 of label: {best_f1:.4f} at {low}, {high} (in-sample) and {official_f1:.4f} at the official 30, 60"
+    figure = new_page(9.8, 4.95, title, f"{subtitle}; the truth never moves")
+    for axis in range(2):
+        axes = new_axes(figure, 0.75 + 4.8 * axis, 1.2, 3.95, 2.7)
+        _draw_bounds_curve(axes, study, axis, [part[axis] for part in parts])
+    words = "band: 95 % interval over people of the difference to the official bounds; noise where it holds the dotted line"
+    draw_words(figure, 0.75, 4.56, [("■", BAND), (words, INK)], 8.5, room=8.8)
+    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.28 / 4.95), "borderpad": 0, "borderaxespad": 0}
+    style = {"fontsize": 8.5, "labelcolor": INK, "frameon": False, "handletextpad": 0.5, "columnspacing": 2}
+    figure.legend(handles=_bounds_legend(), ncols=4, **place, **style)
+    return figure
+
+
+def draw_bounds(study, parts, path, title):
+    """Write bounds.png of a Study; `parts` are the bounds that cross-fitting chose, one pair a part."""
+    write_figure(path, bounds_figure(study, parts, title))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -31,16 +32,390 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
-import ablation
+import experiment
 import files
+import leaderboard
+import metrics
 import options
-import plan
-import scoreboard
+import predictions
+from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, Interrupted
+from experiment import find_run, read_args, summed_folds
+
+# ---- plan -------------------------------------------------------------------------------------------------------------
+
+VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+OPTION = re.compile(r"--[a-z][a-z-]*")
+VARIABLE_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
+OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # what a line may not say, as the sweep does
+# What may be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
+MAY_CHANGE = ("--fold", "--cache-dir", "--cache-device", "--device", "--save-minutes")
+UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A line of the file: its place, its name, its own options as words, and all of them with the common ones before.
+
+    `places`: {option: the place of the line that has it last}.
+    """
+
+    place: str
+    name: str
+    own: tuple
+    words: tuple
+    places: dict
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: an experiment with a seed, in the folder `run`."""
+
+    experiment: Experiment
+    seed: int
+    run: Path
+
+    @property
+    def name(self):
+        return self.run.name
+
+    @property
+    def options(self):
+        return {**options_of(self.experiment.words), "--seed": [str(self.seed)]}
+
+    @property
+    def folds(self):
+        """The words of --fold, or [] where all folds are to be trained."""
+        return self.options.get("--fold", [])
+
+    @property
+    def is_new(self):
+        """Whether there is no folder of this run yet; InputError for one that is no run."""
+        if self.run.exists():
+            find_run(self.run)
+            return False
+        return True
+
+    @property
+    def is_finished(self):
+        """Whether summary.json holds all folds that are asked for, and the last picture is drawn."""
+        if not all((self.run / name).is_file() for name in ("args.yaml", "summary.json", "mistakes.png")):
+            return False
+        done = set(summed_folds(self.run))
+        asked = {int(number) for number in self.folds if number.isdigit()}
+        return all(number in done for number in asked or range(max(read_args(self.run).get("kfold", 0), 1)))
+
+    def command(self, threads=None):
+        """The words after `python` that start this run or go on with it; threads: of its CPU threads, if its line has none."""
+        if not self.is_new:
+            kept = [word for option in MAY_CHANGE for word in _typed(option, self.options.get(option))]
+            return ["train.py", "--resume", str(self.run), *kept, "--quiet"]
+        own = ["--seed", str(self.seed), "--name", self.name, "--output-dir", str(self.run.parent), "--quiet"]
+        if threads is not None and "--threads" not in self.options:
+            folds = "".join(self.options.get("--parallel-folds", ["1"]))
+            own += ["--threads", str(max(threads // int(folds), 1) if folds.isdigit() and int(folds) else threads)]
+        return ["train.py", *self.experiment.words, *own]
+
+    def check(self):
+        """InputError when the folder is no run, or one of other options than the line has now."""
+        if self.is_new:
+            return
+        try:
+            first = (self.run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
+            words = shlex.split(first.removeprefix("#"))
+            before, now = options_of(words[words.index("train.py") + 1 :]), self.options
+        except (OSError, ValueError) as error:
+            file = self.run / "args.yaml"
+            wrong = InputError(f"{file}: its first line is no command of train.py ({error})")
+            raise errors.unreadable(file, error) or wrong from error
+        ignored = UNCOMPARED if "--threads" in now else (*UNCOMPARED, "--threads")
+        apart = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
+        if apart:
+            had, has = (" ".join(_said(option, side.get(option)) for option in apart) for side in (before, now))
+            place = self.experiment.places.get(apart[0], self.experiment.place)
+            raise InputError(
+                f"{self.run}: was started with {had}, and {place} now says {has}; give the experiment another name, or move "
+                "that folder away"
+            )
+
+
+def options_of(words):
+    """{option: its values} of a command line; ValueError with the word that follows no option."""
+    found, values = {}, None
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            values = found[option] = [value] if equals else []
+        elif values is None:
+            raise ValueError(word)
+        else:
+            values.append(word)
+    return found
+
+
+def _typed(option, values):
+    return [] if values is None else [option, *values]
+
+
+def _said(option, values):
+    return f"no {option}" if values is None else shlex.join([option, *values])
+
+
+def read_plan(path):
+    """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        wrong = InputError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})")
+        raise errors.unreadable(path, error) or wrong from error
+    common, places, found = [], {}, {}
+    for number, line in enumerate(lines, start=1):
+        place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()
+        if not line:
+            continue
+        name, colon, text = line.partition(":")
+        name = name.strip()
+        if not colon or not VARIABLE_NAME.fullmatch(name):
+            raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
+        words = _words(place, text)
+        here = dict.fromkeys(options_of(words), place)
+        if name == "common":
+            if found:
+                raise InputError(f"{place}: common stands below an experiment; its lines come first, as they hold for all")
+            common, places = [*common, *words], {**places, **here}
+        elif name.lower() in found:
+            raise InputError(f"{place}: {name} stands twice, first in line {found[name.lower()].place.rpartition(' ')[2]}")
+        else:
+            found[name.lower()] = Experiment(place, name, tuple(words), (*common, *words), {**places, **here})
+    if not found:
+        raise InputError(f"{path}: names no experiment; it takes lines such as baseline: and focal: --loss focal")
+    return list(found.values())
+
+
+def _words(place, text):
+    """The words of a line's options, checked as far as that needs no train.py."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{place}: {str(error).lower()} in {text.strip()!r}") from error
+    words = [VARIABLE.sub(lambda found: _variable(place, found[1] or found[2]), word) for word in words]
+    try:
+        taken = [option for option in options_of(words) if option in OWN]
+    except ValueError as error:
+        raise InputError(f"{place}: {str(error)!r} follows no option; options begin with --") from error
+    if taken:
+        raise InputError(f"{place}: {taken[0]} is given by sweep.py; see its --seeds and --output-dir")
+    return words
+
+
+def _variable(place, name):
+    if name not in os.environ:
+        raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for")
+    return os.environ[name]
+
+
+def check_options(experiments, refusals):
+    """InputError for the first experiment that has one of `refusals`, why train.py would refuse each or None.
+
+    It names the line that has the option of which the refusal speaks.
+    """
+    for one, refusal in zip(experiments, refusals, strict=True):
+        if refusal is not None:
+            spoken_of = (option for option in OPTION.findall(refusal) if option in one.places)
+            raise InputError(f"{one.places.get(next(spoken_of, None), one.place)}: {refusal}")
+
+
+def make_jobs(experiments, seeds, output_dir):
+    """A Job of each experiment and seed: all experiments with the first seed, then with the next, so that a sweep that is
+    stopped early has what can be compared.
+    """
+    return [Job(one, seed, Path(output_dir) / f"{one.name}-s{seed}") for seed in seeds for one in experiments]
+
+
+# ---- table ------------------------------------------------------------------------------------------------------------
+
+HEAD = ["experiment", "seeds", "OOF F1", "difference", "95 % interval", "sd", "verdict", "time"]
+NOTE = (
+    "OOF F1: macro F1, out of fold, at the official bounds, mean ± sd over seeds. difference: to the baseline of the same "
+    "seeds; its interval is over people, its sd over seeds. better, worse: neither that interval nor Student's 95 % interval "
+    "over seeds reaches 0, which takes two seeds, and in practice three. time: of a run."
+)
+
+
+@dataclass
+class Run:
+    """A finished run: what it is scored on and its seconds; the bytes of folds.csv, a digest of the images' names, and the
+    person, truth and answer [N] of each image in order of these names. A nofold run has only the first three.
+    """
+
+    folder: Path
+    scored_as: str
+    seconds: float
+    folds: str = ""
+    images: str = ""
+    persons: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    answers: np.ndarray | None = None
+
+    @property
+    def f1(self):
+        return None if self.truth is None else metrics.macro_f1(self.truth, self.answers, len(CLASS_NAMES[self.scored_as]))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an experiment came to. `f1`: of each finished seed; `differences` to the baseline: of each seed that both have,
+    with the 95 % interval (low, high) of their mean over people; [] and None where there is nothing to compare.
+    """
+
+    name: str
+    options: str
+    scored_as: str
+    seeds: int
+    f1: list
+    seconds: float
+    differences: list
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def verdict(self):
+        """'better' or 'worse' where the intervals over people and over seeds (Student's t) both leave out 0, else 'noise'.
+
+        '-' without a difference, 'one seed' where nothing tells how far seeds differ.
+        """
+        count = len(self.differences)
+        if count < 2:
+            return ("-", "one seed")[count]
+        error = deviation(self.differences) / np.sqrt(count) * scipy.stats.t.ppf(0.975, count - 1)
+        return metrics.verdict(self.low, self.high) if abs(np.mean(self.differences)) > error else "noise"
+
+    def cells(self):
+        """The texts under HEAD."""
+        score = "-" if not self.f1 else f"{np.mean(self.f1):.4f}"
+        spread = deviation(self.f1)
+        score += "" if spread is None else f" ± {spread:.4f}"
+        difference = interval = "-"
+        if self.differences:
+            difference, interval = f"{np.mean(self.differences):+.4f}", f"{self.low:+.4f} .. {self.high:+.4f}"
+        apart = deviation(self.differences)
+        sd = "-" if apart is None else f"{apart:.4f}"
+        time = leaderboard.time_text(self.seconds)
+        return [self.name, str(self.seeds), score, difference, interval, sd, self.verdict, time]
+
+
+def deviation(values):
+    """Standard deviation of a sample (over n - 1); None of fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def read_run(folder):
+    """The Run in a folder."""
+    folder = Path(folder)
+    args = experiment.read_args(folder)
+    target = args["target"]
+    run = Run(folder, SCORED_AS[target], files.read_json(folder / "summary.json", seconds=files.NUMBER)["seconds"])
+    if args.get("kfold"):
+        table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
+        run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
+        run.persons, run.folds = table["path"].to_numpy(), files.file_digest(folder / "folds.csv")
+        run.truth, probs = predictions.scored(table, target)
+        run.answers = probs.argmax(1)
+    return run
+
+
+def check_same(runs):
+    """InputError when runs do not share their people and folds, or answer for other images."""
+    runs = [run for run in runs if run.truth is not None]
+    for run in runs:
+        if run.folds != runs[0].folds:
+            raise InputError(
+                f"{run.folder / 'folds.csv'}: other folds than in {runs[0].folder}, so their scores make no pair; put "
+                "--fold-seed 0 into the common line (and --kfold and --limit-people there too)"
+            )
+        if run.images != runs[0].images:
+            raise InputError(f"{run.folder / 'oof.csv'}: other images than in {runs[0].folder}; let all train the same folds")
+
+
+def compare_rows(experiments, runs):
+    """A Row of each experiment that has finished runs, the baseline first. InputError from check_same.
+
+    experiments: [(name, options)], the baseline first; runs: {name: {seed: Run}}.
+    """
+    check_same([run for seeds in runs.values() for run in seeds.values()])
+    baseline = runs.get(experiments[0][0], {})
+    rows = []
+    for index, (name, words) in enumerate(experiments):
+        mine = runs.get(name)
+        if not mine:
+            continue
+        one = next(iter(mine.values()))
+        f1 = [run.f1 for run in mine.values() if run.f1 is not None]
+        differences, bounds = ([], (None, None)) if index == 0 else _differences(mine, baseline)
+        seconds = float(np.mean([run.seconds for run in mine.values()]))
+        rows.append(Row(name, words, one.scored_as, len(mine), f1, seconds, differences, *bounds))
+    return rows
+
+
+def _differences(mine, baseline):
+    """(differences in macro F1 of the seeds that both have, 95 % interval of their mean over people)."""
+    pairs = [(run, baseline[seed]) for seed, run in mine.items() if seed in baseline]
+    pairs = [(a, b) for a, b in pairs if a.truth is not None and b.truth is not None and a.scored_as == b.scored_as]
+    if not pairs:
+        return [], (None, None)
+    first, C = pairs[0][0], len(CLASS_NAMES[pairs[0][0].scored_as])
+    for a, b in pairs:
+        if (a.truth != first.truth).any() or (b.truth != first.truth).any():
+            raise InputError(f"{b.folder / 'oof.csv'}: other official labels than in {a.folder}; compare runs of the same data")
+    answers = ([run.answers for run in side] for side in zip(*pairs))
+    samples = metrics.bootstrap_mean_difference(first.truth, *answers, first.persons, C)
+    return [a.f1 - b.f1 for a, b in pairs], metrics.interval(samples)
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def remarks(rows, baseline):
+    """What the table does not say by itself: what is scored on something else, which seeds lack a partner."""
+    if not rows:
+        return []
+    if rows[0].name != baseline:
+        return [f"no run of the baseline {baseline} is finished, so there is nothing to compare with"]
+    notes = []
+    for row in rows[1:]:
+        if row.scored_as != rows[0].scored_as:
+            notes.append(f"{row.name} is scored on {row.scored_as}, {baseline} on {rows[0].scored_as}: no difference")
+        elif 0 < len(row.differences) < row.seeds:
+            notes.append(f"{row.name}: difference of {len(row.differences)} of its {row.seeds} seeds, those of {baseline} too")
+    return notes
+
+
+def ablation_text(rows):
+    """Lines of the table for a terminal."""
+    cells = [row.cells() for row in rows]
+    names = leaderboard.shorten([row[0] for row in cells], 100 - _rest(cells))
+    return leaderboard.aligned(HEAD, [[name, *row[1:]] for name, row in zip(names, cells)], left=(0, 6))
+
+
+def _rest(cells):
+    return sum(2 + max(map(leaderboard.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
+
+
+def ablation_markdown(rows):
+    """Lines of the table as Markdown, with each experiment's own options."""
+    head = [HEAD[0], "options", *HEAD[1:]]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---', '---', *['---:'] * 5, '---', '---:'])} |"]
+    for row in rows:
+        name, *cells = row.cells()
+        options = f"`{row.options}`" if row.options else ""
+        lines.append(f"| `{name}` | {options} | {' | '.join(cells)} |".replace("  ", " "))
+    return lines
+
 
 TRAIN = Path(__file__).parent / "train.py"
-OPTIONS = TRAIN.with_name("train_options.py")
+OPTIONS = TRAIN.with_name("options.py")
 LOGS = ".sweep"  # hidden, so that no listing takes it for a run
 POLL_SECONDS = 0.2
 
@@ -63,7 +438,7 @@ def parse_args(argv):
 
 
 def refusals(experiments):
-    """What train_options.refusals says of experiments, from a process of its own: this one does without torch."""
+    """What options.refusals says of experiments, from a process of its own: this one does without torch."""
     lines = json.dumps([one.words for one in experiments])
     done = subprocess.run([sys.executable, OPTIONS], input=lines, capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -84,7 +459,7 @@ def last_line(text):
 class Running:
     """A run in a process of its own, whose output is in the file `log` from byte `begin` on."""
 
-    job: plan.Job
+    job: Job
     process: subprocess.Popen
     log: Path
     begin: int
@@ -199,7 +574,7 @@ class Sweep:
     def tell(self, job, how):
         """A line for the user when a job has ended, with how many are left and for how long."""
         left = len(self.waiting) + len(self.running)
-        about = f", about {scoreboard.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
+        about = f", about {leaderboard.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
         errors.say(f"{job.name}: {how}; {left} left{about}")
 
 
@@ -222,16 +597,16 @@ def table(experiments, jobs, as_markdown):
     runs = {}
     for job in jobs:
         if job.is_finished:
-            runs.setdefault(job.experiment.name, {})[job.seed] = ablation.read_run(job.run)
+            runs.setdefault(job.experiment.name, {})[job.seed] = read_run(job.run)
     listed = [(one.name, shlex.join(one.own)) for one in experiments]
-    rows, baseline = ablation.compare_rows(listed, runs), listed[0][0]
+    rows, baseline = compare_rows(listed, runs), listed[0][0]
     if not rows:
         return "no run is finished yet"
-    lines = ablation.ablation_markdown(rows) if as_markdown else ablation.ablation_text(rows)
+    lines = ablation_markdown(rows) if as_markdown else ablation_text(rows)
     finished = sum(map(len, runs.values()))
     lacking = "" if finished == len(jobs) else f"{finished} of {len(jobs)} runs are finished. "
-    notes = [f"{note}." for note in ablation.remarks(rows, baseline)]
-    return "\n".join([*lines, "", *textwrap.wrap(f"{lacking}{' '.join([*notes, ablation.NOTE])}", errors.WIDTH)])
+    notes = [f"{note}." for note in remarks(rows, baseline)]
+    return "\n".join([*lines, "", *textwrap.wrap(f"{lacking}{' '.join([*notes, NOTE])}", errors.WIDTH)])
 
 
 def listing(jobs, threads):
@@ -246,17 +621,17 @@ def listing(jobs, threads):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    experiments = plan.read_plan(args.file)
+    experiments = read_plan(args.file)
     if Path(args.output_dir).is_file():
         raise InputError(f"--output-dir {args.output_dir}: is a file; name a folder")
-    jobs = plan.make_jobs(experiments, args.seeds, args.output_dir)
+    jobs = make_jobs(experiments, args.seeds, args.output_dir)
     for job in jobs:
         job.check()
     threads = threads_of(args.jobs)
     sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
     if sweep.waiting and not args.table:
         waiting = [one for one in experiments if any(job.experiment is one for job in sweep.waiting)]
-        plan.check_options(waiting, refusals(waiting))
+        check_options(waiting, refusals(waiting))
     if args.dry_run:
         print(listing(jobs, threads))
         return 0

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import pandas as pd
 
-import crops
 import dataset
 import demo
 import distributed
@@ -38,12 +37,12 @@ import loss
 import memory
 import model
 import optim
+import options
 import parallel
 import precision
 import predictions
 import report
 import space
-import train_options
 import training_data
 from dataset import SCORED_AS
 from errors import InputError, Interrupted
@@ -124,7 +123,7 @@ def draw_crops(args, run, data):
     root = Path(args.data_dir) / "train" / "images"
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
-        crops.write_crops(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
+        report.write_crops(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
 
 
 def draw_pictures(args, run):
@@ -186,7 +185,7 @@ def main(argv=None):
 
 def train(argv, ranks, stop, started):
     """A run from its options to its pictures; all of several processes go through it side by side."""
-    args = train_options.same_options(train_options.parse_args(argv, ranks), ranks)
+    args = options.same_options(options.parse_args(argv, ranks), ranks)
     ranks = ranks.on(args.device)
     run, data, ran_out = Path(args.resume) if args.resume else None, None, False
     try:

@@ -13,19 +13,19 @@ import yaml
 from simulated import People, write_run
 from test_engine import make_fit
 
-import advice
 import dataset
 import engine
+import ensemble
 import experiment
 import images
 import inference
+import leaderboard
 import model
 import noise
-import plan
+import options
 import precision
 import predictions
-import records
-import train_options
+import sweep
 from images import Geometry
 
 FACTS = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "crop": None, "face_crop": None, "epoch": 3}
@@ -134,7 +134,7 @@ def tables(folder):
     yield Target("pseudo.csv", "table", train / "pseudo.csv", lambda: inference.read_pseudo(train, "gender"), nothing)
     file = train / "fixes.csv"
     yield Target("label fixes", "table", file, lambda file=file: dataset.read_label_fixes(file, people, 0.9), check_fixes)
-    yield Target("sweep.txt", "bytes", train / "sweep.txt", lambda: plan.read_plan(train / "sweep.txt"), nothing)
+    yield Target("sweep.txt", "bytes", train / "sweep.txt", lambda: sweep.read_plan(train / "sweep.txt"), nothing)
 
 
 # ---- yaml and json -------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def run_files(folder):
     run = folder / "runs" / "a-s1"
     if not run.exists():
         write_run(run, "gender", People(4, seed=0), People(2, seed=1))
-    args = {**vars(train_options.make_parser().parse_args([])), "target": "gender", "kfold": 2, "model": "test_resnet"}
+    args = {**vars(options.make_parser().parse_args([])), "target": "gender", "kfold": 2, "model": "test_resnet"}
     fresh(folder / "data" / "eval")
     (folder / "data" / "eval" / "info.csv").touch()
     args |= {"data_dir": str(folder / "data"), "img_size": [32, 24], "fold_seed": 42, "name": "a"}
@@ -168,18 +168,18 @@ def run_files(folder):
     (run / "oof_hflip.json").write_text(json.dumps({"weights_sha256": {"0": "0" * 64, "1": "0" * 64}}))
     (run / "mistakes.png").touch()
     (folder / "sweep.txt").write_text("a: --quiet\n")
-    records.read_all(run.parent)
+    leaderboard.read_all(run.parent)
 
     def listed():
-        record, problems = records.read_record(run)
+        record, problems = leaderboard.read_record(run)
         assert all(isinstance(problem, str) for problem in problems)
         return record
 
     def gone_on():
-        return train_options.parse_args(["--resume", str(run)])
+        return options.parse_args(["--resume", str(run)])
 
     def swept():
-        (job,) = plan.make_jobs(plan.read_plan(folder / "sweep.txt"), [1], run.parent)
+        (job,) = sweep.make_jobs(sweep.read_plan(folder / "sweep.txt"), [1], run.parent)
         job.check()
         return job.is_finished, job.command()
 
@@ -207,7 +207,9 @@ def run_files(folder):
     for file, uses in readers.items():
         for use, (read, check) in uses.items():
             yield Target(f"{file} ({use})", kinds[file.rpartition(".")[2]], run / file, read, check)
-    yield Target(".leaderboard.cache", "bytes", run.parent / records.CACHE, lambda: records.read_all(run.parent), nothing)
+    yield Target(
+        ".leaderboard.cache", "bytes", run.parent / leaderboard.CACHE, lambda: leaderboard.read_all(run.parent), nothing
+    )
 
 
 def ensemble_files(folder):
@@ -232,12 +234,12 @@ def ensemble_files(folder):
         "recipe.yaml (leaderboard)",
         "yaml",
         mix / "recipe.yaml",
-        lambda: records.read_record(mix)[0],
+        lambda: leaderboard.read_record(mix)[0],
         lambda found: found.used_members,
     )
     yield Target("recipe.yaml (pseudo)", "yaml", mix / "recipe.yaml", lambda: inference.find_runs(mix), check_runs)
-    yield Target("score.json (leaderboard)", "json", mix / "score.json", lambda: records.read_record(mix)[0], nothing)
-    yield Target("score.json (advice)", "json", mix / "score.json", lambda: advice.scored_folders(mix.parent), nothing)
+    yield Target("score.json (leaderboard)", "json", mix / "score.json", lambda: leaderboard.read_record(mix)[0], nothing)
+    yield Target("score.json (advice)", "json", mix / "score.json", lambda: ensemble.scored_folders(mix.parent), nothing)
     yield Target("args.yaml (label noise)", "yaml", run / "args.yaml", lambda: noise.applied_fixes(noise.read_evidence([str(run)]), pd.DataFrame({"path": [], "id": []})), nothing)  # fmt: skip
 
 

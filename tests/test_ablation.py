@@ -6,11 +6,11 @@ import pytest
 import simulated
 import yaml
 
-import ablation
 import metrics
 import predictions
-from ablation import Row
+import sweep
 from errors import InputError
+from sweep import Row
 
 
 def write_run(folder, answers, truth=(0, 0, 1, 1), seconds=10.0, target="gender"):
@@ -29,7 +29,7 @@ def complete(folder, target, seconds=10.0, kfold=2):
     (folder / "args.yaml").write_text(yaml.safe_dump({"target": target, "kfold": kfold}))
     (folder / "summary.json").write_text(json.dumps({"seconds": seconds}))
     (folder / "folds.csv").write_text("path,fold\np0,0\n")
-    return ablation.read_run(folder)
+    return sweep.read_run(folder)
 
 
 def test_scores_and_differences_by_hand(tmp_path):
@@ -38,7 +38,7 @@ def test_scores_and_differences_by_hand(tmp_path):
     Differences 4/15 and 0: mean 2/15, sd 0.1886 again. Seconds 10 and 20: 15."""
     base = {1: write_run(tmp_path / "b1", (0, 0, 1, 0)), 2: write_run(tmp_path / "b2", (0, 1, 1, 1))}
     mix = {1: write_run(tmp_path / "m1", (0, 0, 1, 1)), 2: write_run(tmp_path / "m2", (0, 0, 1, 0), seconds=20.0)}
-    first, second = ablation.compare_rows([("base", ""), ("mix", "--mix halves")], {"base": base, "mix": mix})
+    first, second = sweep.compare_rows([("base", ""), ("mix", "--mix halves")], {"base": base, "mix": mix})
     assert first.f1 == pytest.approx([11 / 15, 11 / 15]) and (first.differences, first.low) == ([], None)
     assert second.differences == pytest.approx([4 / 15, 0]) and second.seconds == 15
     samples = metrics.bootstrap_mean_difference(
@@ -81,33 +81,33 @@ LISTED = [("base", ""), ("alike", "--target multi"), ("better", "--ema 0.9"), ("
 
 
 def test_what_is_better_is_told_from_noise_and_targets_from_each_other(simulated_runs):
-    rows = {row.name: row for row in ablation.compare_rows(LISTED, simulated_runs)}
+    rows = {row.name: row for row in sweep.compare_rows(LISTED, simulated_runs)}
     assert list(rows) == ["base", "alike", "better", "age"]
     assert [row.verdict for row in rows.values()] == ["-", "noise", "better", "-"]
     assert rows["age"].scored_as == "age_group" and rows["age"].f1 and not rows["age"].differences
-    notes = ablation.remarks(list(rows.values()), "base")
+    notes = sweep.remarks(list(rows.values()), "base")
     assert notes == ["age is scored on age_group, base on label: no difference"]
 
 
 def test_seeds_without_a_partner_are_left_out_and_said(simulated_runs):
     runs = {"base": {1: simulated_runs["base"][1]}, "better": simulated_runs["better"]}
-    rows = ablation.compare_rows(LISTED, runs)
+    rows = sweep.compare_rows(LISTED, runs)
     assert (rows[1].seeds, len(rows[1].f1), len(rows[1].differences)) == (3, 3, 1)
-    assert ablation.remarks(rows, "base") == ["better: difference of 1 of its 3 seeds, those of base too"]
-    rows = ablation.compare_rows(LISTED, {"better": simulated_runs["better"]})
-    assert rows[0].verdict == "-" and "no run of the baseline base is finished" in ablation.remarks(rows, "base")[0]
-    assert ablation.compare_rows(LISTED, {}) == [] and ablation.remarks([], "base") == []
+    assert sweep.remarks(rows, "base") == ["better: difference of 1 of its 3 seeds, those of base too"]
+    rows = sweep.compare_rows(LISTED, {"better": simulated_runs["better"]})
+    assert rows[0].verdict == "-" and "no run of the baseline base is finished" in sweep.remarks(rows, "base")[0]
+    assert sweep.compare_rows(LISTED, {}) == [] and sweep.remarks([], "base") == []
 
 
 def test_tables(simulated_runs):
     long = [*LISTED[:2], ("better" * 12, "--ema 0.9"), LISTED[3]]
     runs = {{"better": "better" * 12}.get(name, name): seeds for name, seeds in simulated_runs.items()}
-    rows = ablation.compare_rows(long, runs)
-    lines = ablation.ablation_text(rows)
+    rows = sweep.compare_rows(long, runs)
+    lines = sweep.ablation_text(rows)
     assert len(lines) == 5 and max(map(len, lines)) <= 100
     assert " ".join(lines[0].split()) == "experiment seeds OOF F1 difference 95 % interval sd verdict time"
     assert "...terbetter " in lines[3] and lines[3].split()[-3:] == ["better", "10", "s"]
-    head, rule, base, _alike, better, _age = ablation.ablation_markdown(rows)
+    head, rule, base, _alike, better, _age = sweep.ablation_markdown(rows)
     assert head.count("|") == rule.count("|") == base.count("|") == better.count("|") == 10
     assert base.startswith("| `base` | | 3 | 0.") and f"| `{'better' * 12}` | `--ema 0.9` | 3 | 0." in better
 
@@ -116,22 +116,22 @@ def test_runs_of_other_folds_images_or_labels_are_no_pair(tmp_path):
     one, other = write_run(tmp_path / "a", (0, 0, 1, 1)), write_run(tmp_path / "b", (0, 0, 1, 1))
     other.folds = b"path,fold\np0,1\n"
     with pytest.raises(InputError, match=r"b/folds.csv: other folds than in .*a, .* put --fold-seed 0 into the common line"):
-        ablation.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
     other = write_run(tmp_path / "c", (0, 0, 1), truth=(0, 0, 1))
     with pytest.raises(InputError, match=r"c/oof.csv: other images than in .*a; let all train the same folds"):
-        ablation.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
     other = write_run(tmp_path / "d", (0, 0, 1, 1), truth=(0, 1, 1, 1))
     with pytest.raises(InputError, match=r"a/oof.csv: other official labels than in .*d; compare runs of the same data"):
-        ablation.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
     (tmp_path / "d" / "folds.csv").unlink()
     with pytest.raises(InputError, match=r"d/folds.csv: not readable"):
-        ablation.read_run(tmp_path / "d")
+        sweep.read_run(tmp_path / "d")
 
 
 def test_nofold_runs_have_a_time_and_no_score(tmp_path):
     (tmp_path / "n").mkdir()
     run = complete(tmp_path / "n", "mask", kfold=0)
-    rows = ablation.compare_rows(
+    rows = sweep.compare_rows(
         [("a", ""), ("n", "--kfold 0")], {"a": {1: write_run(tmp_path / "a", (0, 0, 1, 1))}, "n": {1: run}}
     )
     assert rows[1].cells() == ["n", "1", "-", "-", "-", "-", "-", "10 s"]

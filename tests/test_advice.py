@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from simulated import KINDS, People
 
-import advice
+import ensemble
 import metrics
 import predictions
 
@@ -48,12 +48,12 @@ def test_the_second_is_as_good_and_errs_elsewhere(people, write, tmp_path):
     write("b", wrong)
     write("far", (np.arange(700) % 7 == 3) | (np.arange(700) % 7 == 5))
     folder, oof = write("c", np.arange(700) % 7 == 4, answers=1)
-    advised = advice.advise(folder, oof.sample(frac=1, random_state=0), NAMES)
+    advised = ensemble.advise(folder, oof.sample(frac=1, random_state=0), NAMES)
     assert (advised.first.folder.name, advised.second.folder.name) == ("a", "c")
     assert advised.phi == pytest.approx(np.corrcoef(wrong & (np.arange(700) >= 14), np.arange(700) % 7 == 4)[0, 1])
     assert advised.apart == 0.5 and advised.gap_ci95[0] <= 0 <= advised.gap_ci95[1]
     assert advised.gap == pytest.approx(advised.first.f1 - advised.second.f1)
-    told = "\n".join(advice.advice_lines(advised))
+    told = "\n".join(ensemble.advice_lines(advised))
     assert f"1  {tmp_path / 'a'}: macro F1 {advised.first.f1:.4f}" in told and f"2  {tmp_path / 'c'}: macro F1" in told
     assert "noise" in told and "50.0% of answers differ" in told
 
@@ -64,7 +64,7 @@ def test_the_gap_is_that_of_people_and_answers_are_joined_by_name(people, write,
     folder, oof = write("a", wrong_a)
     other, _oof = write("c", wrong_c, answers=1)
     pd.read_csv(other / "submission.csv").iloc[::-1].to_csv(folder / "submission.csv", index=False)
-    advised = advice.advise(folder, oof, NAMES)
+    advised = ensemble.advise(folder, oof, NAMES)
     assert advised.first.folder == folder and advised.second.folder == other and advised.apart == 0
     preds = [np.where(wrong, (people.label + 1) % 18, people.label) for wrong in (wrong_a, wrong_c)]
     samples = metrics.bootstrap_difference(people.label, *preds, people.path, 18)
@@ -77,16 +77,16 @@ def test_a_result_that_is_surely_worse_is_no_second(people, write):
     wrong = np.arange(700) % 7 == 0
     folder, oof = write("a", wrong)
     write("b", wrong | (np.arange(700) % 35 == 8))
-    (f1, half, _a), (other_f1, other_half, _b) = advice.scored_folders(folder.parent)
+    (f1, half, _a), (other_f1, other_half, _b) = ensemble.scored_folders(folder.parent)
     assert f1 - other_f1 < half + other_half
-    assert advice.advise(folder, oof, NAMES).second is None
+    assert ensemble.advise(folder, oof, NAMES).second is None
 
 
 def test_scored_folders_have_half_the_width_of_their_interval(write, tmp_path):
     for name, f1, ci in (("low", 0.5, [0.4, 0.64]), ("high", 0.7, [0.6, 0.8])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "score.json").write_text(json.dumps({"oof_f1": f1, "oof_f1_ci95": ci}))
-    assert advice.scored_folders(tmp_path) == [
+    assert ensemble.scored_folders(tmp_path) == [
         (0.7, pytest.approx(0.1), tmp_path / "high"),
         (0.5, pytest.approx(0.12), tmp_path / "low"),
     ]
@@ -95,7 +95,7 @@ def test_scored_folders_have_half_the_width_of_their_interval(write, tmp_path):
 def test_errors_of_a_faultless_result_are_like_no_others(people, write):
     folder, oof = write("a", np.zeros(700, dtype=bool))
     write("b", np.arange(700) == 3)
-    advised = advice.advise(folder, oof, NAMES)
+    advised = ensemble.advise(folder, oof, NAMES)
     assert (advised.second.folder.name, advised.phi) == ("b", 0)
 
 
@@ -111,18 +111,18 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(people, write, tmp
         write(name, wrong & (np.arange(700) >= left))
         (tmp_path / name / "recipe.yaml").write_text(json.dumps(recipe))
     (tmp_path / "b" / "recipe.yaml").write_text('{"persons": false, "members": [{"run": "gone"}]}')
-    assert [advice.joins_persons(tmp_path / name) for name in ("a", "b", "joined", "above")] == [False, False, True, True]
+    assert [ensemble.joins_persons(tmp_path / name) for name in ("a", "b", "joined", "above")] == [False, False, True, True]
     ring = [{"run": str(tmp_path / name)} for name in ("ring", "b")]
     (tmp_path / "ring").mkdir()
     (tmp_path / "ring" / "recipe.yaml").write_text(json.dumps({"members": ring}))
-    assert not advice.joins_persons(tmp_path / "ring")
-    told = advice.advice_lines(advice.advise(folder, oof, NAMES))
+    assert not ensemble.joins_persons(tmp_path / "ring")
+    told = ensemble.advice_lines(ensemble.advise(folder, oof, NAMES))
     assert told[1].startswith(f"  1  {tmp_path / 'joined'} (--persons): macro F1")
     at = told.index("  --persons joins images, which the contest's rules must allow; without it:")
     assert f"  1  {tmp_path / 'a'}: macro F1" in told[at + 1] and f"  2  {tmp_path / 'b'}: macro F1" in told[at + 2]
     for name in "ab":
         (tmp_path / name / "recipe.yaml").write_text('{"persons": true}')
-    assert advice.advice_lines(advice.advise(folder, oof, NAMES))[-1] == "  none: combine members without --persons"
+    assert ensemble.advice_lines(ensemble.advise(folder, oof, NAMES))[-1] == "  none: combine members without --persons"
 
 
 def test_nothing_to_choose_from(people, write, tmp_path):
@@ -135,9 +135,9 @@ def test_nothing_to_choose_from(people, write, tmp_path):
     (tmp_path / "other images" / "notes.txt").write_text("")
     other, _oof = write("other eval images", wrong)
     pd.DataFrame({"ImageID": [f"x{name}" for name in NAMES], "ans": 0}).to_csv(other / "submission.csv", index=False)
-    assert advice.advise(folder, oof, NAMES) is None
+    assert ensemble.advise(folder, oof, NAMES) is None
     write("bad", np.arange(700) % 7 != 1)
-    advised = advice.advise(folder, oof, NAMES)
+    advised = ensemble.advise(folder, oof, NAMES)
     assert advised.first.folder == folder and advised.second is None
-    assert "all else is worse by more than noise, or the same again" in "\n".join(advice.advice_lines(advised))
-    assert advice.advise(folder, oof, [*NAMES, "one more.jpg"]) is None
+    assert "all else is worse by more than noise, or the same again" in "\n".join(ensemble.advice_lines(advised))
+    assert ensemble.advise(folder, oof, [*NAMES, "one more.jpg"]) is None

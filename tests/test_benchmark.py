@@ -8,16 +8,14 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import benchmark
 import pytest
 import torch
 
-import benchmark
 import distributed
 import engine
 import errors
 import inference
-import throughput
-import timing
 import train
 from errors import InputError
 from images import ImageStore
@@ -71,7 +69,7 @@ def test_without_the_usual_pipeline(measure):
 def forked(monkeypatch):
     """--script's process starts at once: forked, where users' is spawned."""
     context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(throughput.multiprocessing, "get_context", lambda _method: context)
+    monkeypatch.setattr(benchmark.multiprocessing, "get_context", lambda _method: context)
 
 
 def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, forked):
@@ -85,7 +83,7 @@ def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, fork
 
         return run
 
-    monkeypatch.setattr(throughput, "usual_pipeline", pretend)
+    monkeypatch.setattr(benchmark, "usual_pipeline", pretend)
     result, table = measure("--no-usual", "--script", "--workers", "1", repeats=1)
     rates = {name: values["rounds"] for name, values in result["rates"].items()}
     assert list(rates) == ["ceiling", "ours", "script"] and list(result["fractions"]) == ["ours/ceiling", "ours/script"]
@@ -100,17 +98,17 @@ def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypat
     monkeypatch.setattr(engine, "keep_freed_memory", lambda: seen.append("kept"))
     monkeypatch.setattr(errors, "on_parents_death", lambda _signal: lambda: None)
     monkeypatch.setattr(
-        throughput, "usual_pipeline", lambda fit, loader: seen.append(fit.layout) or (lambda window: window.start())
+        benchmark, "usual_pipeline", lambda fit, loader: seen.append(fit.layout) or (lambda window: window.start())
     )
     connection = mock.Mock(recv=lambda: next(asked))
     with (
-        mock.patch.object(throughput.multiprocessing, "get_context") as context,
+        mock.patch.object(benchmark.multiprocessing, "get_context") as context,
         mock.patch.object(context.return_value, "Pipe", return_value=(mock.Mock(), mock.Mock())),
-        throughput.script_pipeline(fit.args("--workers", "0"), torch.device("cpu")),
+        benchmark.script_pipeline(fit.args("--workers", "0"), torch.device("cpu")),
     ):
         pass
     _theirs, args, device = context.return_value.Process.call_args.kwargs["args"]
-    throughput._script(connection, args, device)
+    benchmark._script(connection, args, device)
     assert seen == [torch.contiguous_format] and devices == ["cpu"]  # where it is a numbered GPU that one becomes the current
     assert [call.args[0] for call in connection.send.call_args_list] == ["ready", (0, 0.0)]
 
@@ -123,11 +121,11 @@ def test_a_script_whose_process_dies_is_told_and_one_that_is_left_is_killed(meas
         connection.send("ready")
         time.sleep(60)
 
-    monkeypatch.setattr(throughput, "_script", die)
+    monkeypatch.setattr(benchmark, "_script", die)
     with pytest.raises(InputError, match=r"^--script: its process ended \(exit code 3\)$"):
         measure("--no-usual", "--script")
-    monkeypatch.setattr(throughput, "_script", wait)
-    monkeypatch.setattr(timing, "alternate", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(benchmark, "_script", wait)
+    monkeypatch.setattr(benchmark, "alternate", mock.Mock(side_effect=KeyboardInterrupt))
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         measure("--no-usual", "--script")
@@ -183,7 +181,7 @@ def fit(shared_data, workplace):
     """An fits.Fit as the benchmark makes it: fit("--aug", "none")."""
 
     def build(*options):
-        return throughput.build_fit(build.args(*options), torch.device("cpu"))[0]
+        return benchmark.build_fit(build.args(*options), torch.device("cpu"))[0]
 
     data = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache")]
     build.args = lambda *options: benchmark.parse_args([*data, *TINY, *options])
@@ -193,14 +191,14 @@ def fit(shared_data, workplace):
 def test_the_fixed_batch_is_one_of_train_py(fit):
     """Without augmentation: the first rows of the cache, normalised."""
     fit = fit("--aug", "none")
-    images, targets = throughput.fixed_batch(fit)
+    images, targets = benchmark.fixed_batch(fit)
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (fit.data.mean, fit.data.std))
     pixels = torch.from_numpy(fit.data.store.images[:16].copy()).permute(0, 3, 1, 2)
     torch.testing.assert_close(images, (pixels / 255 - mean) / std)
     assert torch.equal(targets, fit.targets[:16])
 
 
-class Steps(timing.Window):
+class Steps(benchmark.Window):
     """A window that is over after a number of steps."""
 
     def step(self, images):
@@ -211,7 +209,7 @@ class Steps(timing.Window):
 def test_our_pipeline_goes_through_epochs_and_on_where_it_stopped(fit):
     """168 images are 2 batches of 64: 5 steps end within the third epoch, 2 more within the fourth."""
     fit = fit("--batch-size", "64")
-    run = throughput.ours(fit)
+    run = benchmark.ours(fit)
     run(Steps(torch.device("cpu"), 5))
     assert (fit.epoch, fit.step) == (3, 1)
     run(Steps(torch.device("cpu"), 2))

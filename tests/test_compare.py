@@ -17,7 +17,7 @@ import files
 import inference
 import metrics
 import predictions
-from differences import Comparison, Paired
+from compare import Comparison, Paired
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import compare_page
+import compare
 import dataset
-from differences import Comparison
+from compare import Comparison
 
 NASTY = """</script><img src=x onerror="document.title='owned'">'.jpg"""
 
@@ -25,14 +25,14 @@ def comparison(flows, probs=True, scored_as="label"):
 
 
 def html(both, rows=None, pictures=None, why="", verdict=("A - B = +0.004, 95 % CI -0.006 .. +0.013: noise",)):
-    rows = compare_page.choose(both, 600) if rows is None else rows
-    return compare_page.document(("runs/one", "runs/other"), both, rows, pictures or {}, why, list(verdict), [])
+    rows = compare.choose(both, 600) if rows is None else rows
+    return compare.document(("runs/one", "runs/other"), both, rows, pictures or {}, why, list(verdict), [])
 
 
 @pytest.mark.parametrize(("limit", "counts"), [(0, [0, 0, 0]), (2, [1, 1, 0]), (4, [2, 1, 1]), (5, [3, 1, 1]), (99, [6, 1, 1])])
 def test_every_flow_gives_in_turn(limit, counts):
     both = comparison([(0, 1, 6), (0, 3, 1), (0, 6, 1)])
-    rows = compare_page.choose(both, limit)
+    rows = compare.choose(both, limit)
     assert [sum(both.b[row] == b for row in rows) for b in (1, 3, 6)] == counts
     mine = [row for row in rows if both.b[row] == 1]
     assert mine == [row for row in both.rows if both.b[row] == 1][: len(mine)]  # the most certain first
@@ -43,17 +43,17 @@ def test_thumbnails_are_found_by_name_alone(tmp_path):
     images.mkdir(parents=True)
     Image.new("RGB", (30, 40), "red").save(images / "a.jpg")
     Image.new("RGB", (30, 40), "red").save(tmp_path / "eval" / "b.jpg")
-    found, why = compare_page.thumbnails(tmp_path, ["a.jpg", "../b.jpg"])
+    found, why = compare.thumbnails(tmp_path, ["a.jpg", "../b.jpg"])
     assert list(found) == ["a.jpg"] and why == f"1 of 2 images are not in {images}, such as ../b.jpg"
-    assert compare_page.thumbnails(tmp_path, ["a.jpg"])[1] == ""
-    assert compare_page.thumbnails(None, ["a.jpg"]) == ({}, "no data folder here; --data-dir DIR names it")
-    assert compare_page.thumbnails(tmp_path / "eval", ["a.jpg"])[0] == {}
-    assert compare_page.thumbnails(tmp_path, []) == ({}, "")
+    assert compare.thumbnails(tmp_path, ["a.jpg"])[1] == ""
+    assert compare.thumbnails(None, ["a.jpg"]) == ({}, "no data folder here; --data-dir DIR names it")
+    assert compare.thumbnails(tmp_path / "eval", ["a.jpg"])[0] == {}
+    assert compare.thumbnails(tmp_path, []) == ({}, "")
 
 
 def test_a_page_says_what_it_shows_and_what_not():
     both = comparison([(0, 1, 6), (0, 3, 1)])
-    text = html(both, compare_page.choose(both, 3), why="no data folder here")
+    text = html(both, compare.choose(both, 3), why="no data folder here")
     assert "3 of 7 images are here, the most certain of each flow" in text and "No thumbnails: no data folder here." in text
     assert "6 images, 2 shown" in text and ">1 image<" in text
     assert text.count('<button class="card">') == 3 and "<img" not in text
@@ -123,7 +123,7 @@ def test_in_a_browser_keys_move_filter_and_open(browser):
     assert "owned" not in re.search("<title>(.*?)</title>", dom).group(1)
     attribute = re.search(r'data-said="([^"]*)"', dom).group(1)
     said = json.loads(attribute.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    names = [both.images[row] for row in compare_page.choose(both, 600)]
+    names = [both.images[row] for row in compare.choose(both, 600)]
     assert (said["all"], said["first"], said["third"], said["back"]) == (7, 0, 2, 0)
     assert said["down"] == 4  # below the first of flow 1 stands the first of flow 2
     assert (said["opened"], said["large"], said["next"], said["closed"], said["after"]) == (True, names[4], names[5], True, 5)
@@ -139,7 +139,7 @@ def test_light_and_dark_and_narrow(browser, shared_data, tmp_path):
     names, _files = dataset.read_eval(shared_data)
     both = comparison([(0, 1, 4), (0, 3, 2)])
     both.images[:] = names[: len(both.images)]
-    text = html(both, pictures=compare_page.thumbnails(shared_data, names)[0])
+    text = html(both, pictures=compare.thumbnails(shared_data, names)[0])
     shots = []
     for scheme in (1, 0):  # Chromium's numbers of light and dark
         file = tmp_path / f"{scheme}.png"

@@ -22,10 +22,10 @@ import errors
 import experiment
 import files
 import images
+import leaderboard
 import model
-import plan
 import predictions
-import records
+import sweep
 import training_data
 from errors import InputError
 from images import Geometry
@@ -171,10 +171,10 @@ READERS = {
     "args.yaml (its comment)": lambda path: experiment.change_args(path.parent, epochs=2),
     "oof.csv": lambda path: predictions.read_table(path, "gender", ("image", "path")),
     "folds.csv": lambda path: experiment.read_folds(path.parent),
-    "folds.csv (its people)": records._read_people,
+    "folds.csv (its people)": leaderboard._read_people,
     "fixes.csv": files.file_digest,
     "label_fixes.csv": lambda path: training_data.check_fixes("fixes.csv", pd.DataFrame(), path.parent),
-    "plan.txt": plan.read_plan,
+    "plan.txt": sweep.read_plan,
     "image.png": images.open_rgb,
     "tiff_inside.jpg": lambda path: images.decode(path, Geometry(8, 8)),
 }

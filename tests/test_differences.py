@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-import differences
+import compare
 import metrics
+from compare import Comparison, Paired
 from dataset import combine
-from differences import Comparison, Paired
 
 
 def one_hot(classes, C):
@@ -19,23 +19,23 @@ def one_hot(classes, C):
     ("mask", "gender", None), ("gender", "age_group", None),
 ])  # fmt: skip
 def test_what_two_can_be_compared_on(a, b, part):
-    assert differences.common_part(a, b) == part
+    assert compare.common_part(a, b) == part
 
 
 def test_labels_are_narrowed_to_a_part():
     """Label 13 = 2 * 6 + 0 * 3 + 1: not worn, male, 30-59. Marginals of a product are its factors."""
-    assert [differences.narrow(13, "label", part) for part in ("label", "mask", "gender", "age_group")] == [13, 2, 0, 1]
-    assert differences.narrow(1, "gender", "gender") == 1
+    assert [compare.narrow(13, "label", part) for part in ("label", "mask", "gender", "age_group")] == [13, 2, 0, 1]
+    assert compare.narrow(1, "gender", "gender") == 1
     mask, gender, age = (np.array([row]) for row in ([0.5, 0.2, 0.3], [0.4, 0.6], [0.1, 0.2, 0.7]))
-    np.testing.assert_allclose(differences.narrow_probs(combine(mask, gender, age), "label", "gender"), gender)
-    assert differences.narrow_probs(age, "age_group", "age_group") is age
+    np.testing.assert_allclose(compare.narrow_probs(combine(mask, gender, age), "label", "gender"), gender)
+    assert compare.narrow_probs(age, "age_group", "age_group") is age
 
 
 def test_changed_words():
-    assert differences.changed_words(0, 14, "label") == [
+    assert compare.changed_words(0, 14, "label") == [
         ("mask", "worn", "not worn"), ("gender", "male", "male"), ("age_group", "<30", ">=60"),
     ]  # fmt: skip
-    assert differences.changed_words(0, 1, "gender") == [("gender", "male", "female")]
+    assert compare.changed_words(0, 1, "gender") == [("gender", "male", "female")]
 
 
 def test_what_moved_between_two_labellings():
@@ -71,28 +71,28 @@ def test_expected_f1_by_hand():
     F1 of 0 is 2 * 1.3 / (2 + 1.6) = 0.7222; class 1 is expected 1.4 times, right 0.7 times of 1: 2 * 0.7 / (1 + 1.4) = 0.5833.
     """
     probs = np.array([[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]])
-    np.testing.assert_allclose(differences.expected_f1_difference(np.array([0, 0, 1]), probs), [2.6 / 3.6, 1.4 / 2.4])
-    np.testing.assert_array_equal(differences.expected_f1_difference(np.array([0]), np.array([[1.0, 0, 0]])), [1, 0, 0])
+    np.testing.assert_allclose(compare.expected_f1_difference(np.array([0, 0, 1]), probs), [2.6 / 3.6, 1.4 / 2.4])
+    np.testing.assert_array_equal(compare.expected_f1_difference(np.array([0]), np.array([[1.0, 0, 0]])), [1, 0, 0])
 
 
 def test_expected_f1_of_known_truth_is_f1():
     rng = np.random.default_rng(0)
     truth, answers = rng.integers(5, size=(2, 200))
     expected = sklearn.metrics.f1_score(truth, answers, average=None, labels=range(5))
-    np.testing.assert_allclose(differences.expected_f1_difference(answers, one_hot(truth, 5)), expected)
+    np.testing.assert_allclose(compare.expected_f1_difference(answers, one_hot(truth, 5)), expected)
 
 
 def test_the_expected_effect_takes_the_mean_of_both():
     rng = np.random.default_rng(1)
     probs_a, probs_b = rng.dirichlet(np.ones(3), (2, 50))
     both = Comparison("mask", list(range(50)), probs_a.argmax(1), probs_b.argmax(1), probs_a, probs_b)
-    np.testing.assert_allclose(both.expected_f1[1], differences.expected_f1_difference(both.b, (probs_a + probs_b) / 2))
+    np.testing.assert_allclose(both.expected_f1[1], compare.expected_f1_difference(both.b, (probs_a + probs_b) / 2))
 
 
 def test_people_next_to_a_boundary():
-    years = differences.ages(["000001_female_Asian_26", "x_27", "x_32", "x_33", "x_56", "000001-1_male_Asian_57", "x_60"])
-    assert differences.near_boundary(years).tolist() == [False, True, True, False, False, True, True]
-    assert differences.ages(["000001_female_Asian_26", "person"]) is None and differences.ages([]) is None
+    years = compare.ages(["000001_female_Asian_26", "x_27", "x_32", "x_33", "x_56", "000001-1_male_Asian_57", "x_60"])
+    assert compare.near_boundary(years).tolist() == [False, True, True, False, False, True, True]
+    assert compare.ages(["000001_female_Asian_26", "person"]) is None and compare.ages([]) is None
 
 
 @pytest.mark.parametrize(("low", "high", "difference", "words"), [
@@ -110,11 +110,11 @@ def test_how_many_people_it_takes():
     """Half the interval is 0.0095, the difference 0.004: 700 * (0.0095 / 0.004)^2 = 700 * 5.640625 = 3,948."""
     assert Paired(0.504, 0.5, -0.006, 0.013, 700).units_to_tell() == pytest.approx(3948.4375)
     assert Paired(0.5, 0.5, -0.01, 0.01, 700).units_to_tell() is None
-    assert [differences.two_digits(number) for number in (3948.4, 1.24, 99.6, 12345678)] == ["3,900", "1", "100", "12,000,000"]
+    assert [compare.two_digits(number) for number in (3948.4, 1.24, 99.6, 12345678)] == ["3,900", "1", "100", "12,000,000"]
 
 
 def test_signed_numbers():
-    assert [differences.signed(number) for number in (0.00123, -0.00123, -0.00001, 0.0)] == [
+    assert [compare.signed(number) for number in (0.00123, -0.00123, -0.00001, 0.0)] == [
         "+0.0012",
         "-0.0012",
         "0.0000",
@@ -127,11 +127,11 @@ def test_paired_scores_and_interval():
     truth = np.repeat([0, 1], 70)
     persons = np.repeat(np.arange(20), 7)
     b = np.where(persons < 3, 1, truth)
-    result = differences.paired(truth, truth, b, persons, 2)
+    result = compare.paired(truth, truth, b, persons, 2)
     assert (result.f1_a, result.units) == (1.0, 20)
     assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
     assert 0 <= result.low < result.difference < result.high < 0.5
     samples = metrics.bootstrap_difference(truth, truth, b, persons, 2)
     assert (result.low, result.high) == metrics.interval(samples)
-    mirrored = differences.paired(truth, b, truth, persons, 2)
+    mirrored = compare.paired(truth, b, truth, persons, 2)
     assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))

@@ -19,8 +19,8 @@ import experiment
 import files
 import fold
 import model
+import options
 import train
-import train_options
 from errors import InputError
 
 
@@ -105,6 +105,6 @@ def test_a_full_disk_ends_the_next_step(job, monkeypatch):
 
 
 def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
-    args = train_options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
+    args = options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
     net = model.build_model(args, 0, torch.device("cpu"))
     assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import losses_picture
 import pytest
 from conftest import assert_same_run, without_pictures
 from test_train import SETTINGS
@@ -20,7 +21,6 @@ import errors
 import files
 import inference
 import leaderboard
-import loss_plots
 import train
 
 pytestmark = [
@@ -186,7 +186,7 @@ def test_every_other_script_on_a_full_volume(runs, fit, shared_data, workplace, 
         (leaderboard.main, [place / "runs", "--lb", "mine=0.7"], f"{run}/lb.json: can't be written (No space left on device)"),
         (demo.main, ["--out", place / "demo"], f"{place}/demo: 62.3 MiB (the demo set) are needed, and 0 bytes are free"),
         (demo.main, ["--sheet", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),
-        (loss_plots.main, ["--out", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),
+        (losses_picture.main, ["--out", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),
     ):
         error = refused(capsys, main, argv)
         assert f"error: {named}" in error and f"on volume {place}; make room there" in error

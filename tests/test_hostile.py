@@ -24,11 +24,10 @@ import images
 import inference
 import leaderboard
 import model
-import plan
+import options
 import predictions
-import records
 import report
-import train_options
+import sweep
 from errors import InputError
 from images import Geometry
 
@@ -251,7 +250,7 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
     run = tmp_path / "runs" / "evil"
     run.mkdir(parents=True)
     (run / file).write_text(f"target: mask\nmembers: []\nx: {tag} ['touch {owned}']\n")
-    readers = [lambda: records.read_record(run), lambda: inference.find_runs(run)]
+    readers = [lambda: leaderboard.read_record(run), lambda: inference.find_runs(run)]
     readers += [lambda: experiment.read_args(run)] if file == "args.yaml" else []
     for read in readers:
         with pytest.raises(InputError, match=rf"evil/{file}: not readable \(could not determine a constructor"):
@@ -265,7 +264,7 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
 def test_yaml_that_is_no_options(tmp_path, text):
     (tmp_path / "args.yaml").write_text(text)
     with pytest.raises(InputError, match=r"args.yaml: "):
-        records.read_record(tmp_path)
+        leaderboard.read_record(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "# a comment\n", "- a\n", "text"])
@@ -284,7 +283,7 @@ def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
     lines = ["l0: &l0 [x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 10))]
     (tmp_path / "args.yaml").write_text("\n".join(["target: mask", *lines]))
     with pytest.raises(InputError, match=r"args.yaml: not readable \(line 3 repeats another place \(\*l0\); write it out\)"):
-        records.read_record(tmp_path)
+        leaderboard.read_record(tmp_path)
     (tmp_path / "args.yaml").write_text("# R&D\ntarget: mask\nloss: 0.5*ce\nname: 'a &b *b'")
     assert experiment.read_args(tmp_path)["loss"] == "0.5*ce"
 
@@ -300,7 +299,7 @@ def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
     ({"weights": ["a", "b"]}, "args.yaml: b: belongs to no option"),
 ])  # fmt: skip
 def test_options_of_a_run_that_goes_on_are_those_that_train_would_take(tmp_path, change, message):
-    parser = train_options.make_parser()
+    parser = options.make_parser()
     args = {
         **vars(parser.parse_args([])),
         "model": "test_resnet",
@@ -311,10 +310,10 @@ def test_options_of_a_run_that_goes_on_are_those_that_train_would_take(tmp_path,
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "train.csv").touch()
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(args))
-    assert train_options.parse_args(["--resume", str(tmp_path)]).lr == args["lr"]
+    assert options.parse_args(["--resume", str(tmp_path)]).lr == args["lr"]
     (tmp_path / "args.yaml").write_text(yaml.safe_dump({**args, **change}))
     with pytest.raises(InputError, match=message):
-        train_options.parse_args(["--resume", str(tmp_path)])
+        options.parse_args(["--resume", str(tmp_path)])
 
 
 def test_members_of_a_recipe_do_not_climb_out(tmp_path, monkeypatch):
@@ -360,7 +359,7 @@ def test_a_sweep_reads_the_command_of_a_run_as_words(owned, tmp_path):
     run = tmp_path / "runs" / "a-s1"
     run.mkdir(parents=True)
     (tmp_path / "sweep.txt").write_text("a:\n")
-    (job,) = plan.make_jobs(plan.read_plan(tmp_path / "sweep.txt"), [1], tmp_path / "runs")
+    (job,) = sweep.make_jobs(sweep.read_plan(tmp_path / "sweep.txt"), [1], tmp_path / "runs")
     for first in (
         f"# python train.py --seed 1 $(touch {owned})",
         f"# python train.py --seed `touch {owned}`",

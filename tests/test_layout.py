@@ -3,7 +3,7 @@
 import pytest
 from matplotlib import font_manager
 
-import layout
+import report
 
 
 @pytest.fixture
@@ -11,25 +11,25 @@ def forget():
     """Called once which fonts there are has changed; and afterwards."""
 
     def cleared():
-        layout.fonts.cache_clear()
-        layout._glyphs.cache_clear()
+        report.fonts.cache_clear()
+        report._glyphs.cache_clear()
 
     yield cleared
     cleared()
 
 
 def test_shorten():
-    assert layout.shorten("short", 5) == "short"
-    assert layout.shorten("abcdefghij", 5) == "ab…ij"
-    assert layout.shorten("abcdefghij", 6) == "abc…ij"
-    assert layout.shorten("abcdefghij", 1) == "…"
-    assert layout.shorten("000003_female_Asian_40/mask1.jpg", 18) == "000003_…/mask1.jpg"
-    assert layout.shorten("a/mask1_with_a_long_name.jpg", 9) == "a/ma….jpg"
-    assert all(len(layout.shorten("abc/" + "d" * 30, length)) == length for length in range(1, 34))
+    assert report.shorten("short", 5) == "short"
+    assert report.shorten("abcdefghij", 5) == "ab…ij"
+    assert report.shorten("abcdefghij", 6) == "abc…ij"
+    assert report.shorten("abcdefghij", 1) == "…"
+    assert report.shorten("000003_female_Asian_40/mask1.jpg", 18) == "000003_…/mask1.jpg"
+    assert report.shorten("a/mask1_with_a_long_name.jpg", 9) == "a/ma….jpg"
+    assert all(len(report.shorten("abc/" + "d" * 30, length)) == length for length in range(1, 34))
 
 
 def test_drawable_keeps_to_one_line_and_the_font():
-    assert layout.drawable("a\n b\t$x$ …") == "a b $x$ …"
+    assert report.drawable("a\n b\t$x$ …") == "a b $x$ …"
 
 
 def test_letters_that_no_font_has_are_boxes(monkeypatch, forget):
@@ -38,11 +38,11 @@ def test_letters_that_no_font_has_are_boxes(monkeypatch, forget):
     own = [font for font in fonts if font.name == "DejaVu Sans"]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     forget()
-    assert layout.fonts() == ["DejaVu Sans"] and layout.drawable("한a") == "□a"
+    assert report.fonts() == ["DejaVu Sans"] and report.drawable("한a") == "□a"
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
-    monkeypatch.setattr(layout, "FONTS", ("DejaVu Sans", "No Such Font", "DejaVu Serif"))  # both come with matplotlib
+    monkeypatch.setattr(report, "FONTS", ("DejaVu Sans", "No Such Font", "DejaVu Serif"))  # both come with matplotlib
     forget()
-    assert layout.fonts() == ["DejaVu Sans", "DejaVu Serif"]
+    assert report.fonts() == ["DejaVu Sans", "DejaVu Serif"]
     monkeypatch.undo()
     forget()
-    assert layout.drawable("한a") == ("한a" if len(layout.fonts()) > 1 else "□a")
+    assert report.drawable("한a") == ("한a" if len(report.fonts()) > 1 else "□a")

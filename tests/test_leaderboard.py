@@ -10,7 +10,6 @@ import yaml
 from test_records import SCORES, make_ensemble, make_run
 
 import leaderboard
-import records
 from errors import InputError
 
 
@@ -265,7 +264,7 @@ def test_draws_are_of_the_same_people_whatever_the_order(tmp_path):
     for seed in (1, 2):
         run = make_run(tmp_path, str(seed), target="mask")
         table.sample(frac=1, random_state=seed).to_csv(run / "oof.csv", index=False)
-        found.append(records.read_record(run)[0])
+        found.append(leaderboard.read_record(run)[0])
     draws = leaderboard.people_draws(found, 50)
     assert draws.shape == (2, 50) and draws.std() > 0
     np.testing.assert_array_equal(draws[0], draws[1])
@@ -329,7 +328,7 @@ def test_a_thousand_runs_are_read_once(tmp_path, capsys, monkeypatch):
     for number in range(40):
         make_run(tmp_path / "runs", f"{number:03d}", people=1, folds=[0], kfold=2)
     first = listed(capsys, tmp_path / "runs")
-    monkeypatch.setattr(records, "read_record", None)
+    monkeypatch.setattr(leaderboard, "read_record", None)
     assert listed(capsys, tmp_path / "runs") == first
 
 
@@ -341,7 +340,7 @@ def test_real_runs_of_train(runs, workplace, capsys):
     summary = json.loads((runs["age"] / "summary.json").read_text())
     assert rows["shared_age"][1:4] == ["age", "2/2", f"{summary['oof_f1']:.4f}"]
     args = yaml.safe_load((runs["age"] / "args.yaml").read_text())
-    assert json.loads(json.dumps(args, default=str)) == records.read_record(runs["age"])[0].options
+    assert json.loads(json.dumps(args, default=str)) == leaderboard.read_record(runs["age"])[0].options
 
 
 def test_starts_without_torch():

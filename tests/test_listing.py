@@ -12,10 +12,10 @@ import images
 import listing
 import model
 import train
-import train_options
 from distributed import ALONE
 from errors import InputError
 from images import stat_all
+from options import parse_args
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_a_new_run_of_everyone_asks_for_it_and_others_look_themselves(shared_dat
             return asked[-1]
 
     def files(*options):
-        args = train_options.parse_args(command(shared_data, tmp_path, *options))
+        args = parse_args(command(shared_data, tmp_path, *options))
         data, _built = train.prepare(args, ALONE)
         return data.files, data.sizes.tolist()
 

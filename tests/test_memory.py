@@ -12,9 +12,9 @@ import fold
 import images
 import memory
 import model
+import options
 import precision
 import train
-import train_options
 import training_data
 
 
@@ -71,7 +71,7 @@ def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, 
     assert_same_run(tmp_path / "small", tmp_path / "auto")
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
-    assert train_options.parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
+    assert options.parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
 
 
 def test_precision_is_measured_with_as_many_images_as_there_is_room_for(room_for, command, tmp_path, monkeypatch, capsys):

@@ -8,17 +8,17 @@ import json
 import shlex
 import signal
 
+import benchmark
 import pytest
 import yaml
 from simulated import People, write_run
 
-import benchmark
 import demo
 import errors
 import experiment
+import options
 import predictions
 import sweep
-import train_options
 
 TRAIN = "--data-dir data --model test_resnet --no-pretrained --img-size 32 24 --device cpu --kfold 2 --quiet "
 BENCHMARK = "--data-dir data --model test_resnet --img-size 32 24 --device cpu "
@@ -220,8 +220,8 @@ CASES = [
     ("demo", "--sheet nowhere/sheet.png", "--sheet nowhere/sheet.png: there is no folder nowhere"),
     ("demo", "--sheet sheet.txt", "--sheet sheet.txt: must be the name of a picture, FILE.png"),
 
-    ("loss_plots", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
-    ("loss_plots", "--ot x.png", "--ot: no such option. Did you mean --out?"),
+    ("losses_picture", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
+    ("losses_picture", "--ot x.png", "--ot: no such option. Did you mean --out?"),
 ]  # fmt: skip
 SWEEPS = {
     "deep.txt": "a: --data-dir data/train --model resnet18",
@@ -301,7 +301,7 @@ def handlers():
 @pytest.mark.parametrize(("script", "line", "said"), CASES, ids=[f"{script} {line[-50:]}" for script, line, _said in CASES])
 def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, script, line, said):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(sweep, "refusals", lambda experiments: train_options.refusals([one.words for one in experiments]))
+    monkeypatch.setattr(sweep, "refusals", lambda experiments: options.refusals([one.words for one in experiments]))
     before = listing(place)
     main = importlib.import_module(script).main
     assert errors.run(lambda: main(shlex.split(line))) == 2
@@ -316,7 +316,7 @@ def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, scri
 
 def test_there_are_enough_and_of_every_script():
     assert len(CASES) == len({case[:2] for case in CASES}) > 100
-    mains = {"train", "inference", "ensemble", "compare", "leaderboard", "benchmark", "sweep", "report", "demo", "loss_plots"}
+    mains = {"train", "inference", "ensemble", "compare", "leaderboard", "benchmark", "sweep", "report", "demo", "losses_picture"}
     assert {case[0] for case in CASES} == mains
 
 
@@ -346,12 +346,12 @@ def test_what_does_nothing_is_told_as_it_is_typed(place, monkeypatch, capsys):
 
 def test_a_fold_that_is_given_twice_is_trained_once(place, monkeypatch):
     monkeypatch.chdir(place)
-    assert train_options.parse_args(shlex.split(TRAIN + "--fold 1 0 1")).fold == [1, 0]
+    assert options.parse_args(shlex.split(TRAIN + "--fold 1 0 1")).fold == [1, 0]
 
 
 @pytest.mark.parametrize(("line", "told"), IDLE)
 def test_options_that_do_nothing_are_told(place, monkeypatch, capsys, line, told):
     """Those may stand in a sweep's common line; what belongs to a technique that is off is refused, as above."""
     monkeypatch.chdir(place)
-    train_options.parse_args(shlex.split(TRAIN + line))
+    options.parse_args(shlex.split(TRAIN + line))
     assert capsys.readouterr().err == (f"does nothing here: {told}\n" if told else "")

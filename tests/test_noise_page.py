@@ -13,7 +13,6 @@ import dataset
 import demo
 import errors
 import noise
-import noise_page
 import predictions
 import report
 from dataset import decode
@@ -149,9 +148,9 @@ def test_names_are_escaped_and_csv_lines_quoted():
     nothing = row.iloc[:0]
     findings = noise.Findings(row, nothing, {"gender": 1.0}, 1, {})
     fixed = {(nasty, "gender"): "<b>.csv"}
-    page = noise_page.document(findings, row, nothing, {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
+    page = noise.document(findings, row, nothing, {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
     assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
-    assert noise_page.csv_line(nasty, "gender", "male") == '"<script>owned()</script>"",x",gender,male'
+    assert noise.csv_line(nasty, "gender", "male") == '"<script>owned()</script>"",x",gender,male'
 
 
 def test_in_a_browser_keys_move_filter_and_accept(run, data, tmp_path, browser):

@@ -20,9 +20,9 @@ import experiment
 import fold
 import images
 import model
+import options
 import parallel
 import train
-import train_options
 from errors import InputError, Interrupted
 
 CPU = torch.device("cpu")
@@ -294,4 +294,4 @@ def test_parallel_folds_are_refused_where_they_cannot_be(runs, shared_data, monk
     for name, value in several.environment(2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        train_options.parse_args([*argv, "--parallel-folds", "2"])
+        options.parse_args([*argv, "--parallel-folds", "2"])

@@ -15,7 +15,6 @@ import demo
 import ensemble
 import errors
 import images
-import persons
 from dataset import marginals
 from errors import InputError
 from images import MASKED
@@ -87,22 +86,22 @@ def test_sharing_by_hand():
     """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone."""
     groups = np.array([0, 1, 0])
     gender = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
-    np.testing.assert_allclose(persons.share_probs("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
+    np.testing.assert_allclose(ensemble.share_probs("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
     mask = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
-    np.testing.assert_array_equal(persons.share_probs("mask", mask, groups), mask)
+    np.testing.assert_array_equal(ensemble.share_probs("mask", mask, groups), mask)
     age_group = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.5]])
-    multi = persons.share_probs("multi", np.hstack([mask, gender, age_group]), groups)
+    multi = ensemble.share_probs("multi", np.hstack([mask, gender, age_group]), groups)
     expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
     np.testing.assert_allclose(multi, expected)
     ages = np.eye(43)[[0, 1, 42]]
-    np.testing.assert_allclose(persons.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
+    np.testing.assert_allclose(ensemble.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
 
 
 def test_sharing_the_18_classes():
     """The mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
     rng, groups = np.random.default_rng(0), np.array([0, 1, 0, 2, 2, 2])
     label = rng.dirichlet(np.ones(18), 6)
-    shared = persons.share_probs("label", label, groups)
+    shared = ensemble.share_probs("label", label, groups)
     before, after = marginals(label), marginals(shared)
     np.testing.assert_allclose(after["mask"], before["mask"])
     for part in ("gender", "age_group"):
@@ -117,9 +116,9 @@ def test_sharing_the_18_classes():
 
 def test_pair_scores_by_hand():
     """a a a b in groups 0 0 1 1: of the pairs 01 and 23 the first is right, of the three pairs of `a` one is found."""
-    assert persons.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
-    assert persons.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
-    assert persons.pair_scores(np.array([5, 5, 2]), ["x", "x", "y"]) == (1, 1)
+    assert ensemble.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
+    assert ensemble.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
+    assert ensemble.pair_scores(np.array([5, 5, 2]), ["x", "x", "y"]) == (1, 1)
 
 
 @pytest.fixture
@@ -140,7 +139,7 @@ def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp
         made, groups = pd.read_csv(folder / table), pd.read_csv(folder / groups_file)
         assert groups["image"].tolist() == made[key].tolist() and groups["group"].value_counts().max() <= 7
         multi, label = (
-            persons.share_probs(
+            ensemble.share_probs(
                 target,
                 pd.read_csv(run / table).set_index(key).loc[made[key], dataset.columns(target)].to_numpy(),
                 groups["group"].to_numpy(),
@@ -154,7 +153,7 @@ def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp
         score["oof_f1"] - score["plain_f1"], abs=2e-6
     )
     groups = pd.read_csv(folder / "oof_persons.csv")
-    precision, recall = persons.pair_scores(groups["group"].to_numpy(), groups["image"].str.partition("/")[0])
+    precision, recall = ensemble.pair_scores(groups["group"].to_numpy(), groups["image"].str.partition("/")[0])
     assert (score["pair_precision"], score["pair_recall"]) == (precision, recall) and "pair_recall" not in plain_score
     out = " ".join(capsys.readouterr().out.partition("submissions/plain/submission.csv")[2].split())
     assert f"of the pairs in a group {precision:.1%} are of one person, of the pairs of a person {recall:.1%}" in out
@@ -174,7 +173,7 @@ def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "DATA_PLACES", ())
     with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
-        persons.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
+        ensemble.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
     assert not list(tmp_path.iterdir())
 
 

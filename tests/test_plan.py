@@ -4,7 +4,7 @@ import shlex
 import pytest
 import yaml
 
-import plan
+import sweep
 from errors import InputError
 
 SWEEP = """
@@ -20,12 +20,12 @@ many: --epochs 9 --no-pretrained --drop-ages 27 28
 
 def read(tmp_path, text):
     (tmp_path / "sweep.txt").write_text(text)
-    return plan.read_plan(tmp_path / "sweep.txt")
+    return sweep.read_plan(tmp_path / "sweep.txt")
 
 
 def job(tmp_path, text, seed=1):
     """The Job of a file's first experiment."""
-    return plan.make_jobs(read(tmp_path, text), [seed], tmp_path / "runs")[0]
+    return sweep.make_jobs(read(tmp_path, text), [seed], tmp_path / "runs")[0]
 
 
 def make_run(folder, command, folds=(0, 1), kfold=2, summary=True):
@@ -45,7 +45,7 @@ def test_experiments_have_the_common_options_before_their_own(tmp_path):
     assert focal.words == (*common, "--loss", "focal", "--gamma=1")
     assert many.own == ("--epochs", "9", "--no-pretrained", "--drop-ages", "27", "28")
     assert focal.places["--loss"].endswith("sweep.txt line 7") and focal.places["--epochs"].endswith("sweep.txt line 3")
-    assert plan.options_of(focal.words) == {
+    assert sweep.options_of(focal.words) == {
         "--data-dir": ["my faces"], "--epochs": ["3"], "--loss": ["focal"], "--gamma": ["1"]
     }  # fmt: skip
 
@@ -81,10 +81,10 @@ def test_variables_of_the_environment_are_filled_in(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(InputError, match=r"none.txt: not readable \(No such file"):
-        plan.read_plan(tmp_path / "none.txt")
+        sweep.read_plan(tmp_path / "none.txt")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"bytes: not readable \('utf-8' codec"):
-        plan.read_plan(tmp_path / "bytes")
+        sweep.read_plan(tmp_path / "bytes")
 
 
 @pytest.mark.parametrize(("refusal", "told"), [
@@ -95,13 +95,13 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 ])  # fmt: skip
 def test_what_train_would_refuse_is_told_with_the_line_that_has_it(tmp_path, refusal, told):
     experiments = read(tmp_path, "common: --epoch 3\na:\nb: --lr=1x\n")
-    plan.check_options(experiments, [None, None])
+    sweep.check_options(experiments, [None, None])
     with pytest.raises(InputError, match=f"^\\S*{told}"):
-        plan.check_options(experiments, [None, refusal])
+        sweep.check_options(experiments, [None, refusal])
 
 
 def test_all_experiments_of_a_seed_come_before_the_next_seed(tmp_path):
-    jobs = plan.make_jobs(read(tmp_path, "a:\nb:\n"), [3, 1], tmp_path / "runs")
+    jobs = sweep.make_jobs(read(tmp_path, "a:\nb:\n"), [3, 1], tmp_path / "runs")
     assert [job.name for job in jobs] == ["a-s3", "b-s3", "a-s1", "b-s1"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import experiment
-import records
+import leaderboard
 from errors import InputError
 
 SCORES = {"oof_f1": 0.52, "oof_acc": 0.58, "oof_f1_ci95": [0.48, 0.55]}
@@ -44,7 +44,7 @@ def make_ensemble(root, name, members, scores=SCORES, **recipe):
 
 def test_a_run_is_read_from_its_args_whatever_its_name(tmp_path):
     run = make_run(tmp_path, "01-AdamP-StepLR-FL-v0-mask_5fold", target="age", optimizer="sgd")
-    record, problems = records.read_record(run)
+    record, problems = leaderboard.read_record(run)
     assert problems == []
     assert (record.kind, record.target, record.scored_as, record.options["optimizer"]) == ("run", "age", "age_group", "sgd")
     assert (record.folds, record.kfold, record.is_complete) == ([0, 1], 2, True)
@@ -53,19 +53,19 @@ def test_a_run_is_read_from_its_args_whatever_its_name(tmp_path):
 
 
 def test_stopped_unfinished_and_nofold_runs(tmp_path):
-    stopped, _ = records.read_record(make_run(tmp_path, "stopped", folds=[1], scores=None))
+    stopped, _ = leaderboard.read_record(make_run(tmp_path, "stopped", folds=[1], scores=None))
     assert (stopped.folds, stopped.is_complete, stopped.oof_f1, stopped.seconds) == ([1], False, None, 60.0)
-    nothing, _ = records.read_record(make_run(tmp_path, "nothing", folds=[], scores=None))
+    nothing, _ = leaderboard.read_record(make_run(tmp_path, "nothing", folds=[], scores=None))
     assert (nothing.folds, nothing.seconds) == ([], None)
     nofold = dict.fromkeys(SCORES)
-    whole, _ = records.read_record(make_run(tmp_path, "nofold", kfold=0, scores=nofold))
+    whole, _ = leaderboard.read_record(make_run(tmp_path, "nofold", kfold=0, scores=nofold))
     assert (whole.folds, whole.oof_f1, whole.is_complete) == ([0], None, False)
 
 
 def test_folds_come_from_the_summary_where_their_folders_are_gone(tmp_path):
     run = make_run(tmp_path, "slim")
     (run / "fold0" / "fold.json").unlink()
-    assert records.read_record(run)[0].folds == [0, 1]
+    assert leaderboard.read_record(run)[0].folds == [0, 1]
 
 
 def test_the_score_is_of_the_folds_of_the_summary(tmp_path):
@@ -73,16 +73,16 @@ def test_the_score_is_of_the_folds_of_the_summary(tmp_path):
     run = make_run(tmp_path, "run", folds=[0])
     (run / "fold1").mkdir()
     (run / "fold1" / "fold.json").write_text(json.dumps({"fold": 1, "seconds": 60.0}))
-    record, _ = records.read_record(run)
+    record, _ = leaderboard.read_record(run)
     assert (record.folds, record.is_complete, record.oof_f1) == ([0], False, 0.52)
 
 
 def test_a_fold_that_the_run_does_not_have_is_not_counted(tmp_path):
-    assert records.read_record(make_run(tmp_path, "run", folds=[1, 7]))[0].folds == [1]
+    assert leaderboard.read_record(make_run(tmp_path, "run", folds=[1, 7]))[0].folds == [1]
 
 
 def test_an_ensemble_is_read_from_its_recipe(tmp_path):
-    record, _ = records.read_record(make_ensemble(tmp_path, "a", {"runs/x": 1, "runs/y": {"mask": 0.5}}))
+    record, _ = leaderboard.read_record(make_ensemble(tmp_path, "a", {"runs/x": 1, "runs/y": {"mask": 0.5}}))
     assert (record.kind, record.target, record.oof_f1, len(record.members)) == ("ensemble", "label", 0.52, 2)
 
 
@@ -92,7 +92,7 @@ def test_people_are_the_same_whatever_their_folds_and_order(tmp_path):
     for number, rows in enumerate((lines, ["b,0", "a,1", "c,-1"], ["a,0", "b,1", "c,0"])):
         run = make_run(tmp_path, str(number))
         (run / "folds.csv").write_text("\n".join(["path,fold", *rows]) + "\n")
-        found.append(records.read_record(run)[0].people)
+        found.append(leaderboard.read_record(run)[0].people)
     assert found[0] == found[1] and found[0][0] == 2 and found[2][0] == 3
 
 
@@ -108,7 +108,7 @@ def test_a_run_without_readable_options_is_none(tmp_path, file, content, message
     run = make_run(tmp_path, "run")
     (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
-        records.read_record(run)
+        leaderboard.read_record(run)
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [
@@ -128,7 +128,7 @@ def test_a_damaged_file_is_named_and_the_rest_of_its_run_kept(tmp_path, file, co
     run = make_run(tmp_path / "runs", "run", optimizer="AdamP")
     (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     for _ in range(2):  # the second time beside a cache
-        (record,), problems, _others = records.read_all(tmp_path / "runs")
+        (record,), problems, _others = leaderboard.read_all(tmp_path / "runs")
         assert len(problems) == 1 and message in problems[0] and str(run) in problems[0]
         assert record.options["optimizer"] == "AdamP" and record.folds == [0, 1]
 
@@ -137,7 +137,7 @@ def test_a_damaged_recipe(tmp_path):
     folder = make_ensemble(tmp_path, "a", {})
     (folder / "recipe.yaml").write_text("members: 3")
     with pytest.raises(InputError, match=r"not a recipe of ensemble\.py"):
-        records.read_record(folder)
+        leaderboard.read_record(folder)
 
 
 # ---- many folders and the cache
@@ -149,51 +149,51 @@ def test_other_folders_are_passed_over_and_files_ignored(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / ".03-soft.77.tmp").mkdir()
     (tmp_path / "todo.txt").write_text("")
-    found, problems, others = records.read_all(tmp_path)
+    found, problems, others = leaderboard.read_all(tmp_path)
     assert ([record.name for record in found], problems, others) == (["ensemble", "run"], [], ["notes"])
-    assert records.read_all(tmp_path / "nowhere") == ([], [], [])
+    assert leaderboard.read_all(tmp_path / "nowhere") == ([], [], [])
 
 
 def test_the_cache_tells_the_same_and_sees_every_change(tmp_path, monkeypatch):
     run = make_run(tmp_path, "run", lr=1e-3, label_fixes=None)
     make_ensemble(tmp_path, "ensemble", {"runs/run": 1})
-    cold = records.read_all(tmp_path)
+    cold = leaderboard.read_all(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(records, "read_record", None)  # nothing is read again
-        assert records.read_all(tmp_path) == cold
-    records.record_lb(run, 0.7)
-    assert records.read_all(tmp_path)[0][1].lb == 0.7
+        patch.setattr(leaderboard, "read_record", None)  # nothing is read again
+        assert leaderboard.read_all(tmp_path) == cold
+    leaderboard.record_lb(run, 0.7)
+    assert leaderboard.read_all(tmp_path)[0][1].lb == 0.7
     make_run(tmp_path, "other")
-    assert len(records.read_all(tmp_path)[0]) == 3
+    assert len(leaderboard.read_all(tmp_path)[0]) == 3
     (run / "fold1" / "fold.json").unlink()
     (run / "summary.json").unlink()
-    assert records.read_all(tmp_path)[0][2].folds == [0]
+    assert leaderboard.read_all(tmp_path)[0][2].folds == [0]
     (tmp_path / "other" / "summary.json").write_text(json.dumps({**SCORES, "oof_f1": 0.61}))
-    assert records.read_all(tmp_path)[0][1].oof_f1 == 0.61
+    assert leaderboard.read_all(tmp_path)[0][1].oof_f1 == 0.61
     (tmp_path / "other" / "summary.json").write_text(json.dumps({**SCORES, "oof_f1": 0.62}))  # as long as before
-    assert records.read_all(tmp_path)[0][1].oof_f1 == 0.62
+    assert leaderboard.read_all(tmp_path)[0][1].oof_f1 == 0.62
     os.rename(run, tmp_path.parent / "gone")
-    assert [record.name for record in records.read_all(tmp_path)[0]] == ["ensemble", "other"]
+    assert [record.name for record in leaderboard.read_all(tmp_path)[0]] == ["ensemble", "other"]
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "x\n{}", None])
 def test_a_damaged_cache_is_ignored_and_made_anew(tmp_path, damage):
     make_run(tmp_path, "run")
-    before = records.read_all(tmp_path)
-    cache = tmp_path / records.CACHE
+    before = leaderboard.read_all(tmp_path)
+    cache = tmp_path / leaderboard.CACHE
     text = cache.read_text()
     cache.write_text(text.replace("0.52", "0.92") if damage is None else damage)
-    assert records.read_all(tmp_path) == before
+    assert leaderboard.read_all(tmp_path) == before
     assert cache.read_text() == text
 
 
 def test_a_cache_that_was_made_elsewhere_is_not_believed(tmp_path):
     """Its digest holds in the place that it was made in alone, so none that comes with a folder of runs says anything."""
     make_run(tmp_path / "runs", "run")
-    before = records.read_all(tmp_path / "runs")
+    before = leaderboard.read_all(tmp_path / "runs")
     for text in ("[]", '{"run": [[], {"kind": 1}]}'):
-        (tmp_path / "runs" / records.CACHE).write_text(f"{records._digest(tmp_path, text)}\n{text}")
-        assert records.read_all(tmp_path / "runs") == before
+        (tmp_path / "runs" / leaderboard.CACHE).write_text(f"{leaderboard._digest(tmp_path, text)}\n{text}")
+        assert leaderboard.read_all(tmp_path / "runs") == before
 
 
 def test_a_folder_that_cannot_be_written_is_listed(tmp_path, monkeypatch):
@@ -203,8 +203,8 @@ def test_a_folder_that_cannot_be_written_is_listed(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(experiment.os, "replace", refuse)
-    assert len(records.read_all(tmp_path)[0]) == 1
-    assert not (tmp_path / records.CACHE).exists()
+    assert len(leaderboard.read_all(tmp_path)[0]) == 1
+    assert not (tmp_path / leaderboard.CACHE).exists()
 
 
 # ---- leaderboard scores
@@ -213,11 +213,11 @@ def test_a_folder_that_cannot_be_written_is_listed(tmp_path, monkeypatch):
 def test_scores_are_kept_with_all_earlier_ones(tmp_path):
     run = make_run(tmp_path, "run")
     (run / ".lb.json.77.tmp.json").write_text("{")  # of a killed process
-    assert records.record_lb(run, 0.7444) is None
-    assert records.record_lb(run, 0.7478) == 0.7444
+    assert leaderboard.record_lb(run, 0.7444) is None
+    assert leaderboard.record_lb(run, 0.7478) == 0.7444
     written = json.loads((run / "lb.json").read_text())
     assert (written["lb"], [row["lb"] for row in written["history"]]) == (0.7478, [0.7444, 0.7478])
-    assert records.read_record(run)[0].lb == 0.7478
+    assert leaderboard.read_record(run)[0].lb == 0.7478
     assert sorted(path.name for path in run.glob("*lb*")) + sorted(path.name for path in run.glob(".lb*")) == ["lb.json"]
 
 
@@ -236,7 +236,7 @@ def test_two_processes_at_once_keep_both(tmp_path):
 
 def _record_many(run, start, count=20):
     for number in range(start, start + count):
-        records.record_lb(run, number % 100 / 100)
+        leaderboard.record_lb(run, number % 100 / 100)
 
 
 def test_a_kill_leaves_the_scores_readable_and_the_folder_free(tmp_path):
@@ -248,7 +248,7 @@ def test_a_kill_leaves_the_scores_readable_and_the_folder_free(tmp_path):
     worker.kill()
     worker.join()
     history = json.loads((run / "lb.json").read_text())["history"]
-    assert records.record_lb(run, 0.7) == history[-1]["lb"]
+    assert leaderboard.record_lb(run, 0.7) == history[-1]["lb"]
     assert len(json.loads((run / "lb.json").read_text())["history"]) == len(history) + 1
 
 
@@ -256,7 +256,7 @@ def test_a_damaged_history_is_never_written_over(tmp_path):
     run = make_run(tmp_path, "run")
     (run / "lb.json").write_text("{")
     with pytest.raises(InputError, match=r"lb\.json: not readable JSON"):
-        records.record_lb(run, 0.7)
+        leaderboard.record_lb(run, 0.7)
     assert (run / "lb.json").read_text() == "{"
 
 
@@ -265,17 +265,17 @@ def test_a_folder_is_found_by_path_and_by_bare_name(tmp_path, monkeypatch):
     ensemble = make_ensemble(tmp_path / "submissions", "two", {})
     places = [tmp_path / "runs", tmp_path / "submissions"]
     monkeypatch.chdir(tmp_path)
-    assert records.find_record("one", places, "--lb") == run
-    assert records.find_record("two", places, "--lb") == ensemble
-    assert records.find_record("runs/one/", places, "--lb").resolve() == run
-    assert records.find_record("one", [*places, Path("runs")], "--lb").resolve() == run  # the same folder twice is one
+    assert leaderboard.find_record("one", places, "--lb") == run
+    assert leaderboard.find_record("two", places, "--lb") == ensemble
+    assert leaderboard.find_record("runs/one/", places, "--lb").resolve() == run
+    assert leaderboard.find_record("one", [*places, Path("runs")], "--lb").resolve() == run  # the same folder twice is one
 
 
 def test_unknown_and_ambiguous_names(tmp_path):
     make_run(tmp_path / "runs", "02-AdamP-v5")
     places = [tmp_path / "runs", tmp_path / "submissions"]
     with pytest.raises(InputError, match=r"--lb 02-AdamP-v6: no such run or ensemble\. Did you mean 02-AdamP-v5\?"):
-        records.find_record("02-AdamP-v6", places, "--lb")
+        leaderboard.find_record("02-AdamP-v6", places, "--lb")
     make_ensemble(tmp_path / "submissions", "02-AdamP-v5", {})
     with pytest.raises(InputError, match=r"02-AdamP-v5: stands for .*runs/02-AdamP-v5 and .*submissions/02-AdamP-v5; give"):
-        records.find_record("02-AdamP-v5", places, "--lb")
+        leaderboard.find_record("02-AdamP-v5", places, "--lb")

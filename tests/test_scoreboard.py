@@ -4,10 +4,9 @@ import re
 import pytest
 from test_records import SCORES, make_ensemble, make_run
 
-import records
-import scoreboard
+import leaderboard
 from errors import InputError
-from records import Record
+from leaderboard import Record
 
 
 def run(name, target="label", f1=0.5, **facts):
@@ -22,7 +21,7 @@ def names(groups):
 def test_sections_put_what_compares_together_best_first_and_unscored_last():
     found = [run("m", "mask", 0.9), run("b", f1=0.5), run("n", f1=None), run("g", "gender", 0.8), run("a", "age", 0.6),
              run("ag", "age_group", 0.7), run("mu", "multi", 0.55), Record("submissions/e", "ensemble", "label", oof_f1=0.6)]  # fmt: skip
-    ordered = scoreboard.sections(found)
+    ordered = leaderboard.sections(found)
     assert list(ordered) == ["label", "age_group", "gender", "mask"]
     assert names(ordered) == {"label": ["e", "mu", "b", "n"], "age_group": ["ag", "a"], "gender": ["g"], "mask": ["m"]}
 
@@ -36,26 +35,26 @@ def test_every_column_sorts(column, order):
     found = [run("a", f1=0.51, lb=0.6, seconds=50.0, oof_acc=0.5, oof_f1_ci95=[0.5, 0.6], folds=[0, 1]),
              run("b", f1=0.53, lb=None, seconds=10.0, oof_acc=None, oof_f1_ci95=[0.3, 0.9], folds=[0, 1, 2]),
              run("c", f1=0.52, lb=0.7, seconds=None, oof_acc=0.6, oof_f1_ci95=[0.4, 0.7], folds=[0])]  # fmt: skip
-    assert "".join(names(scoreboard.sections(found, column))["label"]) == order
+    assert "".join(names(leaderboard.sections(found, column))["label"]) == order
 
 
 @pytest.mark.parametrize(
     ("word", "key"), [("OOF F1", "oof_f1"), ("f1", "oof_f1"), ("LB", "lb"), ("seconds", "time"), ("acc", "accuracy")]
 )
 def test_words_for_columns(word, key):
-    assert scoreboard.column_of(word) == key
+    assert leaderboard.column_of(word) == key
 
 
 def test_a_misspelt_column():
     with pytest.raises(InputError, match=r"--sort acuracy: no such column\. Did you mean accuracy\? There are name, target"):
-        scoreboard.column_of("acuracy")
+        leaderboard.column_of("acuracy")
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "-"), (45.4, "45 s"), (600, "10 min"), (5400, "1.5 h"), (90000, "25.0 h")]
 )
 def test_times(seconds, text):
-    assert scoreboard.time_text(seconds) == text
+    assert leaderboard.time_text(seconds) == text
 
 
 def test_folds():
@@ -66,37 +65,37 @@ def test_folds():
     found.append(
         Record("f", "ensemble", "label", options={"members": [{"weight": 0}, {"weight": {"mask": 0.0}}, {"weight": 1}]})
     )
-    assert [scoreboard.folds_text(record) for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 4", "of 1"]
+    assert [leaderboard.folds_text(record) for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 4", "of 1"]
 
 
 def test_long_names_are_cut_in_the_middle():
     """20 columns: 8 letters, three dots, 9 letters."""
-    assert scoreboard.shorten(["10-AdamP-StepLR-FL-v0-age_group_5fold", "short"], 20) == ["10-AdamP...oup_5fold", "short"]
+    assert leaderboard.shorten(["10-AdamP-StepLR-FL-v0-age_group_5fold", "short"], 20) == ["10-AdamP...oup_5fold", "short"]
 
 
 def test_the_cut_moves_where_it_would_make_names_alike():
     long = [f"10-AdamP-StepLR-FL-v{number}-age_group_5fold_and_more" for number in range(3)]
-    cut = scoreboard.shorten(long, 30)
+    cut = leaderboard.shorten(long, 30)
     assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)
 
 
 def test_names_that_no_cut_keeps_apart_are_cut_all_the_same():
     alike = ["a" * 50 + letter + "a" * 50 for letter in "xy"]
-    assert scoreboard.shorten(alike, 20) == ["aaaaaaaa...aaaaaaaaa"] * 2
+    assert leaderboard.shorten(alike, 20) == ["aaaaaaaa...aaaaaaaaa"] * 2
 
 
 def test_wide_letters_count_twice():
-    assert scoreboard.display_width("실험-1") == 6
-    (cut,) = scoreboard.shorten(["실험" * 20], 21)
-    assert scoreboard.display_width(cut) <= 21 and cut.startswith("실험")
-    assert scoreboard.aligned(["name", "F1"], [["실험", "0.5"], ["abc", "0.25"]]) == ["name    F1", "실험   0.5", "abc   0.25"]
+    assert leaderboard.display_width("실험-1") == 6
+    (cut,) = leaderboard.shorten(["실험" * 20], 21)
+    assert leaderboard.display_width(cut) <= 21 and cut.startswith("실험")
+    assert leaderboard.aligned(["name", "F1"], [["실험", "0.5"], ["abc", "0.25"]]) == ["name    F1", "실험   0.5", "abc   0.25"]
 
 
 @pytest.mark.parametrize("width", [100, 80])
 def test_the_table_fits_the_terminal(width):
     found = [run(f"{number:02d}-AdamP-CosineAnnealing-0.6*focal+0.4*f1-v{number}-age_group_5fold", "age_group", 0.6 + number / 100,
                  oof_acc=0.6, oof_f1_ci95=[0.58, 0.62], seconds=4000.0, lb=0.7) for number in range(12)]  # fmt: skip
-    lines = scoreboard.text_table(found, "oof_f1", width).splitlines()
+    lines = leaderboard.text_table(found, "oof_f1", width).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[2] == "age_group: macro F1 of 3 classes, 12 runs"
     assert lines[3].startswith("11-Ad") and lines[3].endswith("0.7100  0.580 .. 0.620  0.6000  67 min  0.7000")
@@ -104,16 +103,16 @@ def test_the_table_fits_the_terminal(width):
 
 def test_different_people_in_a_section_are_told():
     found = [run("a", people=[700, "x"]), run("b", people=[100, "y"]), run("c", people=[700, "x"])]
-    assert "of 2 different sets of people: their scores do not compare" in scoreboard.section_title("label", found)
-    assert "people" not in scoreboard.section_title("label", [found[0], found[2]])
+    assert "of 2 different sets of people: their scores do not compare" in leaderboard.section_title("label", found)
+    assert "people" not in leaderboard.section_title("label", [found[0], found[2]])
 
 
 def test_names_are_shown_in_one_line():
-    assert scoreboard.shown("a\nb\x1b[31m\udcffc") == "a\ufffdb\ufffd[31m\ufffdc"
+    assert leaderboard.shown("a\nb\x1b[31m\udcffc") == "a\ufffdb\ufffd[31m\ufffdc"
 
 
 def test_markdown_escapes_what_would_break_the_table():
-    text = scoreboard.markdown([run("a|b<i>_c_", f1=0.51), run("m", "mask", 0.9)], "oof_f1")
+    text = leaderboard.markdown([run("a|b<i>_c_", f1=0.51), run("m", "mask", 0.9)], "oof_f1")
     assert r"| a\|b\<i>_c_ | label | 5/5 | 0.5100 | - | - | - | - |" in text.splitlines()
     assert "**mask: macro F1 of 3 classes, 1 run**" in text
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
@@ -127,16 +126,16 @@ def test_markdown_escapes_what_would_break_the_table():
 def found(tmp_path):
     folder = make_run(tmp_path / "runs", "<script>alert(1)")
     (folder / "curves.png").write_bytes(b"")
-    records.record_lb(folder, 0.5)
+    leaderboard.record_lb(folder, 0.5)
     make_run(tmp_path / "runs", "b", target="mask")
     ensemble = make_ensemble(tmp_path / "submissions", "e", {"runs/b": 1}, scores={**SCORES, "oof_f1": 0.54})
-    records.record_lb(ensemble, 0.61)
-    return [*records.read_all(tmp_path / "runs")[0], *records.read_all(tmp_path / "submissions")[0]]
+    leaderboard.record_lb(ensemble, 0.61)
+    return [*leaderboard.read_all(tmp_path / "runs")[0], *leaderboard.read_all(tmp_path / "submissions")[0]]
 
 
 def test_the_page_escapes_names_and_links_relatively(found, tmp_path):
     effects = [("effects", ["factor", "effect"], [["<b>", ("+0.0100", 0.01)]], "a < b")]
-    text = scoreboard.page(found, "oof_f1", tmp_path / "out" / "page.html", effects, "r < 1")
+    text = leaderboard.page(found, "oof_f1", tmp_path / "out" / "page.html", effects, "r < 1")
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
     assert 'href="../runs/%3Cscript%3Ealert%281%29/curves.png"' in text and "confusion.png" not in text
     assert "&lt;b&gt;" in text and "a &lt; b" in text and "r &lt; 1" in text
@@ -145,7 +144,7 @@ def test_the_page_escapes_names_and_links_relatively(found, tmp_path):
 
 
 def test_the_row_of_a_run_holds_its_own_links(found, tmp_path):
-    text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
+    text = leaderboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
     rows = dict(re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text))
     assert "curves" in rows["&lt;script&gt;alert(1)"] and "href" not in rows["e"] + rows["b"]
 
@@ -168,7 +167,7 @@ document.body.dataset.said = JSON.stringify(said);
 def test_long_names_leave_room_for_the_scores(tmp_path, browser):
     """At 1280 px all columns are seen; at 400 px the name and OOF F1, and the name stays while the rest is scrolled."""
     found = [run("01-AdamW_Cosine-" * 12, lb=0.5), run("실험최종" * 30, lb=0.4), run("n_" * 90, f1=0.3), run("short", f1=0.1)]
-    text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
+    text = leaderboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
     assert re.findall(r"<button>([^<]*)", text)[:4] == ["name", "OOF F1", "target", "folds"]
     dom, _console = browser(text.replace("</body>", MEASURE), "--dump-dom", "--window-size=1280,900")
     wide, narrow = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
@@ -177,15 +176,15 @@ def test_long_names_leave_room_for_the_scores(tmp_path, browser):
 
 
 def test_a_long_name_beside_the_scatter_is_shortened(tmp_path):
-    text = scoreboard.page([run("한글이름" * 40, lb=0.5)], "oof_f1", tmp_path / "page.html", [], "")
+    text = leaderboard.page([run("한글이름" * 40, lb=0.5)], "oof_f1", tmp_path / "page.html", [], "")
     label, beside = re.search(r'aria-label="([^"]*)".*class="name"[^>]*>([^<]*)', text).groups()
     assert label.startswith("한글이름" * 40) and "..." in beside and "LB 0.5000" in beside
-    assert scoreboard.display_width(beside) < 60
+    assert leaderboard.display_width(beside) < 60
 
 
 def test_the_scatter_places_points_on_equal_axes(found, tmp_path):
     """Values 0.5 .. 0.61 take steps of 0.02: axes 0.50 .. 0.62 on 400 units from (66, 28); OOF 0.54 is a third of the way."""
-    text = scoreboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
+    text = leaderboard.page(found, "oof_f1", tmp_path / "page.html", [], "")
     points = dict(re.findall(r'aria-label="([^:]*):[^"]*"><circle cx="([\d.]+)"', text))
     assert float(points["e"]) == pytest.approx(66 + 400 / 3, abs=0.1)
     assert text.count('class="point" tabindex="0"') == 2 and "e: OOF 0.5400, LB 0.6100" in text
@@ -196,9 +195,9 @@ def test_the_scatter_places_points_on_equal_axes(found, tmp_path):
 @pytest.mark.parametrize(("values", "place"), [((0.0, 1.0), (66, 94.7)), ((1.0, 1.0), (66, 428)), ((0.0, 0.0), (66, 428))])
 def test_the_scatter_at_the_ends_of_the_scale(values, place):
     """0 .. 1 takes steps of 0.2 up to 1.2, of which 1 is a sixth below the top: 28 + 400 / 6; one value is the lower corner."""
-    ((_name, _short, *found),) = scoreboard.scatter([run("a", f1=values[0], lb=values[1])])["points"]
+    ((_name, _short, *found),) = leaderboard.scatter([run("a", f1=values[0], lb=values[1])])["points"]
     assert found == pytest.approx(place, abs=0.1)
 
 
 def test_an_empty_page(tmp_path):
-    assert "nothing here yet" in scoreboard.page([], "oof_f1", tmp_path / "page.html", [], "no scores")
+    assert "nothing here yet" in leaderboard.page([], "oof_f1", tmp_path / "page.html", [], "no scores")

@@ -16,13 +16,11 @@ import pytest
 from conftest import until, without_pictures
 from test_disk import Faults
 
-import ablation
 import errors
 import files
-import plan
+import options
 import sweep
 import train
-import train_options
 
 ROOT = Path(__file__).parent.parent
 REFUSALS = sweep.refusals
@@ -331,7 +329,7 @@ def test_a_full_disk_leaves_no_part_of_a_log(tmp_path, monkeypatch, before, at):
 
 def refused(experiments):
     """sweep.refusals without a process of its own."""
-    return train_options.refusals([one.words for one in experiments])
+    return options.refusals([one.words for one in experiments])
 
 
 def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypatch, capsys, shared_data):
@@ -339,16 +337,16 @@ def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypat
 
     def process(words, input, **_options):
         asked.append(words[1:])
-        return subprocess.CompletedProcess(words, code, json.dumps(train_options.refusals(json.loads(input))), "x\nNo module\n")
+        return subprocess.CompletedProcess(words, code, json.dumps(options.refusals(json.loads(input))), "x\nNo module\n")
 
     asked, code = [], 0
     monkeypatch.setattr(sweep, "refusals", REFUSALS)
     monkeypatch.setattr(subprocess, "run", process)
     text = f"common: --data-dir {shared_data} --no-pretrained\na: --model test_resnet\nb: --model resnet18 --lr 1x\n"
     assert swept(text) == 2 and "error: sweep.txt line 3: argument --lr: 1x is not a number" in capsys.readouterr().err
-    assert asked == [[ROOT / "train_options.py"]] and not Path("runs").exists()
+    assert asked == [[ROOT / "options.py"]] and not Path("runs").exists()
     code = 1
-    assert swept(text) == 2 and "train_options.py: fails; No module" in capsys.readouterr().err
+    assert swept(text) == 2 and "options.py: fails; No module" in capsys.readouterr().err
 
 
 def test_what_the_options_process_says_may_be_of_any_encoding(tmp_path, monkeypatch):
@@ -366,7 +364,7 @@ def test_only_experiments_with_runs_to_come_are_asked(place, monkeypatch):
     """What is finished may have learnt from what is no longer there."""
     asked = []
     monkeypatch.setattr(sweep, "refusals", lambda experiments: asked.append([one.name for one in experiments]) or [])
-    monkeypatch.setattr(plan, "check_options", lambda experiments, _refusals: asked[-1].append(len(experiments)))
+    monkeypatch.setattr(sweep, "check_options", lambda experiments, _refusals: asked[-1].append(len(experiments)))
     assert swept("common: --fold-seed 0\na:\nb:\n") == 0 == swept("common: --fold-seed 0\na:\nb:\nc:\n")
     assert asked == [["a", "b", 2], ["c", 1]]
 
@@ -429,7 +427,7 @@ def test_a_sweep_of_real_runs(shared_data, workplace, tmp_path, monkeypatch, cap
     for name in ("base-s1", "longer-s1", "base-s2", "longer-s2"):
         summary = json.loads((tmp_path / "runs" / name / "summary.json").read_text())
         assert f"{name}: OOF F1 {summary['oof_f1']:.4f}" in err
-        assert ablation.read_run(tmp_path / "runs" / name).f1 == pytest.approx(summary["oof_f1"], abs=1e-6)
+        assert sweep.read_run(tmp_path / "runs" / name).f1 == pytest.approx(summary["oof_f1"], abs=1e-6)
     scores = [json.loads((tmp_path / "runs" / f"longer-s{seed}" / "summary.json").read_text())["oof_f1"] for seed in (1, 2)]
     assert out.splitlines()[2].split()[:3] == ["longer", "2", f"{sum(scores) / 2:.4f}"]
     (tmp_path / "runs" / "longer-s2" / "summary.json").unlink()

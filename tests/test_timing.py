@@ -1,9 +1,8 @@
 import itertools
 
+import benchmark
 import pytest
 import torch
-
-import timing
 
 CPU = torch.device("cpu")
 
@@ -12,13 +11,13 @@ CPU = torch.device("cpu")
 def clock(monkeypatch):
     """A clock that stands still until it is moved: clock[0] += seconds."""
     now = [100.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
     return now
 
 
 def test_window_ends_after_its_seconds_and_leaves_out_what_lies_before_a_start(clock):
     """Steps of 8 images in 2 s, 1 s between them untimed: over after the third, at 6 >= 5 s; 24 / 6 = 4 images/s."""
-    window = timing.Window(CPU, 5)
+    window = benchmark.Window(CPU, 5)
     over = []
     for _step in range(3):
         clock[0] += 1
@@ -42,7 +41,7 @@ def test_rounds_alternate_and_the_first_is_not_counted(clock, capsys):
 
         return run
 
-    rates = timing.alternate({"a": pipeline("a"), "b": pipeline("b")}, CPU, 2, 0.5)
+    rates = benchmark.alternate({"a": pipeline("a"), "b": pipeline("b")}, CPU, 2, 0.5)
     assert calls == ["a", "b", "b", "a", "a", "b"]
     assert rates == {"a": [60 / 4, 60 / 5], "b": [60 / 3, 60 / 6]}
     assert capsys.readouterr().err.splitlines() == [
@@ -53,4 +52,4 @@ def test_rounds_alternate_and_the_first_is_not_counted(clock, capsys):
 
 
 def test_spread_is_median_and_range():
-    assert timing.spread([3.0, 1.0, 8.0, 4.0]) == {"median": 3.5, "min": 1.0, "max": 8.0, "rounds": [3.0, 1.0, 8.0, 4.0]}
+    assert benchmark.spread([3.0, 1.0, 8.0, 4.0]) == {"median": 3.5, "min": 1.0, "max": 8.0, "rounds": [3.0, 1.0, 8.0, 4.0]}

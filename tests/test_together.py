@@ -22,9 +22,9 @@ import dataset
 import demo
 import files
 import images
+import options
 import predictions
 import train
-import train_options
 from files import held, make_dir
 
 ROOT = Path(__file__).parent.parent
@@ -131,7 +131,7 @@ def test_two_resumes_of_one_run(shared_data, tmp_path, fit):
 @pytest.mark.slow
 def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_path):
     """Both wait for this test at first; then one builds, and the other finds it built."""
-    args = train_options.parse_args(list(map(str, training(shared_data, tmp_path))))
+    args = options.parse_args(list(map(str, training(shared_data, tmp_path))))
     people = dataset.read_people(shared_data)
     files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"])
     key = images.cache_key(files, train.Geometry.of(args.img_size, args.crop, args.face_crop))

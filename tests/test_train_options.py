@@ -7,25 +7,25 @@ from conftest import without_pictures
 
 import demo
 import experiment
+import options
 import train
-import train_options
 
 
 def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, False))
     usual = ["--model", "test_resnet", "--no-pretrained"]
-    train_options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
+    options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
     assert not capsys.readouterr().err
-    train_options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
+    options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
     told = "--loss logit_adjusted and --class-weights balanced and --sampler sqrt: each lifts rare classes, together they do it twice"
     assert told in capsys.readouterr().err
 
 
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, True))
-    args = train_options.parse_args(["--epochs", "3"])
-    assert (args.epochs, args.model, args.pretrained) == (3, train_options.DEMO_DEFAULTS["model"], False)
-    assert args.img_size == train_options.DEMO_DEFAULTS["img_size"]
+    args = options.parse_args(["--epochs", "3"])
+    assert (args.epochs, args.model, args.pretrained) == (3, options.DEMO_DEFAULTS["model"], False)
+    assert args.img_size == options.DEMO_DEFAULTS["img_size"]
     assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
 
 
@@ -33,21 +33,18 @@ def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch
     """Its defaults hold for the checks: four epochs to freeze are less than its ten."""
     monkeypatch.chdir(tmp_path)
     lines = [["--epochs", "3"], ["--freeze-epochs", "4"], ["--freeze-epochs", "10"], ["--epochs", "many"]]
-    *taken, frozen, many = train_options.refusals(lines)
+    *taken, frozen, many = options.refusals(lines)
     assert taken == [None, None] and frozen.startswith("--freeze-epochs 10: leaves none of 10 epochs")
     assert many == "argument --epochs: many is not a whole number" and not list(tmp_path.iterdir())
 
 
 def test_a_deprecated_model_is_told_once_and_recorded_by_its_current_name(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, False))
-    args = train_options.parse_args(["--model", "tf_efficientnet_b4_ns", "--no-pretrained"])
+    args = options.parse_args(["--model", "tf_efficientnet_b4_ns", "--no-pretrained"])
     assert (args.model, args.img_size) == ("tf_efficientnet_b4.ns_jft_in1k", [380, 380])
     told = "--model tf_efficientnet_b4_ns: an old name; timm calls it tf_efficientnet_b4.ns_jft_in1k now\n"
     assert capsys.readouterr().err == told
-    assert (
-        train_options.refusals([["--model", "vit_base_patch16_224_in21k"], ["--model", "vit_base_patch16_224_in21l"]])[0]
-        is None
-    )
+    assert options.refusals([["--model", "vit_base_patch16_224_in21k"], ["--model", "vit_base_patch16_224_in21l"]])[0] is None
 
 
 def test_a_run_that_began_with_a_deprecated_name_goes_on_under_the_current_one(runs, tmp_path, capsys, monkeypatch):

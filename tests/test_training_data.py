@@ -7,9 +7,10 @@ import torch
 from test_train import command
 
 import dataset
-import train_options
+import options
 import training_data
 from errors import InputError
+from options import parse_args
 
 
 def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data, tmp_path, capsys):
@@ -17,7 +18,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     people = dataset.read_people(shared_data)
     rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
     (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
-    args = train_options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
+    args = options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
                                     "--drop-ages", "22"))  # fmt: skip
     data = training_data.load_data(args, torch.device("cpu"))
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
@@ -34,9 +35,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
 def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = training_data.load_data(
-        args := train_options.parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu")
-    )
+    data = training_data.load_data(args := parse_args(command(shared_data, tmp_path, *options)), torch.device("cpu"))
     rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     fixed = data.images["path"].str.startswith("000001_female").to_numpy()
     assert fixed.sum() == 7
@@ -44,7 +43,7 @@ def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, 
 
 
 def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
-    args = train_options.parse_args(command(shared_data, tmp_path))
+    args = options.parse_args(command(shared_data, tmp_path))
     data = training_data.load_data(args, torch.device("cpu"))
     one, everyone = (dataset.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
     assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
@@ -59,7 +58,7 @@ def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp
     """Fold 0's weights may start fold 0 again, and whatever has no validation; a copy of them elsewhere is told."""
     weights = runs["label"] / "fold0" / "best.safetensors"
     argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
-    args = train_options.parse_args([*argv, "--weights", str(weights)])
+    args = parse_args([*argv, "--weights", str(weights)])
     people = dataset.read_people(shared_data)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     if refused:

@@ -1,6 +1,7 @@
 import itertools
 import os
 
+import benchmark
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,6 @@ from conftest import gradient, save
 
 import augment
 import errors
-import usual
 from images import Geometry, decode
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -20,7 +20,7 @@ def files(tmp_path):
 
 
 def photos(files, aug, geometry):
-    return usual.Photos(files, np.arange(len(files))[:, None], geometry, usual.transform(aug, MEAN, STD))
+    return benchmark.Photos(files, np.arange(len(files))[:, None], geometry, benchmark.transform(aug, MEAN, STD))
 
 
 @pytest.mark.parametrize("crop", [None, (80, 50)])
@@ -36,18 +36,18 @@ def test_an_undistorted_image_is_that_of_our_pipeline(files, crop):
 
 
 def test_levels_do_what_ours_do():
-    names = {aug: [type(step).__name__ for step in usual.transform(aug, MEAN, STD).transforms] for aug in augment.AUGS}
+    names = {aug: [type(step).__name__ for step in benchmark.transform(aug, MEAN, STD).transforms] for aug in augment.AUGS}
     assert names["none"] == ["ToTensor", "Normalize"]
     assert names["light"] == ["RandomHorizontalFlip", *names["none"]]
     assert names["medium"] == ["RandomHorizontalFlip", "RandomAffine", "ColorJitter", *names["none"]]
     assert names["strong"] == [*names["medium"], "RandomErasing"]
-    affine, colour = usual.transform("medium", MEAN, STD).transforms[1:3]
+    affine, colour = benchmark.transform("medium", MEAN, STD).transforms[1:3]
     assert (affine.degrees, affine.translate, affine.scale) == ([-10, 10], (0.06, 0.06), (0.9, 1.1))
     assert colour.brightness == colour.contrast == colour.saturation == (0.8, 1.2) and colour.hue is None
 
 
 def test_batches_are_epochs_of_full_batches():
-    order = usual.Shuffled(7, 3)
+    order = benchmark.Shuffled(7, 3)
     batches = list(itertools.islice(iter(order), 6))
     for epoch in range(3):
         rows = batches[2 * epoch] + batches[2 * epoch + 1]
@@ -57,7 +57,7 @@ def test_batches_are_epochs_of_full_batches():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_runs_again_after_a_stop_with_the_same_workers(files, workers):
-    loader = usual.Loader(photos(files, "medium", Geometry(32, 24)), 2, workers, pin_memory=False)
+    loader = benchmark.Loader(photos(files, "medium", Geometry(32, 24)), 2, workers, pin_memory=False)
     processes = []
     for _turn in range(2):
         with loader.running() as batches:

@@ -1,26 +1,29 @@
 """Draw what the training losses ask of a sample: loss and pull against the probability of its true class.
 
-    python loss_plots.py --out docs/losses.png
+    python tools/losses_picture.py --out docs/losses.png
 
 One image of 18 classes; the wrong classes share what the true one leaves equally. The pull is minus the slope of the loss by
 the logit of the true class: what a step of gradient descent moves, before the network. docs/losses.md explains the picture.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
 
 import errors
 
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import layout
 import loss
 import options
+import report
 from dataset import LABELS
 from errors import InputError
 from files import write_figure
@@ -60,24 +63,24 @@ def curve(function, true, probs):
 
 def losses_figure():
     """Both panels: Figure."""
-    figure = layout.new_page(
+    figure = report.new_page(
         9.8, 5.1, "what a loss asks of a sample", "one image of 18 classes; its wrong classes share the rest equally"
     )
-    panels = [layout.new_axes(figure, left, 1.15, 4.0, 2.75) for left in (0.75, 5.45)]
+    panels = [report.new_axes(figure, left, 1.15, 4.0, 2.75) for left in (0.75, 5.45)]
     probs = np.linspace(0.002, 0.998, 160)
     for name, (function, true, color, style) in CURVES.items():
         for axes, values in zip(panels, curve(function, true, probs)):
             axes.plot(probs, values, color=color, ls=style, lw=1.8, label=name)
     for axes, title in zip(panels, ("loss", "pull on the logit of the true class")):
-        axes.set_title(title, loc="left", fontsize=10, color=layout.INK, pad=8)
-        axes.set_xlabel("probability of the true class", fontsize=8.5, color=layout.GREY)
+        axes.set_title(title, loc="left", fontsize=10, color=report.INK, pad=8)
+        axes.set_xlabel("probability of the true class", fontsize=8.5, color=report.GREY)
         axes.set_xlim(0, 1)
-        axes.grid(color=layout.FAINT, lw=0.6, alpha=0.7)
+        axes.grid(color=report.FAINT, lw=0.6, alpha=0.7)
     panels[0].set_ylim(0, 6)
-    panels[1].axhline(0, color=layout.GREY, lw=0.8)
+    panels[1].axhline(0, color=report.GREY, lw=0.8)
     handles, names = panels[0].get_legend_handles_labels()
     place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.4 / 5.1), "borderpad": 0, "borderaxespad": 0}
-    figure.legend(handles, names, ncols=3, fontsize=8.5, labelcolor=layout.INK, frameon=False, columnspacing=1.6, **place)
+    figure.legend(handles, names, ncols=3, fontsize=8.5, labelcolor=report.INK, frameon=False, columnspacing=1.6, **place)
     return figure
 
 

@@ -1,0 +1,652 @@
+"""Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline, on this machine.
+
+    python tools/benchmark.py --model resnet18 --img-size 128
+
+--what train (weights are random, the training images those of --data-dir):
+  ceiling  forward, loss, backward and optimizer step on one fixed batch that lies on the device
+  ours     the epochs of train.py: its loader, augmentation and step, without validation and checkpoints
+  usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
+  script   with --script: usual as a script has it, in a process of its own, with the C library's malloc and contiguous images
+All train the same model by the same optimizer in the same precision, the first three in one process with one malloc and
+memory format.
+
+--what validation: predictions of --images training images between two epochs of train.py, against the forward of its model
+on one fixed batch.
+
+--what inference: the eval images by --folds models and --tta, as inference.py predicts them, against the forward of the same
+models on one fixed batch, and against a call for each single fold. A round predicts all eval images at least once.
+
+--what cache: building the image cache in a fresh folder, against a loop in one process that decodes by Pillow in full
+size, crops and resizes as the cache does, and keeps nothing.
+
+A round measures each of them once, for --seconds at least; the first round is a warm-up and not counted. Every second
+round goes backwards, and fractions are taken within a round, so that a machine that drifts hits all alike. Not timed:
+the start of the DataLoader's workers, and the first batches until they are as far ahead as they get. Work on a GPU is
+waited for at the two ends of a measurement alone. The stages are timed after that, one after the other and each waited
+for, so their sum is more than a step takes where they overlap. Prints a table and writes all of it to --out.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
+
+import errors
+
+if __name__ == "__main__":
+    errors.begin()  # the modules below take a while
+
+import argparse
+import contextlib
+import copy
+import itertools
+import multiprocessing
+import os
+import platform
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode, functional
+
+import augment
+import dataset
+import demo
+import distributed
+import engine
+import experiment
+import files
+import fold
+import images
+import loss
+import model
+import optim
+import options
+import precision
+import training_data
+from dataset import TARGETS
+from errors import InputError
+from files import make_dir
+from images import Geometry, ImageStore, open_cache, open_rgb
+from inference import predict_folds
+
+
+class Window:
+    """A measurement of `least` seconds at least: what runs calls `start` before its first step and `step` after each."""
+
+    def __init__(self, device, least):
+        self.device, self.least = device, least
+        self.images, self.seconds, self.started = 0, 0.0, None
+
+    def start(self):
+        """Let the clock run, at first or after something that is not to be timed."""
+        distributed.synchronise(self.device)
+        self.started = time.perf_counter()
+
+    def step(self, images):
+        """Count a step's images; returns whether the window is over. Waits for a GPU only then."""
+        over = self.seconds + time.perf_counter() - self.started >= self.least
+        if over:
+            distributed.synchronise(self.device)
+        now = time.perf_counter()
+        self.images, self.seconds, self.started = self.images + images, self.seconds + now - self.started, now
+        return over
+
+    @property
+    def rate(self):
+        """Images per second so far."""
+        return self.images / self.seconds
+
+
+def alternate(pipelines, device, repeats, seconds):
+    """{name: rate of each of `repeats` rounds} of {name: function that runs through a Window}, a line on stderr for each.
+
+    A round measures each pipeline once. The first is a warm-up that is not counted; every second one goes backwards.
+    """
+    rates = {name: [] for name in pipelines}
+    for number in range(repeats + 1):
+        windows = {name: Window(device, seconds) for name in pipelines}
+        for name in list(pipelines)[:: -1 if number % 2 else 1]:
+            pipelines[name](windows[name])
+        for name, window in windows.items() if number else ():
+            rates[name].append(window.rate)
+        what = f"round {number}/{repeats}" if number else "warm-up"
+        errors.say(f"{what}: " + ", ".join(f"{name} {window.rate:.1f} images/s" for name, window in windows.items()))
+    return rates
+
+
+def spread(values):
+    """The values of the rounds with their median, the lowest and the highest of them."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": values}
+
+
+PREFETCH = 2  # batches that each worker is ahead, DataLoader's own default
+
+
+def transform(aug, mean, std):
+    """torchvision's transforms from a Pillow image to float32 [3, H, W] that do what a level of augment.py does."""
+    flip, shift, scale, degrees, colour, erase = augment.LEVELS[aug]
+    steps = []
+    if flip:
+        steps.append(transforms.RandomHorizontalFlip(flip))
+    if degrees:
+        zoom = (1 - scale, 1 + scale)
+        steps.append(transforms.RandomAffine(degrees, (shift, shift), zoom, interpolation=InterpolationMode.BILINEAR))
+    if colour:
+        steps.append(transforms.ColorJitter(colour, colour, colour))
+    steps += [transforms.ToTensor(), transforms.Normalize(mean, std)]
+    if erase:
+        steps.append(transforms.RandomErasing(erase, augment.ERASED_AREA, ratio=(1 / 2, 2)))
+    return transforms.Compose(steps)
+
+
+def resize(image, geometry):
+    """A Pillow image, cropped and resized as `geometry` says, to whole source pixels."""
+    left, top, right, bottom = (round(edge) for edge in geometry.box(*image.size))
+    size = (geometry.height, geometry.width)
+    return functional.resized_crop(image, top, left, bottom - top, right - left, size, InterpolationMode.BICUBIC)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A data set for a DataLoader: item i is (image float32 [3, H, W], its row of targets) of the i-th file."""
+
+    files: list
+    targets: np.ndarray
+    geometry: Geometry
+    change: Callable
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return self.change(resize(open_rgb(self.files[index]), self.geometry)), self.targets[index]
+
+
+class Shuffled:
+    """Batches of `size` indices below `count` in random order, epoch after epoch, until `stopped` is set."""
+
+    def __init__(self, count, size):
+        self.count, self.size, self.stopped = count, size, False
+        self.generator = np.random.default_rng(0)
+
+    def __iter__(self):
+        while True:
+            order = self.generator.permutation(self.count)
+            for start in range(0, self.count - self.size + 1, self.size):
+                if self.stopped:
+                    return
+                yield order[start : start + self.size].tolist()
+
+
+class Loader:
+    """A DataLoader over Photos whose workers stay, but have nothing to do outside of `running()`."""
+
+    def __init__(self, photos, batch_size, workers, pin_memory):
+        self.ahead = workers * PREFETCH
+        self.order = Shuffled(len(photos), batch_size)
+        self.loader = DataLoader(
+            photos, batch_sampler=self.order, num_workers=workers, pin_memory=pin_memory,
+            persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def running(self):
+        """An iterator of batches without end; on leaving, those that were asked for ahead are waited for and dropped."""
+        self.order.stopped = False
+        with errors.signals_blocked():  # for the workers, started the first time, which end when this process does
+            batches = iter(self.loader)
+        yield batches
+        self.order.stopped = True
+        for _batch in batches:
+            pass
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def train(args, device):
+    """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
+    fit, files = build_fit(args, device)
+    pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
+    with contextlib.ExitStack() as stack:
+        if args.usual:
+            pipelines["usual"] = usual_pipeline(fit, usual_loader(args, fit, files))
+        if args.script:
+            pipelines["script"] = stack.enter_context(script_pipeline(args, device))
+        rates = alternate(pipelines, device, args.repeats, args.seconds)
+    return rates, time_stages(fit, args.seconds)
+
+
+def build_fit(args, device):
+    """(fits.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
+    net = model.build_model(args, 0, device, try_size=True)
+    data = training_data.load_data(args, device)
+    ranks = distributed.Ranks(0, 1, device)
+    fold.check(args, data, net, ranks)
+    about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
+    args.amp, args.memory_format = precision.choose(net, *about)
+    net = model.build_model(args, 0, device)
+    fit = engine.Fit(net, fold.recipe(args), dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    return fit, dataset.image_files(args.data_dir, data.images["image"])
+
+
+def fixed_batch(fit):
+    """(images, targets) of the first rows, as a step of train.py gets them."""
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
+    return engine.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
+
+
+def ceiling(fit):
+    """The pipeline without any input: a function of a timing.Window, as are those below."""
+    part = fixed_batch(fit)
+    return repeated(lambda: engine.learn(fit, [part]), fit.step_size)
+
+
+def repeated(step, images):
+    """The pipeline that does `step()`, of so many images, again and again."""
+
+    def run(window):
+        window.start()
+        step()
+        while not window.step(images):
+            step()
+
+    return run
+
+
+def ours(fit):
+    """Epochs of train.py."""
+
+    def run(window):
+        window.start()
+        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
+            fit.epoch, fit.step = fit.epoch + 1, 0
+
+    return run
+
+
+def usual_loader(args, fit, files):
+    """The usual.Loader of the training images, in float32 and changed as --aug says."""
+    change = transform(args.aug, fit.data.mean, fit.data.std)
+    photos = Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
+    return Loader(photos, fit.step_size, args.workers, pin_memory=fit.ranks.device.type == "cuda")
+
+
+def usual_pipeline(fit, loader):
+    """Steps on the batches of a usual.Loader."""
+
+    def step(batches):
+        images, targets = next(batches)
+        images = images.to(fit.ranks.device, non_blocking=True, memory_format=fit.layout)
+        engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
+
+    def run(window):
+        with loader.running() as batches:
+            for _ahead in range(loader.ahead):
+                step(batches)
+            window.start()
+            while True:
+                step(batches)
+                if window.step(fit.step_size):
+                    return
+
+    return run
+
+
+@contextlib.contextmanager
+def script_pipeline(args, device):
+    """The usual pipeline as scripts have it: in a process of its own, with the C library's malloc and contiguous images."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    script = argparse.Namespace(**{**vars(args), "memory_format": "contiguous"})
+    process = context.Process(target=_script, args=(theirs, script, device))
+
+    def answer():
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise InputError(f"--script: its process ended (exit code {process.exitcode})") from None
+
+    def run(window):
+        ours.send(window.least)
+        window.images, window.seconds = answer()
+
+    with errors.signals_blocked():
+        process.start()
+    theirs.close()
+    try:
+        answer()  # that it is ready
+        yield run
+        ours.send(None)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.join()
+
+
+def _script(connection, args, device):
+    """In that process: a window of each number of seconds that comes, until None does."""
+    errors.on_parents_death(signal.SIGKILL)()
+    engine.use_threads(args.threads)
+    fit, files = build_fit(args, distributed.pick_device(str(device)))
+    run = usual_pipeline(fit, usual_loader(args, fit, files))
+    connection.send("ready")
+    for seconds in iter(connection.recv, None):
+        window = Window(device, seconds)
+        run(window)
+        connection.send((window.images, window.seconds))
+
+
+def time_stages(fit, seconds):
+    """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
+    store, device, laps = fit.data.store, fit.ranks.device, {}
+    steps = itertools.cycle(range(fit.steps))
+    begun = last = time.perf_counter()
+
+    def lap(stage):
+        nonlocal last
+        distributed.synchronise(device)
+        now = time.perf_counter()
+        laps.setdefault(stage, []).append(1000 * (now - last))
+        last = time.perf_counter()
+
+    for step in steps:
+        (part,) = engine.micro_batches(fit, fit.data.train_rows, step)
+        batch = store.gather(part.reads)
+        lap("gather")
+        batch = batch.to(device, non_blocking=True)
+        lap("copy")
+        images, targets = engine.make_batch(fit, part, batch)
+        lap("augment")
+        part_loss = engine.part_loss(fit, images, targets)
+        lap("forward")
+        engine.backward(fit, part_loss)
+        lap("backward")
+        engine.update(fit)
+        lap("optimizer")
+        if last - begun >= seconds and len(laps["gather"]) >= 3:
+            break
+    medians = {stage: statistics.median(times) for stage, times in laps.items()}
+    return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
+
+
+# ---- validation ----------------------------------------------------------------------------------------------------
+
+
+def validation(args, device):
+    """Rates of predicting training images with the model of a training: forward alone, and engine.predict_rows."""
+    fit, _files = build_fit(args, device)
+    rows = fit.data.train_rows[: args.images]
+    args.images = len(rows)
+    batch = fit.data.store.gather(rows[: args.batch_size]).to(device)
+    net = copy.deepcopy(fit.model).eval()
+    pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch)}
+    pipelines["ours"] = repeated(lambda: engine.predict_rows(fit, rows), len(rows))
+    return alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+# ---- inference -----------------------------------------------------------------------------------------------------
+
+
+def inference(args, device):
+    """Rates of eval images through all folds: forward alone, all folds in one call, a call for each fold."""
+    names, files = dataset.read_eval(args.data_dir)
+    args.images = len(names[: args.images])
+    images = dataset.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
+    args.amp = model.resolve_amp(args.amp, device)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=make_dir(args.cache_dir, "--cache-dir")) as folder:
+        run = Path(folder)
+        models = [make_fold(args, run, number, device) for number in range(args.folds)]
+        jobs = [(run, number) for number in range(args.folds)]
+        predict_folds(jobs, images, args, device)  # builds the cache
+        pixels, _bad = open_cache(images.files, Geometry.of(args.img_size, args.crop), args.cache_dir)
+        batch = ImageStore(pixels, device, args.cache_device).gather(np.arange(min(args.batch_size, args.images)))
+        pipelines = {
+            "ceiling": forward_alone(args, models, batch.to(device)),
+            "ours": predict_all(args, [jobs], images, device),
+            "separate": predict_all(args, [[job] for job in jobs], images, device),
+        }
+        return alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def make_fold(args, run, number, device):
+    """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
+    net = model.build_model(args, number, device).eval()
+    args.memory_format = model.usual_format(net)
+    options = {"memory_format": args.memory_format}
+    net.to(memory_format=model.FORMATS[args.memory_format])
+    mean, std = model.mean_std(net)
+    experiment.fold_dir(run, number).mkdir()
+    facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
+    facts["options"] = options
+    model.save_weights(model.weights(net), facts, experiment.fold_dir(run, number) / "best.safetensors")
+    experiment.finish_fold(run, number, {})
+    return net, mean, std
+
+
+def forward_alone(args, models, batch):
+    """The forward of all models and views on one batch, normalised before."""
+    (_net, mean, std), dtype = models[0], model.AMP_DTYPES[args.amp]
+    images = augment.normalise(batch, mean, std).contiguous(memory_format=model.layout(models[0][0]))
+    views = [augment.view(images, *view) for view in augment.TTAS[args.tta]]
+
+    @torch.inference_mode()
+    def step():
+        for net, _mean, _std in models:
+            with torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
+                for view in views:
+                    net(view)
+
+    return repeated(step, len(batch))
+
+
+def predict_all(args, calls, images, device):
+    """evaluation.predict_folds for each list of jobs in `calls`, from weights in files to probabilities in files."""
+
+    def run(window):
+        over = False
+        while not over:
+            for sidecar in calls[0][0][0].glob("fold*/eval*.json"):
+                sidecar.unlink()
+            window.start()
+            for jobs in calls:
+                predict_folds(jobs, images, args, device)
+            over = window.step(len(images.names))
+
+    return run
+
+
+# ---- the image cache -----------------------------------------------------------------------------------------------
+
+
+def cache_building(args, device):
+    """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
+    people = dataset.read_people(args.data_dir)
+    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
+    args.images = len(files)
+    geometry = Geometry.of(args.img_size, args.crop)
+    pipelines = {
+        "cache": build_caches(files, geometry, make_dir(args.cache_dir, "--cache-dir")),
+        "pillow": pillow_loop(files, geometry),
+    }
+    return alternate(pipelines, device, args.repeats, args.seconds), {}
+
+
+def build_caches(files, geometry, cache_dir):
+    """Caches of all files in new folders, one after the other; their removal is not timed."""
+
+    def run(window):
+        over = False
+        while not over:
+            try:
+                place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir)
+            except OSError as error:
+                raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
+            with place as folder:
+                window.start()
+                images.open_cache(files, geometry, folder, quiet=True)
+                over = window.step(len(files))
+
+    return run
+
+
+def pillow_loop(files, geometry):
+    """File after file, beginning anew after the last."""
+    forever = itertools.cycle(files)
+
+    def step():
+        image = open_rgb(next(forever))
+        image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
+
+    return repeated(step, 1)
+
+
+# Options of train.py that are not offered here and have other values than its defaults.
+FIXED = {
+    "pretrained": False,
+    "seed": 0,
+    "fold_seed": 0,
+    "kfold": 0,
+    "scheduler": "none",
+    "epochs": 1,
+    "patience": 0,
+    "quiet": True,
+}
+MEASUREMENTS = {
+    "train": train,
+    "validation": validation,
+    "inference": inference,
+    "cache": cache_building,
+}
+# Which rates are divided by which.
+FRACTIONS = {
+    "train": (("ours", "ceiling"), ("ours", "usual"), ("ours", "script")),
+    "validation": (("ours", "ceiling"),),
+    "inference": (("ours", "ceiling"), ("ours", "separate")),
+    "cache": (("cache", "pillow"),),
+}
+
+
+def parse_args(argv):
+    parser = options.Parser("Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline.")
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--what", choices=FRACTIONS, default="train", help="what is measured")
+    group.add_argument("--repeats", type=options.positive_int, default=5, metavar="N", help="rounds that count")
+    group.add_argument(
+        "--seconds", type=options.positive_float, default=10.0, metavar="S", help="of each measurement, at least"
+    )
+    group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
+    group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
+    group.add_argument("--workers", type=options.natural_int, default=files.usable_cores(), metavar="N",
+                       help="processes of the usual pipeline's DataLoader")  # fmt: skip
+    group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
+                       help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
+    group.add_argument("--folds", type=options.positive_int, default=5, metavar="K", help="--what inference: models")
+    options.add_tta(group)
+    group.add_argument("--malloc", choices=("keep", "default"), default="keep",
+                       help="freed memory stays with the process, as in train.py, or goes the C library's way")  # fmt: skip
+    group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
+    options.add_data(parser)
+    group = options.add_model(parser, "resnet18", augment.AUGS, "medium")
+    group.add_argument("--target", choices=TARGETS, default="label", help="what the model predicts")
+    group.add_argument("--loss", default="ce", help="as in train.py")
+    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    group = options.add_compute(parser, batch_size=64)
+    options.add_step(group, model.FORMATS)
+    args = argparse.Namespace(**vars(options.make_parser().parse_args([])) | FIXED)
+    args, given = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv))), parser.given(argv)
+    args.loss = args.loss.replace(" ", "")
+    loss.parse_loss(args.loss)
+    args.model = model.told_name(args.model)
+    args.optimizer = optim.optimizer_name(args.optimizer)
+    args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
+    args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
+    if not Path(args.out).parent.is_dir():
+        parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    args.data_dir = str(demo.locate(args.data_dir)[0])
+    belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
+    belongs |= dict.fromkeys(("usual", "script", "workers", "aug", "loss", "optimizer", "compile"), ("train",))
+    belongs["memory_format"] = ("train", "validation")
+    rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
+    options.check_idle(parser, args, given, rules)
+    return args
+
+
+def cpu_name():
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def summary(args, device, rates, stages):
+    """All that was measured, where and how, as a JSON-able dict."""
+    fractions = {}
+    for part, whole in FRACTIONS[args.what]:
+        if whole in rates:
+            fractions[f"{part}/{whole}"] = spread([a / b for a, b in zip(rates[part], rates[whole])])
+    environment = experiment.environment(distributed.describe(device))
+    environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
+    rates = {name: spread(values) for name, values in rates.items()}
+    return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
+
+
+def show(result):
+    """The result as tables."""
+    args, environment = result["options"], result["environment"]
+    size = " x ".join(map(str, args["img_size"]))
+    if args["what"] == "train":
+        print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
+        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
+    elif args["what"] == "validation":
+        print(f"{args['model']} at {size}, {args['images']} images, batch {args['batch_size']}")
+        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")
+    elif args["what"] == "inference":
+        print(f"{args['folds']} models {args['model']} at {size}, {args['images']} images, batch {args['batch_size']}, "
+              f"tta {args['tta']}, amp {args['amp']}")  # fmt: skip
+    else:
+        print(f"caches of {args['images']} images at {size}")
+    print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
+    print(f"{args['repeats']} rounds of {args['seconds']:g} s each")
+    print(f"\n{'images/s':<18}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in result["rates"].items():
+        print(f"{name:<18}{values['median']:>10.1f}{values['min']:>10.1f}{values['max']:>10.1f}")
+    print(f"\n{'fraction':<18}{'median':>10}{'min':>10}{'max':>10}")
+    for name, values in result["fractions"].items():
+        print(f"{name.replace('/', ' / '):<18}{values['median']:>10.3f}{values['min']:>10.3f}{values['max']:>10.3f}")
+    if result["stages"]:
+        print(f"\n{'stage':<18}{'ms/batch':>10}{'share':>10}")
+        for name, stage in result["stages"].items():
+            print(f"{name:<18}{stage['ms']:>10.2f}{stage['share']:>10.1%}")
+        print(f"{'sum':<18}{sum(stage['ms'] for stage in result['stages'].values()):>10.2f}")
+
+
+def main(argv=None):
+    errors.StopSignals()  # a signal ends the measurement, and temporary folders go
+    args = parse_args(argv)
+    if args.malloc == "keep":
+        engine.keep_freed_memory()
+    device = distributed.pick_device(args.device)
+    args.threads = engine.use_threads(args.threads)
+    result = summary(args, device, *MEASUREMENTS[args.what](args, device))
+    files.write_json(args.out, result)
+    show(result)
+    print(f"\n{args.out}: all rounds, options and environment")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(errors.run(main))
