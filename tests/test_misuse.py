@@ -316,7 +316,18 @@ def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, scri
 
 def test_there_are_enough_and_of_every_script():
     assert len(CASES) == len({case[:2] for case in CASES}) > 100
-    mains = {"train", "inference", "ensemble", "compare", "leaderboard", "benchmark", "sweep", "report", "demo", "losses_picture"}
+    mains = {
+        "train",
+        "inference",
+        "ensemble",
+        "compare",
+        "leaderboard",
+        "benchmark",
+        "sweep",
+        "report",
+        "demo",
+        "losses_picture",
+    }
     assert {case[0] for case in CASES} == mains
 
 
