@@ -254,15 +254,13 @@ def lies_as(folder, name, others):
     return f"; it lies there as {same[0]!r}{f', which is not read; {files.CONVERT}' if unread else '; rename it'}"
 
 
-def person_images(folder, names=None):
+def person_images(folder):
     """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are passed over.
 
-    names: those of the folder's files, in order, if they are known. InputError when the folder is missing or empty, an image
-    has an unknown name, or one kind stands twice.
+    InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
     """
     try:
-        if names is None:
-            names = [entry.name for entry in list_files(folder)]
+        names = [entry.name for entry in list_files(folder)]
     except (FileNotFoundError, NotADirectoryError) as error:
         root, name = os.path.split(folder)
         near = lies_as(root, name, os.listdir(root)) if os.path.isdir(root) else ""
@@ -290,17 +288,16 @@ def images_root(data_dir):
     return os.path.join(data_dir, "train", "images")
 
 
-def list_images(data_dir, people, skip_missing=False, listed=None):
+def list_images(data_dir, people, skip_missing=False):
     """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label.
 
     `label` is the official 18-class label. Rows follow `people`, then IMAGE_KINDS. A person with fewer than seven images
-    is an InputError that names the missing one, or a line on stderr with `skip_missing`. `listed`: what listing.look found
-    in `images_root`, if it was asked; folders that are not there are looked through now.
+    is an InputError that names the missing one, or a line on stderr with `skip_missing`.
     """
-    root, listed = images_root(data_dir), listed or {}
+    root = images_root(data_dir)
     images, owners, masks = [], [], []
     for owner, path in enumerate(people["path"].to_numpy()):
-        found = person_images(os.path.join(root, path), listed.get(path))
+        found = person_images(os.path.join(root, path))
         if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
             there = _not_read([entry.name for entry in list_files(f"{root}/{path}")], missing)
             if not skip_missing:

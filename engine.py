@@ -480,17 +480,6 @@ def use_threads(count):
     return torch.get_num_threads()
 
 
-@contextlib.contextmanager
-def core_left():
-    """Leave a CPU core to another process: threads that have to share one would wait for each other."""
-    threads = use_threads(None)
-    use_threads(max(threads - 1, 1))
-    try:
-        yield
-    finally:
-        use_threads(threads)
-
-
 def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
     """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True.
 

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib.util
 import io
-import itertools
 import json
 import math
 import multiprocessing
@@ -436,16 +435,10 @@ SYNCED = 16  # such parts are written to the disk at a time
 LOADED = 64  # images of a batch in which the cache goes to a device
 
 
-def stat_all(files, known=()):
-    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing.
-
-    known: what is known already of the first of them, as many pairs or None.
-    """
+def stat_all(files):
+    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing."""
     found = []
-    for file, pair in itertools.zip_longest(files, known):
-        if pair is not None:
-            found.append(pair)
-            continue
+    for file in files:
         try:
             stat = os.stat(file)
         except OSError as error:

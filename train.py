@@ -14,7 +14,6 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
 import argparse
-import contextlib
 import shlex
 import shutil
 import sys
@@ -32,7 +31,6 @@ import files
 import fold
 import images
 import inference
-import listing
 import loss
 import memory
 import model
@@ -223,25 +221,21 @@ def prepare(args, ranks):
     cores, threads = engine.use_threads(None), args.threads
     at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(experiment.fold_numbers(args)))
     args.threads = engine.use_threads(threads or max(cores // at_once, 1))
-    net, run, listed = None, Path(args.resume) if args.resume else None, None
-    with contextlib.ExitStack() as meanwhile:
-        if not run:  # what can't be read or built is known before weights are fetched, images decoded and a folder made
-            if ranks.first:
-                experiment.check_free(args.output_dir, args.name)
-            dataset.check_train(args.data_dir)
-            if args.limit_people is None:
-                listed = meanwhile.enter_context(listing.Listing(dataset.images_root(args.data_dir)))
-            with engine.core_left():  # to the listing
-                net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
-            optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
-        elif ranks.first:
-            fold.check_epochs(args, run)
-            experiment.check_not_trained(run, experiment.fold_numbers(args))
-            if experiment.untouched(run, experiment.fold_numbers(args)):
-                experiment.check_weights(run, args.weights)
-        weights = space.weights_bytes(net, run) if ranks.first else None
-        with ranks.one_first():
-            data = training_data.load_data(args, ranks.device, run, weights, listed)
+    net, run = None, Path(args.resume) if args.resume else None
+    if not run:  # what can't be read or built is known before weights are fetched, images decoded and a folder made
+        if ranks.first:
+            experiment.check_free(args.output_dir, args.name)
+        dataset.check_train(args.data_dir)
+        net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
+        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+    elif ranks.first:
+        fold.check_epochs(args, run)
+        experiment.check_not_trained(run, experiment.fold_numbers(args))
+        if experiment.untouched(run, experiment.fold_numbers(args)):
+            experiment.check_weights(run, args.weights)
+    weights = space.weights_bytes(net, run) if ranks.first else None
+    with ranks.one_first():
+        data = training_data.load_data(args, ranks.device, run, weights)
     if not args.resume:
         fold.check(args, data, net, ranks)
         choose_speed(args, net, ranks, cores, threads)

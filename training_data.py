@@ -42,20 +42,19 @@ class Data:
     pseudo: pd.DataFrame | None
 
 
-def load_data(args, device, run=None, weights=None, listed=None):
+def load_data(args, device, run=None, weights=None):
     """Read, check and decode everything a run needs; nothing is written but the image cache (and a --pseudo run's eval.csv).
 
     run: the folder of a run that goes on; its pseudo-labels are those that it began with, and so must its label fixes be.
     weights: the bytes of the model's weights, from which the room on disk is known that must be there before images are
-    decoded; None: that is not looked for. listed: the listing.Listing of the folder of the images, if there is one.
+    decoded; None: that is not looked for.
     """
     everyone = people = dataset.read_people(args.data_dir)
     if args.limit_people:
         people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
     folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
     check_weights(args, people, folds)
-    found = listed.result() if listed else {}
-    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images, listed=found)
+    images = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     labelled, fixes = fix_labels(args, everyone, people, images, run) if args.label_fixes else (images, None)
     if args.drop_ages:
         errors.say(f"drop ages: {labelled.loc[labelled['age'].isin(args.drop_ages), 'path'].nunique()} people leave training")
@@ -66,8 +65,7 @@ def load_data(args, device, run=None, weights=None, listed=None):
         eval_images = dataset.read_eval_images(args.data_dir)
         eval_names, files = eval_images.names, [*files, *eval_images.files]
         pseudo_labels = read_pseudo(args, people, folds, eval_images, run, device)
-    known = {f"{folder}/{name}": stat for folder, names in found.items() for name, stat in names.items()}
-    stats = stat_all(files, map(known.get, images["image"].to_numpy()))
+    stats = stat_all(files)
     key = cache_key(files, geometry, stats)
     if weights is not None:
         space.check(args, weights, images, files, geometry, key, run)

@@ -300,17 +300,3 @@ def test_the_draws_of_a_step_get_the_seed_that_torch_would_give_them(monkeypatch
     monkeypatch.setattr(torch.cuda, "manual_seed", given.append)
     engine.seed_draws(torch.device("cuda"), 7)
     assert given == [7] and torch.initial_seed() == 7
-
-
-def test_a_core_is_left_and_taken_back():
-    """Also when what is done meanwhile fails; where there is but one, all work is on it."""
-    before = engine.use_threads(None)
-    try:
-        for threads, meanwhile in ((3, 2), (1, 1)):
-            engine.use_threads(threads)
-            with pytest.raises(ZeroDivisionError), engine.core_left():
-                assert torch.get_num_threads() == meanwhile
-                raise ZeroDivisionError
-            assert torch.get_num_threads() == threads
-    finally:
-        engine.use_threads(before)

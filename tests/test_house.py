@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES, LINES, LONGEST_FILE, FLOORS, ARROWS = 32, 13_751, 1_060, 11, 176
+FILES, LINES, LONGEST_FILE, FLOORS, ARROWS = 31, 13_664, 1_060, 11, 175
 
 
 def imports():
