@@ -33,7 +33,6 @@ import experiment
 import files
 import images
 import inference
-import leaderboard
 import metrics
 import options
 import predictions
@@ -398,10 +397,10 @@ def contributions_table(found, weights, adds):
         more = "–" if np.isnan(add) else "needed" if np.isinf(add) else f"{add:+.4f}"
         target = member.target
         rows.append((str(number), member.name, target, _folds_text(member.folds), SCORED_AS[target], own, said, more))
-    widths = [max(map(leaderboard.display_width, column)) for column in zip(*rows)]
+    widths = [max(map(files.display_width, column)) for column in zip(*rows)]
     room = errors.WIDTH - sum(widths) - 2 * len(widths[1:]) + widths[1]
     head, *rows = [(number, report.shorten(name, room), *others) for number, name, *others in rows]
-    return leaderboard.aligned(head, rows, left=range(5))
+    return files.aligned(head, rows, left=range(5))
 
 
 def left_out_reason(out):

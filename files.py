@@ -11,10 +11,13 @@ import fcntl
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import re
+import textwrap
+import unicodedata
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -525,3 +528,66 @@ def _page_cell(value):
 def usable_cores():
     """The number of cores, at least 1; where the system does not tell a process's own, all of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- tables in a terminal ---------------------------------------------------------------------------------------------
+
+
+def time_text(seconds):
+    """A duration in s, min or h."""
+    if seconds is None:
+        return "-"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+
+
+def display_width(text):
+    """Columns that a text takes in a terminal; Hangul and other wide letters take two."""
+    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _cut(text, width, head):
+    """`text` in at most `width` columns: `head` columns of its beginning, '...', and the end."""
+    if display_width(text) <= width:
+        return text
+    left, right = text[:head], text[len(text) - (width - head - 3) :]
+    while display_width(left) > head:
+        left = left[:-1]
+    while display_width(right) > width - head - 3:
+        right = right[1:]
+    return f"{left}...{right}"
+
+
+def shorten(names, width):
+    """Names cut in the middle to `width` columns (12 or more), at the place nearest to it that keeps all of them distinct."""
+    middle = (width - 3) // 2
+    for head in sorted(range(4, width - 6), key=lambda head: abs(head - middle)):
+        cut = [_cut(name, width, head) for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return [_cut(name, width, middle) for name in names]
+
+
+def aligned(head, rows, left=(0,)):
+    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right."""
+    widths = [max(map(display_width, column)) for column in zip(head, *rows)]
+    lines = []
+    for row in (head, *rows):
+        cells = []
+        for index, (text, width) in enumerate(zip(row, widths)):
+            gap = " " * (width - display_width(text))
+            cells.append(text + gap if index in left else gap + text)
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def wrapped(rows, width):
+    """Rows of a name and two values for a table of `width` columns; long values go on in rows of their own without a name."""
+    room = max(20, (width - 4 - max((display_width(row[0]) for row in rows), default=0)) // 2)
+    lines = []
+    for name, *values in rows:
+        parts = [textwrap.wrap(value, room) or [""] for value in values]
+        lines += [[label, *cells] for label, *cells in itertools.zip_longest([name], *parts, fillvalue="")]
+    return lines

@@ -23,7 +23,6 @@ import re
 import shutil
 import sys
 import textwrap
-import unicodedata
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable
@@ -493,13 +492,6 @@ def bounds_text(record):
     return "-" if record.oof_f1_ci95 is None else "{:.3f} .. {:.3f}".format(*record.oof_f1_ci95)
 
 
-def time_text(seconds):
-    """A duration in s, min or h."""
-    if seconds is None:
-        return "-"
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def folds_text(record):
     """'2/5' for the folds of a run that are complete, 'nofold', or how many members an ensemble is made of."""
     if not record.is_run:
@@ -519,7 +511,7 @@ COLUMNS = {
     "oof_f1": Column("OOF F1", lambda record: record.oof_f1, lambda record: four(record.oof_f1), True),
     "interval": Column("95 % interval", lambda record: (record.oof_f1_ci95 or [None])[0], bounds_text, True),
     "accuracy": Column("acc.", lambda record: record.oof_acc, lambda record: four(record.oof_acc), True),
-    "time": Column("time", lambda record: record.seconds, lambda record: time_text(record.seconds)),
+    "time": Column("time", lambda record: record.seconds, lambda record: files.time_text(record.seconds)),
     "lb": Column("LB", lambda record: record.lb, lambda record: four(record.lb), True),
 }
 OTHER_NAMES = {"f1": "oof_f1", "acc": "accuracy", "oof_acc": "accuracy", "oof_f1_ci95": "interval", "seconds": "time"}
@@ -551,59 +543,6 @@ def sections(found, sort="oof_f1"):
     return {part: sorted(group, key=place) for part, group in groups.items() if group}
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------
-
-
-def display_width(text):
-    """Columns that a text takes in a terminal; Hangul and other wide letters take two."""
-    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _cut(text, width, head):
-    """`text` in at most `width` columns: `head` columns of its beginning, '...', and the end."""
-    if display_width(text) <= width:
-        return text
-    left, right = text[:head], text[len(text) - (width - head - 3) :]
-    while display_width(left) > head:
-        left = left[:-1]
-    while display_width(right) > width - head - 3:
-        right = right[1:]
-    return f"{left}...{right}"
-
-
-def shorten(names, width):
-    """Names cut in the middle to `width` columns (12 or more), at the place nearest to it that keeps all of them distinct."""
-    middle = (width - 3) // 2
-    for head in sorted(range(4, width - 6), key=lambda head: abs(head - middle)):
-        cut = [_cut(name, width, head) for name in names]
-        if len(set(cut)) == len(set(names)):
-            return cut
-    return [_cut(name, width, middle) for name in names]
-
-
-def aligned(head, rows, left=(0,)):
-    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right."""
-    widths = [max(map(display_width, column)) for column in zip(head, *rows)]
-    lines = []
-    for row in (head, *rows):
-        cells = []
-        for index, (text, width) in enumerate(zip(row, widths)):
-            gap = " " * (width - display_width(text))
-            cells.append(text + gap if index in left else gap + text)
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def wrapped(rows, width):
-    """Rows of a name and two values for a table of `width` columns; long values go on in rows of their own without a name."""
-    room = max(20, (width - 4 - max((display_width(row[0]) for row in rows), default=0)) // 2)
-    lines = []
-    for name, *values in rows:
-        parts = [textwrap.wrap(value, room) or [""] for value in values]
-        lines += [[label, *cells] for label, *cells in itertools.zip_longest([name], *parts, fillvalue="")]
-    return lines
-
-
 def count_text(records):
     """'3 runs, 1 ensemble'."""
     runs = sum(record.is_run for record in records)
@@ -624,9 +563,9 @@ def text_table(found, sort, width):
     ordered = [record for group in groups.values() for record in group]
     rows = [[column.text(record) for column in COLUMNS.values()] for record in ordered]
     head = [column.title for column in COLUMNS.values()]
-    rest = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
-    names = shorten([row[0] for row in rows], max(width - rest, NARROWEST_NAME))
-    lines = aligned(head, [[name, *row[1:]] for name, row in zip(names, rows)], left=(0, 1))
+    rest = sum(2 + max(map(files.display_width, column)) for column in list(zip(head, *rows))[1:])
+    names = files.shorten([row[0] for row in rows], max(width - rest, NARROWEST_NAME))
+    lines = files.aligned(head, [[name, *row[1:]] for name, row in zip(names, rows)], left=(0, 1))
     text, start = [lines[0]], 1
     for part, group in groups.items():
         text += ["", section_title(part, group), *lines[start : start + len(group)]]
@@ -702,7 +641,7 @@ def scatter(points):
     ticks = [low + tick * step for tick in range(round((high - low) / step) + 1)]
     marks = []
     for record in points:
-        whole, short = shown(record.name), shorten([shown(record.name)], 32)[0]
+        whole, short = shown(record.name), files.shorten([shown(record.name)], 32)[0]
         scores = f"OOF {record.oof_f1:.4f}, LB {record.lb:.4f}"
         marks.append((f"{whole}: {scores}", f"{short}: {scores}", *place(record.oof_f1, record.lb)))
     ticks = [(f"{value:.3f}", *place(value, value)) for value in ticks]
@@ -861,14 +800,14 @@ class Study:
     def lines(self):
         """The effects as lines of a table in text."""
         texts = [[cell[0] if isinstance(cell, tuple) else cell for cell in row] for row in self.rows()]
-        factor, level, *numbers, _last = (max(map(display_width, column)) for column in zip(EFFECT_HEAD, *texts))
+        factor, level, *numbers, _last = (max(map(files.display_width, column)) for column in zip(EFFECT_HEAD, *texts))
         widths = min(factor, 26), min(level, 26)
         last = errors.WIDTH - sum(widths) - sum(numbers) - 2 * (len(EFFECT_HEAD) - 1)
         rows = []
         for row in texts:
             cells = [textwrap.wrap(row[0], widths[0]), textwrap.wrap(row[1], widths[1]), *([text] for text in row[2:5])]
             rows += itertools.zip_longest(*cells, textwrap.wrap(row[5], last), fillvalue="")
-        return aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
+        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
 
 
 def level_text(value):
@@ -1011,8 +950,8 @@ def diff_text(names, directories):
     columns = [COLUMNS[key] for key in ("folds", "oof_f1", "interval", "accuracy", "time", "lb")]
     rows = [[key, *(shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
     rows += [["", "", ""], *([column.title, *(column.text(one) for one in pair)] for column in columns)]
-    rows = wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
-    return "\n".join([*lines, "", *aligned(["", "A", "B"], rows, left=(0, 1, 2))])
+    rows = files.wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
+    return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2))])
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

@@ -324,12 +324,20 @@ def add_learning(parser):
     group.add_argument("--top-age-spread", type=positive_float, metavar="YEARS",
                        help="--target age: spread a recorded 60 over so many years from there on, of which the first look as "
                             "young as 58 too; without it 60 is certain")  # fmt: skip
+    add_schedule(parser, optim.SCHEDULERS)
+    group = add_compute(parser, batch_size=64)
+    add_step(group, model.FORMATS)
+    group.add_argument("--parallel-folds", type=count_or_auto, default=1, metavar="N",
+                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
 
+
+def add_schedule(parser, schedulers):
+    """Optimizer, learning rate, epochs and averages of weights; `schedulers`: the names of optim.SCHEDULERS."""
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group.add_argument("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
     group.add_argument("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
-    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
+    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(schedulers))
     group.add_argument("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
                        help="StepLR: between drops; CAWR: length of a cycle; Plateau: waited for a better F1")  # fmt: skip
     group.add_argument("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
@@ -356,10 +364,6 @@ def add_learning(parser):
     group.add_argument("--finish-on-all", type=natural_int, default=0, metavar="N",
                        help="then the last N epochs up to the best one again on everyone, validation people included; "
                             "their weights predict the eval images")  # fmt: skip
-    group = add_compute(parser, batch_size=64)
-    add_step(group, model.FORMATS)
-    group.add_argument("--parallel-folds", type=count_or_auto, default=1, metavar="N",
-                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
 
 
 def add_network(parser):

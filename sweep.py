@@ -36,7 +36,6 @@ import scipy.stats
 
 import experiment
 import files
-import leaderboard
 import metrics
 import options
 import predictions
@@ -302,7 +301,7 @@ class Row:
             difference, interval = f"{np.mean(self.differences):+.4f}", f"{self.low:+.4f} .. {self.high:+.4f}"
         apart = deviation(self.differences)
         sd = "-" if apart is None else f"{apart:.4f}"
-        time = leaderboard.time_text(self.seconds)
+        time = files.time_text(self.seconds)
         return [self.name, str(self.seeds), score, difference, interval, sd, self.verdict, time]
 
 
@@ -395,12 +394,12 @@ def remarks(rows, baseline):
 def ablation_text(rows):
     """Lines of the table for a terminal."""
     cells = [row.cells() for row in rows]
-    names = leaderboard.shorten([row[0] for row in cells], 100 - _rest(cells))
-    return leaderboard.aligned(HEAD, [[name, *row[1:]] for name, row in zip(names, cells)], left=(0, 6))
+    names = files.shorten([row[0] for row in cells], 100 - _rest(cells))
+    return files.aligned(HEAD, [[name, *row[1:]] for name, row in zip(names, cells)], left=(0, 6))
 
 
 def _rest(cells):
-    return sum(2 + max(map(leaderboard.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
+    return sum(2 + max(map(files.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
 
 
 def ablation_markdown(rows):
@@ -574,7 +573,7 @@ class Sweep:
     def tell(self, job, how):
         """A line for the user when a job has ended, with how many are left and for how long."""
         left = len(self.waiting) + len(self.running)
-        about = f", about {leaderboard.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
+        about = f", about {files.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
         errors.say(f"{job.name}: {how}; {left} left{about}")
 
 

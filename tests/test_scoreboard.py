@@ -4,6 +4,7 @@ import re
 import pytest
 from test_records import SCORES, make_ensemble, make_run
 
+import files
 import leaderboard
 from errors import InputError
 from leaderboard import Record
@@ -54,7 +55,7 @@ def test_a_misspelt_column():
     ("seconds", "text"), [(None, "-"), (45.4, "45 s"), (600, "10 min"), (5400, "1.5 h"), (90000, "25.0 h")]
 )
 def test_times(seconds, text):
-    assert leaderboard.time_text(seconds) == text
+    assert files.time_text(seconds) == text
 
 
 def test_folds():
@@ -70,25 +71,25 @@ def test_folds():
 
 def test_long_names_are_cut_in_the_middle():
     """20 columns: 8 letters, three dots, 9 letters."""
-    assert leaderboard.shorten(["10-AdamP-StepLR-FL-v0-age_group_5fold", "short"], 20) == ["10-AdamP...oup_5fold", "short"]
+    assert files.shorten(["10-AdamP-StepLR-FL-v0-age_group_5fold", "short"], 20) == ["10-AdamP...oup_5fold", "short"]
 
 
 def test_the_cut_moves_where_it_would_make_names_alike():
     long = [f"10-AdamP-StepLR-FL-v{number}-age_group_5fold_and_more" for number in range(3)]
-    cut = leaderboard.shorten(long, 30)
+    cut = files.shorten(long, 30)
     assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)
 
 
 def test_names_that_no_cut_keeps_apart_are_cut_all_the_same():
     alike = ["a" * 50 + letter + "a" * 50 for letter in "xy"]
-    assert leaderboard.shorten(alike, 20) == ["aaaaaaaa...aaaaaaaaa"] * 2
+    assert files.shorten(alike, 20) == ["aaaaaaaa...aaaaaaaaa"] * 2
 
 
 def test_wide_letters_count_twice():
-    assert leaderboard.display_width("실험-1") == 6
-    (cut,) = leaderboard.shorten(["실험" * 20], 21)
-    assert leaderboard.display_width(cut) <= 21 and cut.startswith("실험")
-    assert leaderboard.aligned(["name", "F1"], [["실험", "0.5"], ["abc", "0.25"]]) == ["name    F1", "실험   0.5", "abc   0.25"]
+    assert files.display_width("실험-1") == 6
+    (cut,) = files.shorten(["실험" * 20], 21)
+    assert files.display_width(cut) <= 21 and cut.startswith("실험")
+    assert files.aligned(["name", "F1"], [["실험", "0.5"], ["abc", "0.25"]]) == ["name    F1", "실험   0.5", "abc   0.25"]
 
 
 @pytest.mark.parametrize("width", [100, 80])
@@ -179,7 +180,7 @@ def test_a_long_name_beside_the_scatter_is_shortened(tmp_path):
     text = leaderboard.page([run("한글이름" * 40, lb=0.5)], "oof_f1", tmp_path / "page.html", [], "")
     label, beside = re.search(r'aria-label="([^"]*)".*class="name"[^>]*>([^<]*)', text).groups()
     assert label.startswith("한글이름" * 40) and "..." in beside and "LB 0.5000" in beside
-    assert leaderboard.display_width(beside) < 60
+    assert files.display_width(beside) < 60
 
 
 def test_the_scatter_places_points_on_equal_axes(found, tmp_path):
