@@ -6,6 +6,7 @@ summary.json of the run are made from the folds that are there, so folds may com
 
 import contextlib
 import glob
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -245,6 +246,13 @@ def read_folds(run):
             raise InputError(f"{path}, line {line}: fold {fold!r} is not a whole number from -1 on")
     files.check_once(path, table, "path")
     return table[["path"]].assign(fold=[-1 if fold == "-1" else files.whole(fold) for fold in table["fold"]])
+
+
+def validated_people(run):
+    """[number, digest] of the people in validation, whatever their folds: equal for runs that are scored on the same people."""
+    folds = read_folds(run)
+    names = sorted(folds["path"][folds["fold"] >= 0])
+    return [len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]]
 
 
 def read_log(path):

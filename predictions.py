@@ -617,14 +617,13 @@ def oof_truth(members):
 def write_summary(run, target, kfold):
     """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
 
-    All scores are against official labels. A nofold run has no oof.csv and its scores are None.
+    All scores are against official labels. A nofold run has no oof.csv and its scores are None. The options of args.yaml and
+    the people stand in it too, so that a list of runs reads one file of each.
     """
     run = Path(run)
     classes = len(CLASS_NAMES[SCORED_AS[target]])
     with files.locked(run, wait=True):
-        folds = experiment.done_folds(
-            run
-        )  # read under the lock: of several processes that end at once the last to write sees all
+        folds = experiment.done_folds(run)  # under the lock: of several processes the last to write sees all
         summary = {
             "name": run.name,
             "target": target,
@@ -636,6 +635,8 @@ def write_summary(run, target, kfold):
             "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
             "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
             "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
+            "people": experiment.validated_people(run),
+            "options": experiment.read_args(run),
         }
         if kfold:
             tables = [read_table(experiment.fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]

@@ -237,8 +237,10 @@ def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
         return found(run)
 
     monkeypatch.setattr(experiment, "done_folds", done_folds)
-    assert [row["fold"] for row in predictions.write_summary(half, "mask", 2)["folds"]] == [0]
-    assert locks == [half]
+    summary = predictions.write_summary(half, "mask", 2)
+    assert [row["fold"] for row in summary["folds"]] == [0] and locks == [half]
+    assert summary["options"] == experiment.read_args(half)
+    assert summary["people"] == experiment.validated_people(half) and summary["people"][0] == len(experiment.read_folds(half))
 
 
 def test_a_run_folder_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path):
