@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 from types import NoneType
@@ -380,18 +379,12 @@ def reopen_fold(run, fold):
 # ---- environment ------------------------------------------------------------------------------------------------------
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
-MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # of packages that have another name
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
 def _version(package):
-    """The version of the module that is at work, if it is imported; to look packages up on the disk takes 20 ms.
-
-    None where neither tells it, as of a package that lies on the path without being installed.
-    """
-    module = sys.modules.get(MODULES.get(package, package))
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return getattr(module, "__version__", None) or importlib.metadata.version(package)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # as of one that lies on the path alone
+        return importlib.metadata.version(package)
 
 
 def _git(*words):
@@ -442,8 +435,7 @@ def write_env(run, device, data, weights=None):
 
 def check_data(run, data):
     """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
-    path = Path(run) / "env.json"
-    if path.exists() and files.read_json(path).get("data_sha256", data) != data:  # of an older version: none
+    if files.read_json(Path(run) / "env.json")["data_sha256"] != data:
         raise InputError(
             f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
             "end; put them back, or begin a new run"
@@ -452,9 +444,5 @@ def check_data(run, data):
 
 def check_weights(run, weights):
     """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
-    path = Path(run) / "env.json"
-    if weights is None or not path.exists():
-        return
-    began = files.read_json(path).get("weights_sha256")  # of an older version: none
-    if began not in (None, files.file_digest(weights)):
+    if weights and files.read_json(Path(run) / "env.json")["weights_sha256"] != files.file_digest(weights):
         raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")

@@ -1,7 +1,6 @@
 """provenance.py: what is written of a run's begin, and what a run that goes on refuses."""
 
 import importlib.metadata
-import json
 import os
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ from conftest import without_pictures
 from test_train import command, trained
 
 import experiment
-import files
 import train
 from errors import InputError
 
@@ -101,21 +99,6 @@ def test_a_git_that_fails_hangs_or_is_not_there(clone, tmp_path, monkeypatch, sc
 def test_a_package_without_metadata_has_no_version(monkeypatch):
     monkeypatch.setattr(experiment, "PACKAGES", ("nowhere",))
     assert experiment.environment("cpu")["packages"] == {"nowhere": None}
-
-
-def test_a_run_of_an_older_version_goes_on(tmp_path):
-    """Without env.json, or without digests in it, there is nothing to hold against."""
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"x")
-    for text in (None, "{}"):
-        if text:
-            (tmp_path / "env.json").write_text(text)
-        experiment.check_data(tmp_path, "digest")
-        experiment.check_weights(tmp_path, weights)
-    experiment.write_env(tmp_path, "cpu", "digest", weights)
-    experiment.check_data(tmp_path, "digest")
-    experiment.check_weights(tmp_path, weights)
-    assert json.loads((tmp_path / "env.json").read_text())["weights_sha256"] == files.file_digest(weights)
 
 
 def changed_size(data):
