@@ -1,18 +1,18 @@
-"""What goes wrong by a user's hand, and how it is told: exit code 2 and one line on stderr, never a traceback."""
+"""User errors and signals: one line on stderr and an exit code, never a traceback."""
 
 import contextlib
 import ctypes
 import difflib
 import errno
+import io
 import os
-import re
 import signal
 import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT")  # its numbers
-PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal for when the parent dies
-OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own: a CPU's, a GPU's pinned memory, its libraries'
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
+OUT_OF_MEMORY = (  # in torch's errors without a type of their own: of a CPU, a GPU's pinned memory, its libraries
     "DefaultCPUAllocator: can't allocate",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -20,7 +20,6 @@ OUT_OF_MEMORY = (  # the words of torch's errors that have no type of their own:
 )
 # errno of what a file's name or content is to blame for, as a seek to a place that none is; all else may pass.
 OF_FILES = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
 
 
 class InputError(ValueError):
@@ -34,7 +33,7 @@ class Unreadable(InputError):
 class Interrupted(BaseException):
     """A signal asked the program to stop and its state is saved. `code` is the exit code, the message the way back.
 
-    Like KeyboardInterrupt no Exception: a library that a signal finds within its `except Exception` would swallow it.
+    No Exception, as KeyboardInterrupt is none: a library's `except Exception` would swallow it.
     """
 
     def __init__(self, code, message):
@@ -42,30 +41,30 @@ class Interrupted(BaseException):
         self.code = code
 
 
+# ---- messages ---------------------------------------------------------------------------------------------------------
+
+
 def did_you_mean(name, known):
-    """' Did you mean "AdamP"?' for a misspelt name, or '' when nothing known is near."""
+    """' Did you mean AdamP?' for a misspelt name, or '' when nothing known is near."""
     by_lower = {str(option).lower(): str(option) for option in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(by_lower[option] for option in near)}?" if near else ""
 
 
 def one_line(text):
-    """A text in one line, its unprintable characters as Python writes them: a file's name or content moves no cursor."""
+    """A text in one line, unprintable characters escaped: a file's name or content moves no cursor."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
 
 
 def first_line(error):
-    """The first line of what an exception says; its type where it says nothing."""
+    """The first line of an exception's message; its type where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def names_a_file(error):
-    """Whether an error of the system names the file that it is about, so that one line tells all."""
-    return isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike))
-
-
 def about_file(error):
-    """What an error that `names_a_file` says, in one line."""
+    """The line about an OSError that names a file; None of any other error."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return None
     again = "" if error.errno in OF_FILES else "; try again"
     return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}{again}"
 
@@ -81,122 +80,114 @@ def unreadable(path, error):
 
 
 @contextlib.contextmanager
-def reading(path):
-    """While this holds, an error that is the system's word that a file can't be read now is an Unreadable."""
+def reading(path, remedy="copy it again, or make it anew"):
+    """Around the reading and parsing of a file: whatever is raised there becomes one InputError line that names the file.
+
+    Unreadable where the system can't read it now. Only around parsing and conversion: our own bugs would be called damage.
+    """
     try:
         yield
-    except Exception as error:
+    except InputError:
+        raise
+    except Exception as error:  # parsers, missing keys, wrong types, bad numbers
+        if is_out_of_memory(error):
+            raise
         if passing := unreadable(path, error):
             raise passing from error
-        raise
-
-
-def is_there(path):
-    """Whether a file is there; Unreadable where the system can't say, which Path.exists takes for no since Python 3.14."""
-    try:
-        with reading(path):
-            os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{path}: no such file") from error
+        said = f"lacks {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{path}: damaged ({one_line(said)}); {remedy}") from error
 
 
 def is_out_of_memory(error):
-    """Whether an exception is Python's or torch's word that memory ran out, for which torch has a type only in part."""
+    """Python's or torch's word that memory ran out, for which torch has a type only in part."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 def compile_advice(error):
-    """What to say of an exception by which torch.compile tells that it could not; None of any other."""
+    """The message for an exception by which torch.compile tells that it could not; None of any other."""
     if not any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
         return None
     return f"--compile: {first_line(error)}; torch.compile needs a C++ compiler; leave --compile out where it can't do without"
 
 
 def say(text):
-    """A line for the user on stderr, at once. Where nobody can read it, as a closed pipe's or on a full disk, work goes on."""
-    try:
+    """Print a line for the user to stderr, at once. Where nobody can read it work goes on."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal's handler, amid another line
         print(text, file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is still in the buffer has to go somewhere
 
 
-class Output:
-    """stdout, on which work goes on where nobody can read it, as a closed pipe's or on a full disk. `lost`: why, "" for a pipe
-    whose reader has seen enough; None while all is well."""
+# ---- a script's process -----------------------------------------------------------------------------------------------
 
-    def __init__(self, stream):
-        self.stream, self.lost = stream, None
 
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
+class Lossy(io.FileIO):
+    """A standard stream on which work goes on where nobody can read it. `lost`: why, "" for a pipe whose reader has gone."""
 
-    def write(self, text):
-        with self._lossy():
-            return self.stream.write(text)
+    lost = None
 
-    def flush(self):
-        with self._lossy():
-            self.stream.flush()
-
-    @contextlib.contextmanager
-    def _lossy(self):
+    def write(self, data):
         try:
-            yield
+            return super().write(data)
         except OSError as error:
             self.lost = "" if isinstance(error, BrokenPipeError) else error.strerror
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # for what is still in the buffer too
+            return len(data)
 
 
 def begin():
-    """Prepare a script's process, before the modules are imported that take seconds.
-
-    Closed standard streams lead to os.devnull, letters that stdout can't encode become ?, a signal ends the process in one
-    line, and no variable of the environment that is meant for other programs changes or stops this one.
-    """
-    open_streams()
-    leave_on_signals()
-    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}  # figures look alike everywhere, and need no window
-    for name in [name for name in os.environ if name.startswith("TQDM_")]:  # settings of others' progress bars
-        del os.environ[name]
-    sys.excepthook = start_again_without
-
-
-def open_streams():
-    """Let closed standard streams lead to os.devnull, or the next file that is opened would get their output."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+    """Prepare a script's process, before the modules are imported that take seconds: standard streams that never fail, a signal
+    that ends it in one line, and figures that look alike everywhere and need no window."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed stream, or the next file would get its output
         os.set_inheritable(number, True)
     os.close(number)
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (as long as the process)
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has none
-        sys.stdout.reconfigure(errors="replace")
+    for number, name in enumerate(("stdout", "stderr"), start=1):
+        stream = getattr(sys, name)
+        if stream is None or type(stream) is io.TextIOWrapper:  # not a notebook's
+            encoding, buffer = getattr(stream, "encoding", "utf-8"), io.BufferedWriter(Lossy(number, "w", closefd=False))
+            errors = "replace" if name == "stdout" else "backslashreplace"
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, errors, line_buffering=True))
+    on_signals(_leave)
+    os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
 
-def start_again_without(kind, error, trace):
-    """Start this process again without the variables of the environment that an import has failed over, such as
-    TIMM_FUSED_ATTN=true, which timm takes for a number; sys.excepthook until the script's work begins."""
-    words = re.findall(r"\w+", str(error))
-    names = [name for name, value in os.environ.items() if repr(value) in str(error) or ("_" in name and name in words)]
-    if not names or not isinstance(error, ValueError):
-        sys.__excepthook__(kind, error, trace)
-        return
-    for name in names:
-        say(f"{name}={os.environ.pop(name)}: a library can't read it ({first_line(error)}); goes on without it")
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def _leave(number, _frame):
+    if os.environ.get("RANK", "0") == "0" or not under_torchrun():
+        say(f"stopped by {signal.Signals(number).name}")
+    os._exit(EXIT_CODES[number])
 
 
-def leave_on_signals():
-    """From here on a signal ends this process at once, in one line."""
+def run(main):
+    """Run a script's `main()` and return the exit code: its own, 2 after an InputError, an OSError that names a file, memory
+    that ran out, or a stdout that could not be written; that of the signal after Interrupted."""
+    StopSignals()
+    code = _run(main)
+    sys.stdout.flush()
+    lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
+    if lost:
+        say(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
+        return code or 2
+    return code
 
-    def leave(number, _frame):
-        if not under_torchrun() or os.environ["RANK"] == "0":
-            _say_amid(f"stopped by {signal.Signals(number).name}")
-        os._exit(EXIT_CODES[number])
 
-    on_signals(leave)
+def _run(main):
+    try:
+        return main()
+    except Interrupted as stop:
+        say(stop)
+        return stop.code
+    except Exception as error:
+        said = one_line(error) if isinstance(error, InputError) else about_file(error)
+        if is_out_of_memory(error):
+            said = one_line(first_line(error))
+            said = f"out of memory ({said}); a smaller --batch-size, where the command has it, takes less"
+        if said is None:
+            raise
+        say(f"error: {said}")
+        return 2
+
+
+# ---- signals ----------------------------------------------------------------------------------------------------------
 
 
 def on_signals(handler):
@@ -206,25 +197,19 @@ def on_signals(handler):
             signal.signal(number, handler)
 
 
-def under_torchrun():
-    """True in a process that torchrun has started. Schedulers and containers set some of its variables, as WORLD_SIZE, too."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and all(os.environ.get(name, "").isdecimal() for name in TORCHRUN)
-
-
-def _say_amid(text):
-    """`say` from within a signal handler, whose signal may have come in the middle of another line's writing."""
-    with contextlib.suppress(RuntimeError):
-        say(text)
-
-
 def ignore_signals():
-    """From here on no signal stops this process, which is about to end."""
+    """Let no signal stop this process any more, which is about to end."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
 
 
+def under_torchrun():
+    """True in a process that torchrun has started. Schedulers and containers set some of its variables, as WORLD_SIZE, too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def on_parents_death(number):
-    """What a new process calls to get this signal when its parent dies. (Only Linux can do so; elsewhere nothing happens.)"""
+    """A function that makes a new process get this signal when its parent dies (on Linux; elsewhere it does nothing)."""
     libc, linux = ctypes.CDLL(None), sys.platform == "linux"  # before a fork, after which no library may be opened
     return lambda: linux and libc.prctl(PR_SET_PDEATHSIG, number)
 
@@ -239,46 +224,28 @@ def signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_tracker(method=None):
-    """Start multiprocessing's resource tracker so that no signal ends it, if what starts processes by `method` uses one.
-
-    method: None is Python's own on this system, which a progress bar's lock goes by. Without this the tracker lives through
-    SIGINT and SIGTERM alone, and who misses it says so by warnings and tracebacks.
-    """
-    import multiprocessing  # not at the top: it takes longer than all the rest, and no signal is caught as yet
-    from multiprocessing import resource_tracker
-
-    if (method or multiprocessing.get_all_start_methods()[0]) != "fork":
-        with signals_blocked():
-            resource_tracker.ensure_running()
-
-
 class StopSignals:
     """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
 
-    Outside of `deferred()` a signal raises Interrupted at once; inside it sets `requested` (the exit code) and the loop
-    that polls it stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but no
-    SIGHUP, and none under torchrun, which hands on a signal that a scheduler may have sent to all processes already, and
-    kills what is there 30 seconds later.
+    A signal raises Interrupted at once; within `deferred()` it sets `requested`, the exit code, and the loop that polls it
+    stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but no SIGHUP, which an
+    ssh that closes sends twice, and none under torchrun, which hands on signals that all processes may have got already.
     """
 
     def __init__(self):
-        self.requested = 0
-        self._by = ""
-        self._defer = False
+        self.requested, self._by, self._defer = 0, "", False
         on_signals(self._on_signal)
-        start_tracker()
 
     def _on_signal(self, number, _frame):
         code = EXIT_CODES[number]
-        if self.requested and (number == signal.SIGHUP or under_torchrun()):  # an ssh that closes sends two
+        if self.requested and (number == signal.SIGHUP or under_torchrun()):
             return
         if self.requested:
             os._exit(code)
         self.requested, self._by = code, signal.Signals(number).name
         if not self._defer:
             raise Interrupted(code, f"stopped by {self._by}")
-        _say_amid(f"{self._by}: saving the state, then leaving (again: leave at once)")
+        say(f"{self._by}: saving the state, then leaving (again: leave at once)")
 
     @contextlib.contextmanager
     def deferred(self):
@@ -290,49 +257,3 @@ class StopSignals:
             self._defer = False
         if self.requested:
             raise Interrupted(self.requested, f"stopped by {self._by}")
-
-
-def run(main):
-    """Run a script's `main()` as a process: its return value is the exit code, an InputError becomes exit code 2, and so do an
-    error of the system that names a file and memory that runs out. So does a stdout that can't be written, once all is done.
-
-    A signal leaves `main` by Interrupted, so that its half-written files go; train.py and sweep.py meet signals their own way.
-    """
-    StopSignals()
-    sys.excepthook = sys.__excepthook__
-    out = sys.stdout = Output(sys.stdout)
-    try:
-        code = _run(main)
-    finally:
-        out.flush()
-        sys.stdout = out.stream
-    if out.lost:
-        say(f"error: stdout: can't be written ({out.lost}): what was printed is lost, the files that it tells of are not")
-        return code or 2
-    return code
-
-
-def _run(main):
-    """`run`, but for stdout."""
-    try:
-        return main()
-    except InputError as error:
-        say(f"error: {one_line(error)}")
-        return 2
-    except OSError as error:
-        if not names_a_file(error):
-            raise
-        say(f"error: {about_file(error)}")
-        return 2
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        said = one_line(first_line(error))
-        say(f"error: out of memory ({said}); a smaller --batch-size, where the command has it, takes less")
-        return 2
-    except Interrupted as stop:
-        say(stop)
-        return stop.code
-    except KeyboardInterrupt:
-        say("stopped by SIGINT")
-        return 130

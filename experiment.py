@@ -280,7 +280,7 @@ def best_weights(run, fold):
 def weights_file(run, fold):
     """The weights that predict the eval images for a fold: those after --finish-on-all where it has them, else its best."""
     final = fold_dir(run, fold) / "final.safetensors"
-    return final if errors.is_there(final) else best_weights(run, fold)
+    return final if final.exists() else best_weights(run, fold)
 
 
 @contextlib.contextmanager
@@ -331,14 +331,14 @@ def missing(run, args, folds):
 def untouched(run, folds):
     """Those of `folds` that have no step of training behind them in a run."""
     done = done_folds(run)
-    return [fold for fold in folds if fold not in done and not errors.is_there(fold_dir(run, fold) / "last.pt")]
+    return [fold for fold in folds if fold not in done and not (fold_dir(run, fold) / "last.pt").exists()]
 
 
 def done_folds(run):
     """{fold: fold.json} of the folds that are complete, in order."""
     found = {}
     for name in _folders(run):
-        if re.fullmatch(r"fold\d+", name) and errors.is_there(Path(run) / name / "fold.json"):
+        if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").exists():
             found[int(name[4:])] = files.read_json(Path(run) / name / "fold.json", **FOLD)
     return dict(sorted(found.items()))
 

@@ -54,7 +54,7 @@ def check_epochs(args, run):
     """InputError when a run that goes on can't end after --epochs: more are begun, or a complete fold's state is gone."""
     done = experiment.done_folds(run)
     for fold in range(max(args.kfold, 1)):
-        kept = errors.is_there(experiment.fold_dir(run, fold) / "last.pt")
+        kept = (experiment.fold_dir(run, fold) / "last.pt").exists()
         begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold) if kept else 0
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")

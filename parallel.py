@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 import torch
@@ -61,9 +62,9 @@ def _work(args, run, data, pixels, place, device, numbers, taken, code, outcome)
     except (InputError, Interrupted) as error:
         outcome.put((type(error).__name__, str(error)))
     except OSError as error:
-        if not errors.names_a_file(error):
+        if not (told := errors.about_file(error)):
             raise
-        outcome.put(("InputError", f"{errors.about_file(error)}; --resume {shlex.quote(str(run))} goes on"))
+        outcome.put(("InputError", f"{told}; --resume {shlex.quote(str(run))} goes on"))
     except (RuntimeError, MemoryError) as error:
         if advice := errors.compile_advice(error):
             outcome.put(("InputError", advice))
@@ -80,7 +81,8 @@ def train_folds(args, run, data, numbers, device, stop):
     When one process fails the others save their state and stop, and its error is raised: InputError, also for one that was
     killed. Interrupted when `stop` was requested.
     """
-    errors.start_tracker(START)  # of the locks below
+    with errors.signals_blocked():
+        resource_tracker.ensure_running()  # of the locks below
     context = multiprocessing.get_context(START)
     taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
     data.store.leave_device()

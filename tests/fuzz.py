@@ -29,7 +29,7 @@ import fuzz_targets
 import numpy as np
 import yaml
 
-from errors import InputError, names_a_file, one_line
+from errors import InputError, about_file, one_line
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 
@@ -206,7 +206,7 @@ def run_case(seed, number, targets, place):
         target.check(target.read())
         outcome = "read"
     except (InputError, OSError) as error:
-        if not isinstance(error, InputError) and not names_a_file(error):
+        if not isinstance(error, InputError) and not about_file(error):
             raise
         assert one_line(error).isprintable() and str(error), "an error without words"
         outcome = "refused"

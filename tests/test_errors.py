@@ -1,5 +1,4 @@
 import importlib
-import multiprocessing
 import os
 import re
 import shlex
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import out_of_reach
 
 import errors
 import options
@@ -30,7 +28,7 @@ def test_an_exception_without_words_is_told_by_its_kind(error, line):
 def test_a_line_that_nobody_can_read_stops_nothing():
     """The reader of the pipe is gone, as tee is after Ctrl-C: that line and the next go nowhere, and the exit code is right."""
     program = (
-        "import os, errors; read, write = os.pipe(); os.close(read); os.dup2(write, 2); errors.say('one'); errors.say('two'); "
+        "import os, errors; read, write = os.pipe(); os.close(read); os.dup2(write, 2); errors.begin(); errors.say('one'); "
         "raise SystemExit(errors.run(lambda: (_ for _ in ()).throw(errors.Interrupted(130, 'three'))))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -41,7 +39,7 @@ def test_a_line_that_nobody_can_read_stops_nothing():
 def test_work_goes_on_where_nobody_reads_stdout(buffered, tmp_path):
     """A pipe whose reader has gone is no error; on a full disk one line tells what is lost, and the code is 2."""
     program = (
-        "import errors, os, sys\n"
+        "import errors, os, sys; errors.begin()\n"
         "def main():\n    print('one'); print('two', flush=True); open('made', 'w').close(); print('three')\n"
         "sys.exit(errors.run(main))"
     )
@@ -95,31 +93,12 @@ def test_a_name_of_other_bytes_can_be_printed(tmp_path):
     assert begun("errors.run(lambda: print(os.listdir()[0]))", tmp_path, PYTHONIOENCODING="utf-8").stdout == b"??\n"
 
 
-@pytest.mark.parametrize("set_to", [
-    {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_MININTERVAL": "abc"},
-    {"MPLBACKEND": "TkAgg", "MATPLOTLIBRC": "style", "TQDM_NCOLS": "wide"},
-])  # fmt: skip
-def test_figures_and_bars_are_made_whatever_the_environment_sets_for_other_programs(set_to, tmp_path):
-    """Such as what a notebook leaves in MPLBACKEND for each !python; `style` has a font size of its own, TeX, and other bytes."""
-    (tmp_path / "style").write_bytes(b"font.size: 40\ntext.usetex: True\n# \xbd\xc7\n")
-    code = "import report, matplotlib, tqdm; print(matplotlib.rcParams['font.size'], matplotlib.rcParams['backend'])"
-    done = begun(code, tmp_path, **set_to)
+def test_figures_are_drawn_alike_whatever_the_environment_sets_for_other_programs(tmp_path):
+    """Such as what a notebook leaves in MPLBACKEND for each !python; `style` has a font size of its own."""
+    (tmp_path / "style").write_text("font.size: 40\n")
+    code = "import matplotlib; print(matplotlib.rcParams['font.size'], matplotlib.rcParams['backend'])"
+    done = begun(code, tmp_path, MPLBACKEND="module://matplotlib_inline.backend_inline", MATPLOTLIBRC="style")
     assert (done.returncode, done.stdout.lower(), done.stderr) == (0, b"10.0 agg\n", b"")
-
-
-def test_a_variable_that_a_library_can_not_read_is_left_out_with_a_line(tmp_path):
-    """As TIMM_FUSED_ATTN=true, for which timm raises while it is imported: the process starts again without it."""
-    (tmp_path / "library.py").write_text(
-        "import os\nint(os.environ.get('LIB_SIZE', 1))\nif 'LIB_LEVEL' in os.environ: raise ValueError('LIB_LEVEL must be\\nOFF')\n"
-    )
-    code = "import library; print(sys.argv[1:], os.environ['OTHER'])"
-    done = begun(code, tmp_path, ["two words"], LIB_SIZE="big", LIB_LEVEL="x", OTHER="1")
-    assert (done.returncode, done.stdout) == (0, b"['two words'] 1\n")
-    assert done.stderr.decode().splitlines() == [
-        "LIB_SIZE=big: a library can't read it (invalid literal for int() with base 10: 'big'); goes on without it",
-        "LIB_LEVEL=x: a library can't read it (LIB_LEVEL must be); goes on without it",
-    ]
-    assert b"ZeroDivisionError" in begun("1 / 0", tmp_path).stderr
 
 
 SCRIPTS = ("train", "inference", "ensemble", "compare", "leaderboard", "report", "sweep", "benchmark", "demo", "losses_picture")
@@ -235,7 +214,7 @@ def test_a_hangup_that_comes_twice_still_saves_the_state(handlers):
 
 def test_under_nohup_a_hangup_stops_nothing(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    errors.leave_on_signals()
+    errors.on_signals(errors._leave)
     with errors.StopSignals().deferred():
         os.kill(os.getpid(), signal.SIGHUP)
 
@@ -290,17 +269,6 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
     importing.send_signal(number)
     out, err = importing.communicate(timeout=60)
     assert (importing.returncode, out, err) == (code, "", f"stopped by {number.name}\n")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_no_signal_ends_the_resource_tracker(handlers, tracker, monkeypatch, method):
-    """That of a system's usual way to start processes is there before a progress bar asks for it; forked ones need none."""
-    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: [method, "other"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    errors.StopSignals()
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    assert tracker() is None if method == "fork" else out_of_reach(tracker())
 
 
 def test_options_are_never_abbreviated_and_given_ones_are_known():
