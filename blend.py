@@ -305,7 +305,6 @@ def study_bounds(members, truth, persons, best, method="soft", weights=None, res
 # ---- search -----------------------------------------------------------------------------------------------------------
 
 CLASSES = len(LABELS)
-PART_CLASSES = dict(zip(COMPONENTS, decode(np.arange(CLASSES))))  # of each label: its mask, its gender, its age group
 STACK_C = 0.1  # of 0.01, 0.1, 1 and 10 the best, cross-fitted, on 300 simulated people and three members (three seeds)
 LOG_FLOOR = 1e-6  # below it the logarithm of a probability says more about rounding than about the image
 
@@ -318,162 +317,67 @@ class Selection:
     trace: list
 
 
-# ---- sums: what a blend adds up, so that a member can join for the price of one -------------------------------------
-
-
-@dataclass
 class _Sums:
-    """Weighted sums {part or "label": [N, C]} of members' probabilities and sums {...: number} of their weights."""
+    """A blend as weighted sums {part or "label": [N, C]} of its members' probabilities and sums {...: number} of their weights,
+    with its predictions, how much each leads the next class, and macro F1, so that a change of one weight touches few rows."""
 
-    sums: dict
-    totals: dict
+    def __init__(self, truth, sums, totals):
+        self.truth, self.sums, self.totals = truth, sums, totals
+        scores = _scores(sums, totals)
+        self.pred = scores.argmax(1)
+        top = np.partition(scores, -2, axis=1)[:, -2:]
+        self.lead = top[:, 1] - top[:, 0]
+        self.f1 = metrics.macro_f1(truth, self.pred, CLASSES)
 
-    def plus(self, parts, weight=1.0):
-        """The sums with one more member, {part: probabilities [N, C]}, or with a part's weight changed by `weight`."""
-        sums = {**self.sums, **{part: self.sums.get(part, 0.0) + weight * probs for part, probs in parts.items()}}
-        return _Sums(sums, {**self.totals, **{part: self.totals.get(part, 0.0) + weight for part in parts}})
+    def plus(self, parts, step=1.0):
+        """The blend when the weight of `parts` {part or "label": [N, C]} grows by `step`."""
+        return _Sums(self.truth, *_changed(self.sums, self.totals, parts, step))
 
-    def each(self, change):
-        """The sums with `change(sums)` of every part, such as some of the rows."""
-        return _Sums({part: change(sums) for part, sums in self.sums.items()}, self.totals)
+    def f1_plus(self, parts, step=1.0):
+        """Macro F1 of `plus`, computed where the lead can be overcome."""
+        rows = np.flatnonzero(self.lead <= self._reach(parts, step) + 1e-9)
+        pred = self.pred.copy()
+        pred[rows] = _scores(*_changed(self.sums, self.totals, parts, step, rows)).argmax(1)
+        return metrics.macro_f1(self.truth, pred, CLASSES)
 
-    def has_product(self):
-        """Whether a member that is not of target label takes part."""
-        return any(part in self.totals for part in COMPONENTS)
+    def _reach(self, parts, step):
+        """The most that such a change can add to the difference of two scores.
 
-    def means(self):
-        """{part: [N, C]}, the members' mean probabilities of the parts; label members' marginals where only those decide."""
-        label = marginals(self.sums["label"] / self.totals["label"]) if "label" in self.sums else {}
-        return label | {part: self.sums[part] / self.totals[part] for part in COMPONENTS if part in self.sums}
+        A part's mean, of total weight T, moves by at most |step| / (T + step), and the product of three means by their sum.
+        """
+        moved = {part: abs(step) / (self.totals.get(part, 0.0) + step) for part in parts}
+        own = [part if part in self.totals or part in parts else "label" for part in COMPONENTS]
+        grown = abs(step) * len(moved.keys() & COMPONENTS) / len(COMPONENTS)
+        product = 2 * (grown + _product_weight(self.totals) * sum(moved.get(part, 0.0) for part in own))
+        return product + abs(step) * ("label" in parts)
 
-    def product_weight(self):
-        return sum(self.totals.get(part, 0.0) for part in COMPONENTS) / len(COMPONENTS)
 
-    def scores(self):
-        """blend.blend's probabilities times the sum of weights: [N, 18]. None of them falls where a sum rises."""
-        if not self.has_product():
-            return self.sums["label"]
-        means = self.means()
-        product = self.product_weight() * combine(*(means[part] for part in COMPONENTS))
-        return product + self.sums["label"] if "label" in self.sums else product
+def _changed(sums, totals, parts, step, rows=slice(None)):
+    """(sums, totals) of some rows when the weight of `parts` grows by `step`."""
+    sums, totals = {part: table[rows] for part, table in sums.items()}, dict(totals)
+    for part, probs in parts.items():
+        sums[part] = sums.get(part, 0.0) + step * probs[rows]
+        totals[part] = totals.get(part, 0.0) + step
+    return sums, totals
 
-    def f1(self, truth):
-        return metrics.macro_f1(truth, self.scores().argmax(1), CLASSES)
+
+def _product_weight(totals):
+    return sum(totals.get(part, 0.0) for part in COMPONENTS) / len(COMPONENTS)
+
+
+def _scores(sums, totals):
+    """`blend`'s probabilities times the sum of weights: [N, 18]."""
+    weight = _product_weight(totals)
+    if not weight:
+        return sums["label"]
+    means = {part: sums[part] / totals[part] for part in COMPONENTS if part in sums}
+    if len(means) < len(COMPONENTS):
+        means = marginals(sums["label"] / totals["label"]) | means
+    product = weight * combine(*(means[part] for part in COMPONENTS))
+    return product + sums["label"] if "label" in sums else product
 
 
 # ---- greedy selection ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Kind:
-    """All members that give the same parts, side by side: tables {part: float32 [N, C, M]}, their least and greatest."""
-
-    parts: tuple
-    members: np.ndarray
-    tables: dict
-    least: dict
-    greatest: dict
-
-
-def _stack(tables):
-    """[N, C, M] float32 of M tables [N, C], in blocks of rows that stay in the processor's cache."""
-    stacked = np.empty((*tables[0].shape, len(tables)), dtype=np.float32)
-    for start in range(0, len(stacked), 256):
-        rows = slice(start, start + 256)
-        np.stack([table[rows] for table in tables], axis=-1, out=stacked[rows], casting="same_kind")
-    return stacked
-
-
-def _make_kinds(given):
-    """The kinds of members that give the parts `given`, a list of {part or "label": [N, C]}."""
-    by_parts = {}
-    for index, parts in enumerate(given):
-        by_parts.setdefault(tuple(parts), []).append(index)
-    kinds = []
-    for parts, indices in by_parts.items():
-        tables = {part: _stack([given[index][part] for index in indices]) for part in parts}
-        if parts == ("label",) and len(by_parts) > 1:
-            label = [marginals(given[index]["label"]) for index in indices]
-            tables |= {part: _stack([each[part] for each in label]) for part in COMPONENTS}
-        least = {part: np.asfortranarray(table.min(-1)) for part, table in tables.items()}
-        greatest = {part: np.asfortranarray(table.max(-1)) for part, table in tables.items()}
-        kinds.append(_Kind(parts, np.array(indices), tables, least, greatest))
-    return kinds
-
-
-def _joined_f1(state, kind, truth):
-    """Macro F1 of `state` with one more member, for each of the members of a kind: float64 [M].
-
-    Only rows whose prediction some member can change are computed, and of their classes only those that can win: the
-    score of a class lies between those with the least and with the greatest probabilities of any member of the kind.
-    """
-    state = state.each(np.float32)
-    after = state.plus({part: kind.least[part] for part in kind.parts})
-    low, high = after.scores(), state.plus({part: kind.greatest[part] for part in kind.parts}).scores()
-    contends = high >= low.max(1, keepdims=True) * (1 - 1e-5)  # a little more than needed, for rounding
-    count = contends.sum(1)
-    sure = np.flatnonzero(count == 1)
-    pred = contends[sure].argmax(1)
-    right = np.bincount(pred[pred == truth[sure]], minlength=CLASSES)
-    taken = np.bincount(pred, minlength=CLASSES)
-
-    rows = np.flatnonzero(count > 1)
-    rows = rows[np.argsort(-count[rows], kind="stable")]
-    classes = np.nonzero(contends[rows])[1].astype(np.uint8)  # all contenders of the first row, then of the second, ...
-    first = np.cumsum(count[rows]) - count[rows]
-    value_of = _contender_values(state, after, kind, rows)
-    best = value_of(classes[first])
-    pred = np.repeat(classes[first][:, None], len(kind.members), axis=1)
-    for place in range(1, count[rows].max(initial=1)):
-        n = int((count[rows] > place).sum())
-        rivals = classes[first[:n] + place]
-        values = value_of(rivals)
-        np.copyto(pred[:n], rivals[:, None], where=values > best[:n])
-        np.maximum(best[:n], values, out=best[:n])
-    hit = pred == truth[rows, None].astype(np.uint8)
-    cell = pred + CLASSES * np.arange(len(kind.members))  # of a table of members and classes
-    shape = (len(kind.members), CLASSES)
-    taken = taken + np.bincount(cell.ravel(), minlength=cell.shape[1] * CLASSES).reshape(shape)
-    right = right + np.bincount(cell[hit], minlength=cell.shape[1] * CLASSES).reshape(shape)
-    return metrics._mean_f1(2 * right, taken + np.bincount(truth, minlength=CLASSES))
-
-
-def _contender_values(state, after, kind, rows):
-    """A function of classes [n] that gives the scores of the first n of `rows` for these classes: float32 [n, M].
-
-    It is `after.scores()` for every member of the kind: what does not depend on the member is multiplied out before.
-    """
-    state, scale = state.each(lambda sums: sums[rows]), np.full((len(rows), CLASSES), np.float32(after.product_weight()))
-    means = state.means() if after.has_product() else {}
-    changed = {}
-    for part in means:
-        if part in kind.parts:
-            changed[part] = np.broadcast_to(state.sums.get(part, np.float32(0)), (len(rows), kind.tables[part].shape[1]))
-            scale = scale / np.float32(after.totals[part])
-        elif kind.parts == ("label",) and part not in state.sums:
-            changed[part] = means[part] * np.float32(state.totals["label"])
-            scale = scale / np.float32(after.totals["label"])
-        else:
-            scale = scale * means[part][:, PART_CLASSES[part]]
-    label = state.sums.get("label", np.zeros_like(scale))
-    flat = {part: table.reshape(-1, table.shape[-1]) for part, table in kind.tables.items()}
-
-    def take(part, classes):
-        return flat[part].take(rows[: len(classes)] * kind.tables[part].shape[1] + classes, axis=0)
-
-    def values(classes):
-        n = np.arange(len(classes))
-        score = take("label", classes) if "label" in kind.parts else np.float32(0)
-        score = score + label[n, classes][:, None]
-        if after.has_product():
-            product = scale[n, classes][:, None]
-            for part, base in changed.items():
-                of_part = PART_CLASSES[part][classes]
-                product = product * (take(part, of_part) + base[n, of_part][:, None])
-            score = score + product
-        return score
-
-    return values
 
 
 def _alone(parts, truth):
@@ -481,7 +385,7 @@ def _alone(parts, truth):
     if len(parts) == 1 and "label" not in parts:
         ((part, probs),) = parts.items()
         return metrics.macro_f1(decode(truth)[COMPONENTS.index(part)], probs.argmax(1), probs.shape[1])
-    return _Sums({}, {}).plus(parts).f1(truth)
+    return _sum_up([parts], truth).f1
 
 
 def _start(given, truth):
@@ -492,15 +396,15 @@ def _start(given, truth):
     options = [[max(whole, key=lambda index: alone[index])]] if whole else []
     if all(of_part):
         options.append([max(indices, key=lambda index: alone[index]) for indices in of_part])
-    return max(options, key=lambda members: _sum_up(given, members).f1(truth))
+    return max(options, key=lambda members: _sum_up([given[index] for index in members], truth).f1)
 
 
-def _sum_up(given, members):
-    """The sums of these members, laid out class by class, which makes a maximum over classes quick."""
-    state = _Sums({}, {})
-    for index in members:
-        state = state.plus({part: np.asfortranarray(probs) for part, probs in given[index].items()})
-    return state
+def _sum_up(given, truth):
+    """The _Sums of members {part or "label": [N, C]}, each at weight 1."""
+    sums, totals = {}, {}
+    for parts in given:
+        sums, totals = _changed(sums, totals, parts, 1.0)
+    return _Sums(truth, sums, totals)
 
 
 def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
@@ -513,21 +417,19 @@ def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     least often joins; and no mean is taken over searches that see random halves of the members each ("bags"): cross-fitted
     it won on three of eight libraries (docs/results.md). A part's member that starts before the others has score nan.
     """
-    given = [member_parts(target, np.asarray(probs), bounds) for target, probs in members]
     check_decided([target for target, _probs in members])
+    given = [member_parts(target, np.asarray(probs), bounds) for target, probs in members]
     truth = np.asarray(truth)
-    kinds, chosen = _make_kinds(given), _start(given, truth)
-    state = _sum_up(given, chosen)
-    scores = [*[float("nan")] * (len(chosen) - 1), state.f1(truth)]
+    chosen = _start(given, truth)
+    sums = _sum_up([given[index] for index in chosen], truth)
+    scores = [*[float("nan")] * (len(chosen) - 1), sums.f1]
     best = len(chosen)
     while len(chosen) < min(steps, best + patience):
-        candidates = np.concatenate([kind.members for kind in kinds]).tolist()
-        f1 = np.concatenate([_joined_f1(state, kind, truth) for kind in kinds]).tolist()
-        top = max(f1) - 1e-9
-        tied = [index for index, score in zip(candidates, f1) if score >= top]
+        f1 = [sums.f1_plus(parts) for parts in given]
+        tied = [index for index, score in enumerate(f1) if score >= max(f1) - 1e-9]
         chosen.append(min(tied, key=lambda index: (chosen.count(index), index)))
-        state = state.plus(_sum_up(given, chosen[-1:]).sums)
-        scores.append(state.f1(truth))
+        sums = sums.plus(given[chosen[-1]])
+        scores.append(sums.f1)
         if scores[-1] > scores[best - 1] + 1e-9:
             best = len(chosen)
     weights = np.bincount(chosen[:best], minlength=len(given)) / best
@@ -546,56 +448,23 @@ def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0)
     """
     check_decided([target for target, _probs in members])
     given = [member_parts(target, np.asarray(probs, dtype=np.float64), bounds) for target, probs in members]
-    truth, factor = np.asarray(truth), 2.0
     weights = [dict.fromkeys(parts, 1.0) for parts in given]
-    state = _sum_up(given, range(len(given)))
-    ranked = _Ranked(state, truth)
+    sums, factor = _sum_up(given, np.asarray(truth)), 2.0
     for _round in range(rounds):
         moved = False
         for parts, weight in zip(given, weights):
             for part, probs in parts.items():
                 tried = [w for w in (weight[part] / factor, weight[part] * factor) if 1 / largest <= w <= largest]
-                steps = [w - weight[part] for w in tried]
-                f1 = [ranked.f1_after({part: probs}, step) for step in steps]
+                f1 = [sums.f1_plus({part: probs}, w - weight[part]) for w in tried]
                 best = int(np.argmax(f1))
-                if f1[best] > ranked.f1 + 1e-9:
-                    ranked = _Ranked(ranked.state.plus({part: probs}, steps[best]), truth)
+                if f1[best] > sums.f1 + 1e-9:
+                    sums = sums.plus({part: probs}, tried[best] - weight[part])
                     weight[part], moved = tried[best], True
         if not moved:
             factor = factor**0.5
             if factor < 2**0.25:
                 break
     return weights
-
-
-class _Ranked:
-    """A blend's sums with its predictions and by how much they lead, so that small changes touch few rows."""
-
-    def __init__(self, state, truth):
-        self.state, self.truth = state, truth
-        scores = state.scores()
-        self.pred = scores.argmax(1)
-        top = np.partition(scores, -2, axis=1)[:, -2:]
-        self.lead = top[:, 1] - top[:, 0]
-        self.f1 = metrics.macro_f1(truth, self.pred, CLASSES)
-
-    def f1_after(self, parts, step):
-        """Macro F1 when the weight of one part {part: [N, C]} changes by `step`."""
-        rows = np.flatnonzero(self.lead <= self._reach(next(iter(parts)), step) + 1e-9)
-        changed = self.state.each(lambda sums: sums[rows]).plus({part: probs[rows] for part, probs in parts.items()}, step)
-        pred = self.pred.copy()
-        pred[rows] = changed.scores().argmax(1)
-        return metrics.macro_f1(self.truth, pred, CLASSES)
-
-    def _reach(self, part, step):
-        """What a change of weight by `step` can add at most to the difference of two scores.
-
-        It moves the mean of a part, of total weight T, by no more than |step| / (T + step), and the product as much.
-        """
-        weight, moved = self.state.product_weight(), abs(step) / (self.state.totals[part] + step)
-        if part != "label":
-            return 2 * (abs(step) / len(COMPONENTS) + weight * moved)
-        return abs(step) + 2 * weight * moved * sum(other not in self.state.totals for other in COMPONENTS)
 
 
 # ---- stacking ------------------------------------------------------------------------------------------------------

@@ -177,14 +177,14 @@ def test_a_changed_weight_is_scored_as_blend_does(targets):
         if apart:
             members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
         given = [blend.member_parts(*member) for member in members]
-        ranked = blend._Ranked(blend._sum_up(given, range(len(given))), truth)
-        assert ranked.f1 == pytest.approx(blend_f1(members, truth))
+        sums = blend._sum_up(given, truth)
+        assert sums.f1 == pytest.approx(blend_f1(members, truth))
         for index, parts in enumerate(given):
             for part, step in ((part, step) for part in parts for step in (-0.9, -0.2, 0.3, 1.15, 5.0)):
                 weights = [dict.fromkeys(own, 1.0) for own in given]
                 weights[index][part] += step
                 expected = blend_f1(members, truth, weights)
-                assert ranked.f1_after({part: parts[part]}, step) == pytest.approx(expected)
+                assert sums.f1_plus({part: parts[part]}, step) == pytest.approx(expected)
 
 
 def test_stack_is_a_logistic_regression_on_log_probabilities():
