@@ -771,7 +771,8 @@ def write_result(args, result):
         if args.tune_bounds:
             scaled, given = blend.scale_by_temperatures(fitted, images.members)
             study = blend.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
-            report.draw_bounds(study, [part.bounds for part in scored.parts], inside / "bounds.png", f"age bounds of {name}")
+            figure = report.bounds(study, [part.bounds for part in scored.parts], f"age bounds of {name}")
+            files.write_figure(inside / "bounds.png", figure)
 
     kind = f"{plan.method}-{len(result.members)}runs"
     return experiment.make_folder(args.output_dir, args.name, lambda: experiment.next_number(args.output_dir, kind), fill)

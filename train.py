@@ -121,7 +121,7 @@ def draw_crops(args, run, data):
     root = Path(args.data_dir) / "train" / "images"
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
-        report.write_crops(rows, lambda image: open_rgb(root / image), geometry, run / "crops.png", run.name)
+        files.write_figure(run / "crops.png", report.crops(rows, lambda image: open_rgb(root / image), geometry, run.name))
 
 
 def draw_pictures(args, run):
@@ -131,11 +131,12 @@ def draw_pictures(args, run):
     table = predictions.read_table(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
     kind = "out-of-fold" if args.kfold else "in-sample: its own training images"
-    report.curves(experiment.read_log(run / "log.csv"), run / "curves.png", run.name)
-    report.confusion(truth, probs.argmax(1), scored_as, run / "confusion.png", f"{run.name} ({kind})")
+    files.write_figure(run / "curves.png", report.curves(experiment.read_log(run / "log.csv"), run.name))
+    files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, f"{run.name} ({kind})"))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(args.data_dir) / "train" / "images"
-    report.mistakes(rows, lambda image: open_rgb(root / image), scored_as, run / "mistakes.png", f"{run.name} ({kind})")
+    figure = report.mistakes(rows, lambda image: open_rgb(root / image), scored_as, f"{run.name} ({kind})")
+    files.write_figure(run / "mistakes.png", figure)
 
 
 def closing(args, run, summary, data, started):

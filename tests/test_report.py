@@ -1,20 +1,31 @@
-"""report.py: the numbers and words in the figures, and that every figure is whole, readable and leaves nothing behind."""
+"""The pictures of report.py: their numbers and words, and that nothing overlaps; HTML pages, their cells and thumbnails."""
 
+import base64
+import io
+import re
 import sys
+from html.parser import HTMLParser
 
+import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageStat
+from conftest import white_box
+from matplotlib.offsetbox import TextArea
+from PIL import Image
 from sklearn.metrics import f1_score
 
+import files
+import images
 import metrics
 import report
 from dataset import CLASS_NAMES, encode
 from errors import InputError
+from images import Geometry
 
-LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 20 + "\nend 한글"
+LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 12 + "\nend 한글"
+NASTY = """</script><script>alert(1)</script> "'&<b>"""
 
 
 def make_log(folds, epochs, validated=True):
@@ -50,8 +61,11 @@ def grey_image(_name):
 
 
 def texts(figure):
-    """All words on a figure outside of tick labels and legends."""
-    return [text for owner in (figure, *figure.axes) for text in owner.texts if text.get_text()]
+    """All texts on a figure but tick labels, in the order of drawing."""
+    legends = [legend for owner in (figure, *figure.axes) for legend in owner.findobj(matplotlib.legend.Legend)]
+    found = [text for owner in (figure, *figure.axes) for text in owner.texts]
+    found += [text for legend in dict.fromkeys(legends) for text in legend.get_texts()]
+    return found + [area._text for area in figure.findobj(TextArea) if area._text not in found]
 
 
 def words(figure):
@@ -60,25 +74,15 @@ def words(figure):
 
 def assert_readable(figure):
     """Nothing reaches over the figure's edge, and no two texts cover each other."""
+    figure.draw_without_rendering()
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-    shown = texts(figure)
+    shown = [text for text in texts(figure) if text.get_text()]
     x0, y0, x1, y1 = np.array([text.get_window_extent().extents for text in shown]).T
     across = np.minimum(x1[:, None], x1) - np.maximum(x0[:, None], x0)
     up = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
     overlaps = np.argwhere(np.triu((across > 2) & (up > 4), 1))  # pixels; boxes include the room of descenders
     assert not [(shown[a].get_text(), shown[b].get_text()) for a, b in overlaps]
-
-
-def assert_only_png(path):
-    """`path` is a picture that is not blank, and alone in its folder."""
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-    with Image.open(path) as image:
-        image.load()
-        assert image.format == "PNG"
-        assert 700 <= image.width <= 1800 and 300 <= image.height <= 1800
-        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-        assert max(ImageStat.Stat(image.convert("L")).stddev) > 2
 
 
 # ---- curves --------------------------------------------------------------------------------------------------------
@@ -100,37 +104,40 @@ def test_subtitle_of_curves():
     assert report.curves_subtitle({}) == "no validation: everyone trains"
 
 
-@pytest.mark.parametrize(("folds", "epochs", "validated"), [(1, 1, True), (5, 10, True), (12, 3, True), (1, 4, False)])
-def test_curves(folds, epochs, validated):
+@pytest.mark.parametrize(("folds", "epochs", "validated"), [(1, 1, True), (12, 10, True), (1, 4, False)])
+def test_curves_name_every_fold_and_its_best_epoch(folds, epochs, validated):
     log = make_log(folds, epochs, validated)
-    figure = report.curves_figure(log, "a run")
+    figure = report.curves(log, "a run")
     assert_readable(figure)
-    assert ("no validation" in words(figure)) == (not validated)
+    assert ("no validation" in words(figure)) == (not validated) == ("everyone" in words(figure))
     for fold, (epoch, f1) in report.best_epochs(log).items():
         assert f"fold {fold}: {f1:.4f} at epoch {epoch}" in words(figure)
 
 
 def test_curves_draw_the_logged_values_and_skip_what_is_not_finite():
-    log = make_log(1, 3).assign(train_loss=[2.0, np.inf, 1.0], val_f1=[0.1, 0.3, 0.2])
-    loss, _lr, f1 = report.curves_figure(log, "a run").axes
-    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.0, np.nan, 1.0])
-    line, ring = f1.lines
+    """The loop's own rows hold None before they have been through a csv."""
+    log = make_log(1, 3).assign(train_loss=[2.0, np.inf, 1.0], val_f1=[0.1, 0.3, 0.2], val_loss=[None, None, 1.0])
+    panels = {axes.get_title(loc="left"): axes for axes in report.curves(log, "a run").axes}
+    np.testing.assert_array_equal(panels["loss"].lines[0].get_ydata(), [2.0, np.nan, 1.0])
+    line, ring = panels["validation macro F1"].lines
     assert line.get_xydata().tolist() == [[1, 0.1], [2, 0.3], [3, 0.2]]
     assert ring.get_xydata().tolist() == [[2, 0.3]]
 
 
-def test_log_with_none_is_a_log_without_validation():
-    """The loop's own rows hold None before they have been through a csv."""
-    log = make_log(1, 2, validated=False).astype({"val_loss": object, "val_f1": object}).replace({np.nan: None})
-    assert "no validation" in words(report.curves_figure(log, "a run"))
+def test_epochs_on_everyone_are_lines_of_their_own():
+    """Two folds of 2 and 2 epochs, one of which went on for 2 on everyone: no line joins its epochs 2 and 3."""
+    log = pd.DataFrame({
+        "fold": [0, 0, 0, 0, 1, 1], "epoch": [1, 2, 3, 4, 1, 2], "lr": 1e-3, "train_loss": [3.0, 2, 2.5, 1, 3, 2],
+        "val_loss": [1.0, 1, np.nan, np.nan, 1, 1], "val_f1": [0.1, 0.2, np.nan, np.nan, 0.3, 0.2],
+    })  # fmt: skip
+    figure = report.curves(log, "a run")
+    drawn = [line.get_xdata().tolist() for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert drawn == [[1, 2], [3, 4], [1, 2]]
+    assert "train on everyone" in words(figure)
+    assert "train on everyone" not in words(report.curves(log[log["val_f1"].notna()], "a run"))
 
 
 # ---- confusion -----------------------------------------------------------------------------------------------------
-
-
-def test_row_shares_of_an_empty_row_are_zero():
-    shares = report.row_shares(np.array([[1, 3], [0, 0]]))
-    assert shares.tolist() == [[0.25, 0.75], [0, 0]]
 
 
 def test_class_f1():
@@ -138,22 +145,7 @@ def test_class_f1():
     f1 = report.class_f1(np.array([[3, 0, 0], [1, 0, 0], [0, 0, 0]]))
     np.testing.assert_allclose(f1, [6 / 7, 0, np.nan])
     truth, pred = make_classes(200, 3)
-    counts = metrics.confusion(truth, pred, 3)
-    np.testing.assert_allclose(report.class_f1(counts), f1_score(truth, pred, average=None))
-
-
-def test_cell_notes():
-    assert report.cell_note(0, 0.0, percent=True) == ""
-    assert report.cell_note(1234, 0.4567, percent=True) == "1,234\n45.7%"
-    assert report.cell_note(1234, 0.4567, percent=False) == "1234"
-
-
-def test_cells_are_blue_where_right_orange_where_wrong_and_dim_where_empty():
-    red, _green, blue = np.moveaxis(report.cell_colors(np.array([[0.6, 0.4], [0.0, 1.0]])), -1, 0)
-    assert blue[0, 0] > red[0, 0] and blue[1, 1] > red[1, 1]
-    assert red[0, 1] > blue[0, 1]
-    assert abs(red[1, 0] - blue[1, 0]) < 0.02 and red[1, 0] > 0.9
-    assert blue[1, 1] < blue[0, 0]  # a larger share is darker
+    np.testing.assert_allclose(report.class_f1(metrics.confusion(truth, pred, 3)), f1_score(truth, pred, average=None))
 
 
 def test_text_stands_out_from_every_cell():
@@ -169,10 +161,10 @@ def test_text_stands_out_from_every_cell():
             assert (high + 0.05) / (low + 0.05) > 3.9, share
 
 
-@pytest.mark.parametrize(("scored_as", "n"), [("label", 18_900), ("mask", 18_900), ("gender", 10), ("age_group", 1)])
+@pytest.mark.parametrize(("scored_as", "n"), [("label", 18_900), ("mask", 18_900), ("gender", 10)])
 def test_confusion_counts_every_image(scored_as, n):
     truth, pred = make_classes(n, len(CLASS_NAMES[scored_as]))
-    figure = report.confusion_figure(truth, pred, scored_as, "a run")
+    figure = report.confusion(truth, pred, scored_as, "a run")
     assert_readable(figure)
     cells = [text.get_text().split("\n")[0].replace(",", "") for text in figure.axes[0].texts]
     assert sum(int(cell) for cell in cells if cell.isdigit()) == n
@@ -184,7 +176,7 @@ def test_label_confusion_shows_its_marginals():
     """Two of three images have the right mask, one of three the right gender, all the right age group."""
     truth = np.array([encode(0, 0, 1), encode(0, 0, 1), encode(0, 1, 1)])
     pred = np.array([encode(0, 1, 1), encode(2, 1, 1), encode(0, 1, 1)])
-    axes = report.confusion_figure(truth, pred, "label", "a run").axes
+    axes = report.confusion(truth, pred, "label", "a run").axes
     mask, gender, age_group = ([text.get_text() for text in axes[index].texts if "%" in text.get_text()] for index in (2, 4, 6))
     assert mask == ["2\n66.7%", "1\n33.3%"]
     assert gender == ["2\n100.0%", "1\n100.0%"]
@@ -193,9 +185,8 @@ def test_label_confusion_shows_its_marginals():
 
 def test_classes_without_images_or_hits_are_marked():
     """Of age groups 0, 0, 1 all are called 0: class 1 has F1 0, class 2 none at all."""
-    figure = report.confusion_figure(np.array([0, 0, 1]), np.array([0, 0, 0]), "age_group", "a run")
-    column = [text.get_text() for text in figure.axes[1].texts]
-    assert column == ["F1", "0.800", "0.000", "–", "images", "2", "1", "0"]
+    figure = report.confusion(np.array([0, 0, 1]), np.array([0, 0, 0]), "age_group", "a run")
+    assert [text.get_text() for text in figure.axes[1].texts] == ["F1", "0.800", "0.000", "–", "images", "2", "1", "0"]
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------------------
@@ -220,29 +211,18 @@ def test_pick_mistakes_takes_the_surest_and_few_of_a_person():
     )
     assert report.pick_mistakes(rows, 10).index.tolist() == [0, 2, 3, 6, 4]  # 1 is a's fourth, 5 is right
     assert report.pick_mistakes(rows, 2).index.tolist() == [0, 2]
-    assert report.pick_mistakes(rows, 10, per_person=1).index.tolist() == [0, 6, 4]
 
 
-def test_only_the_shown_images_are_loaded():
-    rows, asked = make_rows(300), []
-
-    def load_image(name):
-        asked.append(name)
-        return grey_image(name)
-
-    report.mistakes_figure(rows, load_image, "label", "a run", limit=4)
-    assert asked == report.pick_mistakes(rows, 4)["image"].tolist()
-
-
-def test_mistakes_say_what_is_wrong():
-    """Three of four are wrong: the mask once, the gender once, the age group twice."""
+def test_mistakes_say_what_is_wrong_and_load_what_they_show():
+    """Three of four are wrong: the mask once, the gender once, the age group twice; two are shown."""
     truth = [encode(0, 1, 2), encode(0, 0, 0), encode(2, 0, 0), encode(1, 1, 1)]
     pred = [encode(0, 1, 1), encode(1, 0, 2), encode(2, 1, 0), encode(1, 1, 1)]
     rows = make_rows(4).assign(truth=truth, pred=pred, confidence=[0.93, 0.92, 0.91, 0.9])
-    figure = report.mistakes_figure(rows, grey_image, "label", "a run")
+    asked = []
+    figure = report.mistakes(rows, lambda name: asked.append(name) or grey_image(name), "label", "a run", limit=2)
     assert_readable(figure)
     shown = words(figure)
-    assert shown[1].startswith("3 of 4 images wrong (75.0%)")
+    assert asked == rows["image"].tolist()[:2] and shown[1].startswith("3 of 4 images wrong (75.0%). Shown: 2")
     for note in ("mask wrong in 1", "gender wrong in 1", "age_group wrong in 2"):
         assert note in shown
     first = shown.index("worn,")
@@ -257,90 +237,186 @@ def test_widest_captions_fit():
     """All three parts wrong, in their longest words, in every place of a row; thumbnails of any shape."""
     rows = make_rows(7).assign(truth=encode(2, 0, 2), pred=encode(1, 1, 1), path=list("abcdefg"))
     for size in ((200, 20), (20, 200), (1, 1)):
-        assert_readable(report.mistakes_figure(rows, lambda _name, size=size: Image.new("RGB", size), "label", "a run"))
-
-
-@pytest.mark.parametrize("scored_as", ["mask", "gender", "age_group"])
-def test_mistakes_of_one_part(scored_as):
-    rows = make_rows(14).assign(truth=0, pred=1)
-    figure = report.mistakes_figure(rows, grey_image, scored_as, "a run")
-    assert_readable(figure)
-    assert f"{scored_as} wrong in 14" in words(figure)
-    assert words(figure).count(CLASS_NAMES[scored_as][1]) == 6  # two persons, three images each
+        assert_readable(report.mistakes(rows, lambda _name, size=size: Image.new("RGB", size), "label", "a run"))
 
 
 def test_nothing_wrong_and_nothing_validated():
     rows = make_rows(7).assign(pred=lambda table: table["truth"])
-    assert any("all 7 images are right" in text for text in words(report.mistakes_figure(rows, None, "label", "a run")))
-    assert "no validation images" in words(report.mistakes_figure(rows[:0], None, "label", "a run"))
+    assert any("all 7 images are right" in text for text in words(report.mistakes(rows, None, "label", "a run")))
+    assert "no validation images" in words(report.mistakes(rows[:0], None, "label", "a run"))
     nobody = np.array([], dtype=np.int64)
-    assert "no validation images" in words(report.confusion_figure(nobody, nobody, "label", "a run"))
+    assert "no validation images" in words(report.confusion(nobody, nobody, "label", "a run"))
+
+
+# ---- crops ---------------------------------------------------------------------------------------------------------
+
+
+def boxes_table(boxes):
+    table = pd.DataFrame(boxes, columns=["left", "top", "right", "bottom"], dtype=float)
+    return table.assign(image=[f"{n:06d}_female_Asian_59/incorrect_mask.jpg" for n in range(len(boxes))])
+
+
+NONE = (np.nan,) * 4
+
+
+def sized(side):
+    return (0, 0, side, side)
+
+
+@pytest.mark.parametrize(("boxes", "limit", "wanted"), [
+    # a third without a face, a third of the smallest faces, the others evenly: 2, 4 and 7 lack one; 1 and 5 are small
+    ([sized(50), sized(3), NONE, sized(60), NONE, sized(2), sized(70), NONE, sized(80), sized(90)], 6, [2, 4, 5, 1, 0, 6]),
+    ([sized(50), sized(40), sized(60), sized(30)], 3, [3, 0, 1]),  # all have a face
+    ([sized(50), NONE, NONE, NONE, NONE], 4, [1, 2, 3, 0]),  # few have one
+    ([NONE, NONE], 6, [0, 1]),
+])  # fmt: skip
+def test_pick_takes_faceless_images_then_small_faces_then_others(boxes, limit, wanted):
+    assert report.pick_crops(boxes_table(boxes), limit).index.tolist() == wanted
+
+
+def test_only_what_the_model_sees_is_bright():
+    pixels = np.array(report.shaded(Image.new("RGB", (40, 30), (90, 60, 30)), (4.4, 5.6, 20, 30)))
+    assert (pixels[6:30, 4:20] == (90, 60, 30)).all()
+    pixels[6:30, 4:20] = (30, 20, 10)
+    assert (pixels == (30, 20, 10)).all()
+
+
+def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
+    """The thumbnail of 96 x 128 is 205 x 273 pixels, 2.13 as large: the frames' widths are those of face and crop."""
+    rows, asked = boxes_table([(20, 30, 40, 50), NONE, (50, 60, 70, 100)]), []
+
+    def load_image(name):
+        asked.append(name)
+        return white_box((96, 128), None)
+
+    figure = report.crops(rows, load_image, Geometry(16, 16, None, 0.25), "a run")
+    assert_readable(figure)
+    assert asked == report.pick_crops(rows, 24)["image"].tolist()
+    shown = words(figure)
+    assert "--face-crop 0.25: no face found in 1 of 3 images" in shown[1]
+    assert shown.count("no face: centre crop") == 1 and "face 20 x 40" in shown
+    widths = [patch.get_width() for patch in figure.axes[1].patches]  # the first has no face
+    assert widths == pytest.approx([30 * 205 / 96, 20 * 205 / 96])
 
 
 # ---- words and files -----------------------------------------------------------------------------------------------
 
 
-def test_epochs_on_everyone_are_lines_of_their_own():
-    """Two folds of 2 and 2 epochs, one of which went on for 2 on everyone: no line joins its epochs 2 and 3."""
-    log = pd.DataFrame({
-        "fold": [0, 0, 0, 0, 1, 1], "epoch": [1, 2, 3, 4, 1, 2], "lr": 1e-3, "train_loss": [3.0, 2, 2.5, 1, 3, 2],
-        "val_loss": [1.0, 1, np.nan, np.nan, 1, 1], "val_f1": [0.1, 0.2, np.nan, np.nan, 0.3, 0.2],
-    })  # fmt: skip
-    loss, *_others = report.curves_figure(log, "a run").axes
-    drawn = [line.get_xdata().tolist() for line in loss.get_lines() if line.get_linestyle() == "--"]
-    assert drawn == [[1, 2], [3, 4], [1, 2]]
-    assert "train on everyone" in [text.get_text() for text in loss.get_legend().get_texts()]
-    loss, *_others = report.curves_figure(log[log["val_f1"].notna()], "a run").axes
-    assert "train on everyone" not in [text.get_text() for text in loss.get_legend().get_texts()]
+def test_shorten():
+    assert report.shorten("short", 5) == "short"
+    assert report.shorten("abcdefghij", 5) == "ab…ij"
+    assert report.shorten("abcdefghij", 6) == "abc…ij"
+    assert report.shorten("000003_female_Asian_40/mask1.jpg", 18) == "000003_…/mask1.jpg"
+    assert report.shorten("a/mask1_with_a_long_name.jpg", 9) == "a/ma….jpg"
 
 
-@pytest.mark.filterwarnings("error")
-def test_any_title_is_drawn_as_it_is():
-    truth, pred = make_classes(20)
-    for figure in (
-        report.curves_figure(make_log(2, 3), LONG_TITLE),
-        report.confusion_figure(truth, pred, "label", LONG_TITLE),
-        report.confusion_figure(truth % 2, pred % 2, "gender", LONG_TITLE),
-        report.mistakes_figure(make_rows(20), grey_image, "label", LONG_TITLE),
-        report.mistakes_figure(make_rows(0), grey_image, "label", LONG_TITLE),
-    ):
-        figure.canvas.draw()
-        assert_readable(figure)
-        title = words(figure)[0]
-        assert title.startswith("run $x_1$ of $\\nope{$") and "…" in title and title.endswith(("end □□", "end 한글"))
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: report.curves(make_log(2, 3), path, "a run"),
-        lambda path: report.confusion(*make_classes(50), "label", path, "a run"),
-        lambda path: report.confusion(*make_classes(50, 2), "gender", path, "a run"),
-        lambda path: report.mistakes(make_rows(30), grey_image, "label", path, "a run"),
-        lambda path: report.mistakes(make_rows(0), grey_image, "label", path, "a run"),
-    ],
-)
-def test_files_replace_older_ones_and_stand_alone(tmp_path, write):
-    path = tmp_path / "figure.png"
-    path.write_text("older")
-    write(path)
-    assert_only_png(path)
-
-
-def test_unwritable_path_is_told_and_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere/curves\.png"):
-        report.curves(make_log(1, 1), tmp_path / "nowhere" / "curves.png", "a run")
-    assert not list(tmp_path.iterdir())
-
-
-def test_figures_need_no_pyplot_and_change_no_settings(monkeypatch):
+def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
-    settings = matplotlib.rcParams.copy()
-    truth, pred = make_classes(20)
-    for figure in (
-        report.curves_figure(make_log(1, 2), "a run"),
-        report.confusion_figure(truth, pred, "label", "a run"),
-        report.mistakes_figure(make_rows(20), grey_image, "label", "a run"),
-    ):
-        figure.canvas.draw()
+    settings, (truth, pred) = matplotlib.rcParams.copy(), make_classes(20)
+    for name, figure in {
+        "curves": report.curves(make_log(2, 3), LONG_TITLE),
+        "confusion": report.confusion(truth % 2, pred % 2, "gender", LONG_TITLE),
+        "mistakes": report.mistakes(make_rows(20), grey_image, "label", LONG_TITLE),
+        "message": report.mistakes(make_rows(0), grey_image, "label", LONG_TITLE),
+    }.items():
+        assert_readable(figure)
+        assert "".join(words(figure)[0].split()) == "".join(LONG_TITLE.split())
+        files.write_figure(tmp_path / f"{name}.png", figure)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size == tuple(np.floor(figure.get_size_inches() * report.DPI + 1e-6))
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255) and len(image.convert("L").getcolors()) > 9
     assert matplotlib.rcParams.copy() == settings
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """What a browser would see: start tags with attributes, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def page(head, rows, title="Leaderboard"):
+    data = files.page_table(head, rows)
+    return files.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
+
+
+def test_names_are_text_everywhere():
+    """In a title, a heading, a cell, a link and an attribute a name stays a name: the only scripts are the page's own."""
+    reader = Reader(page([NASTY, "links"], [[NASTY, [(NASTY, NASTY)]]], NASTY))
+    assert [tag for tag, _attrs in reader.tags if tag in ("script", "b")] == ["script"]
+    assert reader.all("a") == [{"href": NASTY}]
+    assert [text.strip() for text in reader.text].count(NASTY) == 5  # title, heading, head, cell, link
+
+
+def test_a_page_is_whole_and_asks_for_nothing():
+    text = page(["a"], [[1]])
+    reader = Reader(text)
+    assert text.startswith("<!doctype html>") and reader.all("html") == [{"lang": "en"}]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in reader.all("meta")
+    assert "table.sortable" in text and ".scatter {" in text and "prefers-color-scheme: dark" in text
+    assert any("default-src 'none'" in attrs.get("content", "") for attrs in reader.all("meta"))
+    assert not re.findall(r"https?://|[\"'(]//", text)
+    addresses = [attrs.get("src") or attrs.get("href") for _tag, attrs in reader.tags]
+    assert set(addresses) == {None, "data:,"}
+
+
+def test_templates_are_found_from_anywhere_and_lack_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "nothing here yet" in page(["a"], [])
+    with pytest.raises(jinja2.UndefinedError, match="'agreement' is undefined"):
+        files.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
+
+
+def test_cells_show_text_and_sort_by_value():
+    rows = [["a", 1234, 0.5, ("12 %", 0.12), None], ["b", np.int64(7), np.float32(0.25), ("–", None), float("nan")]]
+    text = page(["name", "n", "f1", "share", "none"], rows)
+    cells = re.findall(r"<td(.*?)>\s*(.*?)</td>", text, re.DOTALL)
+    number, nothing = ' class="number"', ' data-value=""'
+    assert cells == [
+        ("", "a"), (f'{number} data-value="1234"', "1,234"), (f'{number} data-value="0.5"', "0.5000"),
+        (f'{number} data-value="0.12"', "12 %"), (nothing, ""),
+        ("", "b"), (f'{number} data-value="7"', "7"), (f'{number} data-value="0.25"', "0.2500"),
+        (number + nothing, "–"), (nothing, ""),
+    ]  # fmt: skip
+    assert [attrs.get("class") for attrs in Reader(text).all("th")] == [None, "number", "number", "number", None]
+    assert text.count("<button>") == 5 and 'class="sortable"' in text
+    assert Reader(page(["a", "b"], [])).all("td") == []
+
+
+@pytest.mark.parametrize(("mode", "size", "shown"), [
+    ("RGB", (384, 512), (120, 160)), ("L", (512, 384), (213, 160)), ("P", (30, 40), (30, 40)), ("RGBA", (1, 1000), (1, 160)),
+])  # fmt: skip
+def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
+    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
+    head, data = images.thumbnail(tmp_path / "x.png").split(",")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
+
+
+def test_thumbnails_are_upright(tmp_path):
+    """A picture saved on its side (EXIF orientation 6) is turned: 20 wide, 10 high becomes 10 wide, 20 high."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
+    data = images.thumbnail(tmp_path / "x.jpg").split(",")[1]
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (10, 20)
+
+
+def test_a_bad_image_is_named(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
+        images.thumbnail(tmp_path / "x.jpg")

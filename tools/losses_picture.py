@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
+import matplotlib
 import numpy as np
 import torch
 
@@ -61,26 +62,24 @@ def curve(function, true, probs):
     return np.array(values).T
 
 
+@matplotlib.rc_context(report.STYLE)
 def losses_figure():
     """Both panels: Figure."""
-    figure = report.new_page(
-        9.8, 5.1, "what a loss asks of a sample", "one image of 18 classes; its wrong classes share the rest equally"
-    )
-    panels = [report.new_axes(figure, left, 1.15, 4.0, 2.75) for left in (0.75, 5.45)]
+    subtitle = "one image of 18 classes; its wrong classes share the rest equally"
+    figure, _head = report.new_page(9.8, 4.0, "what a loss asks of a sample", subtitle)
+    panels = figure.subplots(1, 2)
     probs = np.linspace(0.002, 0.998, 160)
     for name, (function, true, color, style) in CURVES.items():
         for axes, values in zip(panels, curve(function, true, probs)):
             axes.plot(probs, values, color=color, ls=style, lw=1.8, label=name)
     for axes, title in zip(panels, ("loss", "pull on the logit of the true class")):
-        axes.set_title(title, loc="left", fontsize=10, color=report.INK, pad=8)
-        axes.set_xlabel("probability of the true class", fontsize=8.5, color=report.GREY)
+        axes.set_title(title)
+        axes.set_xlabel("probability of the true class")
         axes.set_xlim(0, 1)
-        axes.grid(color=report.FAINT, lw=0.6, alpha=0.7)
+        axes.grid(alpha=0.7)
     panels[0].set_ylim(0, 6)
     panels[1].axhline(0, color=report.GREY, lw=0.8)
-    handles, names = panels[0].get_legend_handles_labels()
-    place = {"loc": "upper left", "bbox_to_anchor": (0.75 / 9.8, 1 - 4.4 / 5.1), "borderpad": 0, "borderaxespad": 0}
-    figure.legend(handles, names, ncols=3, fontsize=8.5, labelcolor=report.INK, frameon=False, columnspacing=1.6, **place)
+    figure.legend(*panels[0].get_legend_handles_labels(), **report.BELOW | {"ncols": 3})
     return figure
 
 
