@@ -1,6 +1,6 @@
 """campaign.py: it sees what is wrong, and in small it runs.
 
-The whole is run on demand: python tests/campaign.py --kills 300 --jobs 2
+The whole is run on demand: python tools/campaign.py --kills 300 --jobs 2
 """
 
 import json

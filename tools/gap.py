@@ -1,9 +1,9 @@
 """How long training stands still between two epochs while files are written, as docs/results.md has it.
 
-    python tests/gap.py SECONDS [options of train.py]
+    python tools/gap.py SECONDS [options of train.py]
 
-Steps only sleep for SECONDS, as if a device beside the CPU made them, and validation draws its predictions: what is left is what
-an epoch costs besides. Its run folder is a temporary one.
+Steps only sleep for SECONDS, as if a GPU made them, and validation draws random predictions: what remains is the cost
+of an epoch besides its steps. The run folder is temporary.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
+
 import engine
 import train
 from dataset import num_outputs
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main(seconds, *options):

@@ -1,6 +1,6 @@
 """What fitting to out-of-fold predictions gains on noise: copies of one run that differ by nothing else.
 
-    python -m tests.noise_copies runs/01-AdamP-Cosine-FL-v0-label_5fold
+    python tools/noise_copies.py runs/01-AdamP-Cosine-FL-v0-label_5fold
 
 Each copy has the run's log-probabilities plus normal noise of its own, so no copy is better than another and whatever a
 fit gains over equal weights is noise. Prints, for each seed and fit, macro F1 minus that of equal weights: in-sample, and
@@ -8,8 +8,12 @@ cross-fitted over people.
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
 
 import blend
 import dataset

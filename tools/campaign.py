@@ -1,16 +1,16 @@
-"""kill -9 at random moments: trainings are killed with all their processes until they end, and must equal ones that never were.
+"""kill -9 at random moments: trainings are killed with all their processes until they end, and must equal ones that never
+were.
 
-    python tests/campaign.py --kills 300 --jobs 2 --seed 0
+    python tools/campaign.py --kills 300 --jobs 2 --seed 0
 
-Each trial is a new run of one of CONFIGS on a tiny data set. It is killed, goes on (`--resume`, or the same command where there
-is no run yet), is killed again, until a start gets to its end. Half of the kills come by the clock, the others beside a write:
-before a file's fsync, before and after it gets its name. After each kill every file under a final name must be readable, and no
-epoch that was told as finished may be missing in log.csv; at the end weights, logs, predictions, scores and pictures must be those
-of a run that never was killed, bit for bit but for times. Prints the kills by phase, and fails (exit code 1) on any difference.
+Each trial is a new run of one of CONFIGS on a tiny data set, killed and resumed (or started again where there is no run
+yet) until it ends. Half of the kills come at a random time, the others beside a write: before a file's fsync, before
+and after its rename. After each kill every file under a final name must be readable and no epoch that was reported may
+be missing in log.csv; at the end all files must equal those of a run that was never killed, bit for bit but for times.
+Exit code 1 on any difference.
 
-Imports would take most of the time of so small a training, so this process imports torch once and forks one for each start, which
-runs train.main; it has taken no step itself, so nothing is inherited but modules. What a kill finds while modules are imported is
-therefore not tried: there is no file yet.
+This process imports torch once and forks a child for each start, as importing would take most of the time; kills during
+imports are therefore not tried (no file exists yet).
 """
 
 import argparse
@@ -34,22 +34,23 @@ import pandas as pd
 import safetensors.torch
 import torch
 import yaml
-from conftest import make_data
 from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "tests")]
+
+from conftest import make_data
 
 import engine
 import errors
-import experiment
 import files
 import parallel
+import predictions
 import train
 import training_data
 
-sys.path.append(str(Path(__file__).parent.parent))
-
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
-            "--threads", "1", "--save-minutes", "0.0001"]  # fmt: skip
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last",
+            "--amp", "off", "--threads", "1", "--save-minutes", "0.0001"]  # fmt: skip
 CONFIGS = {
     "plain": [],
     "EMA and mix": ["--ema", "0.9", "--mix", "cutmix", "--aug", "strong"],
@@ -68,7 +69,7 @@ PHASES = {
     "training": ((engine, "train_one_epoch"),),
     "validating": ((engine, "evaluate"), (engine, "predict_rows")),
     "writing a file": ((files, "write_atomic"),),
-    "scores": ((experiment, "write_summary"),),
+    "scores": ((predictions, "write_summary"),),
     "pictures": ((train, "draw_pictures"),),
 }
 UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256")
@@ -151,7 +152,7 @@ def start(argv, said, kill_at=0):
 
 
 def finish(child, seconds=None):
-    """Wait for a start, but kill it after `seconds` (None: never); (exit status, seconds it took), when all its processes are gone."""
+    """Wait for a start, or kill it after `seconds` (None: never); (exit status, seconds) when all its processes are gone."""
     began = time.monotonic()
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)

@@ -1,6 +1,6 @@
 """The large set that docs/results.md calls $BIG: 2,700 people's 18,900 images of 384 x 512, made from fewer and smaller ones.
 
-    python tests/big.py FACES BIG
+    python tools/big.py FACES BIG
 
 People are those of FACES in turn, as often as it takes; their images are enlarged and saved as JPEGs of quality 90. For times
 and memory, not for scores: a person who comes twice is in two folds.

@@ -1,6 +1,6 @@
 """How far a hidden score is from the out-of-fold one: two halves of the people, each with the other half as its eval images.
 
-    python tests/halves.py FACES OUT
+    python tools/halves.py FACES OUT
 
 Writes OUT/A and OUT/B in the competition's layout, with eval/answers.csv: what is trained on one half is scored on people
 whom nobody has seen. Images are links to those of FACES; half of the ids are drawn by a fixed seed.
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
+
 import dataset
 from dataset import encode, to_age_group
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def make(faces, out):

@@ -1,6 +1,6 @@
 """How long a run takes to its first step, and how much memory its first steps take, as docs/results.md has them.
 
-    python tests/start.py STEPS [options of train.py]
+    python tools/start.py STEPS [options of train.py]
 
 From the call of train.main, so without imports, to the moment when the first batch is there. Stops after STEPS steps; its run
 folder is a temporary one.
@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
+
 import engine
 import fold
 import train
 from distributed import ALONE
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main(steps, *options):
