@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 import files
 from dataset import GENDERS, encode, to_age_group
@@ -131,14 +130,8 @@ def _draw_all(out, people, eval_people, seed, progress):
     jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, plan)]
     hidden = plan_people(eval_people, seed, part=1)
     jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
-    answers, what, total = [], "drawing the demo set", len(KINDS) * len(jobs)
-    with (
-        images.pool_results(what, min(len(jobs), 16, files.usable_cores()), _write_person, jobs) as drawn,
-        tqdm(total=total, desc=what, unit="img", disable=None if progress else True) as bar,
-    ):
-        for named in drawn:
-            answers.extend(named)
-            bar.update(len(KINDS))
+    drawn = images.pool_map("drawing the demo set", _write_person, jobs, [len(KINDS)] * len(jobs), not progress)
+    answers = [answer for named in drawn for answer in named]
     pd.DataFrame(rows, columns=["id", "gender", "race", "age", "path"]).to_csv(out / "train" / "train.csv", index=False)
     answers = pd.DataFrame(answers, columns=["ImageID", "ans"]).sort_values("ImageID")
     answers.assign(ans=0).to_csv(out / "eval" / "info.csv", index=False)

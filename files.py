@@ -525,11 +525,6 @@ def _page_cell(value):
     return text or f"{float(value):.4f}", float(value), ()
 
 
-def usable_cores():
-    """The number of cores, at least 1; where the system does not tell a process's own, all of the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # ---- tables in a terminal ---------------------------------------------------------------------------------------------
 
 

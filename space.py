@@ -55,11 +55,11 @@ def run_bytes(args, weights, images, folds):
     return int(kept + states * state + 2 * table + PICTURES)
 
 
-def check(args, weights, images, paths, geometry, key, run=None):
+def check(args, weights, images, paths, geometry, run=None):
     """InputError, before anything is made, where a volume has too little room for a training.
 
-    weights: bytes of the model's weights; paths: all that is decoded, `key` their cache.cache_key; run: the
-    folder of a run that goes on, of which only the folds that are not complete need room, less what they take already.
+    weights: bytes of the model's weights; paths: all that is decoded; run: the folder
+    of a run that goes on, of which only the folds that are not complete need room, less what they take already.
     """
     wanted = experiment.fold_numbers(args)
     missing = experiment.missing(run, args, wanted) if run else wanted
@@ -67,6 +67,6 @@ def check(args, weights, images, paths, geometry, key, run=None):
     for number in missing if run else ():
         needed -= sum(file.stat().st_size for file in experiment.fold_dir(run, number).glob("*"))
     place = ("--output-dir", args.output_dir) if run is None else ("", run)
-    pixels = bytes_to_build(paths, geometry, args.cache_dir, key)
+    pixels = bytes_to_build(paths, geometry, args.cache_dir)
     needs = [(*place, "the run", needed), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
     files.check_room([need for need in needs if need[3] > 0])

@@ -31,6 +31,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import joblib
 import numpy as np
 import scipy.stats
 
@@ -585,7 +586,7 @@ def result_text(job):
 
 def threads_of(at_once):
     """CPU threads of each of several runs at once; None for one alone, which may have what torch takes."""
-    return None if at_once == 1 else max(1, files.usable_cores() // at_once)
+    return None if at_once == 1 else max(1, joblib.cpu_count() // at_once)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

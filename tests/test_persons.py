@@ -1,85 +1,18 @@
-"""persons.py and ensemble.py --persons: groups by likeness, what a group shares, and how that is scored and recorded."""
+"""ensemble.py --persons: what the images of a person share, and how that is scored and recorded."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
 
 import dataset
 import demo
 import ensemble
-import errors
-import images
 from dataset import marginals
 from errors import InputError
-from images import MASKED
-
-
-def photographs(people, seed=0, images=7, H=24, W=18):
-    """(uint8 [N, H, W, 3], who [N]): each person's picture in other light, with another patch where masks are."""
-    rng = np.random.default_rng(seed)
-    scenes = np.kron(rng.uniform(40, 200, (people, 6, 6, 3)), np.ones((1, H // 6, W // 6, 1)))
-    pictures = np.repeat(scenes, images, axis=0) * rng.uniform(0.7, 1.2, (people * images, 1, 1, 3))
-    top, bottom, left, right = (round(part * side) for part, side in zip(MASKED, (H, H, W, W)))
-    pictures[:, top + 1 : bottom - 1, left + 1 : right - 1] = rng.uniform(0, 255, (people * images, 1, 1, 3))
-    noisy = pictures + rng.normal(0, 3, pictures.shape)
-    return noisy.clip(0, 255).astype(np.uint8), np.repeat(np.arange(people), images)
-
-
-def same_partition(one, other):
-    return len(set(zip(one.tolist(), other.tolist()))) == len(set(one.tolist())) == len(set(other.tolist()))
-
-
-@pytest.mark.parametrize("people", [1, 3, 40])
-def test_pictures_of_a_person_come_together_in_any_order(people):
-    pictures, who = photographs(people)
-    groups = images.group_alike(images.likeness_features(pictures))
-    assert same_partition(groups, who) and groups.tolist() == who.tolist()  # numbered as they appear
-    order = np.random.default_rng(1).permutation(len(who))
-    shuffled = images.group_alike(images.likeness_features(pictures[order]))
-    assert same_partition(shuffled, who[order]) and shuffled[0] == 0
-
-
-def test_features_by_hand():
-    """Length 1; light and what lies under a mask change nothing; a flat picture is no division by zero."""
-    pictures, _who = photographs(1)
-    vectors = images.likeness_features(pictures)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    assert (vectors @ vectors.T).min() > 0.98
-    other = images.likeness_features(photographs(1, seed=1)[0])
-    assert np.abs(other @ vectors.T).max() < 0.6
-    assert np.isfinite(images.likeness_features(np.full((1, 24, 18, 3), 7, dtype=np.uint8))).all()
-
-
-def unit(degrees):
-    return np.stack([np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))], axis=1).astype(np.float32)
-
-
-def test_groups_by_hand(monkeypatch):
-    """At 0, 1, 2 and 4 degrees with 3 a group: 0 - 1 - 2 fill up, 4 stays alone; 100 and 101 are a pair; 190 is like nothing."""
-    monkeypatch.setattr(images, "SIZE", 3)
-    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
-    monkeypatch.setattr(images, "SIZE", 7)
-    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
-    monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(1.95))))
-    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 0, 0, 1, 2]
-    monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(1.85))))
-    assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == [0, 1, 0, 2, 0, 1, 3]
-    assert images.group_alike(unit([5])).tolist() == [0]
-
-
-def test_no_group_is_too_large_and_blocks_change_nothing(monkeypatch):
-    pictures, who = photographs(5, images=9)
-    groups = images.group_alike(images.likeness_features(pictures))
-    assert np.bincount(groups).max() == images.SIZE == 7
-    assert all(len(set(who[groups == number])) == 1 for number in set(groups[np.bincount(groups)[groups] > 2]))
-    monkeypatch.setattr(images, "BLOCK", 4)
-    np.testing.assert_array_equal(images.group_alike(images.likeness_features(pictures)), groups)
 
 
 def test_sharing_by_hand():
@@ -175,11 +108,3 @@ def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
         ensemble.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
     assert not list(tmp_path.iterdir())
-
-
-def test_an_image_that_is_missing_is_named(tmp_path, capsys):
-    Image.new("RGB", (18, 24)).save(tmp_path / "a.png")
-    args = SimpleNamespace(cache_dir=tmp_path / "cache", quiet=True)
-    assert images.group_persons([tmp_path / "a.png"], args).tolist() == [0]
-    assert errors.run(lambda: images.group_persons([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
-    assert f"error: {tmp_path / 'b.png'}: No such file" in capsys.readouterr().err

@@ -50,6 +50,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import joblib
 import numpy as np
 import torch
 from PIL import Image
@@ -548,7 +549,7 @@ def parse_args(argv):
     )
     group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
     group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
-    group.add_argument("--workers", type=options.natural_int, default=files.usable_cores(), metavar="N",
+    group.add_argument("--workers", type=options.natural_int, default=joblib.cpu_count(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
     group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
                        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
