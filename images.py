@@ -362,29 +362,18 @@ def open_faces(files, cache_dir, quiet=False):
 
 
 def read_array(file, dtype, shape):
-    """The memory map of an array of the cache; no objects are unpickled.
-
-    InputError when it is another one, damaged, or can't be read now; a FileNotFoundError when it is gone.
-    """
-    try:
+    """The memory map of an array of the cache; no objects are unpickled. InputError when it is another one, damaged or gone."""
+    with errors.reading(file, "delete it and its .json to have it built anew"):
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if (array.dtype, array.shape, array.flags.c_contiguous) != (np.dtype(dtype), shape, True):
             raise ValueError("holds another array")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # numpy reads a header as Python's own text, which fails in many ways
-        damage = InputError(f"{file}: damaged ({error}); delete it and its .json to have it built anew")
-        raise errors.unreadable(file, error) or damage from error
     return array
 
 
 def _read_bad(listed):
     """The images of a cache that could not be read: [(index, error)]."""
-    try:
+    with errors.reading(listed, "delete it to have it built anew"):
         return [(int(index), str(error)) for index, error in json.loads(listed.read_text())["bad"]]
-    except Exception as error:
-        damage = InputError(f"{listed}: damaged ({error}); delete it to have it built anew")
-        raise errors.unreadable(listed, error) or damage from error
 
 
 def _build_once(array, listed, build):

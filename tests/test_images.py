@@ -425,9 +425,8 @@ def test_a_working_folder_whose_name_is_not_utf8_has_keys_too(files, monkeypatch
 
 
 def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
-    with pytest.raises(FileNotFoundError) as told:
+    with pytest.raises(InputError, match=r"gone.npy: no such file"):
         images.read_array(tmp_path / "gone.npy", np.uint8, (1,))
-    assert told.value.filename == str(tmp_path / "gone.npy")
 
 
 @pytest.fixture
