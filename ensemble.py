@@ -340,7 +340,7 @@ def added(plan, fitted, members, truth):
 
 def truth_probs(target, probs, truth, bounds):
     """{part: [N]}: the probability that a member gives to the true class of each part it decides."""
-    parts = blend.member_parts(target, probs, bounds)
+    parts = blend.member_components(target, probs, bounds)
     parts = marginals(parts["label"]) if "label" in parts else parts
     true = dict(zip(dataset.COMPONENTS, decode(truth)))
     return {part: part_probs[np.arange(len(truth)), true[part]] for part, part_probs in parts.items()}
@@ -459,14 +459,14 @@ def say_fit(result):
         rest = f" and {more} more, to {fitted.path[-1][1]:.4f}" if more > 0 else ""
         say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[:SHOWN])}{rest}")
     if result.plan.bounds is None:
-        parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.parts)
+        parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.fits)
         say(
             f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of "
             f"{blend.CROSSFIT_FOLDS} parts of the people: {parts})"
         )
-    if fitted.biases is not None:
-        strongest = np.argsort(-np.abs(np.log(fitted.biases)))[:3]
-        told = "; ".join(f"{fitted.biases[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest)
+    if fitted.class_factors is not None:
+        strongest = np.argsort(-np.abs(np.log(fitted.class_factors)))[:3]
+        told = "; ".join(f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest)
         say(f"strongest factors: {told}")
     if result.plan.meets_prior:
         told = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
@@ -737,14 +737,14 @@ def make_recipe(args, result):
     if fitted.path:
         scores = [(index, None if np.isnan(f1) else round(float(f1), 6)) for index, f1 in fitted.path]
         recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
-    if fitted.biases is not None:
-        recipe["biases"] = fitted.biases.tolist()
+    if fitted.class_factors is not None:
+        recipe["biases"] = fitted.class_factors.tolist()
     if plan.meets_prior:
         recipe["mask_factors"] = result.mask_factors.tolist()
         if result.scored:
             recipe["oof_mask_factors"] = result.scored.mask_factors.tolist()
     if args.tune_bounds:
-        recipe["crossfit_bounds"] = [list(part.bounds) for part in result.scored.parts]
+        recipe["crossfit_bounds"] = [list(part.bounds) for part in result.scored.fits]
     return recipe
 
 
@@ -761,7 +761,7 @@ def write_result(args, result):
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             files.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
         files.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
-        scores = scored.scores if scored else blend.UNSCORED
+        scores = scored.scores if scored else dict.fromkeys(blend.SCORES)
         files.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
         if result.grouping:
             result.grouping.write(inside)
@@ -771,7 +771,7 @@ def write_result(args, result):
         if args.tune_bounds:
             scaled, given = blend.scale_by_temperatures(fitted, images.members)
             study = blend.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
-            figure = report.bounds(study, [part.bounds for part in scored.parts], f"age bounds of {name}")
+            figure = report.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
             files.write_figure(inside / "bounds.png", figure)
 
     kind = f"{plan.method}-{len(result.members)}runs"

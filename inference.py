@@ -318,7 +318,7 @@ def soft_labels(target, sources, bounds):
     if decided == set(dataset.COMPONENTS):
         label = blend.blend(sources, bounds=bounds)
         return label if target == "label" else np.concatenate([marginals(label)[head] for head in HEADS[target]], axis=1)
-    parts = [blend.member_parts(source, probs, bounds) for source, probs in sources]
+    parts = [blend.member_components(source, probs, bounds) for source, probs in sources]
     return np.mean([part[target] for part in parts if target in part], axis=0)
 
 

@@ -188,7 +188,7 @@ def _smooth_best(edges, scores, now, window=0.5):
     return middles[smooth.argmax()] if smooth.max() > mean_score(now) + 1e-5 else now
 
 
-def fit_biases(probs, truth, num_classes, rounds=10, largest=20.0):
+def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     """Factors of the classes for macro F1: float64 [C], geometric mean 1, each in 1 / largest .. largest.
 
     probs: [N, C], >= 0. Decode with (probs * biases).argmax(1). Coordinate ascent from equal factors, class by class until
@@ -224,7 +224,7 @@ def fit_biases(probs, truth, num_classes, rounds=10, largest=20.0):
     return factors if gain > 0 else np.ones(C)
 
 
-def apply_biases(probs, biases):
+def apply_class_factors(probs, biases):
     """Rows of probs [N, C] times biases [C], divided so that each sums to 1 again; a row of zeros stays one."""
     weighted = np.asarray(probs) * biases
     total = weighted.sum(1, keepdims=True)

@@ -107,7 +107,7 @@ def average(found):
     given, truth = {}, {}
     for member in found:
         probs = member.oof_probs(rows["image"])
-        parts = blend.member_parts(member.target, probs)
+        parts = blend.member_components(member.target, probs)
         parts = marginals(parts["label"]) if "label" in parts else parts
         for part, part_probs in (parts | ({"age": probs} if member.target == "age" else {})).items():
             given.setdefault(part, []).append(part_probs)

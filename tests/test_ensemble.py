@@ -429,7 +429,9 @@ def by_recipe(recipe, table, factors=None):
     ["--tune-bounds", "--temperature"],
 ], ids=" ".join)  # fmt: skip
 def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
-    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))  # the recipe says how far
+    monkeypatch.setattr(
+        metrics, "fit_class_factors", functools.partial(metrics.fit_class_factors, rounds=2)
+    )  # the recipe says how far
     folder, recipe, score = blend_of("age", "mask", "gender", "label", "multi", options=options)
     expected = by_recipe(recipe, "eval.csv")
     np.testing.assert_array_equal(pd.read_csv(folder / "submission.csv")["ans"], expected.argmax(1))
@@ -458,7 +460,7 @@ def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkey
 @pytest.mark.parametrize("decode", ["prior", "f1+prior"])
 def test_the_recipe_has_the_factors_of_the_prior(blend_of, decode, capsys, monkeypatch):
     """Those of the eval images and, where nothing is fitted, those of the out-of-fold images give either's answers."""
-    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=1))
+    monkeypatch.setattr(metrics, "fit_class_factors", functools.partial(metrics.fit_class_factors, rounds=1))
     folder, recipe, score = blend_of("mask", "gender", "age", options=["--decode", decode])
     expected = by_recipe(recipe, "eval.csv", "mask_factors")
     pred = pd.read_csv(folder / "submission.csv")["ans"]
@@ -492,7 +494,7 @@ def test_a_stack_is_written_down(blend_of, simulated):
 
 def test_a_search_tells_what_it_leaves_out(blend_of, capsys, monkeypatch):
     path = [(1, np.nan), (0, 0.5), (1, 0.6)]
-    monkeypatch.setattr(blend, "greedy", lambda *_args, **_options: blend.Selection([1 / 3, 2 / 3, 0.0], path))
+    monkeypatch.setattr(blend, "greedy", lambda *_args, **_options: ([1 / 3, 2 / 3, 0.0], path))
     _folder, recipe, _score = blend_of("label", "multi", "weak", options=["--search", "greedy"])
     assert [member["weight"] for member in recipe["members"]] == [0.333333, 0.666667, 0]
     runs = [Path(step["run"]).name for step in recipe["path"]]

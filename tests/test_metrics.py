@@ -259,9 +259,9 @@ def test_the_best_step_is_that_of_the_mean_around_it():
 def test_biases_take_several_rounds_and_ratios_alone():
     """One round over the classes is not enough here; rows times a factor have the same argmax, so the same biases."""
     truth, probs = likely(np.random.default_rng(0), 150, 5)
-    biases = metrics.fit_biases(probs, truth, 5)
-    assert not np.array_equal(biases, metrics.fit_biases(probs, truth, 5, rounds=1))
-    assert metrics.fit_biases(probs * 1e-5, truth, 5) == pytest.approx(biases, rel=1e-6)
+    biases = metrics.fit_class_factors(probs, truth, 5)
+    assert not np.array_equal(biases, metrics.fit_class_factors(probs, truth, 5, rounds=1))
+    assert metrics.fit_class_factors(probs * 1e-5, truth, 5) == pytest.approx(biases, rel=1e-6)
 
 
 def test_biases_that_do_not_gain_are_all_one():
@@ -270,7 +270,7 @@ def test_biases_that_do_not_gain_are_all_one():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         truth, probs = rng.integers(3, size=15), rng.dirichlet(np.ones(3), 15)
-        biases, plain = metrics.fit_biases(probs, truth, 3, rounds=2), metrics.macro_f1(truth, probs.argmax(1), 3)
+        biases, plain = metrics.fit_class_factors(probs, truth, 3, rounds=2), metrics.macro_f1(truth, probs.argmax(1), 3)
         kept += np.array_equal(biases, np.ones(3))
         assert np.array_equal(biases, np.ones(3)) or metrics.macro_f1(truth, (probs * biases).argmax(1), 3) > plain
     assert 0 < kept < 60
@@ -280,10 +280,10 @@ def test_biases_undo_a_lean_to_one_class():
     """Probabilities that lean to class 0 by a factor e^1.5 = 4.5: the others get larger factors and other images gain."""
     rng = np.random.default_rng(0)
     truth, probs = likely(rng, 1500, 4)
-    biases = metrics.fit_biases(probs, truth, 4)
+    biases = metrics.fit_class_factors(probs, truth, 4)
     assert biases.shape == (4,) and biases.dtype == np.float64 and np.log(biases).sum() == pytest.approx(0, abs=1e-9)
     assert biases[1:].min() > 1.4 * biases[0]
-    assert np.array_equal(biases, metrics.fit_biases(probs, truth, 4))
+    assert np.array_equal(biases, metrics.fit_class_factors(probs, truth, 4))
     for seed in range(3):
         truth, probs = likely(np.random.default_rng(10 + seed), 1500, 4)
         decoded = metrics.macro_f1(truth, (probs * biases).argmax(1), 4)
@@ -299,29 +299,29 @@ def test_biases_stay_in_bounds_and_never_lose_in_sample():
         probs = rng.dirichlet(np.ones(3), 40)
         probs[:, 1] = np.where(truth == 1, 1e-9, 0.999)
         for largest in (3.0, 20.0):
-            biases = metrics.fit_biases(probs, truth, 3, largest=largest)
+            biases = metrics.fit_class_factors(probs, truth, 3, largest=largest)
             assert biases.max() <= largest * (1 + 1e-9) and biases.min() >= 1 / largest * (1 - 1e-9)
         assert metrics.macro_f1(truth, (probs * biases).argmax(1), 3) >= metrics.macro_f1(truth, probs.argmax(1), 3)
     perfect = np.eye(3)[truth]
-    assert np.array_equal(metrics.fit_biases(perfect, truth, 3), np.ones(3))
-    assert np.array_equal(metrics.fit_biases(np.ones((4, 1)), [0] * 4, 1), [1.0])
+    assert np.array_equal(metrics.fit_class_factors(perfect, truth, 3), np.ones(3))
+    assert np.array_equal(metrics.fit_class_factors(np.ones((4, 1)), [0] * 4, 1), [1.0])
 
 
 def test_apply_biases_by_hand():
     """0.5 0.3 0.2 times 1 2 1 is 0.5 0.6 0.2, and over 1.3 its argmax is that of the products; a tenth of it is the same."""
     probs = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 0.0], [0.05, 0.03, 0.02]])
-    applied = metrics.apply_biases(probs, np.array([1.0, 2.0, 1.0]))
+    applied = metrics.apply_class_factors(probs, np.array([1.0, 2.0, 1.0]))
     assert applied == pytest.approx(np.array([[5 / 13, 6 / 13, 2 / 13], [0, 0, 0], [5 / 13, 6 / 13, 2 / 13]]))
 
 
 def test_fit_biases_refuses():
     with pytest.raises(ValueError, match=r"probs of shape \(2, 3\); it takes \[2, 4\], all >= 0"):
-        metrics.fit_biases(np.ones((2, 3)), [0, 1], 4)
+        metrics.fit_class_factors(np.ones((2, 3)), [0, 1], 4)
     for bad in (-0.1, np.nan):
         with pytest.raises(ValueError, match="all >= 0"):
-            metrics.fit_biases(np.array([[bad, 1.0]]), [0], 2)
+            metrics.fit_class_factors(np.array([[bad, 1.0]]), [0], 2)
     with pytest.raises(ValueError, match=r"truth holds 2\.\.2"):
-        metrics.fit_biases(np.ones((1, 2)), [2], 2)
+        metrics.fit_class_factors(np.ones((1, 2)), [2], 2)
 
 
 def test_correlation_of_errors():

@@ -33,7 +33,7 @@ def members(people):
 @pytest.fixture
 def quick(monkeypatch):
     """Factors of two rounds: here it matters what they are given, not how far they go."""
-    monkeypatch.setattr(metrics, "fit_biases", functools.partial(metrics.fit_biases, rounds=2))
+    monkeypatch.setattr(metrics, "fit_class_factors", functools.partial(metrics.fit_class_factors, rounds=2))
 
 
 def test_the_options_that_fit():
@@ -52,7 +52,7 @@ def test_a_plan_without_fit_is_the_blend(members, people):
 
 def test_apply_by_hand(members):
     """Age cut at (29, 58), product of the parts weighing (1 + 2 + 3) / 3 = 2 against label 0.5, biases 2 for class 5."""
-    fitted = Fitted((29, 58), [3, 1, 2, 0.5], biases=np.where(np.arange(18) == 5, 2.0, 1.0))
+    fitted = Fitted((29, 58), [3, 1, 2, 0.5], class_factors=np.where(np.arange(18) == 5, 2.0, 1.0))
     parts = dict(members)
     product = combine(parts["mask"], parts["gender"], age_group_probs(parts["age"], (29, 58)))
     expected = (2 * product + 0.5 * parts["label"]) / 2.5
@@ -84,7 +84,7 @@ def test_biases_are_those_of_the_weighted_blend(members, people, quick):
     weights = blend.tune_weights(members, people.label, (28, 58))
     assert fitted.weights == [{part: round(w, 6) for part, w in each.items()} for each in weights]
     blended = blend.blend(members, bounds=(28, 58), weights=fitted.weights)
-    np.testing.assert_allclose(fitted.biases, metrics.fit_biases(blended, people.label, 18), atol=5.1e-7)
+    np.testing.assert_allclose(fitted.class_factors, metrics.fit_class_factors(blended, people.label, 18), atol=5.1e-7)
 
 
 def test_temperatures_come_first_and_all_else_sees_what_they_give(members, people, quick):
@@ -94,7 +94,7 @@ def test_temperatures_come_first_and_all_else_sees_what_they_give(members, peopl
     scaled = blend.scale_members(members, fitted.temperatures)
     after = blend.fit_plan(Plan(search="weights", decode="f1", bounds=None), scaled, people.label)
     assert (fitted.bounds, fitted.weights) == (after.bounds, after.weights)
-    np.testing.assert_array_equal(fitted.biases, after.biases)
+    np.testing.assert_array_equal(fitted.class_factors, after.class_factors)
     np.testing.assert_array_equal(blend.apply_plan(plan, fitted, members), blend.apply_plan(plan, after, scaled))
     assert blend.scale_by_temperatures(after, members) == (after, members)
 
@@ -129,7 +129,7 @@ def test_a_greedy_search_sees_the_cut(members, people, monkeypatch):
 
     def greedy(given, _truth, cut):
         asked.append((given, cut))
-        return blend.Selection([2 / 3, 1 / 3, 0.0, 0.0], path)
+        return ([2 / 3, 1 / 3, 0.0, 0.0], path)
 
     monkeypatch.setattr(blend, "greedy", greedy)
     fitted = blend.fit_plan(Plan(search="greedy", bounds=(29, 58), seed=3), members, people.label)
@@ -141,9 +141,9 @@ def test_a_greedy_search_sees_the_cut(members, people, monkeypatch):
 def test_scores_are_those_of_people_left_out(members, people, plan, quick):
     fitted = blend.fit_plan(plan, members, people.label)
     result = blend.score_plan(plan, fitted, members, people.label, people.path)
-    group = blend.deal_persons(people.label, people.path, blend.CROSSFIT_FOLDS, plan.seed)
-    assert len(result.parts) == blend.CROSSFIT_FOLDS
-    for number, part in enumerate(result.parts[:1]):
+    group = blend.assign_groups(people.label, people.path, blend.CROSSFIT_FOLDS, plan.seed)
+    assert len(result.fits) == blend.CROSSFIT_FOLDS
+    for number, part in enumerate(result.fits[:1]):
         rest, mine = ([(target, probs[rows]) for target, probs in members] for rows in (group != number, group == number))
         again = blend.fit_plan(plan, rest, people.label[group != number])
         assert again.bounds == part.bounds and again.weights == part.weights
@@ -167,7 +167,7 @@ def test_scores_are_those_of_people_left_out(members, people, plan, quick):
 
 def test_what_is_not_fitted_has_no_in_sample_score(members, people):
     result = blend.score_plan(Plan(), Fitted(), members, people.label, people.path)
-    assert result.scores.keys() == blend.UNSCORED.keys() and result.parts == []
+    assert result.scores.keys() == set(blend.SCORES) and result.fits == []
     assert (result.scores["in_sample_f1"], result.scores["crossfit_parts"]) == (None, None)
     assert (result.scores["gain"], result.scores["gain_ci95"]) == (0, [0, 0])
     assert result.scores["plain_f1"] == result.scores["oof_f1"]

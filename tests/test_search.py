@@ -58,14 +58,14 @@ def naive_path(members, truth, start, steps):
 def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     """Also where members are so sure that nearly nothing can change, and where a part's first own member joins late."""
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=skill)
-    selection = blend.greedy(members, truth, steps=9, patience=9)
-    first = next(place for place, (_index, f1) in enumerate(selection.trace) if not np.isnan(f1))
-    path = naive_path(members, truth, [index for index, _f1 in selection.trace[: first + 1]], 9)
-    assert [index for index, _f1 in selection.trace[first:]] == [index for index, _f1 in path][: len(selection.trace) - first]
-    assert [f1 for _i, f1 in selection.trace[first:]] == pytest.approx([f1 for _i, f1 in path][: len(selection.trace) - first])
-    assert selection.trace[-1][1] == pytest.approx(max(f1 for _index, f1 in path))
-    assert blend_f1(members, truth, selection.weights) == pytest.approx(selection.trace[-1][1])
-    assert sum(selection.weights) == pytest.approx(1) and min(selection.weights) >= 0
+    weights, path_taken = blend.greedy(members, truth, steps=9, patience=9)
+    first = next(place for place, (_index, f1) in enumerate(path_taken) if not np.isnan(f1))
+    path = naive_path(members, truth, [index for index, _f1 in path_taken[: first + 1]], 9)
+    assert [index for index, _f1 in path_taken[first:]] == [index for index, _f1 in path][: len(path_taken) - first]
+    assert [f1 for _i, f1 in path_taken[first:]] == pytest.approx([f1 for _i, f1 in path][: len(path_taken) - first])
+    assert path_taken[-1][1] == pytest.approx(max(f1 for _index, f1 in path))
+    assert blend_f1(members, truth, weights) == pytest.approx(path_taken[-1][1])
+    assert sum(weights) == pytest.approx(1) and min(weights) >= 0
 
 
 def test_a_search_ends_after_so_many_members_that_bring_nothing():
@@ -73,13 +73,13 @@ def test_a_search_ends_after_so_many_members_that_bring_nothing():
     lengths = []
     for seed in range(3):
         members, truth = draw_members(np.random.default_rng(seed), ["label"] * 5, skill=0.7)
-        path = naive_path(members, truth, [blend.greedy(members, truth, steps=1).trace[0][0]], 20)
+        path = naive_path(members, truth, [blend.greedy(members, truth, steps=1)[1][0][0]], 20)
         for patience in (1, 3, 20):
             best = 0
             for place, (_index, f1) in enumerate(path):
                 if best + patience >= place and f1 > path[best][1] + 1e-9:
                     best = place
-            trace = blend.greedy(members, truth, steps=20, patience=patience).trace
+            trace = blend.greedy(members, truth, steps=20, patience=patience)[1]
             assert [index for index, _f1 in trace] == [index for index, _f1 in path[: best + 1]]
             lengths.append(best)
     assert lengths[0::3] != lengths[1::3] != lengths[2::3]
@@ -92,7 +92,7 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
     for label_skill, start in ((0.5, [1, 2, 0]), (9, [4])):
         members = [*parts, draw_member(rng, "label", truth, label_skill)]
         members[3] = draw_member(rng, "mask", truth, 0.1)
-        trace = blend.greedy(members, truth).trace
+        trace = blend.greedy(members, truth)[1]
         assert [index for index, _f1 in trace[: len(start)]] == start
         assert [np.isnan(f1) for _index, f1 in trace[: len(start)]] == [True] * (len(start) - 1) + [False]
         assert not np.isnan([f1 for _index, f1 in trace[len(start) - 1 :]]).any()
@@ -101,10 +101,10 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
 @pytest.mark.parametrize("targets", [["label"] * 12, ["mask", "gender", "age_group", "multi"] * 4])
 def test_weights_are_those_of_the_path_among_many_members_too(targets):
     members, truth = draw_members(np.random.default_rng(3), targets, skill=0.7)
-    selection = blend.greedy(members, truth)
-    times = np.bincount([index for index, _f1 in selection.trace], minlength=len(targets))
-    assert selection.weights == pytest.approx(times / times.sum())
-    assert blend_f1(members, truth, selection.weights) == pytest.approx(selection.trace[-1][1])
+    weights, path_taken = blend.greedy(members, truth)
+    times = np.bincount([index for index, _f1 in path_taken], minlength=len(targets))
+    assert weights == pytest.approx(times / times.sum())
+    assert blend_f1(members, truth, weights) == pytest.approx(path_taken[-1][1])
 
 
 def test_equal_tables_share_their_weight():
@@ -112,8 +112,8 @@ def test_equal_tables_share_their_weight():
     rng = np.random.default_rng(1)
     members, truth = draw_members(rng, ["label", "label"])
     members = [members[0]] * 5 + [members[1]]
-    weights = np.array(blend.greedy(members, truth).weights)
-    path = [index for index, _f1 in blend.greedy(members, truth).trace]
+    weights = np.array(blend.greedy(members, truth)[0])
+    path = [index for index, _f1 in blend.greedy(members, truth)[1]]
     times = np.bincount(path, minlength=6)
     assert times[:5].max() - times[:5].min() <= 1
     assert weights == pytest.approx(times / times.sum())
@@ -121,11 +121,11 @@ def test_equal_tables_share_their_weight():
 
 def test_one_member_and_one_of_each_part():
     members, truth = draw_members(np.random.default_rng(0), ["label"])
-    selection = blend.greedy(members, truth)
-    assert selection.weights == [1.0] and selection.trace == [(0, pytest.approx(blend_f1(members, truth)))]
+    weights, path_taken = blend.greedy(members, truth)
+    assert weights == [1.0] and path_taken == [(0, pytest.approx(blend_f1(members, truth)))]
     assert set(blend.tune_weights(members, truth)[0]) == {"label"}
     members, truth = draw_members(np.random.default_rng(0), ["mask", "gender", "age"])
-    assert blend.greedy(members, truth).weights == pytest.approx([1 / 3] * 3)
+    assert blend.greedy(members, truth)[0] == pytest.approx([1 / 3] * 3)
     assert blend_f1(members, truth, blend.tune_weights(members, truth)) == pytest.approx(blend_f1(members, truth))
 
 
@@ -134,7 +134,7 @@ def test_age_members_are_cut_at_the_bounds():
     members, truth = draw_members(rng, ["mask", "gender", "age", "age_group"])
     age = members[2][1]
     members[2] = ("age", np.hstack([age[:, 1:], age[:, :1]]))  # a year too young, so that 29, 59 are the better bounds
-    trace = blend.greedy(members, truth, (29, 59)).trace
+    trace = blend.greedy(members, truth, (29, 59))[1]
     times = np.bincount([index for index, _f1 in trace], minlength=4).tolist()
     at_bounds = blend.blend(members, bounds=(29, 59), weights=times).argmax(1)
     assert trace[-1][1] == pytest.approx(metrics.macro_f1(truth, at_bounds, 18))
@@ -145,7 +145,7 @@ def test_age_members_are_cut_at_the_bounds():
 def test_tuned_weights_score_what_the_search_saw_and_no_single_step_is_better(targets):
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=0.8)
     weights = blend.tune_weights(members, truth, rounds=30)
-    assert [set(parts) for parts in weights] == [set(blend.member_parts(*member)) for member in members]
+    assert [set(parts) for parts in weights] == [set(blend.member_components(*member)) for member in members]
     score = blend_f1(members, truth, weights)
     assert score >= blend_f1(members, truth)
     assert all(1 / 32 <= value <= 32 for parts in weights for value in parts.values())
@@ -176,8 +176,8 @@ def test_a_changed_weight_is_scored_as_blend_does(targets):
         members, truth = draw_members(rng, targets, skill=skill)
         if apart:
             members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
-        given = [blend.member_parts(*member) for member in members]
-        sums = blend._sum_up(given, truth)
+        given = [blend.member_components(*member) for member in members]
+        sums = blend._blended(members, truth, (30, 60))
         assert sums.f1 == pytest.approx(blend_f1(members, truth))
         for index, parts in enumerate(given):
             for part, step in ((part, step) for part in parts for step in (-0.9, -0.2, 0.3, 1.15, 5.0)):
@@ -245,7 +245,7 @@ def test_crossfit_never_applies_to_people_that_it_was_fitted_on():
 
     orders = []
     for seed in (0, 1):
-        probs = blend.crossfit(fit, apply, members, truth, persons, parts=4, seed=seed)
+        probs = blend.crossfit(fit, apply, members, truth, persons, folds=4, seed=seed)
         assert sorted(seen) == list(range(240)) and np.array_equal(probs, members[0][1])
         orders.append(list(seen))
         seen.clear()
@@ -258,29 +258,32 @@ def test_groups_hold_as_many_of_each_gender_and_age_group():
     rng = np.random.default_rng(7)
     stratum = rng.choice(6, size=100, p=[0.4, 0.2, 0.05, 0.2, 0.1, 0.05])
     truth, persons = np.repeat(stratum, 6) + 6 * rng.integers(3, size=600), people(np.zeros(600))
-    group = blend.deal_persons(truth, persons, 5)
+    group = blend.assign_groups(truth, persons, 5)
     first = group[::6]
     assert np.array_equal(group, np.repeat(first, 6)) and np.bincount(first).tolist() == [20] * 5
     for one in range(6):
         counts, n = np.bincount(first[stratum == one], minlength=5), int((stratum == one).sum())
         assert counts.min() >= n // 5 and counts.max() <= -(-n // 5)
     order = rng.permutation(600)
-    assert np.array_equal(blend.deal_persons(truth[order], persons[order], 5), group[order])
-    assert not np.array_equal(blend.deal_persons(truth, persons, 5, seed=1), group)
+    assert np.array_equal(blend.assign_groups(truth[order], persons[order], 5), group[order])
+    assert not np.array_equal(blend.assign_groups(truth, persons, 5, seed=1), group)
     with pytest.raises(InputError, match="predictions of 100 people: cross-fitting deals them into 101 groups"):
-        blend.deal_persons(truth, persons, 101)
+        blend.assign_groups(truth, persons, 101)
 
 
 def honest_and_in_sample(members, truth, persons, fit, apply):
     """Macro F1 of what is fitted, cross-fitted and on the people it was fitted on."""
-    honest = blend.crossfit(fit, apply, members, truth, persons, parts=3)
+    honest = blend.crossfit(fit, apply, members, truth, persons, folds=3)
     return [metrics.macro_f1(truth, probs.argmax(1), 18) for probs in (honest, apply(fit(members, truth), members))]
 
 
 FITTED = {
-    "greedy": (lambda m, t: blend.greedy(m, t).weights, lambda w, m: blend.blend(m, weights=w)),
+    "greedy": (lambda m, t: blend.greedy(m, t)[0], lambda w, m: blend.blend(m, weights=w)),
     "weights": (lambda m, t: blend.tune_weights(m, t, rounds=2), lambda w, m: blend.blend(m, weights=w)),
-    "biases": (lambda m, t: metrics.fit_biases(m[0][1], t, 18, rounds=3), lambda b, m: metrics.apply_biases(m[0][1], b)),
+    "biases": (
+        lambda m, t: metrics.fit_class_factors(m[0][1], t, 18, rounds=3),
+        lambda b, m: metrics.apply_class_factors(m[0][1], b),
+    ),
 }
 
 

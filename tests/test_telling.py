@@ -52,7 +52,7 @@ def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
 def test_the_strongest_factors_may_be_small_ones(capsys):
     biases = np.ones(18)
     biases[[0, 3, 5]] = 2.0, 0.1, 1.5
-    ensemble.say_fit(SimpleNamespace(plan=Plan(decode="f1"), fitted=Fitted(biases=biases)))
+    ensemble.say_fit(SimpleNamespace(plan=Plan(decode="f1"), fitted=Fitted(class_factors=biases)))
     told = " ".join(capsys.readouterr().out.split())
     assert re.fullmatch(r"strongest factors: 0\.10 for class 3, .*; 2\.00 for class 0, .*; 1\.50 for class 5, .*", told)
 

@@ -23,7 +23,7 @@ from dataset import LABELS, OFFICIAL_BOUNDS
 
 FITS = {
     "greedy": (
-        lambda copies, truth: blend.greedy(copies, truth, OFFICIAL_BOUNDS).weights,
+        lambda copies, truth: blend.greedy(copies, truth, OFFICIAL_BOUNDS)[0],
         lambda weights, copies: blend.blend(copies, weights=weights),
     ),
     "weights": (
@@ -31,8 +31,8 @@ FITS = {
         lambda weights, copies: blend.blend(copies, weights=weights),
     ),
     "f1 decoding": (
-        lambda copies, truth: metrics.fit_biases(blend.blend(copies), truth, len(LABELS)),
-        lambda biases, copies: metrics.apply_biases(blend.blend(copies), biases),
+        lambda copies, truth: metrics.fit_class_factors(blend.blend(copies), truth, len(LABELS)),
+        lambda biases, copies: metrics.apply_class_factors(blend.blend(copies), biases),
     ),
 }
 
