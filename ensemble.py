@@ -27,10 +27,9 @@ import yaml
 import blend
 import dataset
 import demo
-import distributed
-import engine
 import experiment
 import files
+import hardware
 import images
 import inference
 import metrics
@@ -641,7 +640,7 @@ class Submission:
 
 
 def main(argv=None):
-    engine.keep_freed_memory()
+    hardware.tune_malloc()
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
     plan, data_dir = make_plan(args), demo.find(args.data_dir)
@@ -682,7 +681,7 @@ def read_members(args, plan):
 
     def predict(jobs):
         images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
-        inference.predict_folds(jobs, images, args, distributed.pick_device(args.device))
+        inference.predict_folds(jobs, images, args, hardware.pick_device(args.device))
 
     with predictions.predicting(source.folder for source in sources if source.is_run):
         return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)

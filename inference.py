@@ -26,10 +26,9 @@ from tqdm import tqdm
 import blend
 import dataset
 import demo
-import distributed
-import engine
 import experiment
 import files
+import hardware
 import images
 import metrics
 import model
@@ -116,7 +115,7 @@ def predict_rows(weights, store, rows, args, device):
     amp_dtype = model.AMP_DTYPES[model.resolve_amp(args.amp, device)]
     with tqdm(total=len(rows) * len(weights), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
         logits = model.predict_together(models, _counted(batches, len(weights), bar), amp_dtype, args.tta)
-    return [(target, engine.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
+    return [(target, metrics.head_probs(fold_logits, head_slices(target))) for target, fold_logits in zip(targets, logits)]
 
 
 def _counted(batches, times, bar):
@@ -385,11 +384,11 @@ def parse_args(argv):
 
 
 def main(argv=None):
-    engine.keep_freed_memory()
+    hardware.tune_malloc()
     args = parse_args(argv)
     runs = list(dict.fromkeys(experiment.find_run(run) for run in args.models))
     folds = [predictions.select_folds(run, args.folds) for run in runs]
-    device = distributed.pick_device(args.device)
+    device = hardware.pick_device(args.device)
     with predictions.predicting(runs):
         return score_tta(args, runs, device) if args.oof else predict_runs(args, runs, folds, device)
 

@@ -249,3 +249,8 @@ def softmax(logits):
     logits = np.asarray(logits, dtype=np.float64)
     exp = np.exp(logits - logits.max(-1, keepdims=True))
     return (exp / exp.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def head_probs(logits, slices):
+    """Probabilities float32 [N, num_outputs]: a softmax over each head's logits, which lie in `slices` {head: slice}."""
+    return np.concatenate([softmax(logits[:, part]) for part in slices.values()], axis=1)

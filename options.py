@@ -224,11 +224,6 @@ def check_idle(parser, args, given, rules):
         say(f"does nothing here: {', '.join(told)}")
 
 
-def count_or_auto(text):
-    """argparse type: 'auto' or a positive number."""
-    return text if text == "auto" else positive_int(text)
-
-
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
@@ -327,8 +322,8 @@ def add_learning(parser):
     add_schedule(parser, optim.SCHEDULERS)
     group = add_compute(parser, batch_size=64)
     add_step(group, model.FORMATS)
-    group.add_argument("--parallel-folds", type=count_or_auto, default=1, metavar="N",
-                       help="folds that train at once, each on its part of the threads; auto: measured")  # fmt: skip
+    group.add_argument("--parallel-folds", type=positive_int, default=1, metavar="N",
+                       help="folds that train at once, each on its part of the threads")  # fmt: skip
 
 
 def add_schedule(parser, schedulers):
@@ -410,18 +405,18 @@ def parse_args(argv, ranks=None, draw=True):
 
     draw: whether the demo set is drawn, if it is what the run would learn from and it is not there.
     """
-    import distributed
+    import hardware
     import loss
     import model
     import optim
 
-    ranks = ranks or distributed.ALONE
+    ranks = ranks or hardware.ALONE
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
-    with ranks.one_first():  # the demo set is drawn once
+    with ranks.local_rank0_first():  # the demo set is drawn once
         args.data_dir, drawn = demo.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)
     if drawn:
@@ -473,7 +468,7 @@ def idle_rules(args):
         ("lr_gamma", scheduler in ("StepLR", "Plateau"), "--scheduler StepLR or Plateau", False),
         ("patience", args.kfold > 0 or args.patience == 0, "--kfold 2 and more", False),
         ("fold_seed", args.kfold > 0 or args.limit_people is not None, "--kfold 2 and more", False),
-        ("parallel_folds", args.parallel_folds == "auto" or folds > 1, "two folds and more", False),
+        ("parallel_folds", folds > 1, "two folds and more", False),
     )
 
 
@@ -508,18 +503,18 @@ def check_folds(parser, args):
 
 
 def check_parallel(parser, args):
-    import distributed
+    import hardware
 
     if args.parallel_folds != 1 and args.auto_batch and args.resume is None:  # of a run that goes on it is settled
         parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
-    if args.parallel_folds != 1 and distributed.world_size() > 1:
+    if args.parallel_folds != 1 and hardware.world_size() > 1:
         parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
 
 
 def same_options(args, ranks):
     """Rank 0's options in every process, but for PLACES."""
     shared = {name: value for name, value in vars(args).items() if name not in PLACES}
-    return argparse.Namespace(**{**vars(args), **ranks.from_first(shared)})
+    return argparse.Namespace(**{**vars(args), **ranks.broadcast(shared)})
 
 
 def read_run(resume):
@@ -532,7 +527,7 @@ def resumed_args(parser, args, given, ranks):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
     import model
 
-    run, recorded = ranks.from_first(read_run(args.resume) if ranks.first else None)
+    run, recorded = ranks.broadcast(read_run(args.resume) if ranks.first else None)
     fixed = given - RESUME_MAY_CHANGE
     if fixed:
         option = f"--{sorted(fixed)[0].replace('_', '-')}"
@@ -550,8 +545,6 @@ def resumed_args(parser, args, given, ranks):
     args.model = model.told_name(args.model)
     check_techniques(parser, args)
     check_folds(parser, args)
-    if args.parallel_folds == "auto":
-        parser.error("--parallel-folds auto: is measured at a run's start; with --resume give a number")
     check_parallel(parser, args)
     return args
 

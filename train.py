@@ -14,71 +14,380 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
 import argparse
+import contextlib
+import copy
+import functools
+import hashlib
 import shlex
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
+from tqdm import tqdm
 
 import dataset
 import demo
-import distributed
 import engine
 import experiment
 import files
-import fold
+import hardware
 import images
 import inference
 import loss
-import memory
+import metrics
 import model
 import optim
 import options
-import parallel
-import precision
 import predictions
 import report
-import space
-import training_data
-from dataset import SCORED_AS
+from dataset import CLASS_NAMES, HEADS, SCORED_AS
 from errors import InputError, Interrupted
-from images import Geometry, open_rgb
+from images import Geometry, ImageStore
 
 
-def choose_speed(args, net, ranks, cores, threads):
-    """Resolve --amp, --memory-format and --parallel-folds of a new run; `net` is one of its models, and gets that format.
+def main(argv=None):
+    """One run, from its options to its closing lines; under torchrun all ranks go through it side by side."""
+    started, argv = time.monotonic(), sys.argv[1:] if argv is None else argv
+    stop = errors.StopSignals()
+    hardware.tune_malloc()
+    ranks = hardware.join()
+    with ranks.only_rank0_reports():
+        args = options.same_options(options.parse_args(argv, ranks), ranks)
+        ranks = ranks.on(args.device)
+        args.threads = threads_of_a_fold(args)
+        with resumable(args, argv, ranks):
+            tables = read_tables(args)
+            refuse(args, tables, ranks)
+            net = None if args.resume else first_model(args, ranks)
+            data = load_data(args, tables, net, ranks)
+            check_or_measure(args, data, net, ranks)
+            del net  # each fold builds its own
+            with stop.deferred(), ranks.peers_alive():
+                run = open_run(args, argv, tables, data, ranks)
+                train_folds(args, run, data, ranks, stop)
+            if ranks.first:
+                finish_run(args, run, tables, started)
+    hardware.finish()
+    return 0
 
-    cores: CPU threads that torch would use; threads: --threads as given, or None.
+
+def threads_of_a_fold(args):
+    """Let torch use --threads, or the cores shared among --parallel-folds; returns their number, on which rounding depends."""
+    cores = hardware.use_threads(None)
+    at_once = min(args.parallel_folds, len(experiment.fold_numbers(args)))
+    return hardware.use_threads(args.threads or max(cores // at_once, 1))
+
+
+@contextlib.contextmanager
+def resumable(args, argv, ranks):
+    """Add the command that goes on with the run to what ends it for a passing reason: a signal, the disk, memory.
+
+    `args.resume` is the run from `open_run` on. The folder of a new run that learnt nothing before memory ran out goes.
     """
-    about = (args.model, args.img_size, max(args.batch_size // ranks.world, 1), ranks.device, args.cache_dir)
+    is_new = args.resume is None
+    try:
+        yield
+    except (Interrupted, files.DiskError, errors.Unreadable, OSError) as error:
+        if args.resume is None or not Path(args.resume, "args.yaml").exists():
+            raise
+        message = errors.about_file(error) or str(error)
+        message = f"{message}. Go on with: {resume_command(args, argv, is_new)}"
+        raise Interrupted(error.code, message) if isinstance(error, Interrupted) else InputError(message) from None
+    except (RuntimeError, MemoryError) as error:
+        advice = errors.compile_advice(error) or (errors.is_out_of_memory(error) and out_of_memory(args, ranks.device))
+        if not advice:
+            raise
+        run = args.resume and Path(args.resume)
+        if is_new and run and not any(run.glob("fold*/last.pt")) and not experiment.done_folds(run):
+            if ranks.first:
+                shutil.rmtree(run)
+        elif run:
+            advice = f"{advice}. What {run} has learnt is kept. Go on with: {resume_command(args, argv, is_new)}"
+        raise InputError(advice) from error
+
+
+def resume_command(args, argv, is_new):
+    """The command that goes on with a run that was stopped."""
+    folds = ["--fold", *map(str, args.fold)] if args.fold else []
+    return shlex.join([*hardware.launcher(), "train.py", *(["--resume", args.resume, *folds] if is_new else argv)])
+
+
+def out_of_memory(args, device):
+    """The one line of advice when memory runs out."""
+    remedy = "a new run with --auto-batch takes the largest batch that fits, and makes the same steps"
+    if args.parallel_folds > 1:
+        remedy = "--parallel-folds 1 trains one fold at a time"
+    elif args.auto_batch:
+        remedy = "a smaller --img-size or --model takes less; does another program use the device too?"
+    return f"--batch-size {args.batch_size}: out of memory on {hardware.device_name(device)}; {remedy}"
+
+
+# ---- data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tables:
+    """The people of a run with their folds, their image rows, these with the labels that training sees, and the --label-fixes
+    that were applied (None without)."""
+
+    people: pd.DataFrame
+    folds: np.ndarray
+    images: pd.DataFrame
+    labelled: pd.DataFrame
+    fixes: pd.DataFrame | None
+
+
+@dataclass
+class Data:
+    """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
+
+    With --pseudo, `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
+    `good_eval` is False for eval images that can't be read.
+    """
+
+    images: pd.DataFrame
+    labels: dataset.Labels
+    files: list
+    store: ImageStore
+    eval_names: list
+    good_eval: np.ndarray
+    pseudo: pd.DataFrame | None
+    digest: str
+
+
+def read_tables(args):
+    """The Tables of a run. A resumed run takes its own copy of the label fixes where their file is gone."""
+    everyone = people = dataset.read_people(args.data_dir)
+    if args.limit_people:
+        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
+    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
+    images = labelled = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    fixes = None
+    if args.label_fixes:
+        kept = args.resume and not Path(args.label_fixes).exists() and Path(args.resume, "label_fixes.csv")
+        fixes, left_out = dataset.read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
+        fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
+        labelled = dataset.apply_label_fixes(images, fixes)
+        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    if args.drop_ages:
+        dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
+        errors.say(f"drop ages: {dropped} people leave training")
+    return Tables(people, folds, images, labelled, fixes)
+
+
+def load_data(args, tables, net, ranks):
+    """The Data of a run, of whose models `net` is one (None when it goes on); only the image cache is written, and the
+    predictions that --pseudo needs. InputError when a rank has other data than rank 0."""
+    with ranks.local_rank0_first():
+        data = decode(args, tables, net, ranks)
+    if ranks.all_reduce_max(int(data.digest != ranks.broadcast(data.digest))):
+        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
+    return data
+
+
+def decode(args, tables, net, ranks):
+    """The Data of a run's Tables."""
+    names, files, pseudo = [], dataset.image_files(args.data_dir, tables.images["image"]), None
+    if args.pseudo:
+        held = dataset.read_eval_images(args.data_dir)
+        names, files, pseudo = held.names, [*files, *held.files], read_pseudo(args, tables, held, ranks.device)
+    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     if ranks.first:
-        args.amp, args.memory_format = precision.choose(net, *about, args.amp, args.memory_format)
-    args.amp, args.memory_format = ranks.from_first((args.amp, args.memory_format))
-    net.to(memory_format=model.FORMATS[args.memory_format])
-    if args.parallel_folds == "auto":
-        args.parallel_folds, args.threads = parallel.choose(
-            net, *about, args.amp, len(experiment.fold_numbers(args)), cores, threads
+        check_room(args, net, tables.images, images.bytes_to_build(files, geometry, args.cache_dir))
+    pixels, bad = images.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
+    if bad or missing:
+        errors.say(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
+    good, good_eval = np.split(~np.isin(np.arange(len(files)), bad), [len(tables.images)])
+    labels = dataset.make_labels(args, tables.people, tables.folds, tables.images, tables.labelled, good)
+    found = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
+    for values in ([size for size, _time in images.stat_all(files)], good_eval, *vars(labels).values()):
+        found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+    if pseudo is not None:
+        found.update(pseudo.to_csv(float_format=inference.PSEUDO_FORMAT).encode())
+    store = ImageStore(pixels, ranks.device, args.cache_device)
+    return Data(tables.images, labels, files, store, names, good_eval, pseudo, found.hexdigest())
+
+
+def read_pseudo(args, tables, eval_images, device):
+    """The table of pseudo.csv: that of the resumed run, or what the models of --pseudo predict."""
+    if args.resume:
+        labels = inference.read_pseudo(Path(args.resume), args.target)
+    else:
+        labels = inference.make_pseudo(args, tables.people, tables.folds, eval_images, device)
+    counts = labels["fold"].value_counts().sort_index()
+    told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
+    confidence = f"confidence {args.pseudo_min_confidence:g} and above"
+    errors.say(f"pseudo-labels: of {len(eval_images.names)} eval images {told}, {confidence}")
+    return labels
+
+
+# ---- checks before the run ---------------------------------------------------------------------------------------------
+
+
+def refuse(args, tables, ranks):
+    """InputError for what is known to be wrong before weights are fetched, images decoded or a folder made."""
+    check_seen(args, tables)
+    if not ranks.first:
+        return
+    if not args.resume:
+        experiment.check_free(args.output_dir, args.name)
+        return
+    run, folds = Path(args.resume), experiment.fold_numbers(args)
+    kept = run / "label_fixes.csv"
+    if tables.fixes is not None:
+        with errors.reading(kept):
+            before = kept.read_bytes()
+        if before != files.csv_text(tables.fixes).encode():
+            raise InputError(
+                f"--label-fixes {args.label_fixes}: its {len(tables.fixes)} fixes are not those that this run began with; copy "
+                f"{kept} over it, or start a new run"
+            )
+    check_epochs(args, run)
+    experiment.check_not_trained(run, folds)
+    if experiment.untouched(run, folds):
+        experiment.check_weights(run, args.weights)
+
+
+def check_seen(args, tables):
+    """InputError when --weights were trained on people whom the folds of this command validate on: scores would be too good.
+
+    Of weights that train.py wrote but that lie outside of their run nobody can tell whom they have seen: a line says so.
+    """
+    if args.weights is None or not args.kfold or not model.is_trained(args.weights):
+        return
+    path = Path(args.weights).absolute()
+    try:
+        number, theirs = int(path.parent.name.removeprefix("fold")), experiment.read_folds(path.parent.parent)
+    except errors.Unreadable:
+        raise
+    except ValueError:  # InputError too
+        errors.say(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
+        return
+    seen = set(theirs["path"][theirs["fold"] != number] if path.name == "best.safetensors" else theirs["path"])
+    people = tables.people["path"]
+    both = [name for name in (people[np.isin(tables.folds, args.fold)] if args.fold else people) if name in seen]
+    if both:
+        raise InputError(
+            f"--weights {args.weights}: has learnt {both[0]} and {len(both) - 1} more people that these folds validate on, so "
+            "out-of-fold scores would be too good; start from a backbone that never saw them, or train with --kfold 0"
         )
 
 
-def open_run(args, argv, data, ranks):
-    """The run folder: a new one with args.yaml, env.json and folds.csv, or that of --resume, whose people must be the same."""
-    folds = pd.DataFrame({"path": data.people["path"], "fold": data.folds})
+def check_epochs(args, run):
+    """InputError for --resume with --epochs below those already trained, or where the state of a complete fold was deleted."""
+    done = experiment.done_folds(run)
+    for fold in range(max(args.kfold, 1)):
+        kept = engine.state_file(run, fold).exists()
+        begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
+        if args.epochs < begun:
+            raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
+        if fold in done and not experiment.is_complete(args, done[fold]) and not kept:
+            raise InputError(
+                f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
+                f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
+            )
+
+
+def first_model(args, ranks):
+    """The model of a new run's first fold; InputError when it, or its optimizer, can't be built."""
+    net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
+    optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+    return net
+
+
+PICTURES = 2 << 20  # bytes of curves, confusion and mistakes, with the logs and events
+NUMBER = 11  # bytes of a probability in a csv, with its comma
+
+
+def check_room(args, net, images, pixels):
+    """InputError where a volume has no room for the run's files and the `pixels` bytes of the image cache.
+
+    An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
+    training also have their checkpoint, twice while it is replaced. Of a resumed run only what is missing needs room.
+    """
+    run, folds = args.resume and Path(args.resume), experiment.fold_numbers(args)
+    folds = experiment.missing(run, args, folds) if run else folds
+    if net is None and not (kept := sorted(run.glob("fold*/best.safetensors"))):
+        return  # nothing of the run tells the size of its model
+    weights = engine.tensor_bytes(net.state_dict()) if net else kept[0].stat().st_size
+    weights *= 2 if args.finish_on_all else 1
+    at_once = min(len(folds), args.parallel_folds)
+    states = at_once + (len(folds) if args.keep_state else at_once)
+    names = int(images["image"].str.len().sum() + images["path"].str.len().sum())
+    table = names + len(images) * NUMBER * (len(dataset.columns(args.target)) + 1)
+    needed = weights * (len(folds) + states * (3 + bool(args.ema) + args.average_last)) + 2 * table + PICTURES
+    needed -= sum(file.stat().st_size for fold in folds for file in experiment.fold_dir(run, fold).glob("*")) if run else 0
+    place = ("", run) if run else ("--output-dir", args.output_dir)
+    needs = [(*place, "the run", needed if folds else 0), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
+    files.check_room([need for need in needs if need[3] > 0])
+
+
+def check_or_measure(args, data, net, ranks):
+    """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net`; InputError when no step is possible."""
+    if net is not None:
+        hardware.choose_precision(args, net, ranks)
+    if net is not None and args.auto_batch:
+        hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
+    else:  # a resumed run may have other processes than it began with
+        check_steps(args, data, net, ranks)
+
+
+def check_steps(args, data, net, ranks):
+    """InputError for what would only fail in training: nobody left to train, or too few images a step."""
+    for fold in range(max(args.kfold, 1)):
+        shown = engine.epoch_images(args, dataset.fold_data(args, data, fold, None, None))
+        if engine.step_size(args, shown, ranks.world) == args.accum * ranks.world:  # one image at a time
+            net = net or model.build_model(args, fold, ranks.device, empty=True)
+            try:
+                copy.deepcopy(net)(torch.zeros(1, 3, *args.img_size, device=ranks.device))
+            except ValueError as error:
+                raise InputError(
+                    f"--batch-size {args.batch_size}: {args.model} has batch norm, which can't train on one image at a time"
+                ) from error
+
+
+def try_steps(args, data, net, ranks):
+    """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory."""
+    check_steps(args, data, net, ranks)
+    alone = {"batch_size": args.batch_size // ranks.world, "freeze_epochs": 0, "compile": False}
+    rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
+    one = hardware.Ranks(0, 1, ranks.device)
+    fit = engine.Fit(copy.deepcopy(net), argparse.Namespace(**vars(args) | alone), rows, one)
+    with contextlib.suppress(engine.NotFinite):  # the training itself will say so
+        engine.train_one_epoch(fit, lambda: fit.step == 2)
+
+
+# ---- the run folder ----------------------------------------------------------------------------------------------------
+
+
+def open_run(args, argv, tables, data, ranks):
+    """The run folder, which is `args.resume` from here on: a new one, or that of --resume."""
+    args.resume = ranks.broadcast(str(make_run(args, argv, tables, data, ranks.device)) if ranks.first else None)
+    return Path(args.resume)
+
+
+def make_run(args, argv, tables, data, device):
+    """The Path of a new run folder with its first files, or of that of --resume, whose people and images must be the same."""
+    folds = pd.DataFrame({"path": tables.people["path"], "fold": tables.folds})
     if args.resume:
-        run = experiment.find_run(args.resume)
+        run = Path(args.resume)
         recorded = experiment.read_folds(run)
         if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         if experiment.missing(run, args, experiment.fold_numbers(args)):
-            experiment.check_data(run, training_data.digest(data))
+            experiment.check_data(run, data.digest)
         experiment.sweep_run(run)
         record_changes(args, run)
         return run
-    recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
 
     def next_name():
+        recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
         name, again = experiment.next_name(args.output_dir, recipe, vars(args))
         if again:
             errors.say(f"same options as {again}; another --seed would be a new draw")
@@ -86,26 +395,27 @@ def open_run(args, argv, data, ranks):
 
     def fill(folder, name):
         args.name = name
-        recorded = {option: value for option, value in vars(args).items() if option not in ("resume", "fold")}
-        experiment.write_args(folder, recorded, [*distributed.launcher(), "train.py", *argv])
-        experiment.write_env(folder, distributed.describe(ranks.device), training_data.digest(data), args.weights)
+        experiment.write_args(folder, recorded_options(args), [*hardware.launcher(), "train.py", *argv])
+        experiment.write_env(folder, hardware.describe(device), data.digest, args.weights)
         files.write_csv(folder / "folds.csv", folds)
-        if data.fixes is not None:
-            files.write_csv(folder / "label_fixes.csv", data.fixes)
+        if tables.fixes is not None:
+            files.write_csv(folder / "label_fixes.csv", tables.fixes)
         if data.pseudo is not None:
             files.write_csv(folder / "pseudo.csv", data.pseudo, inference.PSEUDO_FORMAT)
 
     return experiment.make_folder(args.output_dir, args.name, next_name, fill)
 
 
+def recorded_options(args):
+    """The options that a run keeps: all but those of one command."""
+    return {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
+
+
 def record_changes(args, run):
-    """What --resume may change for good goes into args.yaml."""
+    """Write into args.yaml what --resume may change for good."""
     before = experiment.read_args(run)
-    changed = {
-        name: getattr(args, name)
-        for name in ("epochs", "keep_state", "weights", "model")
-        if getattr(args, name) != before[name]
-    }
+    names = ("epochs", "keep_state", "weights", "model")
+    changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
     if changed:
         with files.locked(run, wait=True):
             experiment.change_args(run, **changed)
@@ -114,33 +424,317 @@ def record_changes(args, run):
         errors.say(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
 
 
+# ---- folds ------------------------------------------------------------------------------------------------------------
+
+
+def train_folds(args, run, data, ranks, stop):
+    """Train this command's folds that are not complete."""
+    if ranks.first:
+        size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
+        where = "" if ranks.device.type != "cuda" or args.parallel_folds > 1 else f", images on the {data.store.place}"
+        where = where.replace("on the host", "in host memory")
+        errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {people} people, {len(data.images)} images, "
+                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
+        if args.face_crop is not None and not (run / "crops.png").exists():
+            draw_crops(args, run, data)
+    numbers = experiment.fold_numbers(args)
+    if args.parallel_folds > 1:
+        hardware.train_in_parallel(train_missing, args, run, data, numbers, ranks.device, stop)
+        return
+    for number in numbers:
+        train_missing(args, run, data, number, ranks, stop)
+
+
+def train_missing(args, run, data, fold, ranks, stop):
+    """Train a fold, unless it is complete; its folder is locked meanwhile.
+
+    Raises Interrupted, with the state saved, when a signal came; InputError when another process trains the fold, and for a
+    loss or weights that are not finite.
+    """
+    if code := ranks.all_reduce_max(stop.requested):
+        raise Interrupted(code, "stopped between two folds")
+    done = ranks.broadcast(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
+    if fold in done and experiment.is_complete(args, done[fold]):
+        if ranks.first:
+            experiment.drop_state(run, fold, args.keep_state)
+        return
+    with contextlib.ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(experiment.fold_lock(run, fold))
+        writer = stack.enter_context(engine.CheckpointWriter(run, fold, stop))
+        try:
+            train_fold(args, data, ranks, writer)
+        except engine.NotFinite as error:
+            raise InputError(not_finite(args, run, data, fold, error, ranks)) from None
+
+
+def not_finite(args, run, data, fold, error, ranks):
+    """The message for a NotFinite: its step, its images, all of which are listed in a file, and what to try."""
+    paths, listed = [str(data.files[row]) for row in error.rows], experiment.fold_dir(run, fold) / "not_finite.txt"
+    if ranks.first:
+        files.write_text(listed, "".join(f"{path}\n" for path in paths))
+    tries = [f"a lower --lr than {args.lr:g}", *(["--clip-grad 1"] if not args.clip_grad else [])]
+    tries += {"fp16": ["--amp bf16", "--amp off"], "bf16": ["--amp off"]}.get(args.amp, [])
+    return (
+        f"fold {fold}, epoch {error.epoch}, step {error.step}: {error}; the step's {len(paths)} images are {paths[0]} and "
+        f"others, listed in {listed}. The last good state is kept; try a new run with {' or '.join(tries)}"
+    )
+
+
+def train_fold(args, data, ranks, writer):
+    """Train the fold of a CheckpointWriter to its end, from its saved state where there is one, and leave its folder complete.
+
+    With more --epochs than it had a fold is trained on from its end: what is done stays as it is, and --scheduler Cosine,
+    alone, has other rates from there on than a run that began with them.
+    """
+    run, fold = writer.run, writer.fold
+    state = ranks.broadcast(engine.load_state(run, fold) if ranks.first else None) or {}
+    net = model.build_model(args, fold, ranks.device, empty=bool(state))
+    fit = engine.Fit(net, args, dataset.fold_data(args, data, fold, *model.mean_std(net)), ranks)
+    del net  # it is the fit's to release
+    last = state.pop("last", None)  # the state of --finish-on-all, once the fold's own epochs are over
+    if state:
+        engine.restore_state(fit, state, engine.state_file(run, fold))
+        last = last if fit.finished else None  # with more --epochs than before those come first
+        if ranks.first:
+            at = last or state
+            errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
+    if ranks.first:
+        experiment.reopen_fold(run, fold)
+    while not fit.finished:
+        train_epoch(fit, writer, fit.state_dict)
+        where = f"epoch {fit.epoch}, while validating"
+        probs = engine.end_epoch(fit, functools.partial(writer.stop_if_asked, fit, fit.state_dict, where))
+        if ranks.first:
+            keep_epoch(fit, writer, data, probs)
+    writer.wait()
+    rows = fit.history + (finish_on_all(fit, writer, data, last) if args.finish_on_all else [])
+    if not args.kfold:
+        predict_training(fit, writer, data)
+    if ranks.first:
+        finish_fold(fit, writer, rows)
+    ranks.barrier()
+
+
+def train_epoch(fit, writer, state, on=""):
+    """Train the rest of an epoch under a progress bar; save `state()` every --save-minutes and when a signal asks to stop.
+
+    on: words of the bar about who trains.
+    """
+    args, saved = fit.args, time.monotonic()
+    label = f"fold {writer.fold} epoch {fit.epoch}/{args.epochs}{on}"
+    bar = tqdm(total=fit.steps * fit.step_size, initial=fit.step * fit.step_size, desc=label, unit="img", leave=False,
+               disable=True if args.quiet or not fit.ranks.first else None)  # fmt: skip
+
+    def after_step():
+        nonlocal saved
+        if writer.done:
+            bar.clear()  # what is logged now has the line to itself
+            writer.wait()
+        bar.update(fit.step_size)
+        writer.stop_if_asked(fit, state, f"epoch {fit.epoch}{on}, after step {fit.step} of {fit.steps}")
+        if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
+            writer.save(fit, state)
+            saved = time.monotonic()
+        return False
+
+    with bar:
+        engine.train_one_epoch(fit, after_step)
+
+
+def keep_epoch(fit, writer, data, probs):
+    """Keep what an epoch left, the weights and validation predictions too if it is the best one."""
+    first = []
+    if fit.best_epoch == len(fit.history):
+        path = experiment.best_weights(writer.run, writer.fold)
+        first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), metadata(fit), path))
+        if probs is not None:
+            first.append(
+                functools.partial(write_predictions, writer, data, fit.args.target, fit.data.val_rows, probs, "oof.csv")
+            )
+    put_epoch(writer, first, fit.history, fit.state_dict(), epoch_line(fit))
+
+
+def put_epoch(writer, first, history, state, line):
+    """Have an epoch's files written while training goes on, as they are now, and `line` logged once they are there.
+
+    The calls `first` write theirs, then come the log (`history`), the `state` and the last row's numbers for TensorBoard.
+    """
+    history, state = engine.copied(history), engine.copied(state)
+
+    def write():
+        for write_file in first:
+            write_file()
+        experiment.write_log(writer.run, writer.fold, history)
+        engine.save_state(writer.run, writer.fold, state)
+        write_events(writer, history[-1])
+
+    writer.put(write, functools.partial(errors.say, line))
+
+
+def write_events(writer, row):
+    """Add a row of the log to the fold's TensorBoard events; a resumed fold has another file of them."""
+    from torch.utils.tensorboard import SummaryWriter  # a second
+
+    try:
+        if writer.events is None:
+            writer.events = SummaryWriter(writer.run, filename_suffix=f".fold{writer.fold}")
+        for name in ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second"):
+            if row[name] is not None:
+                writer.events.add_scalar(f"fold{writer.fold}/{name}", row[name], row["epoch"])
+        writer.events.flush()
+    except OSError as error:
+        raise files.failure(writer.run / "events.out.tfevents", error) from error
+
+
+def finish_on_all(fit, writer, data, last):
+    """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone.
+
+    As the contest's 1st place showed the validation people to its last 3 epochs, here those up to the fold's best one. The
+    learning rates are those of these epochs, the optimizer begins anew. Out-of-fold scores stay those of the weights before.
+    `last`: the state of a stopped `finish_on_all`, or None. Returns the epochs' rows of the log.
+    """
+    args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
+    if best < args.finish_on_all and ranks.first:
+        on = f"--finish-on-all {args.finish_on_all}"
+        errors.say(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
+    before = engine.copied(fit.state_dict())
+    fit.release()
+    net = model.build_model(args, fold, ranks.device, empty=True)
+    weights = model.load(experiment.best_weights(run, fold))[0].state_dict() if ranks.first else None
+    net.load_state_dict(ranks.broadcast(weights))
+    everyone = dataset.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
+    frozen = args.freeze_epochs if best <= args.freeze_epochs else 0  # the best epoch's backbone learns, if it did
+    final = engine.Fit(net, argparse.Namespace(**vars(args) | {"freeze_epochs": frozen}), everyone, ranks)
+    final.epoch = max(best - args.finish_on_all, 0) + 1
+    if last is not None:
+        engine.restore_state(final, last, engine.state_file(run, fold))
+
+    def state():
+        return {**before, "last": final.state_dict()}
+
+    while final.epoch <= best:
+        train_epoch(final, writer, state, " on everyone")
+        engine.end_epoch(final)
+        final.history[-1]["epoch"] = len(fit.history) + len(final.history)
+        if ranks.first:
+            first = []
+            if final.epoch > best:
+                facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
+                path = experiment.fold_dir(run, fold) / "final.safetensors"
+                first.append(functools.partial(model.save_weights, model.weights(final.evaluated), facts, path))
+            put_epoch(writer, first, fit.history + final.history, state(), epoch_line(final, " on everyone"))
+    writer.wait()
+    return final.history
+
+
+def predict_training(fit, writer, data):
+    """Write insample.csv of a nofold run: predictions of its own training images."""
+    where = "while predicting its training images"
+    asked = functools.partial(writer.stop_if_asked, fit, fit.state_dict, where)
+    rows = fit.data.train_rows[fit.data.train_rows < len(data.images)]  # eval images of --pseudo have no labels
+    logits = engine.predict_rows(fit, rows, asked)
+    if fit.ranks.first:
+        probs = metrics.head_probs(logits, dataset.head_slices(fit.args.target))
+        write_predictions(writer, data, fit.args.target, rows, probs, "insample.csv")
+
+
+def write_predictions(writer, data, target, rows, probs, name):
+    """Write probabilities of image rows beside their official classes into the fold's folder, in the format of oof.csv."""
+    rows = data.images.iloc[rows]
+    heads = HEADS[target] if target == "multi" else (SCORED_AS[target],)
+    table = predictions.oof_table(rows, writer.fold, target, dataset.head_targets(rows, heads), probs)
+    files.write_csv(experiment.fold_dir(writer.run, writer.fold) / name, table, predictions.FORMAT)
+
+
+def metadata(fit):
+    """The metadata of the weights of the epoch that just ended, from which inference.py rebuilds the model."""
+    args, row = fit.args, fit.history[-1]
+    return {
+        "model": args.model,
+        "target": args.target,
+        "img_size": args.img_size,
+        "crop": args.crop,
+        "face_crop": args.face_crop,
+        "mean": fit.data.mean,
+        "std": fit.data.std,
+        "age_bounds": args.age_bounds,
+        "classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]},
+        "fold": fit.data.fold,
+        "epoch": row["epoch"],
+        "val_f1": row["val_f1"],
+        "options": recorded_options(args),
+    }
+
+
+def epoch_line(fit, on=""):
+    """The log line of the epoch that just ended, with the words `on` about who trained."""
+    row = fit.history[-1]
+    score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
+    best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
+    epoch = f"epoch {row['epoch']:>2}{on or f'/{fit.args.epochs}'}"
+    return (
+        f"fold {row['fold']} {epoch}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
+        f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} img/s{best}"
+    )
+
+
+def finish_fold(fit, writer, rows):
+    """Mark a fold complete with its scores and the costs of all its `rows` of the log."""
+    best = fit.history[fit.best_epoch - 1]
+    facts = {
+        "fold": writer.fold,
+        "best_epoch": fit.best_epoch,
+        "val_f1": best["val_f1"],
+        "val_acc": best["val_acc"],
+        "epochs": len(fit.history),
+        "seconds": sum(row["seconds"] for row in rows),
+        "images_per_second": float(np.mean([row["images_per_second"] for row in rows])),
+        "peak_memory_mib": hardware.peak_memory_mib(fit.ranks.device),
+    }
+    experiment.finish_fold(writer.run, writer.fold, facts, fit.args.keep_state)
+
+
+# ---- the end of a run --------------------------------------------------------------------------------------------------
+
+
+def finish_run(args, run, tables, started):
+    """Write summary.json, draw the pictures, and print what the run came to."""
+    summary = predictions.write_summary(run, args.target, args.kfold)
+    with files.locked(run, wait=True):
+        draw_pictures(args, run)
+    closing(args, run, tables, summary, started)
+
+
 def draw_crops(args, run, data):
-    """crops.png: what --face-crop cuts out of the images, drawn before anything is learned from them."""
+    """Draw crops.png: what --face-crop cuts out of the images, before anything is learnt from them."""
     faces = images.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
-    root = Path(args.data_dir) / "train" / "images"
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
-        files.write_figure(run / "crops.png", report.crops(rows, lambda image: open_rgb(root / image), geometry, run.name))
+        files.write_figure(run / "crops.png", report.crops(rows, opener(args), geometry, run.name))
 
 
 def draw_pictures(args, run):
-    """curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
+    """Draw curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
     scored_as = SCORED_AS[args.target]
     shown = run / "oof.csv" if args.kfold else experiment.fold_dir(run, 0) / "insample.csv"
     table = predictions.read_table(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
-    kind = "out-of-fold" if args.kfold else "in-sample: its own training images"
+    title = f"{run.name} ({'out-of-fold' if args.kfold else 'in-sample: its own training images'})"
     files.write_figure(run / "curves.png", report.curves(experiment.read_log(run / "log.csv"), run.name))
-    files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, f"{run.name} ({kind})"))
+    files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, title))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
-    root = Path(args.data_dir) / "train" / "images"
-    figure = report.mistakes(rows, lambda image: open_rgb(root / image), scored_as, f"{run.name} ({kind})")
-    files.write_figure(run / "mistakes.png", figure)
+    files.write_figure(run / "mistakes.png", report.mistakes(rows, opener(args), scored_as, title))
 
 
-def closing(args, run, summary, data, started):
-    """The closing summary: folds, score with its interval, where the run is, what to paste next."""
+def opener(args):
+    """A function that opens a training image by its name."""
+    return lambda image: images.open_rgb(Path(dataset.images_root(args.data_dir), image))
+
+
+def closing(args, run, tables, summary, started):
+    """Print folds, score with its interval, where the run is, and the next command."""
     print(f"\n{'fold':>6}{'best epoch':>12}{'macro F1':>10}{'accuracy':>10}")
     for row in summary["folds"]:
         scores = "".join("         -" if row[key] is None else f"{row[key]:10.4f}" for key in ("val_f1", "val_acc"))
@@ -152,147 +746,21 @@ def closing(args, run, summary, data, started):
               f"accuracy {summary['oof_acc']:.4f}")  # fmt: skip
     else:
         print("\nnofold: everyone trained, so there is no validation score")
-    left = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
-    if left:
-        print(f"folds not trained yet: {' '.join(map(str, left))} ({how_to_train(args, run, data, left)})")
+    missing = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
+    if missing:
+        how = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, missing)])
+        try:
+            check_seen(argparse.Namespace(**vars(args) | {"fold": missing}), tables)
+        except InputError:
+            how = "whose people --weights have learnt"
+        print(f"folds not trained yet: {' '.join(map(str, missing))} ({how})")
     print(f"run: {run}/  (training and validation of its folds {summary['seconds']} s, this command "
           f"{time.monotonic() - started:.0f} s; {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
     print(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
 
 
-def how_to_train(args, run, data, folds):
-    """The command that trains these folds of a run too, or why there is none."""
-    try:
-        training_data.check_weights(argparse.Namespace(**vars(args) | {"fold": folds}), data.people, data.folds)
-    except InputError:
-        return "whose people --weights have learnt"
-    return shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, folds)])
-
-
-def main(argv=None):
-    started = time.monotonic()
-    argv = sys.argv[1:] if argv is None else argv
-    stop = errors.StopSignals()
-    engine.keep_freed_memory()
-    ranks = distributed.join()
-    with ranks.one_voice():
-        train(argv, ranks, stop, started)
-    distributed.finish()
-    return 0
-
-
-def train(argv, ranks, stop, started):
-    """A run from its options to its pictures; all of several processes go through it side by side."""
-    args = options.same_options(options.parse_args(argv, ranks), ranks)
-    ranks = ranks.on(args.device)
-    run, data, ran_out = Path(args.resume) if args.resume else None, None, False
-    try:
-        data, built = prepare(args, ranks)
-        with stop.deferred(), ranks.together():
-            run = ranks.from_first(open_run(args, argv, data, ranks) if ranks.first else None)
-            train_folds(args, run, data, built, ranks, stop)
-        if ranks.first:
-            summary = predictions.write_summary(run, args.target, args.kfold)
-            with files.locked(run, wait=True):
-                draw_pictures(args, run)
-            closing(args, run, summary, data, started)
-    except Interrupted as stopped:
-        if run is None:
-            raise
-        raise Interrupted(stopped.code, f"{stopped}. Go on with: {resume_command(args, argv, run)}") from None
-    except (files.DiskError, errors.Unreadable) as error:
-        if run is None:
-            raise
-        if not (run / "args.yaml").exists():
-            raise InputError(f"{error} {run} is gone, and what it had learnt; put it back, or start it again") from None
-        raise InputError(f"{error}. Go on with: {resume_command(args, argv, run)}") from None
-    except (RuntimeError, MemoryError) as error:
-        if advice := errors.compile_advice(error):
-            raise InputError(told_with_what_is_left(args, run, ranks, advice)) from error
-        if not errors.is_out_of_memory(error):
-            raise
-        ran_out = True  # what is measured now needs the memory that this error still holds
-    if ran_out:
-        raise InputError(told_with_what_is_left(args, run, ranks, memory.advice(args, data, ranks)))
-
-
-def prepare(args, ranks):
-    """(data, [the first fold's model, if it is built already]) of a run; what can be chosen or wrong before it begins is."""
-    cores, threads = engine.use_threads(None), args.threads
-    at_once = 1 if args.parallel_folds == "auto" else min(args.parallel_folds, len(experiment.fold_numbers(args)))
-    args.threads = engine.use_threads(threads or max(cores // at_once, 1))
-    net, run = None, Path(args.resume) if args.resume else None
-    if not run:  # what can't be read or built is known before weights are fetched, images decoded and a folder made
-        if ranks.first:
-            experiment.check_free(args.output_dir, args.name)
-        dataset.check_train(args.data_dir)
-        net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
-        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
-    elif ranks.first:
-        fold.check_epochs(args, run)
-        experiment.check_not_trained(run, experiment.fold_numbers(args))
-        if experiment.untouched(run, experiment.fold_numbers(args)):
-            experiment.check_weights(run, args.weights)
-    weights = space.weights_bytes(net, run) if ranks.first else None
-    with ranks.one_first():
-        data = training_data.load_data(args, ranks.device, run, weights)
-    if not args.resume:
-        fold.check(args, data, net, ranks)
-        choose_speed(args, net, ranks, cores, threads)
-        if args.auto_batch:
-            memory.settle(args, data, net, ranks)
-            fold.check(args, data, net, ranks)
-    else:
-        fold.check(args, data, None, ranks)  # there may be other processes than it began with
-    training_data.check_same(args, data, ranks)
-    return data, [net] if net else []
-
-
-def train_folds(args, run, data, built, ranks, stop):
-    """Train what is not complete of this command's folds; the first takes its model from `built`, whose memory it then is."""
-    if ranks.first:
-        size, where = f"{args.img_size[0]} x {args.img_size[1]}", where_images_are(args, data, ranks)
-        errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {len(data.people)} people, {len(data.images)} images, "
-                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
-        if args.face_crop is not None and not (run / "crops.png").exists():
-            draw_crops(args, run, data)
-    if args.parallel_folds > 1:
-        built.clear()  # its memory is the device's
-        parallel.train_folds(args, run, data, experiment.fold_numbers(args), ranks.device, stop)
-        return
-    for number in experiment.fold_numbers(args):
-        fold.train_missing(args, run, data, number, ranks, stop, built)
-
-
-def where_images_are(args, data, ranks):
-    """', images on the device' or ', images in host memory', where that is a question."""
-    if ranks.device.type != "cuda" or args.parallel_folds > 1:
-        return ""
-    return ", images on the device" if data.store.place == "device" else ", images in host memory"
-
-
-def told_with_what_is_left(args, run, ranks, advice):
-    """`advice`, and what is left of a run that could not go on; of a new one that has learnt nothing yet, the folder goes.
-
-    run: None where it ended before there was any.
-    """
-    if run is None:
-        return advice
-    if args.resume or any(run.glob("fold*/last.pt")) or experiment.done_folds(run):
-        return f"{advice}. What {run} has learnt is kept; --resume goes on with it where it can"
-    if ranks.first:
-        shutil.rmtree(run)
-    return advice
-
-
-def resume_command(args, argv, run):
-    """What to paste to go on with a run that was stopped."""
-    folds = ["--fold", *map(str, args.fold)] if args.fold else []
-    return shlex.join([*distributed.launcher(), "train.py", *(argv if args.resume else ["--resume", str(run), *folds])])
-
-
 if __name__ == "__main__":
     code = errors.run(main)
-    errors.ignore_signals()  # all is said and written
+    errors.ignore_signals()  # all is logged and written
     sys.exit(code)

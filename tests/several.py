@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import distributed
+import hardware
 
 
 def _work(rank, world, folder, work, results):
     store = dist.FileStore(str(folder / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     try:
-        result = work(distributed.Ranks(rank, world, torch.device("cpu"), store))
+        result = work(hardware.Ranks(rank, world, torch.device("cpu"), store))
     except BaseException as error:  # SystemExit too: how a process ends is what some tests look at
         result = (type(error).__name__, str(error))
     results.put((rank, result))

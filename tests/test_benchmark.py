@@ -12,9 +12,9 @@ import benchmark
 import pytest
 import torch
 
-import distributed
 import engine
 import errors
+import hardware
 import inference
 import train
 from errors import InputError
@@ -94,8 +94,8 @@ def test_a_script_is_measured_in_a_process_of_its_own(measure, monkeypatch, fork
 def test_a_script_has_the_c_librarys_malloc_and_contiguous_images(fit, monkeypatch):
     """In this process, where the two can be looked at."""
     seen, asked, devices = [], iter([0.05, None]), []
-    monkeypatch.setattr(distributed, "pick_device", lambda name: devices.append(name) or torch.device(name))
-    monkeypatch.setattr(engine, "keep_freed_memory", lambda: seen.append("kept"))
+    monkeypatch.setattr(hardware, "pick_device", lambda name: devices.append(name) or torch.device(name))
+    monkeypatch.setattr(hardware, "tune_malloc", lambda: seen.append("kept"))
     monkeypatch.setattr(errors, "on_parents_death", lambda _signal: lambda: None)
     monkeypatch.setattr(
         benchmark, "usual_pipeline", lambda fit, loader: seen.append(fit.layout) or (lambda window: window.start())
@@ -135,16 +135,16 @@ def test_a_script_whose_process_dies_is_told_and_one_that_is_left_is_killed(meas
 @pytest.mark.parametrize(("malloc", "kept"), [("keep", 1), ("default", 0)])
 def test_freed_memory_is_kept_as_asked(malloc, kept, measure, monkeypatch):
     told = []
-    monkeypatch.setattr(engine, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setattr(hardware, "tune_malloc", lambda: told.append(True))
     monkeypatch.setitem(benchmark.MEASUREMENTS, "train", lambda args, device: ({"ours": [1.0], "ceiling": [1.0]}, {}))
     measure("--malloc", malloc)
     assert len(told) == kept
 
 
 @pytest.mark.parametrize("main", [train.main, inference.main])
-def test_scripts_keep_freed_memory(main, monkeypatch):
+def test_scripts_tune_malloc(main, monkeypatch):
     told = []
-    monkeypatch.setattr(engine, "keep_freed_memory", lambda: told.append(True))
+    monkeypatch.setattr(hardware, "tune_malloc", lambda: told.append(True))
     with pytest.raises((InputError, SystemExit)):
         main(["--no-such-option"])
     assert told

@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,6 @@ import leaderboard
 import model
 import predictions
 import sweep
-import training_data
 from errors import InputError
 from images import Geometry
 
@@ -173,7 +173,6 @@ READERS = {
     "folds.csv": lambda path: experiment.read_folds(path.parent),
     "folds.csv (its people)": leaderboard._read_people,
     "fixes.csv": files.file_digest,
-    "label_fixes.csv": lambda path: training_data.check_fixes("fixes.csv", pd.DataFrame(), path.parent),
     "plan.txt": sweep.read_plan,
     "image.png": images.open_rgb,
     "tiff_inside.jpg": lambda path: images.decode(path, Geometry(8, 8)),
@@ -292,9 +291,8 @@ def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path, monkeypatch
     def failing(_state):
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(engine, "check_state", failing)
     with pytest.raises(RuntimeError, match="CUDA error"):
-        engine.restore_state(None, {}, tmp_path / "last.pt")
+        engine.restore_state(SimpleNamespace(load_state_dict=failing), {}, tmp_path / "last.pt")
 
 
 def test_weights_that_memory_is_too_small_for_are_not_called_damaged(readable, monkeypatch):

@@ -19,7 +19,6 @@ from conftest import gradient, save, until_told
 from matplotlib.figure import Figure
 
 import engine
-import events
 import files
 import images
 import model
@@ -348,18 +347,3 @@ def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
 def test_sizes_in_words():
     assert [files.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
         "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
-
-
-def test_events_are_what_tensorboard_reads(tmp_path):
-    """By its own reader, which checks the sums of each record; epoch 2 is added to the file of epoch 1."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    board = events.Events(tmp_path, 3)
-    board.write(1, {"lr": 0.5, "val_f1": 0.25})
-    board.write(2, {"lr": 0.125})
-    (path,) = tmp_path.iterdir()
-    assert path.name.startswith("events.out.tfevents.")
-    found = list(EventFileLoader(str(path)).Load())
-    assert found[0].file_version == "brain.Event:2"
-    values = [(event.step, value.tag, value.tensor.float_val[0]) for event in found for value in event.summary.value]
-    assert values == [(1, "fold3/lr", 0.5), (1, "fold3/val_f1", 0.25), (2, "fold3/lr", 0.125)]

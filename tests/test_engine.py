@@ -1,4 +1,8 @@
+"""engine.py: order, state and its switches, micro-batches, the step, NaN, the checkpoint; the state is exact."""
+
+import argparse
 import copy
+import threading
 import traceback
 from dataclasses import replace
 
@@ -6,28 +10,33 @@ import numpy as np
 import pytest
 import several
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import augment
 import dataset
 import engine
+import loss
 import model
-from distributed import Ranks
+from errors import InputError
+from hardware import Ranks
 from images import ImageStore
 
-RECIPE = engine.Recipe(
-    target="label", loss="ce", gamma=2.0, smoothing=0.025, class_weights="none", age_sigma=2.0, optimizer="AdamW", lr=1e-3,
-    weight_decay=0.01, scheduler="StepLR", lr_step=1, lr_gamma=0.5, warmup_epochs=0, epochs=2, patience=0, batch_size=8,
-    accum=1, clip_grad=0.0, ema=0.0, aug="strong", amp="off", compile=False, seed=7,
-)  # fmt: skip
+ARGS = {
+    "target": "label", "loss": "ce", "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "optimizer": "AdamW", "lr": 1e-3,
+    "weight_decay": 0.01, "scheduler": "StepLR", "lr_step": 1, "lr_gamma": 0.5, "warmup_epochs": 0, "epochs": 2, "patience": 0, "batch_size": 8,
+    "accum": 1, "clip_grad": 0.0, "ema": 0.0, "aug": "strong", "amp": "off", "compile": False, "seed": 7, "top_age_spread": None, "sampler": "shuffle",
+    "mix": "none", "mix_prob": 0.5, "mix_alpha": 1.0, "mix_rare": False, "freeze_epochs": 0, "layer_decay": 1.0, "average_last": 0,
+}  # fmt: skip
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     """A tiny fold of random images: 30 train, 10 validate. drops: dropout and drop_path of the model."""
     rng = np.random.default_rng(3)
-    recipe = replace(RECIPE, **changes)
+    args = argparse.Namespace(**ARGS | changes)
     images = rng.integers(0, 256, (people, 24, 24, 3), dtype=np.uint8)
-    heads = {"multi": 3}.get(recipe.target, 1)
-    targets = rng.integers(0, 2, (people, heads)) if recipe.target != "age" else rng.integers(16, 70, (people, 1))
+    heads = {"multi": 3}.get(args.target, 1)
+    targets = rng.integers(0, 2, (people, heads)) if args.target != "age" else rng.integers(16, 70, (people, 1))
     truth = rng.integers(0, 3, people)
     rows = np.arange(people)
     mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
@@ -37,8 +46,8 @@ def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     )  # fmt: skip
     torch.manual_seed(0)
     dropout, drop_path = drops
-    net = model.create("test_resnet", recipe.target, (24, 24), dropout=dropout, drop_path=drop_path)
-    return engine.Fit(net, recipe, data, ranks)
+    net = model.create("test_resnet", args.target, (24, 24), dropout=dropout, drop_path=drop_path)
+    return engine.Fit(net, args, data, ranks)
 
 
 def train(fit, stop_after=None):
@@ -164,10 +173,10 @@ def test_every_process_is_asked_as_often_while_it_validates(monkeypatch):
 class Alone(Ranks):
     """One of two processes, of which the other is not there."""
 
-    def same_buffers(self, module):
+    def broadcast_buffers(self, module):
         pass
 
-    def unshare(self, part, total):
+    def gather(self, part, total):
         return part
 
 
@@ -222,12 +231,12 @@ def with_a_stop(ranks):
     """Of a fit never stopped and of one that goes on from rank 0's state: is all the same, and does rank 0's model predict?"""
     whole, stopped = train(make_fit(ranks=ranks, ema=0.9)), train(make_fit(ranks=ranks, ema=0.9), stop_after=4)
     resumed = make_fit(ranks=ranks, ema=0.9)
-    resumed.load_state_dict(ranks.from_first(stopped.state_dict()))
+    resumed.load_state_dict(ranks.broadcast(stopped.state_dict()))
     train(resumed)
     ends = [[facts(fit)["history"], facts(fit)["model"]["fc.weight"].tolist()] for fit in (whole, resumed)]
     probs = engine.evaluate(resumed)[3]
     kept = make_fit(ema=0.9)  # alone, from the weights that rank 0 would keep
-    kept.load_state_dict(ranks.from_first(resumed.state_dict()))
+    kept.load_state_dict(ranks.broadcast(resumed.state_dict()))
     return ends[0] == ends[1], np.abs(engine.evaluate(kept)[3] - probs).max()
 
 
@@ -268,12 +277,6 @@ def test_history_holds_a_log_row_per_epoch_with_the_lr_of_the_schedule():
     assert all(row["images_per_second"] > 0 and np.isfinite(row["train_loss"]) for row in fit.history)
 
 
-def test_head_probs_sum_to_one_in_each_head():
-    logits = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    probs = engine.head_probs("multi", logits)
-    np.testing.assert_allclose([probs[:, :3].sum(1), probs[:, 3:5].sum(1), probs[:, 5:].sum(1)], 1, rtol=1e-6)
-
-
 def test_compiled_forward_trains_the_same_model(monkeypatch):
     """Without a compiler's work: what torch.compile is given, and that its result is what trains."""
     seen = []
@@ -300,3 +303,480 @@ def test_the_draws_of_a_step_get_the_seed_that_torch_would_give_them(monkeypatch
     monkeypatch.setattr(torch.cuda, "manual_seed", given.append)
     engine.seed_draws(torch.device("cuda"), 7)
     assert given == [7] and torch.initial_seed() == 7
+
+
+def test_the_moving_average_follows_the_weights():
+    """After three steps, the warm-up of the decay included, the average has left the first weights and lags behind the last."""
+    fit = make_fit(ema=0.9)
+    name, first = next((name, value.clone()) for name, value in fit.model.named_parameters())
+    train(fit, stop_after=3)
+    average, last = fit.ema.module.state_dict()[name], fit.model.state_dict()[name]
+    assert not torch.equal(average, first) and not torch.equal(average, last)
+    assert (average - last).norm() < (first - last).norm()
+
+
+def test_the_decay_of_the_moving_average_warms_up():
+    """Step by step by hand: a decay of 1 - (k - 1)^(-2/3) at step k, 0 at the first, as long as that is below the one asked for."""
+    fit, weights = make_fit(ema=0.4, people=60), []
+    average = fit.model.fc.weight.detach().double()
+
+    def after_step():
+        weights.append(fit.model.fc.weight.detach().double().clone())
+        return len(weights) == 5
+
+    engine.train_one_epoch(fit, after_step)
+    for step, weight in enumerate(weights, start=1):
+        decay = 0.0 if step == 1 else min(0.4, 1 - (step - 1) ** (-2 / 3))  # 0, 0, 0.37, 0.4, 0.4
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(fit.ema.module.fc.weight.detach().double(), average, rtol=1e-5, atol=1e-6)
+
+
+def test_options_of_labels_reach_the_training():
+    """Years behind a recorded 60 as soft targets; rare partners by class; class counts of the training rows alone."""
+    fit = make_fit(target="age", top_age_spread=5.0)
+    old = fit.data.train_targets[:, 0] >= 60
+    expected = loss.age_distribution(torch.tensor([60]), 2.0, 5.0)[0]
+    assert old.any() and (fit.targets[old] == expected).all() and expected[-1] < 1
+    fit = make_fit(mix="mixup", mix_rare=True)
+    rows, edges = fit.partners.pools[0]
+    shares = np.diff(edges, prepend=0)
+    classes = fit.data.classes[rows]
+    assert [shares[classes == one].sum() for one in (0, 1)] == pytest.approx([0.5, 0.5]) and shares[0] != pytest.approx(1 / 30)
+    fit = make_fit(loss="logit_adjusted")
+    logits, targets = torch.randn(4, 18), fit.targets[:4]
+    mine, everyone = (
+        loss.logit_adjusted(logits, targets, np.bincount(fit.data.train_targets[:count, 0], minlength=18)) for count in (30, 40)
+    )
+    assert fit.criterion(logits, targets) == pytest.approx(mine.item()) != pytest.approx(everyone.item(), abs=1e-6)
+
+
+def test_the_average_of_the_last_epochs_is_what_is_evaluated_and_kept():
+    """Of 3 epochs the mean of the weights after the last 2; counters as they are."""
+    fit, ends = make_fit(average_last=2, epochs=3), []
+    while not fit.finished:
+        engine.train_one_epoch(fit, lambda: False)
+        ends.append({name: value.clone() for name, value in fit.model.state_dict().items()})
+        engine.end_epoch(fit)
+    kept = fit.evaluated.state_dict()
+    for name, value in kept.items():
+        expected = (ends[1][name] + ends[2][name]) / 2 if value.is_floating_point() else ends[2][name]
+        torch.testing.assert_close(value, expected)
+    assert not torch.equal(kept["fc.weight"], ends[2]["fc.weight"]) and len(fit.tail) == 2
+
+
+def test_frozen_epochs_change_the_head_alone():
+    fit = make_fit(freeze_epochs=1)
+    before = {name: value.clone() for name, value in fit.model.state_dict().items()}
+    for frozen in (True, False):
+        engine.train_one_epoch(fit, lambda: False)
+        engine.end_epoch(fit)
+        after = fit.model.state_dict()
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert (changed == {"fc.weight", "fc.bias"}) == frozen and {"fc.weight", "fc.bias"} <= changed
+    assert len(changed) > 20
+
+
+def test_layers_far_from_the_head_learn_more_slowly():
+    """Each group's rate is that of the schedule times its lr_scale, which falls from the head (1) to the stem."""
+    fit = make_fit(layer_decay=0.5)
+    train(fit, stop_after=1)
+    scale = {id(p): group["lr_scale"] for group in fit.optimizer.param_groups for p in group["params"]}
+    assert scale[id(fit.model.fc.weight)] == 1 and scale[id(next(fit.model.parameters()))] < 0.2
+    assert all(group["lr"] == pytest.approx(1e-3 * group["lr_scale"]) for group in fit.optimizer.param_groups)
+
+
+def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
+    fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
+    assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
+    images, targets = engine.make_batch(fit, part, fit.data.store.gather(part.reads))
+    torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
+    for image, row, partner in zip(images, part.rows, part.partners):
+        own, other = ((torch.from_numpy(fit.data.store.images[i]).permute(2, 0, 1) / 255 - mean) / std for i in (row, partner))
+        pairs = [(image[..., :12], image[..., 12:])]
+        assert any(
+            torch.allclose(left, a[..., :12]) and torch.allclose(right, b[..., 12:])
+            for left, right in pairs
+            for a, b in ((own, other), (other, own))
+        )
+
+
+def test_partners_are_changed_by_draws_of_their_own():
+    fit = make_fit(mix="mixup", mix_prob=1.0, aug="strong")
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
+    assert len(part.partner_params) == len(part.params) == 8
+    assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
+
+
+def test_an_epoch_of_persons_is_as_long_as_there_are_persons():
+    """30 training rows of 10 persons: one step of 8."""
+    fit = make_fit(sampler="person")
+    assert (engine.epoch_images(fit.args, fit.data), fit.step_size, fit.steps) == (10, 8, 1)
+    train(fit)
+
+
+def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
+    fit = make_fit()
+    soft = np.full((4, 18), 1 / 18, dtype=np.float32)
+    data = replace(fit.data, pseudo=soft)
+    again = engine.Fit(fit.model, fit.args, data, ALONE)
+    assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
+
+
+def test_the_scale_of_half_precision_is_part_of_the_state():
+    fit, other = make_fit(amp="fp16"), make_fit(amp="fp16")
+    fit.scaler.scale(torch.ones(()))  # the scale is made at its first use
+    fit.scaler.update(new_scale=1024.0)
+    other.load_state_dict(fit.state_dict())
+    assert other.scaler.get_scale() == 1024.0
+
+
+def test_every_epoch_takes_each_row_once_in_full_steps():
+    fit = make_fit()
+    assert (fit.step_size, fit.steps) == (8, 3)
+    assert (make_fit(batch_size=64).step_size, make_fit(batch_size=64).steps) == (30, 1)
+
+
+def test_step_shares_out_among_processes_and_parts():
+    """8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18; 5 images can't make 6 parts."""
+    args = argparse.Namespace(**ARGS | {"accum": 3})
+    assert (engine.step_size(args, 30, 1), engine.step_size(args, 22, 2)) == (24, 18)
+    with pytest.raises(InputError, match=r"--accum 3: 5 training images make 2 parts at most"):
+        engine.step_size(args, 5, 2)
+    with pytest.raises(InputError, match=r"--batch-size 8: must be a multiple of the 3 processes"):
+        engine.step_size(args, 30, 3)
+    with pytest.raises(InputError, match=r"8 processes: more than the 5 training images of a fold; start fewer"):
+        engine.step_size(args, 5, 8)
+
+
+def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():
+    fit = make_fit(patience=2, epochs=10)
+    for epoch, value in enumerate([0.3, 0.5, 0.5, 0.4], start=1):
+        assert not fit.finished
+        fit.history.append({"val_f1": value})
+        fit.epoch = epoch + 1
+    assert fit.best_epoch == 2
+    assert fit.finished
+
+
+FAKE_STEPS = [
+    {"accum": 2, "batch_size": 4, "clip_grad": 1.0, "loss": "label_smoothing"}, {"mix": "mixup", "loss": "logit_adjusted"},
+    {"mix": "halves", "mix_rare": True, "target": "multi", "loss": "ce+f1"}, {"mix": "cutmix", "target": "age", "aug": "medium"},
+    {"optimizer": "AdamP", "loss": "focal", "class_weights": "effective", "layer_decay": 0.7},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", FAKE_STEPS, ids=str)
+def test_no_step_waits_for_a_gpu(changes, monkeypatch):
+    """Fake CUDA tensors have no values, so what asks for one raises. What a fake GPU can't do is left out:
+    going backward, and timm's moving average of the weights, which is one kernel over all of them."""
+    on_cpu = make_fit(**changes)
+    ready = engine.micro_batches(on_cpu, engine.fold_order(on_cpu), 0)
+
+    def backward(fit, loss):
+        assert loss.is_cuda
+        for parameter in fit.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(engine, "backward", backward)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            net = model.create("test_resnet", on_cpu.args.target, (24, 24), try_size=False)
+        fit = engine.Fit(net, on_cpu.args, on_cpu.data, Ranks(0, 1, torch.device("cuda")))
+        fit.train_mode()
+        batches = [torch.empty(len(part.reads), 24, 24, 3, dtype=torch.uint8, device="cuda") for part in ready]
+        engine.optimizer_step(fit, (engine.make_batch(fit, part, batch) for part, batch in zip(ready, batches)))
+        assert all(value.is_cuda for value in fit.evaluated.state_dict().values()) and fit.loss_sum.is_cuda
+
+
+def test_every_step_draws_its_own_changes(monkeypatch):
+    drawn, draw = [], augment.draw_augment
+    monkeypatch.setattr(augment, "draw_augment", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    train(make_fit(), stop_after=3)
+    assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
+ROWS = np.arange(100, 200)
+CLASSES = np.repeat([0, 1, 2], [80, 16, 4])  # sizes whose square roots are 8.94, 4, 2
+PERSONS = np.arange(100) // 7
+
+
+def order(sampler="shuffle", seed=42, fold=0, epoch=1):
+    return engine.epoch_order(ROWS, seed, fold, epoch, sampler, CLASSES, PERSONS)
+
+
+@pytest.mark.parametrize("sampler", engine.SAMPLERS)
+def test_an_order_is_a_pure_function(sampler):
+    np.testing.assert_array_equal(order(sampler), order(sampler))
+    for other in ({"seed": 43}, {"fold": 1}, {"epoch": 2}):
+        assert order(sampler).tolist() != order(sampler, **other).tolist()
+
+
+def test_shuffle_shows_every_row_once():
+    np.testing.assert_array_equal(np.sort(order()), ROWS)
+
+
+@pytest.mark.parametrize(("sampler", "expected"), [
+    ("balanced", np.array([100, 100, 100]) / 3),
+    ("sqrt", 100 * np.sqrt([80, 16, 4]) / np.sqrt([80, 16, 4]).sum()),
+])  # fmt: skip
+def test_classes_come_in_proportion_and_images_of_one_evenly(sampler, expected):
+    """Every image comes the whole part of its expected number of times, or once more; so do classes, nearly."""
+    for epoch in range(1, 6):
+        times = np.bincount(order(sampler, epoch=epoch) - 100, minlength=100)
+        assert times.sum() == 100
+        for label, share in enumerate(expected):
+            mine = times[label == CLASSES]
+            each = share / len(mine)
+            assert set(mine) <= {int(each), int(each) + 1}
+            assert abs(mine.sum() - share) < 3 * np.sqrt(len(mine) / 4) + 1
+
+
+def test_no_order_of_rows_or_persons_is_left():
+    """Of 100 draws some 25 are of the four rare images, which would stand side by side eight at a time."""
+    assert (np.diff(order("balanced")) == 0).sum() < 12
+    persons = PERSONS[order("person") - 100]
+    assert (np.diff(persons) > 0).sum() < 12
+
+
+def test_images_of_a_class_take_turns_over_the_epochs():
+    """Of 80 images of the common class 33.3 come an epoch: in 12 epochs nearly all of them came."""
+    seen = {row for epoch in range(1, 13) for row in order("balanced", epoch=epoch)}
+    assert len(seen) >= 97
+
+
+def test_one_image_of_each_person_and_others_in_other_epochs():
+    first, second = order("person"), order("person", epoch=2)
+    for shown in (first, second):
+        assert sorted(PERSONS[shown - 100]) == list(range(15))
+    assert len(set(first) & set(second)) < 10
+
+
+def test_systematic_by_hand():
+    """Weights 0.5, 0.3, 0.2 and 4 draws: edges at 2, 3.2, 4; points 0.25, 1.25, 2.25, 3.25 fall to 0, 0, 1, 2."""
+    assert engine.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.25).tolist() == [0, 0, 1, 2]
+    assert engine.systematic(np.array([0.5, 0.3, 0.2]), 4, 0.0).tolist() == [0, 0, 1, 1]
+
+
+def test_rarity_by_hand():
+    """Sizes 3 and 1: one over them 1/3, 1/3, 1/3, 1, of a sum of 2."""
+    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 1.0), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 0.0), [0.25] * 4)
+
+
+def draws(partners, row, count=3000):
+    return partners.draw(np.full(count, row), (np.arange(count) + 0.5) / count)
+
+
+def test_partners_are_any_training_row_equally_often():
+    found = draws(engine.Partners.of(np.array([2, 5, 9]), 10), 0)
+    assert {row: (found == row).sum() for row in (2, 5, 9)} == {2: 1000, 5: 1000, 9: 1000}
+
+
+def test_partners_have_the_same_mask_state():
+    masks = np.array([0, 0, 1, 1, 0, 2])
+    partners = engine.Partners.of(np.arange(6), 6, same=masks)
+    for row in range(6):
+        assert set(masks[draws(partners, row, 50)]) == {masks[row]}
+    assert set(draws(partners, 0)) == {0, 1, 4} and set(draws(partners, 5)) == {5}
+
+
+def test_rare_partners_come_from_every_class_equally_often():
+    classes = np.array([0, 0, 0, 0, 1, 2])
+    found = draws(engine.Partners.of(np.arange(6), 6, classes=classes), 0)
+    assert np.bincount(classes[found]).tolist() == [1000, 1000, 1000]
+
+
+@pytest.fixture
+def bad_loss(monkeypatch):
+    """From now on the loss of each step number in `bad` (of all steps, from 1) is that value."""
+
+    def spoil(bad):
+        compute_loss, calls = engine.compute_loss, []
+
+        def spoilt(fit, images, targets):
+            calls.append(fit.step)
+            return compute_loss(fit, images, targets) * bad.get(len(calls), 1.0)
+
+        monkeypatch.setattr(engine, "compute_loss", spoilt)
+
+    return spoil
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_first_bad_step_and_all_its_images_are_named(bad_loss, value):
+    """Three steps an epoch: the fifth is the second of epoch 2."""
+    bad_loss({5: value})
+    fit = make_fit(mix="mixup", optimizer="SGD")
+    with pytest.raises(engine.NotFinite, match=f"the training loss is {value}") as found:
+        train(fit)
+    assert (found.value.epoch, found.value.step) == (2, 2)
+    (part,) = engine.micro_batches(fit, engine.fold_order(fit), 1)
+    assert len(part.partners) and found.value.rows.tolist() == part.reads.tolist()
+
+
+def test_a_late_look_names_the_same_step(bad_loss, monkeypatch):
+    """On a GPU nobody looks at each step; here not before the epoch's end, after two bad ones."""
+    bad_loss({2: float("inf"), 3: float("-inf")})
+    fit, look = make_fit(optimizer="SGD"), engine.check_loss
+    monkeypatch.setattr(engine, "check_loss", lambda fit: None)
+    assert engine.train_one_epoch(fit, lambda: False)
+    monkeypatch.setattr(engine, "check_loss", look)
+    with pytest.raises(engine.NotFinite) as found:
+        engine.end_epoch(fit)
+    assert (found.value.epoch, found.value.step) == (1, 2) and not fit.history
+
+
+def test_a_fit_that_goes_on_within_an_epoch_counts_on(bad_loss):
+    fit, again = make_fit(), make_fit()
+    train(fit, stop_after=2)
+    again.load_state_dict(fit.state_dict())
+    bad_loss({1: float("nan")})
+    with pytest.raises(engine.NotFinite) as found:
+        train(again)
+    assert found.value.step == 3
+
+
+def test_steps_that_half_precision_skips_are_no_error():
+    """At a scale of 3e38 every gradient overflows: the step is skipped, the scale halved, and the loss is what it is."""
+    fit = make_fit(amp="fp16")
+    fit.scaler.scale(torch.ones(()))
+    fit.scaler.update(new_scale=3e38)
+    before = fit.model.fc.weight.detach().clone()
+    train(fit, stop_after=1)
+    assert fit.scaler.get_scale() == pytest.approx(1.5e38) and torch.equal(before, fit.model.fc.weight)
+    engine.check_finite(fit)
+
+
+def spoil_weight(fit):
+    fit.model.fc.weight.data[0, 0] = float("inf")
+
+
+def spoil_average(fit):
+    fit.ema.module.fc.weight.data[0, 0] = float("nan")
+
+
+def spoil_optimizer(fit):
+    fit.optimizer.state[fit.model.fc.weight]["exp_avg"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize("spoil", [spoil_weight, spoil_average, spoil_optimizer])
+def test_nothing_bad_is_saved_though_the_loss_was_good(spoil):
+    fit = make_fit(ema=0.9)
+    train(fit, stop_after=2)
+    engine.check_finite(fit)
+    spoil(fit)
+    with pytest.raises(engine.NotFinite, match="a weight is not finite") as found:
+        engine.check_finite(fit)
+    assert (found.value.epoch, found.value.step) == (1, 2)
+    assert np.array_equal(found.value.rows, engine.step_rows(fit, 1))
+
+
+def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one():
+    came, go_on = [], threading.Event()
+
+    def write(number):
+        go_on.wait(20)
+        came.append((number, threading.current_thread() is threading.main_thread()))
+
+    with engine.CheckpointWriter(None, 0, None) as writer:
+        writer.wait()  # for nothing
+        writer.put(lambda: write(1), lambda: write("told"))
+        assert (came, writer.done) == ([], False)
+        go_on.set()
+        writer.put(lambda: write(2))
+        assert came[:2] == [(1, False), ("told", True)]
+        writer.wait()
+        assert came[2:] == [(2, False)] and not writer.done
+        writer.put(lambda: write(3), lambda: write("told too"))
+    assert came[3:] == [(3, False), ("told too", True)]
+
+
+def leave(writer, error=None):
+    with writer:
+        if error:
+            raise error
+
+
+WAITS = {
+    "wait": engine.CheckpointWriter.wait,
+    "put": lambda writer: writer.put(lambda: None),
+    "leaving": leave,
+    "leaving with an error": lambda writer: leave(writer, ValueError()),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
+    told, writer = [], engine.CheckpointWriter(None, 0, None)
+
+    def fail():
+        raise InputError("disk full")
+
+    writer.put(fail, lambda: told.append("told"))
+    with pytest.raises(InputError, match="disk full"):
+        wait(writer)
+    writer.wait()
+    assert told == [] and not writer.done
+
+
+def test_a_copied_state_is_equal_and_stays_as_it_is():
+    weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    others = {"half": torch.randn(5).bfloat16(), "flags": torch.tensor([True, False]), "count": torch.tensor(7)}
+    others |= {"empty": torch.zeros(0, 3), "column": torch.randn(4, 4)[:, 1], "same": torch.ones(1).expand(3)}
+    state = {"model": {"w": weights, **others}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
+    before = copy.deepcopy(state)
+    copied = engine.copied(state)
+    assert_equal(copied, state)
+    assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
+    for value in (weights, *others.values()):
+        value.zero_() if value.is_contiguous() else value.mul_(0) if value.stride() != (0,) else None
+    state["history"][0]["epoch"] = 2
+    state["history"].append({})
+    assert_equal(copied, before)
+    assert_equal(engine.copied({"history": []}), {"history": []})
+
+
+def test_damaged_state_is_named(tmp_path):
+    (tmp_path / "fold0").mkdir()
+    assert engine.load_state(tmp_path, 0) is None
+    engine.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
+    assert engine.load_state(tmp_path, 0)["step"] == 3
+    path = tmp_path / "fold0" / "last.pt"
+    content = bytearray(path.read_bytes())
+    content[content.find(torch.ones(2).numpy().tobytes())] ^= 1
+    for damaged in (content, b"\x80\x04damaged", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
+            engine.load_state(tmp_path, 0)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_state_for_which_memory_runs_out_is_not_called_damaged(tmp_path, monkeypatch, error):
+    """It is whole; what runs out is the memory of a device that others use too, or of the machine."""
+    (tmp_path / "fold0").mkdir()
+    fit, path = make_fit(), tmp_path / "fold0" / "last.pt"
+    engine.save_state(tmp_path, 0, fit.state_dict())
+
+    def run_out(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(fit.optimizer, "load_state_dict", run_out)
+    with pytest.raises(type(error)):
+        engine.restore_state(fit, engine.load_state(tmp_path, 0), path)
+    monkeypatch.setattr(torch, "load", run_out)
+    with pytest.raises(type(error)):
+        engine.load_state(tmp_path, 0)
+
+
+def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
+    """None when it is gone, as when another process ended the fold just now; one line when it is damaged."""
+    (tmp_path / "fold0").mkdir()
+    assert engine.epochs_begun(tmp_path, 0) == 0
+    state = make_fit().state_dict()
+    engine.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
+    assert engine.epochs_begun(tmp_path, 0) == 2
+    engine.save_state(tmp_path, 0, {"epoch": 3})
+    with pytest.raises(InputError, match=r"last.pt: damaged \(lacks 'step'\); delete it"):
+        engine.epochs_begun(tmp_path, 0)

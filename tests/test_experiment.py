@@ -8,7 +8,6 @@ import experiment
 import files
 import predictions
 import train
-import training_data
 from errors import InputError
 
 
@@ -221,7 +220,7 @@ def half(fit):
 
 def test_a_run_in_training_is_not_gone_on_with(half, monkeypatch):
     """--resume of a run whose missing fold another process trains is refused before any data is read."""
-    monkeypatch.setattr(training_data, "load_data", None)
+    monkeypatch.setattr(train, "load_data", None)
     with experiment.fold_lock(half, 1), pytest.raises(InputError, match=r"fold1: another process is training it; wait for it"):
         train.main(["--resume", str(half), "--quiet"])
 

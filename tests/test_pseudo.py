@@ -20,7 +20,6 @@ import engine
 import errors
 import experiment
 import files
-import fold
 import inference
 import model
 import train
@@ -208,17 +207,17 @@ def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
 
 def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
     """Two models and optimizers at once may be more than a batch that just fitted leaves room for."""
-    train_epoch, models, alive = fold.train_epoch, [], []
+    train_epoch, models, alive = train.train_epoch, [], []
 
-    def watched(job, fit, state, on=""):
+    def watched(fit, writer, state, on=""):
         if on:
             gc.collect()
             alive.append(sum(seen() is not None for seen in models))
         elif not models or models[-1]() is not fit.model:
             models.append(weakref.ref(fit.model))
-        return train_epoch(job, fit, state, on)
+        return train_epoch(fit, writer, state, on)
 
-    monkeypatch.setattr(fold, "train_epoch", watched)
+    monkeypatch.setattr(train, "train_epoch", watched)
     fit("--target", "mask", "--finish-on-all", "1", "--epochs", "1", name="let go")
     assert len(models) == 2 and alive == [0, 0]
 

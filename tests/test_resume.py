@@ -22,10 +22,8 @@ from test_engine import assert_equal
 import engine
 import errors
 import experiment
-import fold
+import hardware
 import images
-import parallel
-import precision
 import report
 import train
 
@@ -44,7 +42,7 @@ CHANGES = {
 MODES = {"one process": [], "torchrun with 2": [], "parallel folds": ["--parallel-folds", "2"]}
 # Where it stops, and the function around which: by a signal in fold 0, but for the checkpoint, in whose middle it is killed.
 STOPS = {
-    "epoch end": (fold, "keep_epoch"),
+    "epoch end": (train, "keep_epoch"),
     "mid-epoch": (engine, "train_step"),
     "validation": (engine, "evaluate"),
     "checkpoint": (torch, "save"),
@@ -74,7 +72,7 @@ def stop_in(where, main):
             asked = itertools.count()
             return work(args[0], lambda: (strike() if next(asked) == 1 else None, args[1]())[1])
         result = work(*args, **options)
-        if (name == "finish_fold" and args[1] == 0) or (name == "keep_epoch" and (args[1].data.fold, args[1].epoch) == (0, 3)):
+        if (name == "finish_fold" and args[1] == 0) or (name == "keep_epoch" and (args[0].data.fold, args[0].epoch) == (0, 3)):
             strike()
         return result
 
@@ -83,7 +81,7 @@ def stop_in(where, main):
 
 def process(where, said, argv):
     """train.main in a forked process, which stops itself at a place of STOPS (None: nowhere)."""
-    parallel.START = "fork"
+    hardware.START = "fork"
     if where:
         stop_in(where, os.getpid())
     with open(said, "a") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
@@ -166,7 +164,7 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
 
 PHASES = {
     "decoding": (images, "decode"),
-    "measuring": (precision, "choose"),
+    "measuring": (hardware, "choose_precision"),
     "opening": (experiment, "write"),
     "summary": (experiment, "write_summary"),
     "pictures": (report, "confusion"),

@@ -1,9 +1,19 @@
-"""train.py as a user runs it: the run folder, names, resume after a kill, and every error in one line."""
+"""train.py as a user runs it: the run folder, names, resume, what is refused, and every error in one line."""
 
+import argparse
+import collections
+import copy
+import itertools
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,20 +21,28 @@ import pytest
 import safetensors.torch
 import sklearn.metrics
 import timm
+import torch
 import yaml
 from conftest import SAME_BITS, assert_same_run, without_pictures
 from PIL import Image
+from test_engine import assert_equal, make_fit
+from test_engine import facts as facts_of
 
+import dataset
+import engine
 import errors
 import experiment
-import fold
+import files
+import hardware
 import images
 import metrics
 import model
+import options
 import predictions
 import train
 from dataset import TARGETS
 from errors import InputError
+from options import parse_args
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
@@ -158,9 +176,9 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
         raise errors.Interrupted(143, "stopped by SIGTERM")
 
     if where == "training":
-        monkeypatch.setattr(fold, "train_fold", stopped)
+        monkeypatch.setattr(train, "train_fold", stopped)
     else:
-        monkeypatch.setattr(fold, "train_fold", lambda *_args: None)
+        monkeypatch.setattr(train, "train_fold", lambda *_args: None)
         monkeypatch.setattr(predictions, "write_summary", stopped)
     argv = command(shared_data, tmp_path, "--name", "a run", "--fold", "1")
     assert errors.run(lambda: train.main(argv)) == 143
@@ -209,9 +227,9 @@ def test_what_a_kill_left_half_written_goes_on_resume(fit):
 
 def test_names_follow_the_log(shared_data, tmp_path, capsys):
     """As README says them: a nofold run of the same options shares vM, the same again is told, quick looks stand apart."""
-    for options in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
+    for chosen in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
                     ["--kfold", "0"], ["--fold", "0", "--limit-people", "12"]):  # fmt: skip
-        trained(command(shared_data, tmp_path, "--epochs", "1", *options))
+        trained(command(shared_data, tmp_path, "--epochs", "1", *chosen))
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
         "01-AdamW-StepLR-CE-v0-label_2fold",
         "01-AdamW-StepLR-CE-v0-label_nofold",
@@ -338,13 +356,13 @@ def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shar
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     argv = [option for option in command(shared_data, tmp_path, "--fold", "0", "--name") if option != "--no-pretrained"]
     trained([*argv, "whole", "--weights", str(weights)])
-    real = fold.keep_epoch
+    real = train.keep_epoch
 
     def keep_epoch(*args):
         real(*args)
         raise errors.Interrupted(143, "enough")
 
-    monkeypatch.setattr(fold, "keep_epoch", keep_epoch)
+    monkeypatch.setattr(train, "keep_epoch", keep_epoch)
     with pytest.raises(errors.Interrupted):
         trained([*argv, "run", "--weights", str(weights)])
     monkeypatch.undo()
@@ -371,6 +389,360 @@ def test_resume_says_how_to_go_on_when_a_file_cannot_be_read_now(runs, tmp_path,
     def unable(*_args, **_options):
         raise errors.Unreadable("x.npy: can't be read now (Input/output error); try again")
 
-    monkeypatch.setattr(train, "prepare", unable)
+    monkeypatch.setattr(train, "load_data", unable)
     with pytest.raises(InputError, match=rf"try again. Go on with: python train.py --resume {run}"):
         train.main(["--resume", str(run), "--quiet"])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
+    (["--skip-bad-images", "--crop", "1000"], "--skip-bad-images: leaves nobody to train fold 0, as none of its 84 images could be"),
+])  # fmt: skip
+def test_nobody_to_train_is_said_with_what_left_them_out(fit, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(*options, name="nobody")
+
+
+def test_what_a_step_needs_is_looked_for_when_a_run_goes_on_too(runs, tmp_path):
+    """Other processes than it began with may leave each one image, as a batch of one does here."""
+    run = shutil.copytree(runs["mask"], tmp_path / "run")
+    experiment.change_args(run, batch_size=1)
+    with pytest.raises(
+        InputError, match=r"--batch-size 1: test_resnet has batch norm, which can't train on one image at a time"
+    ):
+        train.main(["--resume", str(run), "--quiet"])
+
+
+def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
+    args = options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
+    net = model.build_model(args, 0, torch.device("cpu"))
+    assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))
+
+
+PLAIN = ["--optimizer", "SGD", "--fold", "0"]
+RICH = ["--optimizer", "AdamP", "--ema", "0.9", "--finish-on-all", "2", "--keep-state"]
+
+
+def folder_bytes(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """The CheckpointWriter of a fold of the run `tmp_path`, which nobody asks to stop."""
+    (tmp_path / "fold0").mkdir()
+    with engine.CheckpointWriter(tmp_path, 0, SimpleNamespace(requested=0)) as writer:
+        yield writer
+
+
+OPTIONS = {"model": "test_resnet", "img_size": [24, 24], "crop": None, "face_crop": None, "age_bounds": [30, 60],
+           "memory_format": "contiguous", "quiet": True, "save_minutes": 9}  # fmt: skip
+
+
+def test_a_state_with_nan_is_not_saved(writer):
+    fit, path = make_fit(), engine.state_file(writer.run, 0)
+    writer.save(fit, fit.state_dict)
+    writer.wait()
+    before = path.read_bytes()
+    fit.model.fc.weight.data[0, 0] = float("nan")
+    with pytest.raises(engine.NotFinite, match="a weight is not finite"):
+        writer.save(fit, fit.state_dict)
+    writer.wait()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "optimizer": "SGD"}, {"average_last": 2}])
+def test_an_epochs_files_hold_what_it_left_though_training_went_on(writer, monkeypatch, capsys, changes):
+    """Weights and state are written once the next epoch has trained, and only then is the epoch logged."""
+    fit, go_on = make_fit(**OPTIONS, **changes), threading.Event()
+    real = model.save_weights
+    monkeypatch.setattr(model, "save_weights", lambda *args: (go_on.wait(20), real(*args)))
+    engine.train_one_epoch(fit, lambda: False)
+    engine.end_epoch(fit)
+    left, weights = facts_of(fit), copy.deepcopy(fit.evaluated.state_dict())
+    train.keep_epoch(fit, writer, None, None)
+    engine.train_one_epoch(fit, lambda: False)
+    assert not engine.state_file(writer.run, 0).exists() and not writer.done
+    assert "epoch  1/2" not in capsys.readouterr().err
+    go_on.set()
+    writer.wait()
+    assert "fold 0 epoch  1/2" in capsys.readouterr().err
+    fit.load_state_dict(engine.load_state(writer.run, 0))
+    assert_equal(facts_of(fit), left)
+    assert_equal(dict(model.load(writer.run / "fold0" / "best.safetensors")[0].state_dict()), dict(weights))
+    assert experiment.read_log(writer.run / "log.csv")["epoch"].tolist() == [1]
+
+
+def test_a_full_disk_ends_the_next_step(writer, monkeypatch):
+    """What could not be written is not logged, and no step more is trained."""
+
+    def full(*_args):
+        raise files.DiskError("last.pt: can't be written")
+
+    fit, told = make_fit(**OPTIONS), []
+    monkeypatch.setattr(engine, "save_state", full)
+    monkeypatch.setattr(errors, "say", told.append)
+    train.put_epoch(writer, [], [{"fold": 0, "epoch": 1}], {}, "an epoch")
+    while not writer.done:
+        time.sleep(0.01)
+    with pytest.raises(files.DiskError, match=r"last.pt: can't be written"):
+        train.train_epoch(fit, writer, dict)
+    assert (fit.step, told) == (1, [])
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    """By its own reader, which checks the sums of each record; epoch 2 is added to the file of epoch 1."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    writer = engine.CheckpointWriter(tmp_path, 3, None)
+    row = dict.fromkeys(experiment.LOG_COLUMNS)
+    train.write_events(writer, row | {"epoch": 1, "lr": 0.5, "val_f1": 0.25})
+    train.write_events(writer, row | {"epoch": 2, "lr": 0.125})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    found = [(event.step, value.tag, value.tensor.float_val[0])
+             for event in EventFileLoader(str(path)).Load() for value in event.summary.value]  # fmt: skip
+    assert found == [(1, "fold3/lr", 0.5), (1, "fold3/val_f1", 0.25), (2, "fold3/lr", 0.125)]
+
+
+@pytest.mark.parametrize(("name", "options"), [("room_plain", PLAIN), ("room_rich", RICH)])
+def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, workplace, monkeypatch, name, options):
+    """Most is taken when a new file lies beside the old one, just before it replaces that; pictures are not drawn here."""
+    most, told = [], []
+    replace, check_room = os.replace, files.check_room
+
+    def measured(source, target):
+        most.append(folder_bytes(workplace / "runs" / name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", measured)
+    monkeypatch.setattr(files, "check_room", lambda needs: (told.append(needs), check_room(needs)))
+    fit(*options, name=name)
+    option, _folder, what, estimate = told[0][0]
+    assert (option, what) == ("--output-dir", "the run")
+    assert max(most) < estimate < 2 * max(most) + train.PICTURES
+
+
+def test_only_what_is_missing_needs_room(runs, monkeypatch):
+    """A complete run needs nothing more but pixels."""
+    told, run = [], runs["label"]
+    monkeypatch.setattr(files, "check_room", told.append)
+    args = argparse.Namespace(**{**experiment.read_args(run), "fold": None, "resume": str(run)})
+    images, done = pd.read_csv(run / "oof.csv")[["image", "path"]], experiment.done_folds(run)
+    for found in (done, {0: done[0]}, {}):
+        monkeypatch.setattr(experiment, "done_folds", lambda run, found=found: found)
+        train.check_room(args, None, images, 7)
+    cache = ("--cache-dir", args.cache_dir, "decoded images", 7)
+    assert told[0] == [cache] and told[1][1] == told[2][1] == cache
+    assert told[1][0][:3] == told[2][0][:3] == ("", run, "the run") and told[1][0][3] > 0 < told[2][0][3]
+
+
+def load(args):
+    ranks = hardware.Ranks(0, 1, torch.device("cpu"))
+    return train.load_data(args, train.read_tables(args), timm.create_model("test_resnet"), ranks)
+
+
+def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_path, monkeypatch, capsys):
+    """1 MiB is free: too little for the run, whose cache would lie on the same volume."""
+    facts = collections.namedtuple("Facts", "f_bavail f_frsize f_files f_favail")(256, 4096, 0, 0)
+    monkeypatch.setattr(os, "statvfs", lambda path: facts)
+    argv = ["--data-dir", str(shared_data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs"),
+            "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--device", "cpu"]  # fmt: skip
+    assert errors.run(lambda: train.main(argv)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: --output-dir {tmp_path}/runs and --cache-dir {tmp_path}/cache: ")
+    assert (
+        "MiB (the run) and 378.0 KiB (decoded images) are needed, and 1.0 MiB are free on volume " in error
+    )  # 168 x 32 x 24 x 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data, tmp_path, capsys):
+    """Every person of 22 becomes 23, fixed or not among the 12 chosen of 24; then nobody of 22 is left to drop."""
+    people = dataset.read_people(shared_data)
+    rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
+    (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
+    args = options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
+                                    "--drop-ages", "22"))  # fmt: skip
+    data = load(args)
+    assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
+    assert "drop ages: 0 people leave training" in err
+    assert sorted(train.read_tables(args).labelled["age"].unique()) == [23, 45, 60]
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    assert len(rows.train_rows) == 6 * 7
+    args.drop_ages = [23, 60]
+    data = load(args)
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
+
+
+def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
+    options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
+    data = load(args := parse_args(command(shared_data, tmp_path, *options)))
+    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
+    fixed = data.images["path"].str.startswith("000001_female").to_numpy()
+    assert fixed.sum() == 7
+    assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}
+
+
+def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
+    args = options.parse_args(command(shared_data, tmp_path))
+    data = load(args)
+    one, everyone = (dataset.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
+    assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
+    assert set(everyone.train_rows) == set(one.train_rows) | set(one.val_rows) and not len(everyone.val_rows)
+
+
+@pytest.mark.parametrize(("options", "refused"), [
+    ([], True), (["--fold", "0"], False), (["--fold", "1"], True), (["--fold", "0", "--fold-seed", "7"], True),
+    (["--kfold", "0"], False),
+])  # fmt: skip
+def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp_path, capsys, options, refused):
+    """Fold 0's weights may start fold 0 again, and whatever has no validation; a copy of them elsewhere is told."""
+    weights = runs["label"] / "fold0" / "best.safetensors"
+    argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
+    args = parse_args([*argv, "--weights", str(weights)])
+    tables = train.read_tables(args)
+    if refused:
+        with pytest.raises(InputError, match=r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"):
+            train.check_seen(args, tables)
+    else:
+        train.check_seen(args, tables)
+    args.weights = str(shutil.copy(weights, tmp_path))
+    capsys.readouterr()
+    train.check_seen(args, tables)
+    assert ("train.py wrote them" in capsys.readouterr().err) == bool(args.kfold)
+
+
+LONG = ["--aug", "strong", "--ema", "0.9", "--loss", "focal+f1", "--epochs", "4"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(fit):
+    return fit(*LONG, name="never_stopped")
+
+
+@pytest.mark.parametrize(("number", "code", "where", "told"), [
+    (signal.SIGTERM, 143, "train_step", "epoch 2, after step 3 of 5"), (signal.SIGINT, 130, "evaluate", "epoch 2, while validating"),
+])  # fmt: skip
+def test_a_stopped_run_resumes_to_the_same_bits(
+    never_stopped, shared_data, tmp_path, monkeypatch, capsys, number, code, where, told
+):
+    """A run with EMA and augmentation gets a signal within an epoch; resumed, it equals one that never was stopped."""
+    calls, work = [], getattr(engine, where)
+
+    def call(*args):
+        calls.append(args)
+        if len(calls) == {"train_step": 8, "evaluate": 2}[where]:  # 5 steps an epoch
+            signal.raise_signal(number)
+        return work(*args)
+
+    monkeypatch.setattr(engine, where, call)
+    run = tmp_path / "runs" / "stopped"
+    assert errors.run(lambda: train.main(command(shared_data, tmp_path, *LONG, "--name", "stopped"))) == code
+    assert (run / "fold0" / "last.pt").exists() and not (run / "summary.json").exists()
+    last = f"stopped in fold 0, {told}; state saved. Go on with: python train.py --resume {run}"
+    assert capsys.readouterr().err.splitlines()[-1] == last
+    monkeypatch.undo()
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    assert_same_run(never_stopped, run)
+    assert not list(run.rglob("last.pt"))
+
+
+def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_path, monkeypatch):
+    """The same as a process of its own that is killed in mid-training without a warning; it never comes to its last epoch."""
+    steps, train_step = itertools.count(1), engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda *args: time.sleep(600) if next(steps) > 35 else train_step(*args))
+    argv = command(shared_data, tmp_path, *LONG, "--name", "killed", "--save-minutes", "0.0001")
+    process = multiprocessing.get_context("fork").Process(target=trained, args=(argv,))
+    process.start()
+    run = tmp_path / "runs" / "killed"
+    deadline = time.monotonic() + 100
+    while not (run / "fold0" / "log.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
+    monkeypatch.undo()
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    assert_same_run(never_stopped, run)
+    assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_good_state(
+    shared_data, tmp_path, monkeypatch, capsys
+):
+    """In step 3 of epoch 2, long before the next state would be saved: that of epoch 1's end stays."""
+    calls, compute_loss = [], engine.compute_loss
+
+    def spoilt(*args):
+        calls.append(args)
+        return compute_loss(*args) * (float("nan") if len(calls) == 8 else 1)
+
+    monkeypatch.setattr(engine, "compute_loss", spoilt)
+    run = tmp_path / "runs" / "bad"
+    options = ["--target", "mask", "--name", "bad", "--fold", "0"]
+    assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    images = (run / "fold0" / "not_finite.txt").read_text().splitlines()
+    assert len(images) == 16 and all(Path(image).is_file() for image in images)
+    assert last == (
+        f"error: fold 0, epoch 2, step 3: the training loss is nan; the step's 16 images are {images[0]} and others, listed in "
+        f"{run}/fold0/not_finite.txt. The last good state is kept; try a new run with a lower --lr than 0.003 or --clip-grad 1"
+    )
+    state = engine.load_state(run, 0)
+    assert (state["epoch"], state["step"]) == (2, 0) and all(value.isfinite().all() for value in state["model"].values())
+    assert pd.read_csv(run / "log.csv")["epoch"].tolist() == [1]
+
+
+def test_more_epochs_on_resume_end_as_if_they_had_been_asked_for_at_first(fit, tmp_path):
+    """Fold 0 is complete and has kept its state, fold 1 is not begun; a schedule that knows no number of epochs."""
+    places = {"output_dir": tmp_path}
+    whole = fit("--target", "gender", "--ema", "0.9", "--epochs", "3", "--keep-state", "--fold", "0", name="whole", **places)
+    short = fit("--target", "gender", "--ema", "0.9", "--epochs", "1", "--keep-state", "--fold", "0", name="short", **places)
+    began = (short / "args.yaml").read_text().splitlines()[0]
+    assert trained(["--resume", str(short), "--epochs", "3", "--fold", "0", "--quiet"]) == 0
+    assert_same_run(whole, short)
+    assert (short / "args.yaml").read_text().splitlines()[0] == began and experiment.read_args(short)["epochs"] == 3
+    one, other = (engine.load_state(run, 0) for run in (whole, short))
+    assert [row["epoch"] for row in other["history"]] == [1, 2, 3]
+    for name, value in one["ema"].items():
+        assert torch.equal(value, other["ema"][name])
+
+
+@pytest.mark.parametrize(("epochs", "message"), [
+    ("3", r"--epochs 3: fold 0 of .*shared_mask was complete after 2 and its state is gone.* delete .*shared_mask/fold0"),
+    ("1", r"--epochs 1: fold 0 of .*shared_mask is in epoch 2 already; give that or more"),
+])  # fmt: skip
+def test_epochs_that_cannot_be_had_are_refused_and_change_nothing(runs, epochs, message):
+    before = (runs["mask"] / "args.yaml").read_bytes()
+    with pytest.raises(InputError, match=message):
+        train.main(["--resume", str(runs["mask"]), "--epochs", epochs])
+    assert (runs["mask"] / "args.yaml").read_bytes() == before
+
+
+def test_folds_that_patience_has_ended_stay_complete():
+    """Of 5 epochs the second was best: with --patience 3 that was the end, with 4 and without it was not."""
+    facts = {"epochs": 5, "best_epoch": 2}
+    assert [experiment.is_complete(SimpleNamespace(epochs=9, patience=n), facts) for n in (3, 4, 0)] == [True, False, False]
+    assert experiment.is_complete(SimpleNamespace(epochs=5, patience=0), facts)
+
+
+def test_the_rates_of_a_cosine_follow_other_epochs_and_that_is_said(tmp_path, capsys):
+    options = {"target": "mask", "epochs": 3, "keep_state": False, "weights": None, "model": "resnet18"}
+    experiment.write_args(tmp_path, options, ["python", "train.py"])
+    args = SimpleNamespace(**options | {"scheduler": "Cosine", "epochs": 5})
+    train.record_changes(args, tmp_path)
+    assert (
+        capsys.readouterr().err == "epochs: 5 instead of 3: from here on the rates of --scheduler Cosine follow that number\n"
+    )
+    assert experiment.read_args(tmp_path) == options | {"epochs": 5}
+    train.record_changes(args, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_state_that_a_kill_left_beside_its_complete_fold_goes(fit, runs):
+    (runs["gender"] / "fold0" / "last.pt").write_bytes(b"left")
+    assert trained(["--resume", str(runs["gender"]), "--quiet"]) == 0
+    assert not (runs["gender"] / "fold0" / "last.pt").exists()

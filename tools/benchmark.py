@@ -61,18 +61,16 @@ from torchvision.transforms import InterpolationMode, functional
 import augment
 import dataset
 import demo
-import distributed
 import engine
 import experiment
 import files
-import fold
+import hardware
 import images
 import loss
 import model
 import optim
 import options
-import precision
-import training_data
+import train as training
 from dataset import TARGETS
 from errors import InputError
 from files import make_dir
@@ -89,14 +87,14 @@ class Window:
 
     def start(self):
         """Let the clock run, at first or after something that is not to be timed."""
-        distributed.synchronise(self.device)
+        hardware.synchronise(self.device)
         self.started = time.perf_counter()
 
     def step(self, images):
         """Count a step's images; returns whether the window is over. Waits for a GPU only then."""
         over = self.seconds + time.perf_counter() - self.started >= self.least
         if over:
-            distributed.synchronise(self.device)
+            hardware.synchronise(self.device)
         now = time.perf_counter()
         self.images, self.seconds, self.started = self.images + images, self.seconds + now - self.started, now
         return over
@@ -228,16 +226,15 @@ def train(args, device):
 
 
 def build_fit(args, device):
-    """(fits.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
+    """(engine.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
+    ranks = hardware.Ranks(0, 1, device)
     net = model.build_model(args, 0, device, try_size=True)
-    data = training_data.load_data(args, device)
-    ranks = distributed.Ranks(0, 1, device)
-    fold.check(args, data, net, ranks)
-    about = (args.model, args.img_size, args.batch_size, device, args.cache_dir, args.amp, args.memory_format)
-    args.amp, args.memory_format = precision.choose(net, *about)
+    data = training.load_data(args, training.read_tables(args), net, ranks)
+    training.check_steps(args, data, net, ranks)
+    hardware.choose_precision(args, net, ranks)
     net = model.build_model(args, 0, device)
-    fit = engine.Fit(net, fold.recipe(args), dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
-    return fit, dataset.image_files(args.data_dir, data.images["image"])
+    fit = engine.Fit(net, args, dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    return fit, data.files
 
 
 def fixed_batch(fit):
@@ -249,7 +246,7 @@ def fixed_batch(fit):
 def ceiling(fit):
     """The pipeline without any input: a function of a timing.Window, as are those below."""
     part = fixed_batch(fit)
-    return repeated(lambda: engine.learn(fit, [part]), fit.step_size)
+    return repeated(lambda: engine.optimizer_step(fit, [part]), fit.step_size)
 
 
 def repeated(step, images):
@@ -288,7 +285,7 @@ def usual_pipeline(fit, loader):
     def step(batches):
         images, targets = next(batches)
         images = images.to(fit.ranks.device, non_blocking=True, memory_format=fit.layout)
-        engine.learn(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
+        engine.optimizer_step(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
 
     def run(window):
         with loader.running() as batches:
@@ -339,8 +336,8 @@ def script_pipeline(args, device):
 def _script(connection, args, device):
     """In that process: a window of each number of seconds that comes, until None does."""
     errors.on_parents_death(signal.SIGKILL)()
-    engine.use_threads(args.threads)
-    fit, files = build_fit(args, distributed.pick_device(str(device)))
+    hardware.use_threads(args.threads)
+    fit, files = build_fit(args, hardware.pick_device(str(device)))
     run = usual_pipeline(fit, usual_loader(args, fit, files))
     connection.send("ready")
     for seconds in iter(connection.recv, None):
@@ -357,7 +354,7 @@ def time_stages(fit, seconds):
 
     def lap(stage):
         nonlocal last
-        distributed.synchronise(device)
+        hardware.synchronise(device)
         now = time.perf_counter()
         laps.setdefault(stage, []).append(1000 * (now - last))
         last = time.perf_counter()
@@ -370,9 +367,9 @@ def time_stages(fit, seconds):
         lap("copy")
         images, targets = engine.make_batch(fit, part, batch)
         lap("augment")
-        part_loss = engine.part_loss(fit, images, targets)
+        loss = engine.compute_loss(fit, images, targets)
         lap("forward")
-        engine.backward(fit, part_loss)
+        engine.backward(fit, loss)
         lap("backward")
         engine.update(fit)
         lap("optimizer")
@@ -599,7 +596,7 @@ def summary(args, device, rates, stages):
     for part, whole in FRACTIONS[args.what]:
         if whole in rates:
             fractions[f"{part}/{whole}"] = spread([a / b for a, b in zip(rates[part], rates[whole])])
-    environment = experiment.environment(distributed.describe(device))
+    environment = experiment.environment(hardware.describe(device))
     environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
     rates = {name: spread(values) for name, values in rates.items()}
     return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
@@ -639,9 +636,9 @@ def main(argv=None):
     errors.StopSignals()  # a signal ends the measurement, and temporary folders go
     args = parse_args(argv)
     if args.malloc == "keep":
-        engine.keep_freed_memory()
-    device = distributed.pick_device(args.device)
-    args.threads = engine.use_threads(args.threads)
+        hardware.tune_malloc()
+    device = hardware.pick_device(args.device)
+    args.threads = hardware.use_threads(args.threads)
     result = summary(args, device, *MEASUREMENTS[args.what](args, device))
     files.write_json(args.out, result)
     show(result)

@@ -43,10 +43,9 @@ from conftest import make_data
 import engine
 import errors
 import files
-import parallel
+import hardware
 import predictions
 import train
-import training_data
 
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
             "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last",
@@ -64,7 +63,7 @@ CONFIGS = {
 # What a process is in while it is in these functions; the innermost counts.
 PHASES = {
     "starting": (),
-    "reading and decoding": ((training_data, "load_data"),),
+    "reading and decoding": ((train, "load_data"),),
     "opening the run": ((train, "open_run"),),
     "training": ((engine, "train_one_epoch"),),
     "validating": ((engine, "evaluate"), (engine, "predict_rows")),
@@ -141,7 +140,7 @@ def start(argv, said, kill_at=0):
         output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(output, 1), os.dup2(output, 2)
         torch.set_num_threads(1)
-        parallel.START = "fork"
+        hardware.START = "fork"
         shared.watch(kill_at)
         code = errors.run(lambda: train.main(list(map(str, argv))))
         sys.stdout.flush()

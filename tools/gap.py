@@ -40,7 +40,7 @@ def main(seconds, *options):
         return work(fit, after_step)
 
     def evaluate(fit, _before_batch):
-        probs = np.random.default_rng(fit.epoch).dirichlet(np.ones(num_outputs(fit.recipe.target)), len(fit.data.val_rows))
+        probs = np.random.default_rng(fit.epoch).dirichlet(np.ones(num_outputs(fit.args.target)), len(fit.data.val_rows))
         return 1.0, fit.epoch / 1000, 0.5, probs.astype(np.float32)  # each epoch is better, so its weights are written too
 
     engine.train_step, engine.train_one_epoch, engine.evaluate = train_step, train_one_epoch, evaluate

@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the scripts lie above
 
 import engine
-import fold
+import hardware
 import train
-from distributed import ALONE
+from hardware import ALONE
 
 
 def main(steps, *options):
@@ -36,7 +36,7 @@ def main(steps, *options):
         try:
             train.main([*options, "--output-dir", folder, "--quiet"])
         except KeyboardInterrupt:
-            print(f"peak memory {fold.peak_memory_mib(ALONE.device) / 1024:.2f} GiB")
+            print(f"peak memory {hardware.peak_memory_mib(ALONE.device) / 1024:.2f} GiB")
 
 
 if __name__ == "__main__":

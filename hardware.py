@@ -1,0 +1,525 @@
+"""The machine: torchrun's processes, folds in parallel, device, threads and malloc, --amp auto and --auto-batch.
+
+Ranks exchange Python values over gloo on the CPU, so that nothing waits for a GPU; only tensors that lie on one go over nccl.
+"""
+
+import contextlib
+import copy
+import ctypes
+import functools
+import gc
+import hashlib
+import itertools
+import multiprocessing
+import os
+import queue
+import resource
+import shlex
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+import errors
+import files
+import images
+import model
+from errors import InputError, Interrupted, first_line
+
+# ---- torchrun ---------------------------------------------------------------------------------------------------------
+
+MEETING_SECONDS = 300  # that processes wait for each other at the start; torchrun starts them side by side
+QUIET_SECONDS = 5  # of them, until a line says so
+DEVICE_TYPES = ("cpu", "cuda", "mps")  # torch knows more; on some of them, as meta, a tensor holds nothing
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The rank of this process, the number of processes (`world`), and its device. One process is rank 0 of 1.
+
+    `store` is torchrun's, which outlives any of its processes; None for one process.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    store: dist.Store | None = None
+
+    @property
+    def first(self):
+        """True for rank 0, which writes the files and the log lines."""
+        return self.rank == 0
+
+    def shard(self, rows):
+        """This rank's part of rows that all ranks hold: every world-th."""
+        return rows[self.rank :: self.world]
+
+    def gather(self, part, total):
+        """The numpy rows [total, ...] of all ranks' shards, in every rank."""
+        if self.world == 1:
+            return part
+        parts = [None] * self.world
+        dist.all_gather_object(parts, part)
+        whole = np.empty((total, *parts[0].shape[1:]), dtype=part.dtype)  # of few rows only the first ranks have any
+        for rank, rows in enumerate(parts):
+            if len(rows):
+                whole[rank :: self.world] = rows
+        return whole
+
+    def all_gather_with_grad(self, part):
+        """all_gather of the ranks' shards into a tensor [B, ...]; gradients flow to the local shard only."""
+        if self.world == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.world)]
+        dist.all_gather(parts, part.detach())
+        parts[self.rank] = part
+        return torch.stack(parts, 1).flatten(0, 1)
+
+    def all_reduce_max(self, value):
+        """The largest `value` (int) of all ranks."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def broadcast(self, value):
+        """Rank 0's value (anything that pickles; it comes from our own process group) in every rank."""
+        box = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def broadcast_buffers(self, module):
+        """Give every rank rank 0's buffers of a module: otherwise each keeps the running statistics of its own images."""
+        if self.world > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def barrier(self):
+        """Wait for all ranks."""
+        self.all_reduce_max(0)
+
+    @contextlib.contextmanager
+    def local_rank0_first(self):
+        """The first rank of each box runs the block alone; then the others run it, and find its files."""
+        first_here = self.world == 1 or os.environ["LOCAL_RANK"] == "0"
+        if not first_here:
+            self.barrier()
+        yield
+        if first_here:
+            self.barrier()
+
+    def on(self, device_name):
+        """The same with the device of `--device`; under torchrun each rank takes the GPU of its local rank."""
+        name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.world > 1 and name.startswith("cuda:"):
+            raise InputError(
+                f"--device {name}: of several processes each takes the GPU of its own number; give --device cuda, and in front "
+                "of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
+            )
+        if self.world > 1 and name == "cuda":
+            name = f"cuda:{os.environ['LOCAL_RANK']}"
+        return replace(self, device=pick_device(name))
+
+    @contextlib.contextmanager
+    def peers_alive(self):
+        """Raise Interrupted where the block loses another rank, which was killed or ended with an error of its own."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise Interrupted(1, "another process of this training was killed or failed") from error
+
+    @contextlib.contextmanager
+    def only_rank0_reports(self):
+        """Silence stderr of all ranks but 0. The first rank that raises reports the error; ranks that fail with it, or
+        because they lost a peer, exit silently.
+        """
+        if self.world == 1:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            stack.callback(errors.ignore_signals)  # torchrun sends one to a process that is leaving already
+            if not self.first:
+                stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+            try:
+                with self.peers_alive():
+                    yield
+            except (InputError, OSError):
+                if self.store.add("errors reported", 1) > 1:
+                    raise SystemExit(2) from None
+                raise
+            except Interrupted as stopped:
+                if not self.first:
+                    raise SystemExit(stopped.code) from None
+                raise
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def world_size():
+    """The number of processes that torchrun started to train together; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if errors.under_torchrun() else 1
+
+
+def launcher():
+    """The words before train.py in the command of this process; where the boxes of several meet is left to the user."""
+    if world_size() == 1:
+        return ["python"]
+    boxes = int(os.environ["GROUP_WORLD_SIZE"])
+    return ["torchrun", *(["--nnodes", str(boxes)] if boxes > 1 else []), "--nproc_per_node", os.environ["LOCAL_WORLD_SIZE"]]
+
+
+def join():
+    """Join torchrun's process group, if there is one; returns the Ranks of this process, still on the CPU.
+
+    InputError when the others don't come. They are met in a thread, as signals would have to wait for torch's call to end.
+    """
+    if world_size() == 1:
+        if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
+            errors.say(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
+        return ALONE
+    place, met = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), queue.SimpleQueue()
+    thread = threading.Thread(target=_meet, args=(met,), daemon=True)
+    thread.start()
+    thread.join(QUIET_SECONDS)
+    if thread.is_alive():
+        errors.say(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
+        thread.join(MEETING_SECONDS)
+    if thread.is_alive():
+        raise InputError(f"WORLD_SIZE={world_size()}: not all of these processes came to {place} in {MEETING_SECONDS} s")
+    ranks = met.get()
+    if isinstance(ranks, Exception):
+        raise InputError(f"MASTER_ADDR, MASTER_PORT: processes can't meet at {place} ({first_line(ranks)})") from ranks
+    return ranks
+
+
+def _meet(met):
+    """Put the Ranks of this process into the queue `met`, or the error that kept it from joining."""
+    try:
+        store, rank, world = next(dist.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        met.put(Ranks(rank, world, torch.device("cpu"), store))
+    except Exception as error:
+        met.put(error)
+
+
+def finish():
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# ---- device, malloc, threads ------------------------------------------------------------------------------------------
+
+
+def pick_device(name):
+    """The torch device of `--device`; None: a GPU if there is one. InputError when it can't be used.
+
+    A numbered GPU becomes torch's current one.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type not in DEVICE_TYPES:
+            raise RuntimeError(f"nothing can be computed on {device.type}")
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        possible = "cpu, cuda and cuda:N are possible" if torch.cuda.is_available() else "there is no GPU here, so only cpu is"
+        raise InputError(f"--device {name}: can't be used here ({first_line(error)}); {possible}") from error
+    return device
+
+
+def describe(device):
+    """A device in words: the GPU's name, or the number of CPU threads that torch uses."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def synchronise(device):
+    """Wait until a GPU has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device):
+    """Return a device's unused memory to other programs, and count a GPU's peak from here on."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mib(device):
+    """The most memory used so far, in MiB: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def tune_malloc():
+    """Tell glibc to keep freed blocks: it would hand every large tensor back to the kernel and fault it in again.
+
+    Worth up to 1.4x on the CPU. Other C libraries have no mallopt.
+    """
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for option in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 512 << 20)):
+            mallopt(*option)
+
+
+def use_threads(count):
+    """Let torch use `count` CPU threads (None: as many as it has chosen); returns the number, on which rounding depends."""
+    if count is not None:
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+# ---- --amp auto, --memory-format auto ---------------------------------------------------------------------------------
+
+BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
+ROUNDS, SECONDS, MOST_SECONDS = 3, 0.5, 4.0  # a measurement lasts so long and so many rounds, but ends after the most
+CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
+
+
+def choose_precision(args, net, ranks):
+    """Resolve --amp auto and --memory-format auto in `args`, and put `net`, the run's model, into that format.
+
+    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed, forward and backward, once a machine: the
+    result is kept in the cache folder. Another than the usual format, and on a CPU another than float32, must be CLEARLY
+    faster, so that the same command rounds alike everywhere.
+    """
+    if ranks.first:
+        args.amp, args.memory_format = _fastest(args, net, ranks.device, args.batch_size // ranks.world)
+    args.amp, args.memory_format = ranks.broadcast((args.amp, args.memory_format))
+    net.to(memory_format=model.FORMATS[args.memory_format])
+
+
+def _fastest(args, net, device, batch):
+    formats = [args.memory_format]
+    if args.memory_format == "auto":
+        formats = list(dict.fromkeys([model.usual_format(net), *model.FORMATS]))
+    amps = [model.resolve_amp(args.amp, device)]
+    if args.amp == "auto" and device.type == "cpu" and model.cpu_has_bf16():
+        amps.append("bf16")
+    candidates = [f"{amp} {memory_format}" for amp in amps for memory_format in formats]
+    if len(candidates) == 1:
+        return amps[0], formats[0]
+    runs_on = torch.get_num_threads() if device.type == "cpu" else describe(device)
+    cpu = torch.cpu.get_capabilities().get("cpu_name")
+    key = repr((args.model, *args.img_size, candidates, runs_on, torch.__version__, cpu))
+    path = Path(args.cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
+    measured = "measured before" if path.exists() else "measured"
+    if not path.exists():
+        rates = images_per_second(net, candidates, args.img_size, max(min(batch, BATCH[device.type]), 1), device)
+        files.write_json(path, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
+    rates = read_rates(path, candidates)
+    chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{amp} {f}" for f in formats]) for amp in amps])
+    others = ", ".join(f"{name} {rates[name]:.3g}" for name in candidates if name != chosen)
+    errors.say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {measured}, {path})")
+    return tuple(chosen.split())
+
+
+def read_rates(path, names):
+    """{name: images/s} of a file of the cache folder; InputError when it is damaged."""
+    with errors.reading(path, "delete it to have it measured anew"):
+        rates = files.read_json(path)["images_per_second"]
+        return {name: float(rates[name]) for name in names}
+
+
+def clearly_fastest(rates, names):
+    """The first of `names` unless one after it is CLEARLY faster, by `rates` {name: images/s}; ties go to the earlier one."""
+    return functools.reduce(lambda best, name: name if rates[name] >= CLEARLY * rates[best] else best, names)
+
+
+def images_per_second(net, candidates, img_size, batch, device):
+    """{"amp format": images/s} of forward and backward of a copy of `net`, of each the fastest of some alternating rounds.
+
+    `batch` images a step, or half as many, or half of those, where they do not fit in memory.
+    """
+    try:
+        net, rates = copy.deepcopy(net), dict.fromkeys(candidates, 0.0)
+        pixels = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0)).to(device)
+        for name in candidates:  # the first step of each prepares its kernels
+            _step_seconds(net, pixels, *name.split())
+        started = time.perf_counter()
+        for number in itertools.count(1):
+            rates = {name: max(rate, batch / _step_seconds(net, pixels, *name.split())) for name, rate in rates.items()}
+            if time.perf_counter() - started > (MOST_SECONDS if number < ROUNDS else SECONDS):
+                return rates
+    except (RuntimeError, MemoryError) as error:
+        if batch < 4 or not errors.is_out_of_memory(error):
+            raise
+    free_memory(device)  # what the error held too
+    return images_per_second(net, candidates, img_size, batch // 2, device)
+
+
+def _step_seconds(net, pixels, amp, memory_format):
+    memory_format, dtype = model.FORMATS[memory_format], model.AMP_DTYPES[amp]
+    net.to(memory_format=memory_format)
+    inputs = pixels.contiguous(memory_format=memory_format)
+    synchronise(pixels.device)
+    started = time.perf_counter()
+    with torch.autocast(pixels.device.type, dtype, enabled=dtype is not None):
+        logits = net(inputs)
+    logits.float().square().mean().backward()
+    synchronise(pixels.device)
+    return time.perf_counter() - started
+
+
+# ---- --auto-batch -----------------------------------------------------------------------------------------------------
+
+
+def find_batch_size(args, store, ranks, take_steps):
+    """--auto-batch: halve --batch-size and double --accum in `args` until `take_steps()`, which goes by them, fits in memory.
+
+    Where nobody asked for the image cache on the device it leaves that first, as smaller batches are not quite the same.
+    """
+
+    def fits():
+        return not ranks.all_reduce_max(int(not fits_in_memory(take_steps, ranks.device)))
+
+    device, asked, room = device_name(ranks.device), args.batch_size, fits()
+    if not room and ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
+        store.leave_device()
+        args.cache_device = "host"
+        errors.say(f"auto batch: --batch-size {asked} has no room beside the images, taken: --cache-device host")
+        room = fits()
+    while not room:
+        if args.batch_size % (2 * ranks.world):
+            raise InputError(
+                f"--batch-size {asked}: out of memory on {device}, and so are its halves down to the smallest; "
+                "a smaller --img-size or --model may fit"
+            )
+        args.batch_size, args.accum = args.batch_size // 2, args.accum * 2
+        room = fits()
+    if args.batch_size < asked:
+        errors.say(f"auto batch: --batch-size {asked} has no room on {device}, "
+                   f"taken: --batch-size {args.batch_size} --accum {args.accum}")  # fmt: skip
+
+
+def fits_in_memory(take_steps, device):
+    """True unless `take_steps()` runs out of memory."""
+    fits = True
+    try:
+        take_steps()
+    except (RuntimeError, MemoryError) as error:
+        if not errors.is_out_of_memory(error):
+            raise
+        fits = False
+    free_memory(device)
+    return fits
+
+
+def device_name(device):
+    """A device in an error message: 'the CPU', or 'cuda:0, NVIDIA H100'."""
+    return "the CPU" if device.type == "cpu" else f"{device}, {describe(device)}"
+
+
+# ---- folds in parallel ------------------------------------------------------------------------------------------------
+
+START = "spawn"  # a CUDA context or OpenMP threads do not live through a fork
+POLL_SECONDS = 0.2
+
+
+class _Stop:
+    """The StopSignals of a fold's process: the parent asks through shared memory, so that the state is saved once whichever
+    process a signal reaches; when the parent is gone it stops by itself."""
+
+    def __init__(self, code):
+        self.code, self.parent = code, multiprocessing.parent_process()
+
+    @property
+    def requested(self):
+        return self.code.value or (0 if self.parent.is_alive() else errors.EXIT_CODES[signal.SIGTERM])
+
+
+def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
+    """Train the folds `numbers` by `train_fold(args, run, data, number, ranks, stop)`, args.parallel_folds at once.
+
+    Each runs in a process of its own, on the image cache's file, and ends in the same bits as alone. When one fails the others
+    save their state and stop, and its error is raised: InputError for one that was killed. Interrupted when `stop` asks to.
+    """
+    with errors.signals_blocked():
+        resource_tracker.ensure_running()  # of the locks below
+    context = multiprocessing.get_context(START)
+    taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
+    data.store.leave_device()
+    free_memory(device)
+    pixels, at_once = data.store.images, min(args.parallel_folds, len(numbers))
+    place = images.choose_place(args.cache_device, device, at_once * pixels.nbytes)
+    source = (pixels.filename, pixels.dtype, pixels.shape, place)
+    task = (train_fold, args, run, replace(data, store=None), source, str(device), numbers, taken, code, outcome)
+    workers = [context.Process(target=_train_folds, args=task) for _ in range(at_once)]
+    with errors.signals_blocked():
+        for worker in workers:
+            worker.start()
+    running = {worker.sentinel: worker for worker in workers}
+    while running:
+        for sentinel in wait(running, POLL_SECONDS):
+            worker = running.pop(sentinel)
+            worker.join()  # its end of the pipe closes a little before its exit code is known
+            if worker.exitcode or not outcome.empty():
+                code.value = code.value or errors.EXIT_CODES[signal.SIGTERM]
+        code.value = code.value or stop.requested
+    ended = []
+    while not outcome.empty():
+        ended.append(outcome.get())
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
+    for worker in workers:
+        if worker.exitcode:
+            how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+            on = f"--resume {shlex.quote(str(run))} goes on"
+            raise InputError(f"a process that trained a fold died ({how}); the others are stopped, {on}")
+    if stop.requested:
+        raise Interrupted(stop.requested, "; ".join(ended) or "stopped between two folds")
+
+
+def _train_folds(train_fold, args, run, data, source, device, numbers, taken, code, outcome):
+    """A process of `train_in_parallel`: train folds that nobody has taken; an error, or where it stopped, goes to `outcome`."""
+    tune_malloc()
+    use_threads(args.threads)
+    stop, (*pixels, place) = _Stop(code), source
+    try:
+        ranks = Ranks(0, 1, pick_device(device))
+        data.store = images.ImageStore(images.read_array(*pixels), ranks.device, place)
+        while not stop.requested:
+            with taken.get_lock():
+                number, taken.value = taken.value, taken.value + 1
+            if number >= len(numbers):
+                return
+            train_fold(args, run, data, numbers[number], ranks, stop)
+    except Interrupted as stopped:
+        outcome.put(str(stopped))
+    except InputError as error:
+        outcome.put(error)
+    except OSError as error:
+        if not errors.about_file(error):
+            raise
+        outcome.put(error)
+    except (RuntimeError, MemoryError) as error:
+        if advice := errors.compile_advice(error):
+            outcome.put(InputError(advice))
+        elif errors.is_out_of_memory(error):
+            outcome.put(MemoryError(first_line(error)))
+        else:
+            raise

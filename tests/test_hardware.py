@@ -1,0 +1,671 @@
+"""hardware.py: ranks, the measured precision, --auto-batch, folds in parallel."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import several
+import timm
+import torch
+from conftest import SAME_BITS, assert_same_run, out_of_reach, until, without_pictures
+from test_train import ROOT, SETTINGS
+
+import errors
+import experiment
+import hardware
+import images
+import model
+import train
+from errors import InputError, Interrupted
+from files import DiskError
+from images import ImageStore
+from model import layout
+from options import parse_args
+
+
+def test_shares_hold_every_row_once():
+    rows = np.arange(11)
+    shares = [hardware.Ranks(rank, 3, torch.device("cpu")).shard(rows) for rank in range(3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(shares)), rows)
+
+
+def test_one_process_needs_no_group():
+    ranks = hardware.join().on("cpu")
+    assert ranks.first and ranks.all_reduce_max(3) == 3 and ranks.broadcast("x") == "x"
+    rows = np.arange(4)
+    assert ranks.gather(rows, 4) is rows
+    part = torch.ones(2)
+    assert ranks.all_gather_with_grad(part) is part
+    ranks.barrier()
+    hardware.finish()
+    assert hardware.launcher() == ["python"]
+
+
+@pytest.mark.parametrize("told", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1",
+                                  "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}])  # fmt: skip
+def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypatch, capsys):
+    """As clusters, containers and PyTorch operators do; all of torchrun's own variables are needed."""
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert hardware.join() is hardware.ALONE and hardware.launcher() == ["python"]
+    said = f"WORLD_SIZE={told['WORLD_SIZE']} is ignored: this process trains alone, as torchrun did not start it\n"
+    assert capsys.readouterr().err == said
+    for name, value in several.environment(3).items():
+        monkeypatch.setenv(name, value)
+    assert hardware.world_size() == 3
+    monkeypatch.setenv("LOCAL_RANK", "")
+    assert hardware.world_size() == 1
+
+
+def alone(argv):
+    """The exit code of a process of two whose other one never comes."""
+    hardware.MEETING_SECONDS, hardware.QUIET_SECONDS = argv
+    return errors.run(hardware.join)
+
+
+@contextlib.contextmanager
+def waiting_alone(told, bound, quiet):
+    """A process that finds `told` in its environment and waits `bound` seconds for the others, `quiet` of them without a word."""
+    process = several.context().Process(target=several._main, args=(alone, (bound, quiet), told))
+    process.start()
+    try:
+        yield process
+        process.join(20)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("rank", "number", "code"), [(0, None, 2), (0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)])
+def test_who_waits_in_vain_for_others_says_so_and_can_be_stopped(rank, number, code, capfd):
+    """Rank 0 waits as the others' server, rank 1 for that server."""
+    told, bound, said, deadline = several.environment(2, rank), 60 if number else 1, "", time.monotonic() + 20
+    place = f"localhost:{told['MASTER_PORT']}"
+    with waiting_alone(told, bound, 0.1) as process:
+        while f"waits at {place} for the others of WORLD_SIZE=2 processes, {bound} s at most\n" not in said:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            said += capfd.readouterr().err
+        if number:
+            os.kill(process.pid, number)
+    ended = f"stopped by {number.name}" if number else f"error: WORLD_SIZE=2: not all of these processes came to {place} in 1 s"
+    assert process.exitcode == code and (said + capfd.readouterr().err).splitlines()[-1] == ended
+
+
+def test_a_meeting_place_that_can_not_be_is_one_line(capfd):
+    with waiting_alone(several.environment(2) | {"MASTER_PORT": "99999"}, 60, 30) as process:
+        pass
+    assert process.exitcode == 2
+    assert capfd.readouterr().err.startswith("error: MASTER_ADDR, MASTER_PORT: processes can't meet at localhost:99999 (")
+
+
+@pytest.mark.parametrize(("there", "possible"), [(True, "cpu, cuda and cuda:N are possible"), (False, "so only cpu is")])
+def test_device_that_is_not_there(there, possible, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
+        hardware.pick_device("cudda")
+    with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
+        hardware.ALONE.on("cudda")
+    with pytest.raises(InputError, match=r"--device meta: can't be used here \(nothing can be computed on meta\);.* "
+                       + possible):  # fmt: skip
+        hardware.pick_device("meta")
+
+
+@pytest.mark.parametrize("rows", [np.arange(12.0).reshape(2, 6), np.arange(30.0).reshape(5, 6)])
+def test_rows_come_back_in_order_where_some_processes_have_none(rows, monkeypatch):
+    """Of 8 processes that predict a fold's 2 validation images six have none, and know no number of outputs."""
+    ranks = [hardware.Ranks(rank, 8, torch.device("cpu")) for rank in range(8)]
+    parts = [rows[rank::8] if len(rows[rank::8]) else np.zeros((0, 0)) for rank in range(8)]
+
+    def gather(box, part):
+        box[:] = parts
+
+    monkeypatch.setattr(hardware.dist, "all_gather_object", gather)
+    for each, part in zip(ranks, parts):
+        np.testing.assert_array_equal(each.gather(part, len(rows)), rows)
+
+
+def test_processes_side_by_side_can_not_all_have_one_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(
+        InputError, match=r"--device cuda:2: of several processes each takes the GPU of its own number; give --dev"
+    ):
+        hardware.Ranks(1, 2, torch.device("cpu")).on("cuda:2")
+
+
+def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
+    """So that what asks for the current GPU, as torch.cuda.is_bf16_supported does, is told of that one."""
+    made, current = [], []
+    monkeypatch.setattr(torch, "empty", lambda *_size, device: made.append(device))
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert hardware.ALONE.on("cuda:1").device == torch.device("cuda:1") == current.pop()
+    assert hardware.ALONE.on("cuda").device == torch.device("cuda") and not current
+    several = hardware.Ranks(6, 8, torch.device("cpu"))
+    assert several.on("cuda").device == torch.device("cuda:2") == current.pop()
+    assert len(made) == 3
+
+
+def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
+    for name, value in several.environment(8).items():
+        monkeypatch.setenv(name, value)
+    assert hardware.launcher() == ["torchrun", "--nproc_per_node", "8"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4"), monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert hardware.launcher() == ["torchrun", "--nnodes", "2", "--nproc_per_node", "4"]
+
+
+def exchange(ranks):
+    """What each process gets of the others; of 5 rows rank 0 holds 0, 2, 4 and rank 1 holds 1, 3."""
+    norm = torch.nn.BatchNorm1d(2)
+    norm.running_mean.fill_(ranks.rank + 1)
+    ranks.broadcast_buffers(norm)
+    weight = torch.tensor(2.0, requires_grad=True)
+    whole = ranks.all_gather_with_grad(weight * ranks.shard(torch.arange(4.0)))
+    (whole * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
+    rows = ranks.gather(ranks.shard(np.arange(5)), 5).tolist()
+    return (ranks.all_reduce_max(ranks.rank * 7), ranks.broadcast(f"of {ranks.rank}"), rows, norm.running_mean.tolist(),
+            whole.tolist(), float(weight.grad))  # fmt: skip
+
+
+def test_what_processes_tell_each_other():
+    """Of sum_i 10^i x i x weight rank 0 has the slope of rows 0 and 2, 200; rank 1 that of 1 and 3, 10 + 3000."""
+    shared = (7, "of 0", [0, 1, 2, 3, 4], [1.0, 1.0], [0.0, 2.0, 4.0, 6.0])
+    assert several.run(exchange) == [(*shared, 200.0), (*shared, 3010.0)]
+
+
+def same_error(ranks):
+    with ranks.only_rank0_reports():
+        raise InputError("--lr -1: is not above 0")
+
+
+def error_of_one(ranks):
+    with ranks.only_rank0_reports():
+        if ranks.rank == 1:
+            raise InputError("a.jpg: not a readable image")
+        ranks.barrier()
+
+
+def stopped(ranks):
+    with ranks.only_rank0_reports():
+        raise Interrupted(143, "stopped; state saved")
+
+
+def locked(ranks):
+    with ranks.only_rank0_reports():
+        raise PermissionError(13, "Permission denied", "data")
+
+
+def fault(ranks):
+    with ranks.only_rank0_reports():
+        raise RuntimeError("a bug")
+
+
+def test_an_error_is_told_once():
+    ends = several.run(same_error)
+    assert sorted(ends) == [("InputError", "--lr -1: is not above 0"), ("SystemExit", "2")]
+    lost = ("Interrupted", "another process of this training was killed or failed")
+    assert several.run(error_of_one) == [lost, ("InputError", "a.jpg: not a readable image")]
+    assert sorted(several.run(locked)) == [("PermissionError", "[Errno 13] Permission denied: 'data'"), ("SystemExit", "2")]
+    assert several.run(stopped) == [("Interrupted", "stopped; state saved"), ("SystemExit", "143")]
+    assert several.run(fault) == [("RuntimeError", "a bug")] * 2
+
+
+def talk(ranks):
+    with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.only_rank0_reports():
+        errors.say(f"rank {ranks.rank} here")
+    return heard.getvalue()
+
+
+def in_turn(ranks, folder):
+    os.environ["LOCAL_RANK"] = str(ranks.rank)
+    with ranks.local_rank0_first():
+        found = len(list(folder.iterdir()))
+        time.sleep(0.1 * (1 - ranks.rank))
+        (folder / f"of {ranks.rank}").touch()
+    return found
+
+
+def test_the_first_of_a_box_works_and_the_others_find_it(tmp_path):
+    assert several.run(partial(in_turn, folder=tmp_path)) == [0, 1]
+
+
+def test_only_the_first_talks():
+    assert several.run(talk) == ["rank 0 here\n", ""]
+
+
+# ---- precision --------------------------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+
+
+def net():
+    return timm.create_model("test_resnet", num_classes=3).train()
+
+
+def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU, batch_size=4):
+    args = SimpleNamespace(model="a_model", img_size=[32, 24], cache_dir=cache_dir, amp=amp, memory_format=memory_format,
+                           batch_size=batch_size)  # fmt: skip
+    hardware.choose_precision(args, model or net(), hardware.Ranks(0, 1, device))
+    return args.amp, args.memory_format
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A model that is slow in some candidates, by a clock of its own: slow({(amp, memory format): seconds, ...}) -> their list of calls."""
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def make(seconds, capabilities=()):
+        def forward(images):
+            amp = "bf16" if torch.is_autocast_enabled("cpu") else "off"
+            memory_format = "channels_last" if images.is_contiguous(memory_format=torch.channels_last) else "contiguous"
+            calls.append((amp, memory_format))
+            clock[0] += seconds.get((amp, memory_format), 0.001)
+            return model.weight * images.mean()
+
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "x", **dict.fromkeys(capabilities, True)})
+        model = torch.nn.Conv2d(3, 8, 3)
+        model.forward = forward
+        return model, calls
+
+    return make
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [
+    ({("off", "channels_last"): 0.02}, ("off", "contiguous")),
+    ({("off", "contiguous"): 0.02}, ("off", "channels_last")),
+    ({("off", "channels_last"): 0.0200, ("off", "contiguous"): 0.0155}, ("off", "channels_last")),  # not clearly faster
+])  # fmt: skip
+def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, seconds, chosen):
+    model, calls = slow(seconds)
+    assert choose(tmp_path, model=model) == chosen
+    (file,) = tmp_path.glob("precision-*.json")
+    rates = json.loads(file.read_text())["images_per_second"]
+    assert rates.keys() == {"off channels_last", "off contiguous"}
+    slowest = " ".join(max(seconds, key=seconds.get))
+    assert rates[slowest] == pytest.approx(4 / max(seconds.values()), abs=0.01)
+    done = len(calls)
+    assert choose(tmp_path, model=model) == chosen and len(calls) == done
+    first, second = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"amp and memory format: {' '.join(chosen)} (") for line in (first, second))
+    assert first.endswith(f"; measured, {file})") and second.endswith(f"; measured before, {file})")
+
+
+def test_bfloat16_is_tried_on_processors_that_have_it_alone(slow, tmp_path):
+    model, calls = slow(
+        {("off", "channels_last"): 0.01, ("off", "contiguous"): 0.01, ("bf16", "contiguous"): 0.01}, ["avx512_bf16"]
+    )
+    assert choose(tmp_path, model=model) == ("bf16", "channels_last")
+    model, calls = slow({}, ["avx512_f"])
+    assert choose(tmp_path / "..", model=model)[0] == "off" and not any(amp == "bf16" for amp, _format in calls[-8:])
+
+
+@pytest.mark.parametrize(("rates", "chosen"), [
+    ([100, 90, 122, 120], "off channels_last"),  # near ties, which another day would turn round
+    ([100, 125, 140, 139], "bf16 channels_last"),
+    ([100, 140, 150, 160], "off contiguous"),
+    ([100, 140, 150, 200], "bf16 contiguous"),
+    ([100, 50, 60, 135], "bf16 contiguous"),
+])  # fmt: skip
+def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, rates, chosen):
+    """1.3 times as fast or more decides, format and precision each for itself."""
+    monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "images_per_second", lambda _net, candidates, *_about: dict(zip(candidates, rates)))
+    assert " ".join(choose(tmp_path)) == chosen
+
+
+def test_what_is_given_is_not_measured(slow, tmp_path):
+    model, calls = slow({("off", "contiguous"): 0.02})
+    assert choose(tmp_path, "bf16", "contiguous", model) == ("bf16", "contiguous")
+    assert choose(tmp_path, "auto", "contiguous", model) == ("off", "contiguous")
+    assert not calls and not list(tmp_path.iterdir())
+    assert choose(tmp_path, "off", "auto", model) == ("off", "channels_last")
+
+
+def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp_path):
+    """A stand-in for the measurement: nothing runs on a GPU here."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(hardware, "describe", lambda device: f"a card of type {device.type}")
+    measured = []
+
+    def measure(_net, candidates, _img_size, batch, device):
+        measured.append((candidates, batch, device.type))
+        return {"fp16 channels_last": 1.0, "fp16 contiguous": 1.4}
+
+    monkeypatch.setattr(hardware, "images_per_second", measure)
+    gpu = torch.device("cuda")
+    assert choose(tmp_path, device=gpu, batch_size=64) == ("fp16", "contiguous")
+    assert measured == [(["fp16 channels_last", "fp16 contiguous"], 32, "cuda")]
+    assert choose(tmp_path, "bf16", "channels_last", device=gpu) == ("bf16", "channels_last")
+    assert len(measured) == 1
+
+
+def test_a_run_records_what_was_measured(fit, workplace, capsys):
+    run = fit("--amp", "auto", "--memory-format", "auto", "--kfold", "0", "--epochs", "1", name="measured")
+    args = experiment.read_args(run)
+    assert args["memory_format"] in model.FORMATS and args["amp"] in ("off", "bf16")
+    assert f"amp and memory format: {args['amp']} {args['memory_format']} (" in capsys.readouterr().err
+    assert list((workplace / "cache").glob("precision-*.json"))
+
+
+def test_a_measurement_leaves_the_weights_as_they_were(tmp_path):
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _amp, chosen = choose(tmp_path, model=model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())
+
+
+# ---- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """From now on models have room for so many images in a training step."""
+    create = model.create
+
+    def limit(most):
+        def ran_out(net, inputs):
+            if net.training and len(inputs[0]) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        def made(*args, **options):
+            net = create(*args, **options)
+            net.register_forward_pre_hook(ran_out)
+            return net
+
+        monkeypatch.setattr(model, "create", made)
+
+    return limit
+
+
+@pytest.fixture
+def command(shared_data, workplace, tmp_path):
+    def words(*options):
+        return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path),
+                "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--fold", "0",
+                "--epochs", "1", "--device", "cpu", "--quiet", *SAME_BITS, *options]  # fmt: skip
+
+    return words
+
+
+def run(argv):
+    with without_pictures():
+        return errors.run(lambda: train.main(argv))
+
+
+@pytest.mark.parametrize(("options", "remedy"), [
+    ([], "a new run with --auto-batch takes the largest batch that fits, and makes the same steps"),
+    (["--parallel-folds", "2", "--fold", "0", "1"], "--parallel-folds 1 trains one fold at a time"),
+])  # fmt: skip
+def test_running_out_of_memory_is_one_line_and_leaves_nothing(
+    room_for, command, tmp_path, monkeypatch, capsys, options, remedy
+):
+    monkeypatch.setattr(hardware, "START", "fork")
+    room_for(5)
+    assert run(command("--batch-size", "16", "--name", "large", *options)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: --batch-size 16: out of memory on the CPU; {remedy}"
+    assert not (tmp_path / "large").exists()
+
+
+def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, capsys):
+    assert run(command("--batch-size", "8", "--accum", "2", "--name", "small")) == 0
+    room_for(8)
+    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+    assert "auto batch: --batch-size 16 has no room on the CPU, taken: --batch-size 8 --accum 2" in capsys.readouterr().err
+    assert_same_run(tmp_path / "small", tmp_path / "auto")
+    args = experiment.read_args(tmp_path / "auto")
+    assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
+    assert parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
+
+
+def test_precision_is_measured_with_as_many_images_as_there_is_room_for(room_for, command, tmp_path, monkeypatch, capsys):
+    """Before the batch is looked for; 8 images of a measured step have no room, nor have 4."""
+    monkeypatch.setitem(hardware.BATCH, "cpu", 8)
+    room_for(3)
+    cache_dir = str(tmp_path / "cache")
+    argv = command("--batch-size", "8", "--auto-batch", "--name", "auto", "--cache-dir", cache_dir, "--memory-format", "auto")
+    assert run([*argv, "--limit-people", "12"]) == 0
+    told = capsys.readouterr().err
+    assert "amp and memory format: off" in told and "taken: --batch-size 2 --accum 4" in told
+
+
+def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(images, "choose_place", lambda place, *_about: "device" if place == "auto" else place)
+    monkeypatch.setattr(hardware, "fits_in_memory", lambda take_steps, _device: take_steps.args[1].store.place == "host")
+    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+    told = capsys.readouterr().err
+    assert "auto batch: --batch-size 16 has no room beside the images, taken: --cache-device host" in told
+    args = experiment.read_args(tmp_path / "auto")
+    assert (args["batch_size"], args["accum"], args["cache_device"]) == (16, 1, "host")
+    assert (
+        run(command("--batch-size", "16", "--auto-batch", "--name", "asked", "--cache-device", "device")) == 2
+    )  # as asked for
+    assert "and so are its halves down to the smallest" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(command, tmp_path, monkeypatch, capsys):
+    """torch says so in the first step; the new run's folder goes, and that of one which has learnt something stays."""
+
+    def no_compiler(_images):
+        raise torch._dynamo.exc.TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VER")
+
+    forward = {"compiled": no_compiler}
+    monkeypatch.setattr(torch, "compile", lambda net: forward["compiled"] or net)
+    assert run(command("--compile", "--name", "new")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "error: --compile: InvalidCxxCompiler: No working C++ compiler found; torch.compile needs a C++ comp"
+    )
+    assert not (tmp_path / "new").exists()
+    forward["compiled"] = None
+    assert run(command("--compile", "--name", "old")) == 0
+    forward["compiled"] = no_compiler
+    assert run(["--resume", str(tmp_path / "old"), "--fold", "1", "--quiet"]) == 2
+    assert "has learnt is kept. Go on with: python train.py --resume" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(command, tmp_path, monkeypatch, capsys):
+    """Its state is gone by then, and nobody has asked to resume."""
+    real, begun = train.train_fold, []
+
+    def train_fold(*args):
+        begun.append(args[-1].fold)
+        if len(begun) == 2:
+            raise torch.OutOfMemoryError("CUDA")
+        real(*args)
+
+    monkeypatch.setattr(train, "train_fold", train_fold)
+    assert run(command("--batch-size", "16", "--name", "later", "--fold", "0", "1")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"has learnt is kept. Go on with: python train.py --resume {tmp_path}/later --fold 0 1" in last
+    assert begun == [0, 1] and (tmp_path / "later" / "fold0" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--batch-size", "6"], "--batch-size 6: out of memory on the CPU, and so are its halves down to the smallest"),
+    (["--parallel-folds", "2"], "--parallel-folds 2: --auto-batch measures one fold alone"),
+])  # fmt: skip
+def test_where_no_batch_can_be_found_it_is_said(room_for, command, tmp_path, capsys, options, message):
+    room_for(2)
+    assert run(command("--auto-batch", *options)) == 2
+    assert f"error: {message}" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+# ---- folds in parallel ------------------------------------------------------------------------------------------------
+
+NOBODY = SimpleNamespace(requested=0)  # asks to stop
+
+
+@dataclass
+class Data:
+    store: ImageStore | None
+
+
+@pytest.fixture
+def forked(monkeypatch, tmp_path):
+    """Run hardware.train_in_parallel over folds in forked processes that call `work(number, stop)` instead of training."""
+    monkeypatch.setattr(hardware, "START", "fork")
+    np.save(tmp_path / "pixels.npy", np.zeros((2, 4, 4, 3), np.uint8))
+
+    def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
+        data = Data(ImageStore(np.load(tmp_path / "pixels.npy", mmap_mode="r"), CPU))
+
+        def train_fold(_args, _run, data, number, _ranks, stop):
+            assert data.store.gather(np.array([1])).shape == (1, 4, 4, 3)
+            work(number, stop)
+
+        args = SimpleNamespace(parallel_folds=at_once, threads=1, cache_device="host")
+        hardware.train_in_parallel(train_fold, args, tmp_path / "run", data, list(numbers), CPU, stop)
+
+    return run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_signal_ends_the_tracker_of_the_locks(forked, tracker, monkeypatch):
+    monkeypatch.setattr(hardware, "START", "spawn")
+    forked(None, numbers=())
+    assert out_of_reach(tracker())
+
+
+def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path):
+    def work(number, _stop):
+        assert torch.get_num_threads() == 1
+        name = f"{number}-{os.getpid()}"
+        (tmp_path / f"{name}.running").touch()
+        (tmp_path / f"{number}.began").touch()
+        if number < 2:  # a process that starts late would find nothing left to do
+            until(lambda: all((tmp_path / f"{each}.began").exists() for each in (0, 1)))
+        (tmp_path / f"{name}.beside-{len(list(tmp_path.glob('*.running')))}").touch()
+        (tmp_path / f"{name}.running").unlink()
+
+    forked(work, at_once=2, numbers=range(5))
+    done = [path.name for path in tmp_path.glob("*.beside-*")]
+    assert sorted(name.partition("-")[0] for name in done) == list("01234")
+    assert len({name.partition(".")[0].partition("-")[2] for name in done}) == 2
+    assert max(int(name[-1]) for name in done) == 2
+
+
+def fail():
+    raise DiskError("last.pt: can't be written")
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lose_a_file():
+    os.stat("gone/pixels.npy")
+
+
+@pytest.mark.parametrize(("end", "error", "message"), [
+    (lose_a_file, FileNotFoundError, r"gone/pixels.npy"),
+    (fail, DiskError, r"^last.pt: can't be written$"),
+    (be_killed, InputError, r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"),
+])  # fmt: skip
+def test_one_process_that_ends_badly_stops_the_others_and_is_told(forked, tmp_path, end, error, message):
+    def work(number, stop):
+        if number == 1:
+            end()
+        until(lambda: stop.requested)
+        (tmp_path / "saved").touch()
+        raise Interrupted(143, "stopped in fold 0")
+
+    with pytest.raises(error, match=message):
+        forked(work)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_request_to_stop_reaches_all_processes_though_signals_do_not(forked):
+    def work(number, stop):
+        os.kill(os.getpid(), signal.SIGTERM)  # blocked here: only the parent is to act on signals
+        until(lambda: stop.requested)
+        raise Interrupted(stop.requested, f"stopped in fold {number}")
+
+    with pytest.raises(Interrupted, match=r"stopped in fold \d; stopped in fold \d") as stopped:
+        forked(work, stop=SimpleNamespace(requested=130))
+    assert stopped.value.code == 130
+
+
+def test_processes_stop_when_the_one_that_started_them_is_killed(forked, tmp_path):
+    def work(number, stop):
+        (tmp_path / f"began-{number}").touch()
+        until(lambda: stop.requested)
+        (tmp_path / f"saved-{number}").touch()
+
+    parent = multiprocessing.get_context("fork").Process(target=forked, args=(work,))
+    parent.start()
+    until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
+    parent.kill()
+    until(lambda: len(list(tmp_path.glob("saved-*"))) == 2)
+
+
+def test_folds_in_parallel_end_in_the_same_bits(runs, fit, monkeypatch):
+    """Forked here, which is quicker; the next test spawns."""
+    monkeypatch.setattr(hardware, "START", "fork")
+    at_once = fit("--target", "mask", "--parallel-folds", "2", name="at_once")
+    assert_same_run(runs["mask"], at_once)
+    assert experiment.read_args(at_once)["parallel_folds"] == 2
+
+
+@pytest.mark.slow
+def test_folds_in_spawned_processes_end_in_the_same_bits(runs, tmp_path, shared_data, workplace):
+    """As a command, whose processes import train.py anew."""
+    argv = [sys.executable, "train.py", "--target", "mask", "--parallel-folds", "2", "--name", "spawned", "--quiet"]
+    argv += ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--output-dir", tmp_path, *SETTINGS]
+    done = subprocess.run(list(map(str, argv)), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(runs["mask"], tmp_path / "spawned")
+
+
+def test_a_cache_that_is_deleted_meanwhile_is_one_line(command, tmp_path, monkeypatch, capfd):
+    """Each process opens the cache anew; --resume builds it again and goes on."""
+    monkeypatch.setattr(hardware, "START", "fork")
+    open_run = train.open_run
+
+    def lose(*args):
+        next((tmp_path / "cache").glob("*.npy")).unlink()
+        return open_run(*args)
+
+    monkeypatch.setattr(train, "open_run", lose)
+    argv = command("--parallel-folds", "2", "--fold", "0", "1", "--name", "cached", "--cache-dir", str(tmp_path / "cache"))
+    assert run(argv) == 2
+    last, on = capfd.readouterr().err.splitlines()[-1], f"Go on with: python train.py --resume {tmp_path}/cached --fold 0 1"
+    assert re.fullmatch(rf"error: {tmp_path}/cache/\w+\.npy: No such file or directory\. {on}", last)
+    monkeypatch.setattr(train, "open_run", open_run)
+    assert run(["--resume", str(tmp_path / "cached"), "--quiet"]) == 0
+    assert sorted(experiment.done_folds(tmp_path / "cached")) == [0, 1]
+
+
+@pytest.mark.parametrize(("options", "threads"), [
+    (["--parallel-folds", "4"], 2), (["--parallel-folds", "2"], 2), (["--parallel-folds", "2", "--fold", "1"], 4),
+    (["--parallel-folds", "4", "--fold", "1", "--threads", "3"], 3),
+])  # fmt: skip
+def test_threads_are_shared_by_as_many_folds_as_there_are(options, threads, shared_data, tmp_path, monkeypatch):
+    """On 4 threads, of 2 folds."""
+    monkeypatch.setattr(hardware, "use_threads", lambda count: count or 4)
+    argv = ["--data-dir", str(shared_data), "--model", "test_resnet", "--kfold", "2", *options]
+    assert train.threads_of_a_fold(parse_args(argv)) == threads
+
+
+def test_parallel_folds_are_refused_where_they_cannot_be(shared_data, monkeypatch):
+    argv = ["--data-dir", str(shared_data), "--model", "test_resnet"]
+    with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
+        parse_args([*argv, "--parallel-folds", "0"])
+    for name, value in several.environment(2).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
+        parse_args([*argv, "--parallel-folds", "2"])
