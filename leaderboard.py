@@ -2,9 +2,9 @@
 
     python leaderboard.py runs/ --lb 04-soft-3runs=0.7478 --html leaderboard.html
 
-Reads args.yaml, summary.json, fold*/fold.json, recipe.yaml, score.json and lb.json; trains and predicts nothing. `--lb` writes
-lb.json into the run's or ensemble's own folder, `--html` a page. Damaged files are named and passed over: the rest is shown
-all the same, and the exit code is 2.
+Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble, and lb.json; trains and predicts nothing.
+`--lb` writes lb.json into the run's or ensemble's own folder, `--html` a page. A folder with a damaged file is named and passed
+over: the rest is shown all the same, and the exit code is 2.
 """
 
 import errors
@@ -13,10 +13,7 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
 import argparse
-import contextlib
-import hashlib
 import itertools
-import json
 import math
 import os
 import re
@@ -24,36 +21,32 @@ import shutil
 import sys
 import textwrap
 import urllib.parse
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtrit
 
 import experiment
 import files
 import metrics
 import options
-import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, did_you_mean
 from files import page_table
 
-# ---- effects ----------------------------------------------------------------------------------------------------------
+# ---- main effects -----------------------------------------------------------------------------------------------------
 
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How the runs of one level of a factor differ from the other runs.
+    """Mean score of the runs of a level of a factor minus that of the other runs: as it is, and with other factors held equal.
 
-    `raw` is the difference of their mean scores as it is, `value` that with the other factors held equal, against the runs
-    of those levels that can be compared so: not those in `not_against`. None where none can, as the runs can't tell it
-    from the factors in `apart`. `low`, `high`: 95 % interval of `value`, None where nothing gives one.
+    `value` is None where the runs don't determine it, its 95 % interval where nothing gives one.
     """
 
     factor: str
@@ -63,8 +56,6 @@ class Effect:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    apart: tuple = ()
-    not_against: tuple = ()
 
 
 def merge_aliases(factors):
@@ -77,59 +68,6 @@ def merge_aliases(factors):
     return {" & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in groups.values()}
 
 
-def _design(factors, R):
-    """(X [R, P], columns {(factor, level): index}): an intercept and an indicator of each level of each factor."""
-    columns, X = {}, [np.ones(R)]
-    for name, levels in factors.items():
-        for level in dict.fromkeys(levels):
-            columns[name, level] = len(X)
-            X.append(np.array([one == level for one in levels], dtype=np.float64))
-    return np.stack(X, axis=1), columns
-
-
-def _contrast(columns, levels, name, level, others):
-    """Weights [P] of a level's coefficient minus the mean coefficient of the runs of these other levels."""
-    counts = Counter(one for one in levels if one in others)
-    weights = np.zeros(len(columns) + 1)
-    for other, count in counts.items():
-        weights[columns[name, other]] = -count / counts.total()
-    weights[columns[name, level]] = 1.0
-    return weights
-
-
-def _undetermined(gram):
-    """Of a design's columns [P], each as a row of [P, P]: what the runs don't tell of its coefficient.
-
-    They determine the difference of two coefficients if the rows of both are equal: if it lies in the row space of the
-    design X, of which gram is X^T X.
-    """
-    return np.linalg.pinv(gram, rcond=1e-10, hermitian=True) @ gram - np.eye(len(gram))
-
-
-def _comparable(undetermined, columns, levels, name, level):
-    """The other levels of a factor whose difference to this level the runs determine, in order."""
-    others = [other for other in dict.fromkeys(levels) if other != level]
-    rows = undetermined[[columns[name, other] for other in others]] - undetermined[columns[name, level]]
-    return [other for other, row in zip(others, np.abs(rows).max(1)) if row < 1e-6]
-
-
-def _without_one(gram, columns, factors):
-    """{factor: (undetermined, columns)} of the designs that lack one of the factors."""
-    designs = {}
-    for left_out in factors:
-        kept = [0, *(index for (name, _level), index in columns.items() if name != left_out)]
-        rest = {key: place for place, key in enumerate((key for key in columns if key[0] != left_out), start=1)}
-        designs[left_out] = _undetermined(gram[np.ix_(kept, kept)]), rest
-    return designs
-
-
-def _confounded_with(designs, levels, name, level):
-    """The factors without any one of which a level could be compared with all others; where there is no such one, all."""
-    others = [other for other in designs if other != name]
-    guilty = [other for other in others if len(_comparable(*designs[other], levels, name, level)) == len(set(levels)) - 1]
-    return tuple(guilty or others)
-
-
 def main_effects(scores, factors, draws=None):
     """(list of Effect, degrees of freedom left) of a main-effects model, fitted by least squares.
 
@@ -138,86 +76,64 @@ def main_effects(scores, factors, draws=None):
     people, the same people for every run; then the spread of the effect over people is added to the interval, and with no
     degree of freedom left it stands alone.
     """
-    scores, R = np.asarray(scores, dtype=np.float64), len(scores)
-    factors = merge_aliases(factors)
-    X, columns = _design(factors, R)
-    inverse, gram = np.linalg.pinv(X), X.T @ X
-    undetermined = _undetermined(gram)
-    freedom = R - int(np.linalg.matrix_rank(X))
+    scores, factors = np.asarray(scores, dtype=np.float64), merge_aliases(factors)
+    columns = {
+        (name, level): np.array([one == level for one in levels]) for name, levels in factors.items() for level in levels
+    }
+    X = np.stack([np.ones(len(scores)), *columns.values()], axis=1)  # an intercept and an indicator of each level
+    inverse = np.linalg.pinv(X, rcond=1e-10)
+    row_space, freedom = inverse @ X, len(scores) - int(np.linalg.matrix_rank(X))
     residuals = scores - X @ (inverse @ scores)
     noise = np.sqrt((residuals**2).sum() / freedom) * stdtrit(freedom, 0.975) if freedom else 0.0
-    found, designs = [], None
-    for name, level in columns:
-        here = np.array([one == level for one in factors[name]])
-        raw, runs = float(scores[here].mean() - scores[~here].mean()), int(here.sum())
-        others = _comparable(undetermined, columns, factors[name], name, level)
-        if not others:
-            designs = designs or _without_one(gram, columns, factors)
-            found.append(Effect(name, level, runs, raw, apart=_confounded_with(designs, factors[name], name, level)))
+    found = []
+    for (name, level), here in columns.items():
+        raw = float(scores[here].mean() - scores[~here].mean())
+        # the level's coefficient minus those of the others, each as often as it occurs among the other runs
+        others = [column[~here].mean() if key[0] == name else 0.0 for key, column in columns.items()]
+        contrast = np.array([0.0, *(float(key == (name, level)) - share for key, share in zip(columns, others))])
+        if not np.allclose(contrast @ row_space, contrast, atol=1e-6):  # the runs don't determine it
+            found.append(Effect(name, level, int(here.sum()), raw))
             continue
-        not_against = tuple(one for one in dict.fromkeys(factors[name]) if one not in (level, *others))
-        of_runs = _contrast(columns, factors[name], name, level, others) @ inverse
+        of_runs = contrast @ inverse
         value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
         if draws is not None:
             half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
         known = freedom > 0 or draws is not None
         low, high = (value - float(half), value + float(half)) if known else (None, None)
-        found.append(Effect(name, level, runs, raw, value, low, high, not_against=not_against))
+        found.append(Effect(name, level, int(here.sum()), raw, value, low, high))
     order = list(factors)
     return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """A correlation coefficient in -1..1 (None: not defined) with its 95 % interval (None below 4 pairs and at -1 and 1)."""
+def correlation_text(name, x, y):
+    """'Pearson 0.95 (95 % interval 0.80 .. 0.99)' of x and y [N], or Spearman, of their ranks.
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-def _correlation(x, y, spread):
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation(None)
-    value = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+    Intervals are Fisher's z, of ranks with the variance of Bonett & Wright (2000); there is none below 4 pairs and at -1 and 1.
+    """
+    if name == "Spearman":
+        x, y = pd.Series(x).rank(), pd.Series(y).rank()
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return f"{name} not defined"
+    value = np.corrcoef(x, y)[0, 1]
     if len(x) < 4 or abs(value) > 1 - 1e-9:
-        return Correlation(value)
-    half = NORMAL_95 * np.sqrt(spread(value) / (len(x) - 3))
-    return Correlation(value, float(np.tanh(np.arctanh(value) - half)), float(np.tanh(np.arctanh(value) + half)))
+        return f"{name} {value:.2f}"
+    half = NORMAL_95 * np.sqrt((1 + value**2 / 2 if name == "Spearman" else 1) / (len(x) - 3))
+    return (
+        f"{name} {value:.2f} (95 % interval {np.tanh(np.arctanh(value) - half):.2f} .. {np.tanh(np.arctanh(value) + half):.2f})"
+    )
 
 
-def pearson(x, y):
-    """Correlation of x and y [N]; interval by Fisher's z."""
-    return _correlation(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), lambda _value: 1.0)
-
-
-def spearman(x, y):
-    """Correlation of the ranks of x and y [N]; interval by Fisher's z with the variance of Bonett & Wright (2000)."""
-    return _correlation(ranks(x), ranks(y), lambda value: 1 + value**2 / 2)
-
-
-def ranks(values):
-    """Ranks 1..N, equal values sharing their mean rank: float64 [N]."""
-    _, where, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
-
-
-# ---- records ----------------------------------------------------------------------------------------------------------
-
-MARKS = {"args.yaml": "run", "recipe.yaml": "ensemble"}
-READ = (*MARKS, "summary.json", "score.json", "folds.csv", "lb.json")
-FOLD = re.compile(r"fold(\d+)")
-CACHE = ".leaderboard.cache"
-FORMAT = 1  # of the cache; another one is read anew
+# ---- runs and ensembles -----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Record:
     """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who)."""
 
-    folder: str
-    kind: str
+    folder: Path
+    is_run: bool
     target: str
+    scored_as: str
     kfold: int = 0
     options: dict = field(default_factory=dict)
     folds: list = field(default_factory=list)
@@ -226,163 +142,80 @@ class Record:
     oof_acc: float | None = None
     seconds: float | None = None
     lb: float | None = None
-    people: list | None = None
+    people: tuple = ()
 
     @property
     def name(self):
-        return Path(self.folder).name
+        return self.folder.name
 
     @property
-    def scored_as(self):
-        return SCORED_AS[self.target]
+    def kind(self):
+        """A run's target; 'ensemble'."""
+        return self.target if self.is_run else "ensemble"
 
     @property
-    def is_run(self):
-        return self.kind == "run"
-
-    @property
-    def is_complete(self):
-        """Whether every image of a run was predicted out of fold."""
-        return len(self.folds) == self.kfold > 0
-
-    @property
-    def members(self):
-        """The members of an ensemble as recipe.yaml lists them."""
-        return self.options.get("members", [])
-
-    @property
-    def used_members(self):
-        """The members that have a weight; a search leaves others at 0."""
-        weights = [member.get("weight", 1) for member in self.members]
-        return [
-            member
-            for member, weight in zip(self.members, weights)
-            if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight)
-        ]
-
-
-# ---- one folder ----------------------------------------------------------------------------------------------------
+    def used(self):
+        """The number of members of an ensemble that have a weight; a search leaves others at 0."""
+        weights = [member.get("weight") for member in self.options.get("members", [])]
+        return sum(weight is None or any(weight.values() if isinstance(weight, dict) else [weight]) for weight in weights)
 
 
 def kind_of(folder):
     """'run', 'ensemble' or None for a folder of something else."""
-    return next((kind for mark, kind in MARKS.items() if (Path(folder) / mark).is_file()), None)
+    marks = {"args.yaml": "run", "recipe.yaml": "ensemble"}
+    return next((kind for mark, kind in marks.items() if (Path(folder) / mark).is_file()), None)
 
 
 def read_record(folder):
-    """(Record of a folder, lines about damaged files that were passed over); InputError without a readable mark."""
-    folder, problems = Path(folder), []
-
-    def attempt(read):
-        try:
-            return read()
-        except InputError as error:
-            problems.append(str(error))
-            return {}
-
-    if kind_of(folder) == "ensemble":
-        recipe = _plain(folder / "recipe.yaml", experiment.read_recipe(folder))
-        facts = attempt(lambda: _read_scores(folder / "score.json"))
-        lb = attempt(lambda: read_lb(folder))
-        return Record(str(folder), "ensemble", "label", options=recipe, **facts, **lb), problems
-    args = _plain(folder / "args.yaml", experiment.read_args(folder))
-    kfold = args.get("kfold", 0)
-    folds = {number: attempt(lambda path=path: _read_fold(path)) for number, path in _fold_files(folder)}
-    facts = {"seconds": sum(fold.get("seconds", 0.0) for fold in folds.values()) or None}
-    facts |= attempt(lambda: _read_scores(folder / "summary.json"))
-    known = facts.pop("folds", folds)  # of the summary, as its score is of them; folds that were copied in since are not in it
-    done = sorted({number for number in known if number < max(kfold, 1)})
-    facts |= {"people": attempt(lambda: _read_people(folder / "folds.csv")) or None}
-    lb = attempt(lambda: read_lb(folder))
-    return Record(str(folder), "run", args["target"], kfold, args, done, **facts, **lb), problems
+    """The Record of a folder; InputError that names a damaged file."""
+    folder = Path(folder)
+    is_run = kind_of(folder) == "run"
+    path = folder / ("summary.json" if is_run else "score.json")
+    found = files.read_json(path) if path.is_file() else {}  # a run that was stopped has none
+    with errors.reading(path):
+        facts = {key: number(found.get(key)) for key in ("oof_f1", "oof_acc")}
+        facts["seconds"] = number(found.get("seconds"), math.inf)
+        facts["oof_f1_ci95"] = [number(bound) for bound in found.get("oof_f1_ci95") or []] or None
+        facts["folds"] = [fold["fold"] for fold in found.get("folds", [])]
+    facts["lb"] = read_lb(folder)["lb"]
+    if not is_run:
+        return Record(folder, is_run, "label", "label", options=experiment.read_recipe(folder), **facts)
+    if not found:
+        done = experiment.done_folds(folder)
+        facts |= {"folds": list(done), "seconds": sum(fold["seconds"] for fold in done.values()) or None}
+    args = found["options"] if "options" in found else experiment.read_args(folder)
+    people = found["people"] if "people" in found else experiment.validated_people(folder)
+    with errors.reading(path if "options" in found else folder / "args.yaml"):
+        args = {str(name): value for name, value in args.items()}
+        facts |= {"kfold": int(args.get("kfold", 0)), "people": (int(people[0]), str(people[1]))}
+        return Record(folder, is_run, args["target"], SCORED_AS[args["target"]], options=args, **facts)
 
 
-def _plain(path, mapping):
-    """A YAML file's mapping with values as JSON has them, so that they are the same from the cache."""
-    try:
-        return json.loads(json.dumps({str(key): value for key, value in mapping.items()}, default=str))
-    except (TypeError, ValueError, RecursionError) as error:  # keys that are dates, lists that hold themselves
-        raise InputError(f"{path}: not readable ({error})") from error
-
-
-def _number(value, path, key, high=1.0):
-    """`value` as a float in 0..high, or InputError."""
-    if isinstance(value, bool) or not isinstance(value, files.NUMBER) or not 0 <= value <= min(high, files.LARGEST):
-        raise InputError(f"{path}: {key} is {value!r}; it takes a number from 0 to {high:g}")
-    return float(value)
-
-
-def _read_scores(path):
-    """The scores, time and folds in summary.json or score.json; {} without the file (the run was stopped)."""
-    if not path.is_file():
-        return {}
-    found = files.read_json(path)
-    facts = {key: _number(found[key], path, key) for key in ("oof_f1", "oof_acc") if found.get(key) is not None}
-    bounds = found.get("oof_f1_ci95")
-    if bounds is not None:
-        if not isinstance(bounds, list) or len(bounds) != 2:
-            raise InputError(f"{path}: oof_f1_ci95 is {bounds!r}; it takes two numbers")
-        facts["oof_f1_ci95"] = [_number(bound, path, "oof_f1_ci95") for bound in bounds]
-    if found.get("seconds") is not None:
-        facts["seconds"] = _number(found["seconds"], path, "seconds", float("inf"))
-    if "folds" in found:
-        rows = found["folds"]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("fold"), int) for row in rows):
-            raise InputError(f"{path}: folds is no list of folds")
-        facts["folds"] = [row["fold"] for row in rows]
-    return facts
-
-
-def _fold_files(folder):
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := FOLD.fullmatch(path.name))]
-    return [(number, path / "fold.json") for number, path in found if (path / "fold.json").is_file()]
-
-
-def _read_fold(path):
-    found = files.read_json(path)
-    return {"seconds": _number(found.get("seconds", 0.0), path, "seconds", float("inf"))}
-
-
-def _read_people(path):
-    """[how many, digest] of the people in validation, whatever their folds; None where folds.csv is missing."""
-    if not path.is_file():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    except (OSError, ValueError) as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error})") from error
-    names = sorted(line.rpartition(",")[0] for line in lines if not line.endswith(",-1"))
-    return [len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]]
-
-
-# ---- leaderboard scores --------------------------------------------------------------------------------------------
+def number(value, high=1.0):
+    """None or a number from 0 to `high` as it is; ValueError for anything else."""
+    if value is not None and not 0 <= value <= high:
+        raise ValueError(f"{value} is no number from 0 to {high:g}")
+    return value
 
 
 def read_lb(folder):
-    """{"lb": the recorded leaderboard score} of a folder, {} without one; InputError when lb.json is damaged."""
+    """{"lb": the last recorded leaderboard score or None, "history": all of them}; InputError when lb.json is damaged."""
     path = Path(folder) / "lb.json"
     if not path.is_file():
-        return {}
+        return {"lb": None, "history": []}
     found = files.read_json(path)
-    if not isinstance(found.get("history"), list):
-        raise InputError(f"{path}: holds no history; delete it to record the score anew")
-    return {"lb": _number(found.get("lb"), path, "lb")}
+    with errors.reading(path, "delete it to record the score anew"):
+        return {"lb": number(found["lb"]), "history": list(found["history"])}
 
 
 def record_lb(folder, value):
     """Keep a leaderboard score for good in FOLDER/lb.json, with all earlier ones; returns the last of these or None."""
-    path = Path(folder) / "lb.json"
     with files.locked(folder, wait=True):
-        for leftover in path.parent.glob(".lb.json.*.tmp*"):
-            leftover.unlink(missing_ok=True)
-        earlier = read_lb(folder).get("lb")
-        history = [] if earlier is None else files.read_json(path)["history"]
+        earlier = read_lb(folder)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
-        files.write_json(path, {"lb": value, "history": [*history, {"lb": value, "recorded": now}]})
-    return earlier
-
-
-# ---- all folders ---------------------------------------------------------------------------------------------------
+        history = [*earlier["history"], {"lb": value, "recorded": now}]
+        files.write_json(Path(folder) / "lb.json", {"lb": value, "history": history})
+    return earlier["lb"]
 
 
 def find_record(name, directories, option):
@@ -392,94 +225,42 @@ def find_record(name, directories, option):
     if len(found) > 1:
         raise InputError(f"{option} {name}: stands for {' and '.join(sorted(map(str, found.values())))}; give the folder")
     if not found:
-        known = [path.name for directory in directories for path in _folders(directory) if kind_of(path)]
+        known = [path.name for directory in directories for path in folders(directory) if kind_of(path)]
         raise InputError(f"{option} {name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
     return next(iter(found.values()))
 
 
-def _folders(directory):
-    """The folders in a directory, hidden ones left out, in order of their names; [] where there is no such directory."""
-    if not Path(directory).is_dir():
-        return []
+def folders(directory):
+    """The folders in a directory, hidden ones left out, in order of their names."""
     with os.scandir(directory) as entries:
         return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def read_all(directory):
-    """(records, lines about damaged files, names of other folders) of a directory, from its cache where that is fresh."""
-    cached, entries, problems, others = _read_cache(directory), {}, [], []
-    for folder in _folders(directory):
-        try:
-            signature = _signature(folder)
-            if not any(name in MARKS for name, *_ in signature):
-                others.append(folder.name)
-                continue
-            entry = cached.get(folder.name)
-            if entry is None or entry[0] != signature:
-                record, damaged = read_record(folder)
-                entry = [signature, {key: value for key, value in asdict(record).items() if key != "folder"}]
-                if damaged:  # marked, so that the next listing reads and tells it again
-                    problems += damaged
-                    signature.append(["damaged"])
-            entries[folder.name] = entry
-        except InputError as error:
-            problems.append(str(error))
-        except OSError as error:
-            problems.append(f"{folder}: not readable ({error.strerror})")
-    if entries != cached:
-        _write_cache(directory, entries)
-    return [Record(str(Path(directory) / name), **facts) for name, (_, facts) in entries.items()], problems, others
+def collect(directories):
+    """(records of all folders, number of damaged ones); what is damaged or foreign is named on stderr."""
+    found, damaged = [], 0
+    for directory in directories:
+        others = []
+        for folder in folders(directory):
+            try:
+                if kind_of(folder):
+                    found.append(read_record(folder))
+                else:
+                    others.append(shown(folder.name))
+            except InputError as error:
+                damaged += 1
+                errors.say(f"error: {errors.one_line(error)}")
+        if others:
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            errors.say(f"passed over in {directory}, neither run nor ensemble: {', '.join(others[:3])}{more}")
+    return found, damaged
 
 
-def _signature(folder):
-    """[name, inode, time, size] of each file that a record is read from."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name in READ or FOLD.fullmatch(entry.name):
-                path = entry.path if entry.name in READ else os.path.join(entry.path, "fold.json")
-                with contextlib.suppress(OSError):
-                    facts = os.stat(path)
-                    found.append([entry.name, facts.st_ino, facts.st_mtime_ns, facts.st_size])
-    return sorted(found)
-
-
-def _digest(directory, text):
-    """Of a cache's text in this very directory: what it says is taken for granted, and a foreign one might say anything."""
-    place = f"{FORMAT} {os.path.realpath(directory)} {os.stat(directory).st_ino}"
-    return hashlib.sha256(f"{place}\n{text}".encode(errors="surrogateescape")).hexdigest()
-
-
-def _read_cache(directory):
-    """{folder name: [signature, facts]}; {} where the cache is missing, damaged, of another format, or made elsewhere."""
-    try:
-        digest, _, text = (Path(directory) / CACHE).read_text(encoding="utf-8").partition("\n")
-        return json.loads(text) if digest == _digest(directory, text) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_cache(directory, entries):
-    text = json.dumps(entries)
-    with contextlib.suppress(InputError):  # a folder that can't be written is listed all the same
-        files.write_text(Path(directory) / CACHE, f"{_digest(directory, text)}\n{text}")
-
-
-# ---- scoreboard -------------------------------------------------------------------------------------------------------
+# ---- the table --------------------------------------------------------------------------------------------------------
 
 SECTIONS = ("label", "age_group", "gender", "mask")
 PICTURES = ("curves", "confusion", "mistakes")
 NARROWEST_NAME = 14
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: its title, what a record is sorted by (None: last), what is shown, and its first order."""
-
-    title: str
-    key: Callable
-    text: Callable
-    best_first: bool = False
 
 
 def four(value):
@@ -487,15 +268,10 @@ def four(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def bounds_text(record):
-    """'0.484 .. 0.554', the 95 % interval of a record's F1."""
-    return "-" if record.oof_f1_ci95 is None else "{:.3f} .. {:.3f}".format(*record.oof_f1_ci95)
-
-
 def folds_text(record):
     """'2/5' for the folds of a run that are complete, 'nofold', or how many members an ensemble is made of."""
     if not record.is_run:
-        return f"of {len(record.used_members)}"
+        return f"of {record.used}"
     return f"{len(record.folds)}/{record.kfold}" if record.kfold else ("nofold" if record.folds else "0/1")
 
 
@@ -504,22 +280,25 @@ def shown(text):
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))
 
 
-COLUMNS = {
-    "name": Column("name", lambda record: record.name, lambda record: shown(record.name)),
-    "target": Column("target", lambda record: kind_text(record), lambda record: kind_text(record)),
-    "folds": Column("folds", lambda record: len(record.folds) or len(record.used_members), folds_text, True),
-    "oof_f1": Column("OOF F1", lambda record: record.oof_f1, lambda record: four(record.oof_f1), True),
-    "interval": Column("95 % interval", lambda record: (record.oof_f1_ci95 or [None])[0], bounds_text, True),
-    "accuracy": Column("acc.", lambda record: record.oof_acc, lambda record: four(record.oof_acc), True),
-    "time": Column("time", lambda record: record.seconds, lambda record: files.time_text(record.seconds)),
-    "lb": Column("LB", lambda record: record.lb, lambda record: four(record.lb), True),
-}
+def cells(record):
+    """{column: (text shown, value that is sorted by, None last)} of a record."""
+    bounds = record.oof_f1_ci95
+    return {
+        "name": (shown(record.name), record.name),
+        "target": (record.kind, record.kind),
+        "folds": (folds_text(record), len(record.folds) or record.used),
+        "oof_f1": (four(record.oof_f1), record.oof_f1),
+        "interval": ("{:.3f} .. {:.3f}".format(*bounds) if bounds else "-", bounds[0] if bounds else None),
+        "accuracy": (four(record.oof_acc), record.oof_acc),
+        "time": (files.time_text(record.seconds), record.seconds),
+        "lb": (four(record.lb), record.lb),
+    }
+
+
+COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF F1", "interval": "95 % interval",
+           "accuracy": "acc.", "time": "time", "lb": "LB"}  # fmt: skip
+BEST_LAST = ("name", "target", "time")  # columns that are sorted upwards
 OTHER_NAMES = {"f1": "oof_f1", "acc": "accuracy", "oof_acc": "accuracy", "oof_f1_ci95": "interval", "seconds": "time"}
-
-
-def kind_text(record):
-    """A run's target; 'ensemble'."""
-    return record.target if record.is_run else "ensemble"
 
 
 def column_of(word):
@@ -532,15 +311,20 @@ def column_of(word):
 
 
 def sections(found, sort="oof_f1"):
-    """{what is scored: its records in order} with label first; ties and what has no value in order of F1, then name."""
-    column = COLUMNS[sort]
+    """{title: records in order} of what is scored on the same classes; ties and what has no value in order of F1, then name."""
+    result = {}
 
     def place(record):
-        key, f1 = column.key(record), -1.0 if record.oof_f1 is None else record.oof_f1
-        return key is None, *(() if key is None else (-key if column.best_first else key,)), -f1, record.name
+        (_text, key), f1 = cells(record)[sort], -1.0 if record.oof_f1 is None else record.oof_f1
+        return key is None, *(() if key is None else (key if sort in BEST_LAST else -key,)), -f1, record.name
 
-    groups = {part: [record for record in found if record.scored_as == part] for part in SECTIONS}
-    return {part: sorted(group, key=place) for part, group in groups.items() if group}
+    for part in SECTIONS:
+        records = sorted((record for record in found if record.scored_as == part), key=place)
+        people = {record.people for record in records if record.people and record.oof_f1 is not None}
+        apart = f" (of {len(people)} different sets of people: their scores do not compare)" if len(people) > 1 else ""
+        if records:
+            result[f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}{apart}"] = records
+    return result
 
 
 def count_text(records):
@@ -550,117 +334,275 @@ def count_text(records):
     return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count)
 
 
-def section_title(part, records):
-    """'label: macro F1 of 18 classes, 3 runs, 1 ensemble'; names different sets of people, whose scores don't compare."""
-    people = {tuple(record.people) for record in records if record.people and record.oof_f1 is not None}
-    apart = f" (of {len(people)} different sets of people: their scores do not compare)" if len(people) > 1 else ""
-    return f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}{apart}"
-
-
 def text_table(found, sort, width):
     """The table for a terminal of `width` columns: long names are shortened in the middle."""
     groups = sections(found, sort)
-    ordered = [record for group in groups.values() for record in group]
-    rows = [[column.text(record) for column in COLUMNS.values()] for record in ordered]
-    head = [column.title for column in COLUMNS.values()]
-    rest = sum(2 + max(map(files.display_width, column)) for column in list(zip(head, *rows))[1:])
+    rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
+    rest = sum(2 + max(map(files.display_width, column)) for column in list(zip(COLUMNS.values(), *rows))[1:])
     names = files.shorten([row[0] for row in rows], max(width - rest, NARROWEST_NAME))
-    lines = files.aligned(head, [[name, *row[1:]] for name, row in zip(names, rows)], left=(0, 1))
-    text, start = [lines[0]], 1
-    for part, group in groups.items():
-        text += ["", section_title(part, group), *lines[start : start + len(group)]]
-        start += len(group)
+    head, *lines = files.aligned([*COLUMNS.values()], [[name, *row[1:]] for name, row in zip(names, rows)], left=(0, 1))
+    remaining, text = iter(lines), [head]
+    for title, group in groups.items():
+        text += ["", title, *itertools.islice(remaining, len(group))]
     return "\n".join(text)
 
 
 def markdown(found, sort):
     """The table as Markdown, one a section."""
     lines = []
-    for part, group in sections(found, sort).items():
-        titles = [column.title for column in COLUMNS.values()]
-        lines += [f"**{section_title(part, group)}**", "", f"| {' | '.join(titles)} |"]
-        lines += [f"| {' | '.join(['---', '---', *['---:'] * (len(titles) - 2)])} |"]
+    for title, group in sections(found, sort).items():
+        lines += [f"**{title}**", "", f"| {' | '.join(COLUMNS.values())} |"]
+        lines += [f"| {' | '.join(['---', '---', *['---:'] * (len(COLUMNS) - 2)])} |"]
         for record in group:
-            cells = (re.sub(r"([\\`*<|\[\]])", r"\\\1", column.text(record)) for column in COLUMNS.values())
-            lines.append(f"| {' | '.join(cells)} |")
+            texts = (re.sub(r"([\\`*<|\[\]])", r"\\\1", text) for text, _key in cells(record).values())
+            lines.append(f"| {' | '.join(texts)} |")
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-# ---- the page ------------------------------------------------------------------------------------------------------
+# ---- the page ---------------------------------------------------------------------------------------------------------
 
 
-def page(found, sort, file, effect_tables, agreement):
-    """The page that is written to `file`, to which its links are relative.
-
-    effect_tables: list of (title, head, rows, note); agreement: the line about OOF and LB.
-    """
+def page(found, sort, file, studies):
+    """The page that is written to `file`, to which its links are relative."""
+    effects = [(study.title, page_table(EFFECT_HEAD, study.rows), f"{study.note}. {EFFECTS_ARE}") for study in studies]
+    tables = [(title, section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
     return files.page(
-        "leaderboard.html",
-        title="Leaderboard",
-        counts=count_text(found),
-        sections=[
-            (section_title(part, group), _page_table(part, group, Path(file).parent))
-            for part, group in sections(found, sort).items()
-        ],
-        effects=[(title, files.page_table(head, rows), note) for title, head, rows, note in effect_tables],
-        agreement=agreement,
-        plot=scatter(points) if points else None,
-    )
+        "leaderboard.html", title="Leaderboard", counts=count_text(found), sections=tables, effects=effects,
+        agreement=agreement_text(found), plot=scatter(points) if points else None,
+    )  # fmt: skip
 
 
-def _page_table(part, group, place):
+def section_table(group, place):
     """A section as a table; the cells of its last column hold links to the pictures that a run has."""
-    first = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows beside the name
-    columns = [COLUMNS[key] for key in first if key != "lb" or part == "label"]
+    columns = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows stands beside the name
+    if group[0].scored_as != "label":
+        del columns["lb"]
     rows = []
     for record in group:
-        cells = ((column.text(record), column.key(record)) for column in columns)
-        files = [Path(record.folder) / f"{picture}.png" for picture in PICTURES]
-        links = [(_address(file, place), file.stem) for file in files if file.is_file()]
-        rows.append([*(text if isinstance(key, str) else (text, key) for text, key in cells), links])
-    return page_table([*(column.title for column in columns), "pictures"], rows)
-
-
-def _address(file, place):
-    return urllib.parse.quote(os.fsencode(os.path.relpath(file, place)))
+        known = cells(record)
+        pictures = [record.folder / f"{picture}.png" for picture in PICTURES]
+        links = [(urllib.parse.quote(os.path.relpath(path, place)), path.stem) for path in pictures if path.is_file()]
+        rows.append([*(known[name][0] if name in ("name", "target") else known[name] for name in columns), links])
+    return page_table([*(COLUMNS[name] for name in columns), "pictures"], rows)
 
 
 def scatter(points):
-    """Where records with both scores stand in the scatter of the template: ticks and points on equal axes, in its units."""
+    """Records with both scores for the template's scatter: its equal axes begin at `low` and have `steps` of `step`."""
     values = [(record.oof_f1, record.lb) for record in points]
     low, high = min(map(min, values)), max(map(max, values))
     step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if high - low <= 6 * step)
-    low, high = step * int(low / step), step * (int(high / step) + 1)
-    size, left, top = 400, 66, 28
+    names = [shown(record.name) for record in points]
+    rows = [(name, files.shorten([name], 32)[0], *scores) for name, scores in zip(names, values)]
+    return {"low": step * int(low / step), "step": step, "steps": int(high / step) + 1 - int(low / step), "points": rows}
 
-    def place(across, upwards):
-        return round(left + (across - low) / (high - low) * size, 1), round(top + (high - upwards) / (high - low) * size, 1)
 
-    ticks = [low + tick * step for tick in range(round((high - low) / step) + 1)]
-    marks = []
-    for record in points:
-        whole, short = shown(record.name), files.shorten([shown(record.name)], 32)[0]
-        scores = f"OOF {record.oof_f1:.4f}, LB {record.lb:.4f}"
-        marks.append((f"{whole}: {scores}", f"{short}: {scores}", *place(record.oof_f1, record.lb)))
-    ticks = [(f"{value:.3f}", *place(value, value)) for value in ticks]
-    return {"size": size, "left": left, "top": top, "ticks": ticks, "points": marks}
-
+# ---- main effects and agreement of OOF and LB -------------------------------------------------------------------------
 
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
 # Chance and rounding are no factors either.
 NO_FACTORS = experiment.PLACES | {"seed", "fold_seed", "data_dir", "memory_format", "compile", "auto_batch"}
-# What stands in recipe.yaml beside the choices: the members, told one by one, how a search came to them, what images asked for.
-FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
 EFFECTS_ARE = (
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "
-    "squares, no interactions), against the levels that can be compared so. This describes the runs at hand: what varied "
-    "together stays confounded, and nothing here proves a cause."
+    "squares, no interactions). This describes the runs at hand: what varied together stays confounded, and nothing here "
+    "proves a cause."
 )
+
+
+@dataclass
+class Study:
+    """Main effects among complete runs that are scored on the same classes and people, in words.
+
+    Rows are [factor, level, runs, raw, effect, interval], their numbers (text, number).
+    """
+
+    title: str
+    rows: list
+    note: str
+
+    def lines(self):
+        """The effects as lines of a table in text, long factors and levels in several."""
+        rows = []
+        for factor, level, *numbers, interval in self.rows:
+            cells = [textwrap.wrap(factor, 26), textwrap.wrap(level, 26), *([text] for text, _number in numbers), [interval]]
+            rows += itertools.zip_longest(*cells, fillvalue="")
+        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
+
+
+def effect_row(effect):
+    """The row of an Effect in a Study."""
+    value = "-" if effect.value is None else f"{effect.value:+.4f}"
+    interval = "not told apart" if effect.value is None else "-"
+    if effect.low is not None:
+        interval = f"{effect.low:+.4f} .. {effect.high:+.4f}"
+    numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
+    return [effect.factor, effect.level, *numbers, interval]
+
+
+def effects_note(effects, freedom, with_people, left_out):
+    """The source of the intervals in a line, and the options that vary without being factors."""
+    if all(effect.value is None for effect in effects):
+        source = "no effect can be told apart from the others; vary one option at a time"
+    elif freedom:
+        source = f"intervals: Student's t with {freedom} degree{'s' * (freedom != 1)} of freedom"
+        source += ", and the draw of people" if with_people else " (what the model leaves open)"
+    elif with_people:
+        source = "intervals: the draw of people alone, no noise of seeds, as no degree of freedom is left"
+    else:
+        source = "no interval: no degree of freedom is left; repeat a run with another --seed"
+    if 0 < freedom < 5:
+        source += "; few runs, so they are wide and rough"
+    return source + (f"; vary too and are held equal by nothing: {', '.join(left_out)}" if left_out else "")
+
+
+def level_text(value):
+    """An option's value as text: '29 59' of a list, 'mask 0.5, gender 1' of a mapping, 'none' of nothing."""
+    if isinstance(value, list):
+        return " ".join(map(level_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {level_text(one)}" for key, one in value.items()) or "none"
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def study_effects(found, resamples):
+    """A Study of each group of two or more comparable complete runs in which a factor varies."""
+    groups, studies = {}, []
+    for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
+        if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
+            # a run that is another one again, in options, seed and score, is no other draw: it counts once
+            learnt = {name: level_text(value) for name, value in record.options.items() if name not in experiment.PLACES}
+            runs = groups.setdefault((record.scored_as, record.people), {})
+            runs.setdefault((record.oof_f1, *sorted(learnt.items())), record)
+    for (scored_as, _people), runs in groups.items():
+        runs = list(runs.values())
+        factors, left_out = factors_among([run.options for run in runs])
+        if not factors:
+            continue
+        draws = people_draws(runs, resamples) if resamples else None
+        effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
+        people = f" of the same {runs[0].people[0]} people" if runs[0].people else ""
+        title = f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}"
+        note = effects_note(effects, freedom, draws is not None, left_out)
+        studies.append(Study(title, [effect_row(effect) for effect in effects], note))
+    return studies
+
+
+def factors_among(options):
+    """({factor: levels [R]}, names of options left out): what varies in the options of R runs, and what nothing holds equal.
+
+    Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs don't know, and what
+    follows from one of FACTORS, as a learning rate that each optimizer has its own of: it would take its effect away.
+    """
+    levels = {name: [level_text(one.get(name)) for one in options] for name in sorted({key for one in options for key in one})}
+    factors = {name: levels[name] for name in FACTORS if len(set(levels.get(name, ()))) > 1}
+    first, left_out = list(factors.values()), []
+    for name, texts in levels.items():
+        count = len({text for one, text in zip(options, texts) if name in one})
+        if name in (*FACTORS, *NO_FACTORS) or count < 2:
+            continue
+        follows = any(count < len(set(factor)) == len(set(zip(factor, texts))) for factor in first)
+        if follows or count > max(2, len(options) / 2) or any(name not in one for one in options):
+            left_out.append(name)
+        else:
+            factors[name] = texts
+    return factors, left_out
+
+
+def people_draws(runs, resamples):
+    """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
+    import predictions  # not at the top: scikit-learn, which it takes, is a second of the start
+
+    draws, first = [], None
+    for run in runs:
+        table = predictions.read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
+        truth, probs = predictions.scored(table, run.target)
+        rows = {"images": table["image"].tolist(), "official labels": truth.tolist()}
+        first = first or rows
+        if differ := [name for name in rows if rows[name] != first[name]]:
+            raise InputError(f"{run.folder / 'oof.csv'}: other {differ[0]} than in {runs[0].folder}")
+        people, classes = table["path"].tolist(), len(CLASS_NAMES[run.scored_as])
+        draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, classes, resamples))
+    return np.stack(draws)
+
+
+def agreement_text(found):
+    """The agreement of OOF F1 and leaderboard scores in a line.
+
+    The best fold and all folds of the same members have one out-of-fold score: equal in F1, accuracy and interval they count
+    once, at the mean of their leaderboard scores.
+    """
+    scores = {}
+    for record in found:
+        if record.lb is not None and record.oof_f1 is not None:
+            same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
+            scores.setdefault(same, []).append(record.lb)
+    shared = sum(len(lbs) for lbs in scores.values() if len(lbs) > 1)
+    once_each = f" ({shared} share an out-of-fold score, which counts once at their mean LB)" if shared else ""
+    if len(scores) < 3:
+        few = f"{len(scores)} with both scores{once_each}"
+        return f"OOF against LB: {few}; a correlation takes 3 (--lb NAME=SCORE records one)"
+    oof, lb = np.array([same[0] for same in scores]), np.array([np.mean(lbs) for lbs in scores.values()])
+    gap, few = oof - lb, "; an interval takes 4" if len(oof) < 4 else ""
+    return (
+        f"OOF against LB: n = {len(oof)}{once_each}, {correlation_text('Pearson', oof, lb)}, "
+        f"{correlation_text('Spearman', oof, lb)}{few}; OOF - LB {gap.mean():+.4f} on average "
+        f"({gap.min():+.4f} .. {gap.max():+.4f})"
+    )
+
+
+# ---- --lb and --diff --------------------------------------------------------------------------------------------------
+
+# Left out of the choices of recipe.yaml: its members, each a line of its own, and how a search came to them.
+FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
+
+
+def record_scores(scores, directories):
+    """Write the scores of --lb, all of them checked before the first is written."""
+    found = [(find_record(name, directories, "--lb"), value) for name, value in scores]
+    for (name, _value), (folder, _value) in zip(scores, found):
+        target = read_record(folder).target
+        if target not in ("label", "multi"):
+            raise InputError(f"--lb {name}: a run of target {target} has no leaderboard score; record it for its ensemble")
+    for folder, value in found:
+        earlier = record_lb(folder, value)
+        before = "" if earlier is None else f" (before: {earlier:.4f})"
+        errors.say(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
+
+
+def choices(record):
+    """The options of a run, or the members and choices of an ensemble, as flat {name: text}."""
+    if record.is_run:
+        return {key: level_text(value) for key, value in record.options.items()}
+    values = {key: level_text(value) for key, value in record.options.items() if key not in FOUND_BY_SEARCH}
+    for member in record.options.get("members", []):
+        weight = level_text(member.get("weight", 1))
+        values[f"member {member.get('run')}"] = f"weight {weight}, folds {level_text(member.get('folds'))}"
+    return values
+
+
+def diff_text(names, directories):
+    """The options, or members and weights, in which two runs or two ensembles differ, beside their scores."""
+    pair = [read_record(find_record(name, directories, "--diff")) for name in names]
+    if pair[0].is_run != pair[1].is_run:
+        kinds = " and ".join(f"{one.name} is of kind {'run' if one.is_run else 'ensemble'}" for one in pair)
+        raise InputError(f"--diff {' '.join(names)}: {kinds}; give two of a kind, or see python compare.py")
+    sides = [choices(one) for one in pair]
+    apart = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
+    kept = [key for key in apart if key not in experiment.PLACES]
+    lines = [f"{letter}: {shown(one.folder)}" for letter, one in zip("AB", pair)]
+    if not kept:
+        lines.append("nothing differs that changes what is learned" if pair[0].is_run else "members and weights are the same")
+    rows = [[key, *(shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
+    rows += [["", "", ""], *([COLUMNS[name], *(cells(one)[name][0] for one in pair)] for name in list(COLUMNS)[2:])]
+    rows = files.wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
+    return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2))])
+
+
+# ---- the command ------------------------------------------------------------------------------------------------------
 
 
 def parse_args(argv):
@@ -673,9 +615,8 @@ def parse_args(argv):
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=options.natural_int, default=0, metavar="N",
                         help="resamples of people for the intervals of main effects, from every oof.csv")  # fmt: skip
-    parser.add_argument(
-        "--html", type=options.page, metavar="FILE.html", help="write the table, effects and OOF against LB as a page"
-    )
+    parser.add_argument("--html", type=options.page, metavar="FILE.html",
+                        help="write the table, effects and OOF against LB as a page")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="the table as Markdown, for a team page")
     output.add_argument("--diff", nargs=2, metavar=("A", "B"), help="only what differs between two runs or two ensembles")
@@ -689,275 +630,35 @@ def parse_args(argv):
 
 def lb_score(text):
     """argparse type: (name, score) of NAME=SCORE."""
-    name, _, number = text.rpartition("=")
+    name, _, score = text.rpartition("=")
     if not name:
         raise argparse.ArgumentTypeError(f"{text} takes NAME=SCORE, such as 04-soft-3runs=0.7478")
     try:
-        value = float(number.replace(",", "."))
+        value = float(score.replace(",", "."))
     except ValueError:
         value = math.nan
-    if 0 <= value <= 1 and "," not in number:
+    if 0 <= value <= 1 and "," not in score:
         return name, value
     likely = next((value / scale for scale in (1, 100, 10_000) if 0.1 <= value / scale <= 1), None)
     meant = "" if likely is None else f"; did you mean {likely:.6g}?"
-    raise argparse.ArgumentTypeError(f"{text}: {number!r} is no score from 0 to 1{meant}")
+    raise argparse.ArgumentTypeError(f"{text}: {score!r} is no score from 0 to 1{meant}")
 
 
 def find_directories(args):
     """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
-    found = []
+    found = {}
     for option, given, default in (("runs", args.runs, "runs"), ("--submissions", args.submissions, "submissions")):
         folder = Path(given if given is not None else default)
         if given is not None and kind_of(folder):
             raise InputError(f"{option} {given}: is a {kind_of(folder)} itself; give the folder that holds it")
         if given is not None and not folder.is_dir():
             raise InputError(f"{option} {given}: no such folder; give the one that holds runs or ensembles")
-        if folder.is_dir() and os.path.realpath(folder) not in map(os.path.realpath, found):
-            found.append(folder)
-    return found
-
-
-def record_scores(scores, directories):
-    """Write the scores of --lb, all of them checked before the first is written."""
-    folders = {}
-    for name, value in scores:
-        folder = find_record(name, directories, "--lb")
-        target = read_record(folder)[0].target
-        if target not in ("label", "multi"):
-            raise InputError(f"--lb {name}: a run of target {target} has no leaderboard score; record it for its ensemble")
-        if folders.setdefault(os.path.realpath(folder), (folder, value))[1] != value:
-            raise InputError(f"--lb {name}: given twice, with {folders[os.path.realpath(folder)][1]:g} and {value:g}")
-    for folder, value in folders.values():
-        earlier = record_lb(folder, value)
-        before = "" if earlier is None else f" (before: {earlier:.4f})"
-        errors.say(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
-
-
-def collect(directories):
-    """(records of all folders, number of problems); what is damaged or foreign is named on stderr."""
-    found, problems = [], []
-    for directory in directories:
-        here, damaged, others = read_all(directory)
-        found += here
-        problems += damaged
-        if others:
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            errors.say(f"passed over in {directory}, neither run nor ensemble: {', '.join(map(shown, others[:3]))}{more}")
-    for problem in problems:
-        errors.say(f"error: {errors.one_line(problem)}")
-    return found, len(problems)
-
-
-# ---- main effects and agreement ------------------------------------------------------------------------------------
-
-
-@dataclass
-class Study:
-    """Main effects among complete runs that are scored on the same classes and people."""
-
-    scored_as: str
-    runs: list
-    found: list
-    freedom: int
-    left_out: list
-    with_people: bool
-
-    @property
-    def title(self):
-        people = f" of the same {self.runs[0].people[0]} people" if self.runs[0].people else ""
-        return f"main effects on the OOF F1 of {self.scored_as}: {len(self.runs)} complete runs{people}"
-
-    @property
-    def note(self):
-        if all(effect.value is None for effect in self.found):
-            source = "no effect can be told apart from the others; vary one option at a time"
-        elif self.freedom:
-            source = f"intervals: Student's t with {self.freedom} degree{'s' * (self.freedom != 1)} of freedom"
-            source += ", and the draw of people" if self.with_people else " (what the model leaves open)"
-        elif self.with_people:
-            source = "intervals: the draw of people alone, no noise of seeds, as no degree of freedom is left"
-        else:
-            source = "no interval: no degree of freedom is left; repeat a run with another --seed"
-        if 0 < self.freedom < 5:
-            source += "; few runs, so they are wide and rough"
-        varied = f"; vary too and are held equal by nothing: {', '.join(self.left_out)}" if self.left_out else ""
-        return f"{source}{varied}"
-
-    def rows(self):
-        """[factor, level, runs, raw, effect, interval]; numbers as (text, number)."""
-        rows = []
-        for effect in self.found:
-            interval = "-" if effect.low is None else f"{effect.low:+.4f} .. {effect.high:+.4f}"
-            if effect.apart:
-                interval = f"not told apart from {', '.join(effect.apart)}"
-            elif effect.not_against:
-                interval += f", not against {', '.join(effect.not_against)}"
-            numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw)]
-            numbers.append(("-" if effect.value is None else f"{effect.value:+.4f}", effect.value))
-            rows.append([effect.factor, effect.level, *numbers, interval])
-        return rows
-
-    def lines(self):
-        """The effects as lines of a table in text."""
-        texts = [[cell[0] if isinstance(cell, tuple) else cell for cell in row] for row in self.rows()]
-        factor, level, *numbers, _last = (max(map(files.display_width, column)) for column in zip(EFFECT_HEAD, *texts))
-        widths = min(factor, 26), min(level, 26)
-        last = errors.WIDTH - sum(widths) - sum(numbers) - 2 * (len(EFFECT_HEAD) - 1)
-        rows = []
-        for row in texts:
-            cells = [textwrap.wrap(row[0], widths[0]), textwrap.wrap(row[1], widths[1]), *([text] for text in row[2:5])]
-            rows += itertools.zip_longest(*cells, textwrap.wrap(row[5], last), fillvalue="")
-        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
-
-
-def level_text(value):
-    """An option's value as text: '29 59' of a list, 'mask 0.5, gender 1' of a mapping, 'none' of nothing."""
-    if isinstance(value, list):
-        return " ".join(map(level_text, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {level_text(one)}" for key, one in value.items()) or "none"
-    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def studies(found, resamples):
-    """A Study of each group of two or more comparable complete runs in which a factor varies, and lines about problems."""
-    groups, result, problems = {}, [], []
-    for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
-        if record.is_run and record.is_complete and record.oof_f1 is not None:
-            groups.setdefault((record.scored_as, tuple(record.people or ())), []).append(record)
-    for (scored_as, _people), runs in groups.items():
-        runs = once(runs)
-        factors, left_out = factors_among([run.options for run in runs])
-        if not factors:
-            continue
-        draws = None
-        if resamples:
-            try:
-                draws = people_draws(runs, resamples)
-            except InputError as error:
-                problems.append(f"--bootstrap {resamples}: {error}")
-        effect_list, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
-        result.append(Study(scored_as, runs, effect_list, freedom, left_out, draws is not None))
-    return result, problems
-
-
-def once(runs):
-    """`runs` without those that are another one again, in options, seed and score: no other draw, so no other noise."""
-    found = {}
-    for run in runs:
-        learnt = {name: level_text(value) for name, value in run.options.items() if name not in experiment.PLACES}
-        found.setdefault((run.oof_f1, *sorted(learnt.items())), run)
+        if folder.is_dir():
+            found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def factors_among(options):
-    """({factor: levels [R]}, names of options left out): what varies in the options of R runs, and what nothing holds equal.
-
-    Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs don't know, and what
-    follows from one of FACTORS, as a learning rate that each optimizer has its own of: it would take its effect away.
-    """
-    levels = {name: [level_text(one.get(name)) for one in options] for name in sorted({key for one in options for key in one})}
-    factors = {name: levels[name] for name in FACTORS if len(set(levels.get(name, ()))) > 1}
-    left_out = []
-    for name, texts in levels.items():
-        known = {text for one, text in zip(options, texts) if name in one}
-        if name in (*FACTORS, *NO_FACTORS) or len(known) < 2:
-            continue
-        pairs = [(set(one), set(zip(one, texts))) for factor, one in factors.items() if factor in FACTORS]
-        follows = any(len(known) < len(factor) == len(pair) for factor, pair in pairs)
-        if follows or len(known) > max(2, len(options) / 2) or any(name not in one for one in options):
-            left_out.append(name)
-        else:
-            factors[name] = texts
-    return factors, left_out
-
-
-def people_draws(runs, resamples):
-    """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
-    draws, known = [], None
-    for run in runs:
-        table = predictions.read_table(Path(run.folder) / "oof.csv", run.target, ("image", "path")).sort_values("image")
-        truth, probs = predictions.scored(table, run.target)
-        people, rows = table["path"].tolist(), (table["image"].tolist(), truth.tolist())
-        known = known or rows
-        if known != rows:
-            what = "images" if known[0] != rows[0] else "official labels"
-            raise InputError(f"{Path(run.folder) / 'oof.csv'}: other {what} than in {runs[0].folder}")
-        draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, len(CLASS_NAMES[run.scored_as]), resamples))
-    return np.stack(draws)
-
-
-def agreement_text(found):
-    """How OOF F1 and leaderboard scores agree, in a line.
-
-    The best fold and all folds of the same members have one out-of-fold score: equal in F1, accuracy and interval they count
-    once, at the mean of their leaderboard scores.
-    """
-    scores = {}
-    for record in found:
-        if record.lb is not None and record.oof_f1 is not None:
-            same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
-            scores.setdefault(same, []).append(record.lb)
-    pairs = [(same[0], float(np.mean(lbs))) for same, lbs in scores.items()]
-    shared = sum(len(lbs) for lbs in scores.values() if len(lbs) > 1)
-    once_each = f" ({shared} share an out-of-fold score, which counts once at their mean LB)" if shared else ""
-    if len(pairs) < 3:
-        few = f"{len(pairs)} with both scores{once_each}"
-        return f"OOF against LB: {few}; a correlation takes 3 (--lb NAME=SCORE records one)"
-    oof, lb = np.array(pairs).T
-
-    def text(name, one):
-        interval = "" if one.low is None else f" (95 % interval {one.low:.2f} .. {one.high:.2f})"
-        return f"{name} not defined" if one.value is None else f"{name} {one.value:.2f}{interval}"
-
-    gap = oof - lb
-    few = "; an interval takes 4" if len(pairs) < 4 else ""
-    return (
-        f"OOF against LB: n = {len(pairs)}{once_each}, {text('Pearson', pearson(oof, lb))}, "
-        f"{text('Spearman', spearman(oof, lb))}{few}; OOF - LB {gap.mean():+.4f} on average "
-        f"({gap.min():+.4f} .. {gap.max():+.4f})"
-    )
-
-
-# ---- what differs --------------------------------------------------------------------------------------------------
-
-
-def recipe_values(record):
-    """What an ensemble was made of as flat {name: text}: its members with their weights and folds, and the other choices."""
-    values = {key: level_text(value) for key, value in record.options.items() if key not in FOUND_BY_SEARCH}
-    for member in record.members:
-        weight = level_text(member.get("weight", 1))
-        values[f"member {member.get('run')}"] = f"weight {weight}, folds {level_text(member.get('folds'))}"
-    return values
-
-
-def diff_text(names, directories):
-    """The options, or members and weights, in which two runs or two ensembles differ, beside their scores."""
-    pair = [read_record(find_record(name, directories, "--diff"))[0] for name in names]
-    if pair[0].kind != pair[1].kind:
-        raise InputError(
-            f"--diff {' '.join(names)}: {pair[0].name} is of kind {pair[0].kind} and {pair[1].name} of kind {pair[1].kind}; "
-            "give two of a kind, or see python compare.py"
-        )
-    sides = [
-        {key: level_text(value) for key, value in one.options.items()} if one.is_run else recipe_values(one) for one in pair
-    ]
-    apart = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
-    kept = [key for key in apart if key not in experiment.PLACES]
-    lines = [f"{letter}: {shown(one.folder)}" for letter, one in zip("AB", pair)]
-    if not kept:
-        lines.append("nothing differs that changes what is learned" if pair[0].is_run else "members and weights are the same")
-    columns = [COLUMNS[key] for key in ("folds", "oof_f1", "interval", "accuracy", "time", "lb")]
-    rows = [[key, *(shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
-    rows += [["", "", ""], *([column.title, *(column.text(one) for one in pair)] for column in columns)]
-    rows = files.wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
-    return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2))])
-
-
-# ---- the whole -----------------------------------------------------------------------------------------------------
-
-
-def listing(args, directories, found, done):
+def listing(args, directories, found, studies):
     """The text for the terminal: table, main effects, agreement of OOF and LB."""
     if args.markdown:
         return markdown(found, args.sort)
@@ -966,12 +667,10 @@ def listing(args, directories, found, done):
         return f"no runs or ensembles in {places}; python train.py makes a run"
     width = shutil.get_terminal_size((100, 24)).columns
     parts = [text_table(found, args.sort, width)]
-    for study in done:
+    for study in studies:
         parts.append("\n".join([textwrap.fill(study.title, width), *study.lines(), textwrap.fill(study.note, width)]))
-    if done:
-        parts.append(textwrap.fill(EFFECTS_ARE, width))
-    parts.append(textwrap.fill(agreement_text(found), width))
-    return "\n\n".join(parts)
+    closing = [EFFECTS_ARE] * bool(studies) + [agreement_text(found)]
+    return "\n\n".join([*parts, *(textwrap.fill(text, width) for text in closing)])
 
 
 def main(argv=None):
@@ -982,17 +681,14 @@ def main(argv=None):
         print(diff_text(args.diff, directories), flush=True)
         if not args.html:
             return 0
-    found, problems = collect(directories)
-    done, unread = studies(found, args.bootstrap)
-    for problem in unread:
-        errors.say(f"error: {problem}")
+    found, damaged = collect(directories)
+    studies = study_effects(found, args.bootstrap)
     if not args.diff:
-        print(listing(args, directories, found, done), flush=True)
+        print(listing(args, directories, found, studies), flush=True)
     if args.html:
-        tables = [(study.title, EFFECT_HEAD, study.rows(), f"{study.note}. {EFFECTS_ARE}") for study in done]
-        files.write_text(args.html, page(found, args.sort, args.html, tables, agreement_text(found)))
+        files.write_text(args.html, page(found, args.sort, args.html, studies))
         errors.say(f"page: {args.html}")
-    return 2 if problems or unread else 0
+    return 2 if damaged else 0
 
 
 if __name__ == "__main__":

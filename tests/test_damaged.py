@@ -23,7 +23,6 @@ import errors
 import experiment
 import files
 import images
-import leaderboard
 import model
 import predictions
 import sweep
@@ -171,7 +170,7 @@ READERS = {
     "args.yaml (its comment)": lambda path: experiment.change_args(path.parent, epochs=2),
     "oof.csv": lambda path: predictions.read_table(path, "gender", ("image", "path")),
     "folds.csv": lambda path: experiment.read_folds(path.parent),
-    "folds.csv (its people)": leaderboard._read_people,
+    "folds.csv (its people)": lambda path: experiment.validated_people(path.parent),
     "fixes.csv": files.file_digest,
     "plan.txt": sweep.read_plan,
     "image.png": images.open_rgb,

@@ -257,11 +257,15 @@ def run_readers(root):
         return job.is_finished, job.command()
 
     def listed(folder):
-        return lambda: leaderboard.read_record(folder)[0]
+        return lambda: leaderboard.read_record(folder)
 
     def is_record(record):
-        json.dumps(record.options)
-        return record.target in dataset.TARGETS and 0 <= (record.oof_f1 or 0) <= 1 and 0 <= (record.lb or 0) <= 1
+        return (
+            str(record.options)
+            and record.target in dataset.TARGETS
+            and 0 <= (record.oof_f1 or 0) <= 1
+            and 0 <= (record.lb or 0) <= 1
+        )
 
     uses = {
         "args.yaml leaderboard": (listed(run), is_record),

@@ -259,7 +259,7 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: &a [*a]\ntarget: mask", "[" * 50_000, "target: mask\n2020-01-01: {2020-01-01: 1}", "a: *b", "\x00", "? [a]\n: b"],
+    ["a: &a [*a]\ntarget: mask", "[" * 50_000, "a: *b", "\x00", "? [a]\n: b"],
 )
 def test_yaml_that_is_no_options(tmp_path, text):
     (tmp_path / "args.yaml").write_text(text)
@@ -407,8 +407,17 @@ def test_pages_take_names_for_names(tmp_path, monkeypatch, capsys):
             text = (run / file).read_text().replace("0000_x_", NASTY.replace("/", "")[:20].replace('"', "") + "_x_")
             (run / file).write_text(text.replace(f"{0:040x}", "<script>alert(1)<"))
         (run / "lb.json").write_text(json.dumps({"lb": 0.5, "history": []}))
-        (run / "summary.json").write_text(json.dumps({"oof_f1": 0.5, "oof_acc": 0.5, "oof_f1_ci95": [0.4, 0.6], "folds": []}))
-        (run / "args.yaml").write_text(yaml.safe_dump({"target": "label", "kfold": 5, "loss": NASTY, "optimizer": run.name}))
+        options = {"target": "label", "kfold": 5, "loss": NASTY, "optimizer": run.name}
+        summary = {
+            "oof_f1": 0.5,
+            "oof_acc": 0.5,
+            "oof_f1_ci95": [0.4, 0.6],
+            "folds": [],
+            "options": options,
+            "people": [24, ""],
+        }
+        (run / "summary.json").write_text(json.dumps(summary))
+        (run / "args.yaml").write_text(yaml.safe_dump(options))
     assert compare.main([str(a.relative_to(tmp_path)), str(b.relative_to(tmp_path)), "--out", "page.html"]) == 0
     check_page(tmp_path / "page.html")
     assert leaderboard.main([str(a.parent), "--html", "board.html"]) == 0
