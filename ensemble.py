@@ -14,6 +14,7 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
+import contextlib
 import shlex
 import sys
 import textwrap
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from sklearn.metrics.cluster import pair_confusion_matrix
 
 import blend
 import dataset
@@ -44,61 +46,33 @@ from errors import InputError
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups [N] of eval images `names` and of the out-of-fold rows `table` (image, path; None where a member has none)."""
+    """Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores."""
 
-    names: list
-    eval: np.ndarray
-    table: pd.DataFrame | None
-    oof: np.ndarray | None
-
-    @property
-    def scores(self):
-        """{pair_precision, pair_recall} of the out-of-fold groups; {} without any. See `pair_scores`."""
-        if self.table is None:
-            return {}
-        return dict(zip(("pair_precision", "pair_recall"), pair_scores(self.oof, self.table["path"])))
-
-    def write(self, folder):
-        """persons.csv and oof_persons.csv: image,group."""
-        for name, column, groups in (("persons.csv", self.names, self.eval), ("oof_persons.csv", *self._oof_columns())):
-            if groups is not None:
-                files.write_csv(folder / name, pd.DataFrame({"image": column, "group": groups}))
-
-    def _oof_columns(self):
-        return (None, None) if self.table is None else (self.table["image"].to_numpy(), self.oof)
-
-    def lines(self):
-        """What was found and what it calls for, for the console."""
-        told = [f"persons: {len(self.names):,} eval images in {self.eval.max() + 1:,} groups of {images.SIZE} at most"]
-        if self.table is not None:
-            precision, recall = self.scores.values()
-            told.append(
-                f"  out of fold, all people at once, {len(self.oof):,} images in {self.oof.max() + 1:,}: of the pairs in a "
-                f"group {precision:.1%} are of one person, of the pairs of a person {recall:.1%} are in a group"
-            )
-        return [*told, "  whether images may be answered together is for the contest's rules to say: ask before you hand it in"]
+    eval: pd.DataFrame
+    oof: pd.DataFrame | None
+    scores: dict
 
 
 def find_persons(names, table, args):
-    """The Grouping of eval images and of out-of-fold rows (or None), from the images of the data folder.
+    """The Grouping of eval images and of out-of-fold rows (image, path) or None, from the images of the data folder.
 
-    Out-of-fold rows are grouped over all folds, as so many strangers are among eval images too. A stranger of another fold in a
-    group brings in a model that has seen the person; keeping to folds changed the macro F1 of 700 people from 0.5841 to 0.5848.
+    Out-of-fold rows are grouped over all folds, as so many strangers are among eval images too; keeping to folds, where no
+    model has seen the others of a group, changed the macro F1 of 700 people from 0.5841 to 0.5848.
     """
     data_dir = args.data_dir or demo.find()
     if data_dir is None:
         raise InputError("--persons: looks at the images, and there is no data folder here; give --data-dir")
     data_dir = demo.locate(data_dir)[0]
     groups = images.group_persons([f"{data_dir}/eval/images/{name}" for name in names], args)
-    return Grouping(
-        names,
-        groups,
-        table,
-        None if table is None else images.group_persons(dataset.image_files(data_dir, table["image"]), args),
-    )
+    found = pd.DataFrame({"image": names, "group": groups})
+    if table is None:
+        return Grouping(found, None, {})
+    groups = images.group_persons(dataset.image_files(data_dir, table["image"]), args)
+    scores = dict(zip(("pair_precision", "pair_recall"), pair_scores(groups, table["path"])))
+    return Grouping(found, pd.DataFrame({"image": table["image"], "group": groups}), scores)
 
 
-def _means(probs, groups):
+def _group_means(probs, groups):
     """The mean of the rows [N, C] of each group, for each of its rows: [N, C]."""
     sums = np.zeros((groups.max() + 1, probs.shape[1]))
     np.add.at(sums, groups, probs)
@@ -109,35 +83,28 @@ def share_probs(target, probs, groups):
     """A member's probabilities [N, C] with those of gender and age averaged over each group; each image keeps its own mask's.
 
     Of the 18 classes of `label` the mean is that of gender and age group together, and their product with the mask's
-    probabilities takes the place of what the member said; an image alone in its group stays as it is.
+    probabilities takes the place of the member's; an image alone in its group stays as it is.
     """
     if target == "label":
         joint = probs.reshape(len(probs), len(MASKS), len(GENDERS) * len(AGE_GROUPS))
-        product = (joint.sum(2)[:, :, None] * _means(joint.sum(1), groups)[:, None, :]).reshape(probs.shape)
+        product = (joint.sum(2)[:, :, None] * _group_means(joint.sum(1), groups)[:, None, :]).reshape(probs.shape)
         return np.where((np.bincount(groups)[groups] > 1)[:, None], product, probs)
     shared = np.array(probs, dtype=np.float64)
     for head, columns in head_slices(target).items():
         if head != "mask":
-            shared[:, columns] = _means(shared[:, columns], groups)
+            shared[:, columns] = _group_means(shared[:, columns], groups)
     return shared
 
 
-def share_members(members, groups):
-    """Members with the probabilities of each shared within groups [N]."""
-    return [(target, share_probs(target, probs, groups)) for target, probs in members]
+def share_members(members, table):
+    """Members with the probabilities of each shared within the groups of a table of a Grouping."""
+    return [(target, share_probs(target, probs, table["group"].to_numpy())) for target, probs in members]
 
 
 def pair_scores(groups, persons):
-    """(precision, recall) of groups [N] against who is on the images, persons [N]: the share of pairs of one group that are of
-    one person, and of pairs of one person that are of one group; 0 where there are no pairs."""
-
-    def pairs(*keys):
-        count = np.unique(np.stack(keys), axis=1, return_counts=True)[1]
-        return (count * (count - 1) // 2).sum()
-
-    person = np.unique(persons, return_inverse=True)[1]
-    both, grouped, true = pairs(groups, person), pairs(groups), pairs(person)
-    return tuple(round(float(both / max(total, 1)), 6) for total in (grouped, true))
+    """(precision, recall) of pairs of images in one group, groups [N], against pairs of one person, persons [N]; 0 of none."""
+    (_apart, wrong), (missed, right) = pair_confusion_matrix(persons, groups)
+    return tuple(round(float(right / max(right + others, 1)), 6) for others in (wrong, missed))
 
 
 # ---- advice -----------------------------------------------------------------------------------------------------------
@@ -147,172 +114,95 @@ READ = 20  # results whose predictions are read, the highest scores first
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored result folder over some images: macro F1, predicted classes of the train images and of the eval images.
-
-    `persons`: it joins the images of a person, for which the contest's rules must give leave.
-    """
+    """A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the
+    eval images; `persons`: made with --persons, so check that the rules allow grouping eval images."""
 
     folder: Path
     f1: float
+    half: float
     pred: np.ndarray
     answers: np.ndarray
     persons: bool = False
 
-
-@dataclass(frozen=True)
-class Advice:
-    """The two to hand in, `second` None where no other result is within noise of the first, and the reason for it.
-
-    `gap` and `gap_ci95`: macro F1 of the first minus that of the second, with its paired interval over people; `phi`:
-    correlation of being wrong on an image; `apart`: share of the eval images that the two answer differently. `allowed`: the
-    Advice among the results that need nobody's leave, where one of the two does, if there is any.
-    """
-
-    first: Candidate
-    second: Candidate | None = None
-    gap: float = np.nan
-    gap_ci95: tuple = (np.nan, np.nan)
-    phi: float = np.nan
-    apart: float = np.nan
-    allowed: "Advice | None" = None
-
-
-def joins_persons(folder):
-    """Whether an ensemble was made with --persons, or has a member that was."""
-    folders = [Path(folder)]
-    for one in folders:  # which grows: ensembles may be members
-        try:
-            recipe = experiment.read_recipe(one)
-        except InputError:  # a run has none
-            continue
-        if recipe.get("persons"):
-            return True
-        members = {Path(member["run"]) for member in recipe.get("members", ())}
-        folders += sorted(members.difference(folders))
-    return False
+    def __str__(self):
+        return f"{self.folder}{' (--persons)' if self.persons else ''}"
 
 
 def scored_folders(output_dir):
     """[(oof_f1, half the width of its interval, folder)] of a directory's results from score.json, highest score first."""
     found = []
     for path in Path(output_dir).glob("*/score.json"):
-        try:
+        with contextlib.suppress(InputError, ArithmeticError, KeyError, TypeError, ValueError):  # a result without a score
             scores = files.read_json(path)
             low, high = scores["oof_f1_ci95"]
             found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
-        except (InputError, ArithmeticError, KeyError, TypeError, ValueError):
-            continue  # no score, or none that a result of ours has
     return sorted(found, key=lambda row: (-row[0], str(row[2])))
 
 
-def _read_candidate(folder, f1, images, names):
-    """The Result of a folder, or None where it is not over these train images and these eval images."""
-    try:
-        oof = predictions.read_table(folder / "oof.csv", "label", ("image",)).set_index("image")
-        answers = dict(zip(*dataset.read_submission(folder / "submission.csv")))
-    except InputError:
-        return None
-    if len(oof) != len(images) or len(answers) != len(names) or {*oof.index} != {*images} or {*answers} != {*names}:
-        return None
-    pred = oof.loc[images, dataset.columns("label")].to_numpy().argmax(1)
-    return Candidate(folder, f1, pred, np.array([answers[name] for name in names]), joins_persons(folder))
+def read_candidates(folder, oof, names):
+    """The Candidates in and beside a result folder that are of the images of its table `oof` and the eval images `names`."""
+    candidates = []
+    for f1, half, other in scored_folders(folder.parent)[:READ]:
+        with contextlib.suppress(InputError):
+            table = predictions.read_table(other / "oof.csv", "label", ("image",)).set_index("image")
+            answers = pd.Series(dict(zip(*dataset.read_submission(other / "submission.csv"))))
+            persons = (other / "recipe.yaml").exists() and bool(experiment.read_recipe(other).get("persons"))
+            if set(table.index) == set(oof["image"]) and set(answers.index) == set(names):
+                pred = table.loc[oof["image"], dataset.columns("label")].to_numpy().argmax(1)
+                candidates.append(Candidate(other, f1, half, pred, answers[names].to_numpy(), persons))
+    return candidates
 
 
-def advise(folder, oof, names):
-    """The Advice of a result folder and those beside it, over the train images of its `oof` (the oof.csv table) and the eval
-    images `names`; None where fewer than two are there."""
-    images = oof["image"].tolist()
-    folders = scored_folders(folder.parent)[:READ]
-    if len(folders) < 2:
-        return None
-    halves = {folder: half for _f1, half, folder in folders}
-    results = [result for f1, _half, folder in folders if (result := _read_candidate(folder, f1, images, names))]
-    if len(results) < 2:
-        return None
-    people = oof["target"].to_numpy(), oof["path"].to_numpy()
-    advice = _choose_pair(results, halves, *people)
-    allowed = [result for result in results if not result.persons]
-    if not allowed or not any(result and result.persons for result in (advice.first, advice.second)):
-        return advice
-    return replace(advice, allowed=_choose_pair(allowed, halves, *people))
-
-
-def _choose_pair(results, halves, truth, persons):
-    """The Advice among results, the highest score first; halves: of the widths of their intervals.
-
-    What is the first one again, in all it answers, is none to hand in beside it.
-    """
-    first, *others = results
+def choose_pair(candidates, truth, persons):
+    """(first, second, lines of text): the two to hand in. The first has the highest score; the second is within noise of it and
+    errs least like it, None where there is no such, or only the first's answers again."""
+    first, *others = candidates
+    lines = [f"  1  {first}: macro F1 {first.f1:.4f}, the highest"]
     wrong = first.pred != truth
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
-    near = [other for other in others if first.f1 - other.f1 <= halves[first.folder] + halves[other.folder]]
+    near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
     alike = {other.folder: np.nan_to_num(metrics.phi(wrong, other.pred != truth)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):
         low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
         if low <= 0 <= high:
-            apart = float((first.answers != other.answers).mean())
-            return Advice(first, other, first.f1 - other.f1, (low, high), alike[other.folder], apart)
-    return Advice(first)
+            gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
+            apart = (first.answers != other.answers).mean()
+            like = f"correlation {alike[other.folder]:.2f}, {apart:.1%} of answers differ"
+            lines += [f"  2  {other}: macro F1 {other.f1:.4f}, {gap};", f"     its errors are least like those of 1: {like}"]
+            return first, other, lines
+    lines.append("  2  none: all else is worse by more than noise, or the same again; combine other members for one")
+    return first, None, lines
 
 
-def advice_lines(advice):
-    """An Advice in words, for the console."""
-    told = ["the two to hand in at the end:", *_pair(advice)]
-    if advice.first.persons or (advice.second and advice.second.persons):
-        told.append("  --persons joins images, which the contest's rules must allow; without it:")
-        told += _pair(advice.allowed) if advice.allowed else ["  none: combine members without --persons"]
-    return told
+def advise(folder, oof, names):
+    """(first, second, lines of text) of the two results to hand in, of a folder and those beside it; None of fewer than two.
 
-
-def _pair(advice):
-    first, second = advice.first, advice.second
-    told = [f"  1  {_name(first)}: macro F1 {first.f1:.4f}, the highest"]
-    if second is None:
-        return [*told, "  2  none: all else is worse by more than noise, or the same again; combine other members for one"]
-    low, high = advice.gap_ci95
-    noise = f"lower by {advice.gap:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
-    apart = f"correlation {advice.phi:.2f}, {advice.apart:.1%} of answers differ"
-    return [
-        *told,
-        f"  2  {_name(second)}: macro F1 {second.f1:.4f}, {noise};",
-        f"     its errors are least like those of 1: {apart}",
-    ]
-
-
-def _name(result):
-    return f"{result.folder}{' (--persons)' if result.persons else ''}"
+    oof: the folder's oof.csv table, names: its eval images. Where one of the two was made with --persons, the lines name the
+    two to hand in without it as well.
+    """
+    candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
+    if len(candidates) < 2:
+        return None
+    first, second, lines = choose_pair(candidates, *people)
+    if first.persons or (second and second.persons):
+        allowed = [candidate for candidate in candidates if not candidate.persons]
+        lines.append("  --persons joins images, which the contest's rules must allow; without it:")
+        lines += choose_pair(allowed, *people)[2] if allowed else ["  none: combine members without --persons"]
+    return first, second, ["the two to hand in at the end:", *lines]
 
 
 # ---- contributions ----------------------------------------------------------------------------------------------------
 
 SHOWN = 12  # members that are left out, and steps of the greedy path
-MANY = 40  # members from which on what each adds is not worked out
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A member without weight: the member most like it among those used (None: no part in common), the correlation of the
-    two, and the change of macro F1 when it enters at the mean weight of the others."""
-
-    index: int
-    nearest: int | None
-    correlation: float
-    change: float
-
-
-def own_score(target, oof):
-    """Macro F1 of an oof.csv table on what its target is scored on, at the official bounds."""
-    truth, probs = predictions.scored(oof, target)
-    return metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
 
 
 def total_weight(weight):
-    """The weight of a member as one number: the sum over its parts."""
+    """The weight of a member as one number: the sum over its components."""
     return sum(weight.values()) if isinstance(weight, dict) else weight
 
 
 def _f1(plan, fitted, weights, members, truth):
-    """In-sample macro F1 with other weights and everything else as fitted; -inf where a part is left undecided."""
+    """In-sample macro F1 with other weights and everything else as fitted; -inf where a component is left undecided."""
     try:
         probs, _factors = blend.finish_plan(plan, blend.apply_plan(plan, replace(fitted, weights=weights), members))
     except InputError:
@@ -321,61 +211,61 @@ def _f1(plan, fitted, weights, members, truth):
 
 
 def added(plan, fitted, members, truth):
-    """What each member adds: in-sample macro F1 minus that without it, nothing fitted anew [len(members)].
+    """In-sample macro F1 minus that without each member, nothing fitted anew [len(members)].
 
-    Infinite where the others leave a part undecided; NaN where it has no weight, for a stacker and for many members.
+    Infinite where the others leave a component undecided; NaN where it has no weight, and for a stacker.
     """
-    weights = fitted.weights or [1] * len(members)
-    used = [index for index, weight in enumerate(weights) if total_weight(weight) > 0]
-    adds = np.full(len(members), np.nan)
-    if plan.method == "stack" or len(used) > MANY:
+    weights, adds = fitted.weights or [1] * len(members), np.full(len(members), np.nan)
+    if plan.method == "stack":
         return adds
     fitted, members = blend.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
-    for index in used:
-        adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
+    for index, weight in enumerate(weights):
+        if total_weight(weight) > 0:
+            adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
     return adds
 
 
 def truth_probs(target, probs, truth, bounds):
-    """{part: [N]}: the probability that a member gives to the true class of each part it decides."""
-    parts = blend.member_components(target, probs, bounds)
-    parts = marginals(parts["label"]) if "label" in parts else parts
+    """{component: [N]}: the probability that a member gives to the true class of each component it decides."""
+    tables = blend.member_components(target, probs, bounds)
+    tables = marginals(tables["label"]) if "label" in tables else tables
     true = dict(zip(dataset.COMPONENTS, decode(truth)))
-    return {part: part_probs[np.arange(len(truth)), true[part]] for part, part_probs in parts.items()}
+    return {name: table[np.arange(len(truth)), true[name]] for name, table in tables.items()}
 
 
 def correlation(one, other):
-    """Mean over the parts that both decide of the correlation of two `truth_probs`; NaN where there is none."""
-    found = [np.corrcoef(one[part], other[part])[0, 1] for part in one if part in other and one[part].std() * other[part].std()]
-    return float(np.mean(found)) if found else np.nan
+    """Mean correlation of two `truth_probs` over the components that both decide; NaN where there is none."""
+    both = [name for name in one if name in other and one[name].std() * other[name].std()]
+    return float(np.mean([np.corrcoef(one[name], other[name])[0, 1] for name in both])) if both else np.nan
 
 
 def left_out(plan, fitted, members, truth, limit=SHOWN):
-    """LeftOut of the first `limit` members without weight."""
+    """[(index, reason)] of the first `limit` members without weight: the change of macro F1 when it enters at the mean weight
+    of the others, and its correlation with the member most like it among those used; members are numbered from 1."""
     weights = fitted.weights or [1] * len(members)
     totals = np.array([total_weight(weight) for weight in weights])
-    used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)
-    if not len(unused):
-        return []
+    used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)[:limit]
     fitted, members = blend.scale_by_temperatures(fitted, members)
     whole = _f1(plan, fitted, weights, members, truth)
-    at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused[:limit])}
-    found = []
-    for index in unused[:limit]:
-        alike = [correlation(at_truth[index], at_truth[other]) for other in used]
-        nearest = None if np.isnan(alike).all() else int(np.nanargmax(alike))
+    at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused)}
+    reasons = []
+    for index in unused:
+        alike = np.array([correlation(at_truth[index], at_truth[other]) for other in used])
+        like = "nothing like it is used"
+        if not np.isnan(alike).all():
+            like = f"correlation {np.nanmax(alike):.2f} with {used[np.nanargmax(alike)] + 1}"
         entered = [*weights[:index], totals[used].mean(), *weights[index + 1 :]]
         change = _f1(plan, fitted, entered, members, truth) - whole
-        known = (None, np.nan) if nearest is None else (int(used[nearest]), alike[nearest])
-        found.append(LeftOut(int(index), *known, change))
-    return found
+        reason = f"{'lowers the score by' if change < 0 else 'would add only'} {abs(change):.4f} in-sample ({like})"
+        reasons.append((int(index), reason if abs(change) >= 0.00005 else f"adds nothing ({like})"))
+    return reasons
 
 
 def _weight_text(weight):
     if isinstance(weight, dict):
         return "/".join(f"{value:.2f}" for value in weight.values())
-    return f"{weight:g}" if weight == int(weight) else f"{weight:.3f}"
+    return "–" if weight is None else f"{weight:g}" if weight == int(weight) else f"{weight:.3f}"
 
 
 def _folds_text(folds):
@@ -384,42 +274,27 @@ def _folds_text(folds):
     return " ".join(map(str, folds)) or "–"
 
 
-def contributions_table(found, weights, adds):
-    """Lines of a table of `found` (members.Member) with their weights (None: there is none) and what each adds.
+def contributions_table(members, weights, adds):
+    """Lines of a table of predictions.Members with their weights (None: there is none) and what each adds.
 
     Names are shortened so that lines fit the console.
     """
     rows = [("#", "member", "target", "folds", "scored on", "own F1", "weight", "adds")]
-    for number, (member, weight, add) in enumerate(zip(found, weights, adds), start=1):
-        own = "–" if member.oof is None else f"{own_score(member.target, member.oof):.4f}"
-        said = "–" if weight is None else _weight_text(weight)
+    for number, (member, weight, add) in enumerate(zip(members, weights, adds), start=1):
+        own = "–"
+        if member.oof is not None:
+            truth, probs = predictions.scored(member.oof, member.target)
+            own = f"{metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f}"
         more = "–" if np.isnan(add) else "needed" if np.isinf(add) else f"{add:+.4f}"
-        target = member.target
-        rows.append((str(number), member.name, target, _folds_text(member.folds), SCORED_AS[target], own, said, more))
+        folds, scored_as = _folds_text(member.folds), SCORED_AS[member.target]
+        rows.append((str(number), member.name, member.target, folds, scored_as, own, _weight_text(weight), more))
     widths = [max(map(files.display_width, column)) for column in zip(*rows)]
     room = errors.WIDTH - sum(widths) - 2 * len(widths[1:]) + widths[1]
     head, *rows = [(number, report.shorten(name, room), *others) for number, name, *others in rows]
     return files.aligned(head, rows, left=range(5))
 
 
-def left_out_reason(out):
-    """Why a member is left out, in words; members are numbered from 1."""
-    like = "nothing like it is used"
-    if out.nearest is not None:
-        like = f"correlation {out.correlation:.2f} with {out.nearest + 1}"
-    if abs(out.change) < 0.00005:
-        return f"adds nothing ({like})"
-    return f"{'lowers the score by' if out.change < 0 else 'would add only'} {abs(out.change):.4f} in-sample ({like})"
-
-
-# ---- telling ----------------------------------------------------------------------------------------------------------
-
-PRIOR_TOLERANCE = 0.01  # of a predicted mask share
-
-
-def bounds_option(args):
-    """The option that says where ages are cut, as it stands in the command line."""
-    return "--tune-bounds" if args.tune_bounds else "--age-bounds {} {}".format(*args.age_bounds)
+# ---- messages ---------------------------------------------------------------------------------------------------------
 
 
 def say(text, indent="", hang="  ", out=print):
@@ -429,99 +304,95 @@ def say(text, indent="", hang="  ", out=print):
 
 
 def say_members(result):
-    """The table of members: own scores, weights, what each adds; and why others are left out."""
+    """Print the table of members and why others are left out."""
     plan, fitted, images = result.plan, result.fitted, result.images
-    adds = [np.nan] * len(result.members)
-    if images:
-        adds = added(plan, fitted, images.members, images.truth)
+    adds = added(plan, fitted, images.members, images.truth) if images else [np.nan] * len(result.members)
     for line in contributions_table(result.members, result.weights, adds):
         print(line)
     unused = sum(total_weight(weight) == 0 for weight in fitted.weights or [])
-    if unused:
-        left = left_out(plan, fitted, images.members, images.truth)
-        for out in left:
-            say(f"{out.index + 1} is left out: {left_out_reason(out)}")
-        if unused > len(left):
-            print(f"{unused - len(left)} more are left out")
+    for index, reason in left_out(plan, fitted, images.members, images.truth) if unused else ():
+        say(f"{index + 1} is left out: {reason}")
+    if unused > SHOWN:
+        print(f"{unused - SHOWN} more are left out")
 
 
 def say_fit(result):
-    """What was found: the temperatures, the path of the search, the bounds, the biases and the factors of the mask states."""
+    """Print the temperatures, the path of the search, the bounds, the class factors and the factors of the mask states."""
     fitted = result.fitted
     if fitted.temperatures:
-        told = [" ".join(f"{value:.2f}" for value in heads.values()) for heads in fitted.temperatures[:SHOWN]]
-        rest = f" and {len(fitted.temperatures) - len(told)} more" if len(fitted.temperatures) > len(told) else ""
-        say(f"temperatures: {', '.join(f'{index}: {values}' for index, values in enumerate(told, start=1))}{rest}")
+        of_members = [" ".join(f"{value:.2f}" for value in heads.values()) for heads in fitted.temperatures]
+        say(f"temperatures: {', '.join(f'{index}: {text}' for index, text in enumerate(of_members, start=1))}")
     if fitted.path:
         steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
-        more = len(steps) - SHOWN
-        rest = f" and {more} more, to {fitted.path[-1][1]:.4f}" if more > 0 else ""
+        rest = f" and {len(steps) - SHOWN} more, to {fitted.path[-1][1]:.4f}" if len(steps) > SHOWN else ""
         say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[:SHOWN])}{rest}")
     if result.plan.bounds is None:
-        parts = ", ".join(" ".join(map(str, part.bounds)) for part in result.scored.fits)
-        say(
-            f"age bounds: {fitted.bounds[0]} {fitted.bounds[1]} (without each of "
-            f"{blend.CROSSFIT_FOLDS} parts of the people: {parts})"
-        )
+        (low, high), count = fitted.bounds, blend.CROSSFIT_FOLDS
+        folds = ", ".join(" ".join(map(str, fold.bounds)) for fold in result.scored.fits)
+        say(f"age bounds: {low} {high} (without each of {count} parts of the people: {folds})")
     if fitted.class_factors is not None:
         strongest = np.argsort(-np.abs(np.log(fitted.class_factors)))[:3]
-        told = "; ".join(f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest)
-        say(f"strongest factors: {told}")
+        factors = [f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest]
+        say(f"strongest factors: {'; '.join(factors)}")
     if result.plan.meets_prior:
-        told = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
-        say(f"factors of the mask states for 5:1:1 among the eval images: {told}")
+        factors = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
+        say(f"factors of the mask states for 5:1:1 among the eval images: {factors}")
 
 
 def say_persons(grouping):
-    """What --persons found, and that it needs leave; nothing without it."""
-    for line in grouping.lines() if grouping else ():
-        say(line.strip(), indent=" " * (len(line) - len(line.lstrip())), hang="    ")
+    """Print the groups that --persons made, and that the rules decide."""
+    count = "{:,} eval images in {:,} groups".format(*grouping.eval.nunique())
+    say(f"persons: {count} of {images.SIZE} at most", hang="    ")
+    if grouping.oof is not None:
+        precision, recall = grouping.scores.values()
+        pairs = (
+            f"of the pairs in a group {precision:.1%} are of one person, of the pairs of a person {recall:.1%} are in a group"
+        )
+        count = "{:,} images in {:,}".format(*grouping.oof.nunique())
+        say(f"out of fold, all people at once, {count}: {pairs}", "  ", "    ")
+    say("whether images may be answered together is for the contest's rules to say: ask before you hand it in", "  ", "    ")
 
 
 def say_scores(result):
-    """The out-of-fold score with its interval, and for what was fitted the in-sample score and whether it paid."""
+    """Print the out-of-fold score with its interval and, of what was fitted, the in-sample score and the gain."""
     if result.scored is None:
         lacking = [member.name for member in result.members if member.oof is None]
         print(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
         return
     scores, plan = result.scored.scores, result.plan
-    low, high = scores["oof_f1_ci95"]
-    print(
-        f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
-        f"accuracy {scores['oof_acc']:.4f}"
-    )
+    interval = "{:.4f} .. {:.4f}".format(*scores["oof_f1_ci95"])
+    accuracy = f"accuracy {scores['oof_acc']:.4f}"
+    print(f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {interval}), {accuracy}")
     if plan.fitted_options:
         parts = scores["crossfit_parts"]
         print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
     if plan != blend.Plan(seed=plan.seed) or result.grouping:
         low, high = scores["gain_ci95"]
-        print(
-            f"  plain average of all members {scores['plain_f1']:.4f}: gain {scores['gain']:+.4f}, "
-            f"95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}"
-        )
-    if plan.meets_prior:
-        say_true_shares(result.images.truth)
+        gain = f"gain {scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}"
+        print(f"  plain average of all members {scores['plain_f1']:.4f}: {gain}")
 
 
-def say_plain_oof(tta, found):
-    """Which members' part in the out-of-fold score is without the TTA that their eval predictions have."""
-    lacking = [member.name for member in found if member.oof is not None and not predictions.has_oof(member.source, tta)]
+def say_plain_oof(tta, members):
+    """Print the members whose out-of-fold predictions are without the TTA that their eval predictions have."""
+    lacking = [member.name for member in members if member.oof is not None and not predictions.has_oof(member.source, tta)]
     if lacking:
         made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
         say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")
 
 
-def say_true_shares(truth):
-    """Where the true mask shares of labels [N] depart from 5:1:1, that the prior is not theirs."""
-    shares = np.bincount(decode(truth)[0], minlength=len(MASKS)) / len(truth)
-    if np.abs(shares - MASK_PRIOR).max() > PRIOR_TOLERANCE:
-        told = ", ".join(f"{name} {share:.1%}" for name, share in zip(MASKS, shares))
-        say(f"the out-of-fold images are not 5:1:1 by mask ({told}): the prior is a wrong one there", indent="  ", hang="    ")
+def warn_of_prior(eval_probs):
+    """Warn on stderr where a predicted mask share departs from 5:1:1 by more than a percentage point."""
+    N = len(eval_probs)
+    counts, expected = np.bincount(decode(eval_probs.argmax(1))[0], minlength=len(MASKS)), np.multiply(MASK_PRIOR, N)
+    if np.abs(counts - expected).max() > 0.01 * N:
+        text = "{} {:,} ({:.1%}) for {} ({:.1%})"
+        shares = [text.format(*row) for row in zip(MASKS, counts, counts / N, map("{:,.0f}".format, expected), expected / N)]
+        say(f"warning: eval images are 5:1:1 by mask, but the predictions are {', '.join(shares)}", out=errors.say)
 
 
 def predicted_shares(eval_probs):
-    """Shares of the predicted classes of each part, in a line."""
+    """Shares of the predicted classes of each component, in a line."""
     said = []
     for classes, names in zip(decode(eval_probs.argmax(1)), (MASKS, GENDERS, AGE_GROUPS)):
         shares = [f"{name} {np.mean(classes == index):.1%}" for index, name in enumerate(names)]
@@ -529,39 +400,33 @@ def predicted_shares(eval_probs):
     return "; ".join(said)
 
 
-def warn_of_prior(eval_probs):
-    """A warning on stderr where a predicted mask share departs from 5:1:1 by more than a percentage point."""
-    mask = decode(eval_probs.argmax(1))[0]
-    counts, expected = np.bincount(mask, minlength=len(MASKS)), np.multiply(MASK_PRIOR, len(mask))
-    if np.abs(counts - expected).max() > PRIOR_TOLERANCE * len(mask):
-        told = ", ".join(
-            f"{name} {count:,} ({count / len(mask):.1%}) for {round(prior):,} ({prior / len(mask):.1%})"
-            for name, count, prior in zip(MASKS, counts, expected)
-        )
-        say(f"warning: eval images are 5:1:1 by mask, but the predictions are {told}", out=errors.say)
-
-
 def say_next(args, result, folder):
-    """What to hand in, where there is a choice, and the next command."""
+    """Print the two to hand in, where there is a choice, and the next command."""
     images, advised = result.images, None
     data = demo.as_option(args.data_dir) if args.data_dir else ""
     if images:
         advised = advise(folder, images.table.assign(target=images.truth), result.names)
-    for line in advice_lines(advised) if advised else ():
+    for line in advised[2] if advised else ():
         print(line)
-    if advised and advised.second:
-        told = shlex.join(["compare.py", str(advised.first.folder), str(advised.second.folder)]) + data
+    if advised and advised[1]:
+        command = shlex.join(["compare.py", str(advised[0].folder), str(advised[1].folder)]) + data
     elif images and not result.plan.fitted_options and len(result.members) > 1:
-        told = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
-        cut = "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
-        kept = f"{' --decode prior' if result.plan.meets_prior else ''}{' --persons' if args.persons else ''}"
-        told += f"{cut}{data}{kept} --search greedy"
+        command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
+        command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
+        command += data + " --decode prior" * result.plan.meets_prior + " --persons" * args.persons + " --search greedy"
     else:
-        told = "leaderboard.py"
-    print(f"next: python {told}")
+        command = "leaderboard.py"
+    print(f"next: python {command}")
 
+
+# ---- the ensemble -----------------------------------------------------------------------------------------------------
 
 YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
+
+
+def bounds_option(args):
+    """The option that says where ages are cut, as in the command line."""
+    return "--tune-bounds" if args.tune_bounds else "--age-bounds {} {}".format(*args.age_bounds)
 
 
 def parse_args(argv):
@@ -618,8 +483,8 @@ class OofImages:
 
 @dataclass(frozen=True)
 class Submission:
-    """All there is to write and to tell; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those
-    of pipeline.finish on the eval images, `grouping`: persons.Grouping with --persons."""
+    """The result to write and print; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those of
+    the eval images with --decode prior, `grouping`: with --persons."""
 
     plan: blend.Plan
     members: list
@@ -644,14 +509,14 @@ def main(argv=None):
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
     plan, data_dir = make_plan(args), demo.find(args.data_dir)
-    found = read_members(args, plan)
-    result = combine(args, plan, found)
+    result = combine(args, plan, read_members(args, plan))
     folder = write_result(args, result)
     say_members(result)
     say_fit(result)
-    say_persons(result.grouping)
+    if result.grouping:
+        say_persons(result.grouping)
     say_scores(result)
-    say_plain_oof(args.tta, found)
+    say_plain_oof(args.tta, result.members)
     inference.say_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
@@ -661,7 +526,7 @@ def main(argv=None):
 
 
 def make_plan(args):
-    """The pipeline.Plan of the options."""
+    """The blend.Plan of the options."""
     cut = None if args.tune_bounds else tuple(args.age_bounds)
     return blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
 
@@ -674,10 +539,8 @@ def read_members(args, plan):
         raise InputError(f"{bounds_option(args)}: only runs of target age can be cut anew, and none is given")
     for source in sources if plan.fitted_options else ():
         if not source.matched and not (source.folder / "oof.csv").is_file():
-            raise InputError(
-                f"{plan.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv; leave out that "
-                "member or the option"
-            )
+            needs = f"{plan.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv"
+            raise InputError(f"{needs}; leave out that member or the option")
 
     def predict(jobs):
         images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
@@ -687,18 +550,13 @@ def read_members(args, plan):
         return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
 
 
-def read_oof_images(found):
-    """The OofImages of members, or None where one of them has no oof.csv."""
-    if any(member.oof is None for member in found):
-        return None
-    table, truth = predictions.oof_truth(found)
-    return OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in found])
-
-
-def combine(args, plan, found):
-    """The Result of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
-    names, images = found[0].eval["ImageID"].tolist(), read_oof_images(found)
-    folds = [[(member.target, probs) for probs in member.fold_probs(names)] for member in found]
+def combine(args, plan, members):
+    """The Submission of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
+    names, images = members[0].eval["ImageID"].tolist(), None
+    if all(member.oof is not None for member in members):
+        table, truth = predictions.oof_truth(members)
+        images = OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in members])
+    folds = [[(member.target, probs) for probs in member.fold_probs(names)] for member in members]
     plain = images and blend.blend(images.members)
     fitted, scored, grouping = blend.Fitted(plan.bounds), None, None
     if args.persons:
@@ -709,7 +567,7 @@ def combine(args, plan, found):
         fitted = blend.fit_plan(plan, images.members, images.truth)
         scored = blend.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
     finished = blend.finish_plan(plan, blend.apply_plan(plan, *blend.average_folds(fitted, folds)))
-    return Submission(plan, found, names, images, fitted, scored, *finished, grouping)
+    return Submission(plan, members, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
@@ -763,7 +621,9 @@ def write_result(args, result):
         scores = scored.scores if scored else dict.fromkeys(blend.SCORES)
         files.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
         if result.grouping:
-            result.grouping.write(inside)
+            files.write_csv(inside / "persons.csv", result.grouping.eval)
+            if scored:
+                files.write_csv(inside / "oof_persons.csv", result.grouping.oof)
         if plan.method == "stack":
             table = blend.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             files.write_csv(inside / "stack.csv", table)

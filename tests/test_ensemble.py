@@ -2,26 +2,31 @@
 
 import functools
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
 import yaml
-from simulated import People, eval_names, write_data, write_run
+from simulated import KINDS, People, eval_names, write_data, write_run
 
 import blend
 import dataset
+import demo
 import ensemble
 import errors
 import inference
 import metrics
 import predictions
-from blend import Plan
-from dataset import HEADS, age_group_probs, combine, head_slices, marginals
+from blend import Fitted, Plan
+from dataset import HEADS, age_group_probs, combine, encode, head_slices, marginals
+from errors import InputError
+from predictions import Member, Source
 
 
 @pytest.fixture
@@ -316,13 +321,6 @@ def test_what_is_named_stays_an_error(many, monkeypatch, tmp_path, capsys, named
     assert "nothing that the patterns match can take part" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_best_folds_are_predicted_alone(runs, places, tmp_path):
-    ensemble.main(["--models", str(runs["label"]), "--folds", "best", "--name", "best", *places])
-    recipe = yaml.safe_load((tmp_path / "submissions" / "best" / "recipe.yaml").read_text())
-    folds = json.loads((runs["label"] / "summary.json").read_text())["folds"]
-    assert recipe["members"][0]["folds"] == [max(folds, key=lambda facts: facts["val_f1"])["fold"]]
-
-
 def test_a_run_without_oof_gives_a_submission_without_score(fit, places, tmp_path, capsys):
     run = fit("--kfold", "0", "--target", "label", name="nofold_for_ensemble")
     assert ensemble.main(["--models", str(run), "--name", "unscored", *places]) == 0
@@ -544,14 +542,6 @@ def test_the_end_says_what_to_hand_in(blend_of, tmp_path, capsys):
     assert str(tmp_path / "submissions" / "two") in (first, second) and first != second
 
 
-def test_options_become_the_plan():
-    argv = ["--models", "x", "--decode", "f1", "--seed", "3"]
-    assert ensemble.make_plan(ensemble.parse_args(argv)) == Plan(decode="f1", seed=3)
-    assert ensemble.make_plan(ensemble.parse_args([*argv, "--temperature"])) == Plan(decode="f1", seed=3, temperature=True)
-    assert ensemble.make_plan(ensemble.parse_args([*argv, "--tune-bounds"])).bounds is None
-    assert ensemble.make_plan(ensemble.parse_args([*argv, "--age-bounds", "29", "59"])).bounds == (29, 59)
-
-
 @pytest.fixture
 def last_line(blend_of, simulated, tmp_path, capsys):
     """last_line(names, options) -> what stands after "next: " for a blend of these simulated runs, alone in its folder."""
@@ -593,3 +583,368 @@ def test_the_next_command_keeps_the_bounds(last_line):
 
 def test_after_a_search_or_a_single_member_the_next_command_shows_all(last_line):
     assert last_line(["label"]) == last_line(["label", "multi"], ["--search", "weights"]) == ["leaderboard.py"]
+
+
+# ---- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_predicted_shares_in_words():
+    """Of two genders one share says it all."""
+    shares = ensemble.predicted_shares(np.eye(18)[[0, 0, 3, 17]])
+    assert shares == "worn 75.0%, incorrect 0.0%, not worn 25.0%; female 50.0%; <30 75.0%, 30-59 0.0%, >=60 25.0%"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(-0.005, 0.02, "noise"), (0.001, 0.02, "better"), (-0.02, -0.001, "worse")]
+)
+def test_whether_it_paid_is_said_by_the_interval(low, high, verdict, capsys):
+    gain = (low + high) / 2
+    scores = {"oof_f1": 0.5, "oof_acc": 0.6, "oof_f1_ci95": [0.4, 0.6], "in_sample_f1": 0.7, "crossfit_parts": 5}
+    scored = SimpleNamespace(scores=scores | {"plain_f1": 0.5 - gain, "gain": gain, "gain_ci95": [low, high]})
+    ensemble.say_scores(SimpleNamespace(plan=Plan(search="greedy"), scored=scored, grouping=None))
+    assert capsys.readouterr().out.endswith(f"gain {gain:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}\n")
+    ensemble.say_scores(SimpleNamespace(plan=Plan(seed=3), scored=scored, grouping=None))
+    assert "gain" not in capsys.readouterr().out
+    ensemble.say_scores(
+        SimpleNamespace(plan=Plan("hard"), scored=scored, grouping=None)
+    )  # nothing is fitted, and yet it is not the average
+    out = capsys.readouterr().out
+    assert verdict in out and "cross-fitted" not in out
+    ensemble.say_scores(SimpleNamespace(plan=Plan(), scored=scored, grouping="there are groups"))
+    assert verdict in capsys.readouterr().out
+
+
+def test_the_strongest_factors_may_be_small_ones(capsys):
+    factors = np.ones(18)
+    factors[[0, 3, 5]] = 2.0, 0.1, 1.5
+    ensemble.say_fit(SimpleNamespace(plan=Plan(decode="f1"), fitted=Fitted(class_factors=factors)))
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"strongest factors: 0\.10 for class 3, .*; 2\.00 for class 0, .*; 1\.50 for class 5, .*", told)
+
+
+def test_shares_that_depart_from_the_prior_are_warned_of(capsys):
+    """70 images: 50, 10, 10 are expected; one image is 1.4 percentage points."""
+    right = np.eye(18)[[0] * 50 + [6] * 10 + [12] * 10]
+    ensemble.warn_of_prior(right)
+    assert capsys.readouterr().err == ""
+    ensemble.warn_of_prior(np.eye(18)[[0] * 51 + [6] * 9 + [12] * 10])
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.startswith("warning: eval images are 5:1:1 by mask")
+    ensemble.warn_of_prior(np.eye(18)[[0] * 146 + [6] * 32 + [12] * 32])  # 4 too few, 2 too many twice; 2.1 of 210 are borne
+    assert "worn 146 (69.5%) for 150 (71.4%)" in " ".join(capsys.readouterr().err.split())
+    assert "worn 51 (72.9%) for 50 (71.4%), incorrect 9 (12.9%) for 10 (14.3%), not worn 10 (14.3%) for 10 (14.3%)" in err
+
+
+# ---- contributions ----------------------------------------------------------------------------------------------------
+
+TRUTH = encode(0, 0, np.array([0, 1, 2, 1]))
+
+
+def label_probs(pred, sure=0.9):
+    return (1 - sure) / 18 + sure * np.eye(18)[pred]
+
+
+def test_what_a_member_adds_by_hand():
+    """The blend is right on all four; without the first the second errs on one of class 1: F1 of classes 0, 1, 2 is
+    1 (2 * 1 / 2), 2/3 (2 * 1 / 3) and 2/3 (2 * 1 / 3), mean 7/9. So the first adds 2/9 and the second nothing."""
+    members = [("label", label_probs(TRUTH)), ("label", label_probs(encode(0, 0, np.array([0, 1, 2, 2])), 0.5))]
+    np.testing.assert_allclose(ensemble.added(Plan(), Fitted(), members, TRUTH), [2 / 9, 0], atol=1e-12)
+
+
+def test_what_a_member_adds_is_at_the_other_s_weights_and_biases():
+    people = People(12, seed=1)
+    members = [(target, people.probs(target, 3)) for target in ("label", "multi", "label")]
+    weights = [0.5, {"mask": 2.0, "gender": 0.25, "age_group": 0.0}, 2.0]
+    fitted = Fitted(weights=weights, class_factors=np.linspace(0.1, 3, 18))
+
+    def f1(weights):
+        probs = blend.blend(members, weights=weights) * fitted.class_factors
+        return metrics.macro_f1(people.label, probs.argmax(1), 18)
+
+    expected = [
+        f1(weights) - f1([weight if other != index else 0 for other, weight in enumerate(weights)]) for index in range(3)
+    ]
+    np.testing.assert_allclose(ensemble.added(Plan(), fitted, members, people.label), expected, atol=1e-12)
+    assert ensemble.total_weight(weights[1]) == 2.25 and ensemble.total_weight(2) == 2
+
+
+def test_what_no_other_decides_is_needed():
+    people = People(12, seed=0)
+    members = [(target, people.probs(target)) for target in ("mask", "gender", "age", "age_group")]
+    adds = ensemble.added(Plan(), Fitted(weights=[1, 1, 0, 2]), members, people.label)
+    assert np.isposinf(adds[[0, 1, 3]]).all() and np.isnan(adds[2])
+    assert np.isnan(ensemble.added(Plan("stack"), Fitted(), members, people.label)).all()
+
+
+def test_correlation_is_the_mean_of_the_parts_that_vary():
+    """Parts correlate by 1 and by -1, mean 0; where the first is always the same, the second alone counts."""
+    one = {"mask": np.array([0.1, 0.2, 0.4]), "gender": np.array([0.3, 0.6, 0.9])}
+    other = {"mask": np.array([0.1, 0.2, 0.4]), "gender": np.array([0.9, 0.6, 0.3]), "age_group": np.array([0.1, 0.5, 0.2])}
+    assert ensemble.correlation(one, other) == pytest.approx(0)
+    assert ensemble.correlation(one, other | {"mask": np.full(3, 0.5)}) == pytest.approx(-1)
+
+
+def test_ages_are_cut_at_the_bounds():
+    """All of it on age 29: under 30 by the official bounds, 30-59 by (29, 59)."""
+    probs, truth = np.eye(43)[[11, 11]], encode(0, 0, np.array([0, 1]))
+    assert ensemble.truth_probs("age", probs, truth, (30, 60))["age_group"].tolist() == [1, 0]
+    assert ensemble.truth_probs("age", probs, truth, (29, 59))["age_group"].tolist() == [0, 1]
+
+
+def test_why_members_are_left_out():
+    """A copy is like its original; a mask member is like that of the same photographs; gender and age share nothing with it. It
+    enters at the mean weight of those used, (2 + 1.5 + 0.5) / 3 = 4/3."""
+    people = People(20, seed=2)
+    one, other = people.probs("mask", 8), people.probs("mask", 3)
+    members = [(target, people.probs(target)) for target in ("label", "gender", "age")]
+    members += [("mask", (one + other) / 2), ("mask", one)]
+    weights = [0, 2, 1.5, 0.5, 0]
+
+    def f1(weights):
+        return metrics.macro_f1(people.label, blend.blend(members, weights=weights).argmax(1), 18)
+
+    change = f1([0, 2, 1.5, 0.5, 4 / 3]) - f1(weights)
+    (first, _reason), (index, reason) = ensemble.left_out(Plan(), Fitted(weights=weights), members, people.label)
+    assert (first, index) == (0, 4) and change < 0
+    assert re.fullmatch(rf"lowers the score by {-change:.4f} in-sample \(correlation 0\.[5-9]\d with 4\)", reason)
+    copies = [("label", people.probs("label", noise=3)), *[("label", people.probs("label"))] * 2]
+    ((index, reason),) = ensemble.left_out(Plan(), Fitted(weights=[0.2, 0.8, 0]), copies, people.label, limit=1)
+    assert index == 2 and reason.endswith("(correlation 1.00 with 2)")
+    apart = [("mask", one), *[(target, people.probs(target)) for target in ("gender", "age", "multi")]]
+    ((_index, reason),) = ensemble.left_out(Plan(), Fitted(weights=[0, 0, 0, 1]), apart, people.label, limit=1)
+    assert "with 4)" in reason
+
+
+@pytest.mark.parametrize(("folds", "text"), [
+    ([0, 1, 2, 3, 4], "0..4"), ([0, 1, 3, 4], "0 1 3 4"), ([0, 1], "0 1"), ([], "–"),
+])  # fmt: skip
+def test_folds_in_a_row_are_shortened(folds, text):
+    assert ensemble._folds_text(folds) == text
+
+
+def test_the_table_fits_a_console():
+    images = pd.DataFrame({"image": ["a", "b"], "path": ["a", "b"]})
+    oof = predictions.oof_table(images, 0, "mask", np.array([[0], [2]]), np.array([[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]]))
+    long = "runs/10-AdamP-CosineAnnealingWarmRestarts-0.6*FL+0.4*F1-v10-mask_5fold"
+    sources = [Source(long, Path(), "mask", "all"), Source("runs/short:fold2", Path(), "age_group", [2])]
+    found = [Member(sources[0], [0, 1, 2, 3, 4], None, oof), Member(sources[1], [2], None, None)]
+    head, first, second = ensemble.contributions_table(found, [{"mask": 0.25}, 0], [0.0123, np.inf])
+    assert max(map(len, (head, first, second))) <= 100
+    assert head.split() == ["#", "member", "target", "folds", "scored", "on", "own", "F1", "weight", "adds"]
+    assert first.split()[2:] == ["mask", "0..4", "mask", "0.3333", "0.25", "+0.0123"]  # F1 2/3 and 0 of the two classes
+    assert second.split() == ["2", "runs/short:fold2", "age_group", "2", "age_group", "–", "0", "needed"]
+
+
+# ---- advice -----------------------------------------------------------------------------------------------------------
+
+NAMES = [f"{index}.jpg" for index in range(10)]
+
+
+@pytest.fixture(scope="module")
+def people():
+    return People(100, seed=3)
+
+
+@pytest.fixture
+def write(people, tmp_path):
+    """write(name, wrong, answers) -> a result folder that is wrong on the images `wrong`, and its oof.csv table."""
+
+    def result(name, wrong, answers=0, images=None):
+        pred = np.where(wrong, (people.label + 1) % 18, people.label)
+        names = images or [f"{path}/{KINDS[index % 7]}.jpg" for index, path in enumerate(people.path)]
+        rows = pd.DataFrame({"image": names, "path": people.path})
+        oof = predictions.oof_table(rows, 0, "label", people.label[:, None], (0.01 + np.eye(18)[pred]) / 1.18)
+        folder = tmp_path / name
+        folder.mkdir()
+        oof.to_csv(folder / "oof.csv", index=False)
+        pd.DataFrame({"ImageID": NAMES, "ans": [answers] * 5 + [0] * 5}).to_csv(folder / "submission.csv", index=False)
+        ci = metrics.interval(metrics.bootstrap_f1(people.label, pred, people.path, 18, 200))
+        f1 = metrics.macro_f1(people.label, pred, 18)
+        (folder / "score.json").write_text(json.dumps({"oof_f1": f1, "oof_f1_ci95": ci}))
+        return folder, oof
+
+    return result
+
+
+def test_the_second_is_as_good_and_errs_elsewhere(people, write, tmp_path):
+    """`b` errs where `a` does and twice more, `c` on as many other images, `far` on many more: its errors are least like
+    those of `a`, but it is worse by more than noise. Five of ten answers of `c` differ."""
+    wrong = np.arange(700) % 7 == 0
+    write("a", wrong & (np.arange(700) >= 14))
+    write("b", wrong)
+    write("far", (np.arange(700) % 7 == 3) | (np.arange(700) % 7 == 5))
+    folder, oof = write("c", np.arange(700) % 7 == 4, answers=1)
+    first, second, lines = ensemble.advise(folder, oof.sample(frac=1, random_state=0), NAMES)
+    assert (first.folder.name, second.folder.name) == ("a", "c")
+    told, phi = "\n".join(lines), np.corrcoef(wrong & (np.arange(700) >= 14), np.arange(700) % 7 == 4)[0, 1]
+    assert f"1  {tmp_path / 'a'}: macro F1 {first.f1:.4f}" in told and f"2  {tmp_path / 'c'}: macro F1" in told
+    assert f"lower by {first.f1 - second.f1:.4f} (95 % CI" in told and "noise" in told
+    assert f"correlation {phi:.2f}, 50.0% of answers differ" in told
+
+
+def test_the_gap_is_that_of_people_and_answers_are_joined_by_name(people, write, tmp_path):
+    """c answers 1 on the first five eval images; a does so too, with its rows in reverse: no answer differs."""
+    wrong_a, wrong_c = np.arange(700) % 7 == 0, np.isin(np.arange(700) % 7, (3, 4)) & (np.arange(700) < 400)
+    folder, oof = write("a", wrong_a)
+    other, _oof = write("c", wrong_c, answers=1)
+    pd.read_csv(other / "submission.csv").iloc[::-1].to_csv(folder / "submission.csv", index=False)
+    first, second, lines = ensemble.advise(folder, oof, NAMES)
+    assert (first.folder, second.folder) == (folder, other) and "0.0% of answers differ" in lines[-1]
+    preds = [np.where(wrong, (people.label + 1) % 18, people.label) for wrong in (wrong_a, wrong_c)]
+    low, high = metrics.interval(metrics.bootstrap_difference(people.label, *preds, people.path, 18))
+    assert f"(95 % CI {low:+.4f} .. {high:+.4f}: noise)" in lines[-2]
+
+
+def test_a_result_that_is_surely_worse_is_no_second(people, write):
+    """`b` errs where `a` does and on one image more of every fifth person: its interval overlaps that of `a`, yet in nearly
+    every draw of people it is worse."""
+    wrong = np.arange(700) % 7 == 0
+    folder, oof = write("a", wrong)
+    write("b", wrong | (np.arange(700) % 35 == 8))
+    (f1, half, _a), (other_f1, other_half, _b) = ensemble.scored_folders(folder.parent)
+    assert f1 - other_f1 < half + other_half
+    assert ensemble.advise(folder, oof, NAMES)[1] is None
+
+
+def test_scored_folders_have_half_the_width_of_their_interval(write, tmp_path):
+    for name, f1, ci in (("low", 0.5, [0.4, 0.64]), ("high", 0.7, [0.6, 0.8])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "score.json").write_text(json.dumps({"oof_f1": f1, "oof_f1_ci95": ci}))
+    assert ensemble.scored_folders(tmp_path) == [
+        (0.7, pytest.approx(0.1), tmp_path / "high"),
+        (0.5, pytest.approx(0.12), tmp_path / "low"),
+    ]
+
+
+def test_errors_of_a_faultless_result_are_like_no_others(people, write):
+    folder, oof = write("a", np.zeros(700, dtype=bool))
+    write("b", np.arange(700) == 3)
+    _first, second, lines = ensemble.advise(folder, oof, NAMES)
+    assert second.folder.name == "b" and "correlation 0.00" in lines[-1]
+
+
+def test_what_needs_leave_is_told_and_what_does_not_beside_it(people, write, tmp_path):
+    """`joined` is best but made with --persons; `a` and `b` need nobody's leave."""
+    wrong = np.arange(700) % 7 == 0
+    folder, oof = write("a", wrong)
+    write("b", np.roll(wrong, 1))
+    write("joined", wrong & (np.arange(700) >= 70))
+    (tmp_path / "joined" / "recipe.yaml").write_text('{"persons": true}')
+    (tmp_path / "b" / "recipe.yaml").write_text('{"persons": false, "members": [{"run": "gone"}]}')
+    told = ensemble.advise(folder, oof, NAMES)[2]
+    assert told[1].startswith(f"  1  {tmp_path / 'joined'} (--persons): macro F1")
+    at = told.index("  --persons joins images, which the contest's rules must allow; without it:")
+    assert f"  1  {tmp_path / 'a'}: macro F1" in told[at + 1] and f"  2  {tmp_path / 'b'}: macro F1" in told[at + 2]
+    for name in "ab":
+        (tmp_path / name / "recipe.yaml").write_text('{"persons": true}')
+    assert ensemble.advise(folder, oof, NAMES)[2][-1] == "  none: combine members without --persons"
+
+
+def test_nothing_to_choose_from(people, write, tmp_path):
+    wrong = np.arange(700) % 7 == 0
+    folder, oof = write("a", wrong)
+    write("other images", wrong, images=[f"{index}.jpg" for index in range(700)])
+    for name, text in (("unscored", '{"oof_f1": null, "oof_f1_ci95": null}'), ("broken", "{"), ("a list", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "score.json").write_text(text)
+    (tmp_path / "other images" / "notes.txt").write_text("")
+    other, _oof = write("other eval images", wrong)
+    pd.DataFrame({"ImageID": [f"x{name}" for name in NAMES], "ans": 0}).to_csv(other / "submission.csv", index=False)
+    assert ensemble.advise(folder, oof, NAMES) is None
+    write("bad", np.arange(700) % 7 != 1)
+    first, second, lines = ensemble.advise(folder, oof, NAMES)
+    assert first.folder == folder and second is None
+    assert "all else is worse by more than noise, or the same again" in lines[-1]
+    assert ensemble.advise(folder, oof, [*NAMES, "one more.jpg"]) is None
+
+
+# ---- persons ----------------------------------------------------------------------------------------------------------
+
+
+def test_sharing_by_hand():
+    """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone."""
+    groups = np.array([0, 1, 0])
+    gender = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    np.testing.assert_allclose(ensemble.share_probs("gender", gender, groups), [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]])
+    mask = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(ensemble.share_probs("mask", mask, groups), mask)
+    age_group = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0.5, 0.5]])
+    multi = ensemble.share_probs("multi", np.hstack([mask, gender, age_group]), groups)
+    expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
+    np.testing.assert_allclose(multi, expected)
+    ages = np.eye(43)[[0, 1, 42]]
+    np.testing.assert_allclose(ensemble.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
+
+
+def test_sharing_the_18_classes():
+    """The mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
+    rng, groups = np.random.default_rng(0), np.array([0, 1, 0, 2, 2, 2])
+    label = rng.dirichlet(np.ones(18), 6)
+    shared = ensemble.share_probs("label", label, groups)
+    before, after = marginals(label), marginals(shared)
+    np.testing.assert_allclose(after["mask"], before["mask"])
+    for part in ("gender", "age_group"):
+        for number in range(3):
+            np.testing.assert_allclose(
+                after[part][groups == number], before[part][groups == number].mean(0)[None].repeat((groups == number).sum(), 0)
+            )
+    np.testing.assert_array_equal(shared[1], label[1])
+    rest = label.reshape(6, 3, 6).sum(1)[[0, 2]].mean(0)
+    np.testing.assert_allclose(shared[0], np.outer(before["mask"][0], rest).ravel())
+
+
+def test_pair_scores_by_hand():
+    """a a a b in groups 0 0 1 1: of the pairs 01 and 23 the first is right, of the three pairs of `a` one is found."""
+    assert ensemble.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
+    assert ensemble.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
+    assert ensemble.pair_scores(np.array([5, 5, 2]), ["x", "x", "y"]) == (1, 1)
+
+
+def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp_path, capsys):
+    """The recipe, persons.csv and the members' predictions give the answers; the gain is that over the plain average."""
+    members = [runs["multi"], runs["label"]]
+    plain = ["--models", *map(str, members), *places]
+    assert ensemble.main([*plain, "--name", "plain"]) == 0
+    assert ensemble.main([*plain, "--name", "shared", "--persons"]) == 0
+    folder, before = tmp_path / "submissions" / "shared", tmp_path / "submissions" / "plain"
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["persons"] is True
+    for table, key, groups_file in (("eval.csv", "ImageID", "persons.csv"), ("oof.csv", "image", "oof_persons.csv")):
+        made, groups = pd.read_csv(folder / table), pd.read_csv(folder / groups_file)
+        assert groups["image"].tolist() == made[key].tolist() and groups["group"].value_counts().max() <= 7
+        multi, label = (
+            ensemble.share_probs(
+                target,
+                pd.read_csv(run / table).set_index(key).loc[made[key], dataset.columns(target)].to_numpy(),
+                groups["group"].to_numpy(),
+            )
+            for target, run in zip(("multi", "label"), members)
+        )
+        product = (multi[:, :3, None, None] * multi[:, None, 3:5, None] * multi[:, None, None, 5:]).reshape(-1, 18)
+        np.testing.assert_allclose(made[dataset.columns("label")], (product + label) / 2, rtol=1e-4, atol=1e-6)
+    score, plain_score = (json.loads((each / "score.json").read_text()) for each in (folder, before))
+    assert score["plain_f1"] == plain_score["oof_f1"] and score["gain"] == pytest.approx(
+        score["oof_f1"] - score["plain_f1"], abs=2e-6
+    )
+    groups = pd.read_csv(folder / "oof_persons.csv")
+    precision, recall = ensemble.pair_scores(groups["group"].to_numpy(), groups["image"].str.partition("/")[0])
+    assert (score["pair_precision"], score["pair_recall"]) == (precision, recall) and "pair_recall" not in plain_score
+    out = " ".join(capsys.readouterr().out.partition("submissions/plain/submission.csv")[2].split())
+    assert f"of the pairs in a group {precision:.1%} are of one person, of the pairs of a person {recall:.1%}" in out
+    assert "the contest's rules to say: ask before you hand it in" in out and f"gain {score['gain']:+.4f}" in out
+    assert not (before / "persons.csv").exists()
+
+
+def test_without_out_of_fold_predictions_only_eval_images_are_grouped(fit, places, tmp_path, capsys):
+    run = fit("--kfold", "0", "--target", "label", name="nofold_for_persons")
+    assert ensemble.main(["--models", str(run), "--name", "unscored", "--persons", *places]) == 0
+    names = {path.name for path in (tmp_path / "submissions" / "unscored").iterdir()}
+    assert "persons.csv" in names and "oof_persons.csv" not in names
+    assert "of the pairs in a group" not in capsys.readouterr().out
+
+
+def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "DATA_PLACES", ())
+    with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
+        ensemble.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
+    assert not list(tmp_path.iterdir())
