@@ -1,12 +1,11 @@
 """Labels that are probably wrong, from out-of-fold predictions: of persons (gender, age, swapped images) and of single images.
 
-Each image is predicted by a model that never saw its person, so a label that the prediction contradicts is either hard or
-wrong. Confident learning (Northcutt et al. 2021, arXiv 1911.00068) ranks images by how far the prediction lies from the
-label, against what is usual for the class. Here persons are ranked, as a gender or an age is wrong for all seven images at
-once, and by a probability: Bayes' rule with a prior share of wrong labels. The predictions are calibrated on the labels
-themselves first. A person's images are one photograph with different masks, so their agreement proves little; how much it
-proves is fitted, not assumed. A face that misleads every model looks like a wrong label, so confidences of gender and age
-are rather too high than too low: they order what to look at.
+A label that the prediction of a model contradicts which never saw its person is either hard or wrong. Confident learning
+(Northcutt et al. 2021, arXiv 1911.00068) ranks images by how far the prediction lies from the label, against the usual of the
+class. Here persons are ranked, as a gender or an age is wrong for all seven images at once, and by a probability: Bayes' rule
+with a prior share of wrong labels, of predictions that are calibrated on the labels first. A person's images are one photograph
+with different masks, so how much their agreement proves is fitted, not assumed. A face that misleads every model looks like a
+wrong label: confidences of gender and age are rather too high than too low.
 """
 
 import csv
@@ -25,22 +24,11 @@ import experiment
 import files
 import metrics
 import predictions
-from dataset import (
-    AGE_GROUPS,
-    CLASS_NAMES,
-    FIRST_AGE,
-    GENDERS,
-    LAST_AGE,
-    SCORED_AS,
-    age_group_probs,
-    decode,
-    marginals,
-    to_age_group,
-)
+from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
 from errors import InputError, say
 from images import thumbnail
 
-COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # what a label fix can change: the part that speaks of it
+COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # of a label fix: the component that speaks of it
 CHANCE = 1.25  # models whose macro F1 of C classes is below CHANCE / C guess, and can't judge a label
 YEARS = 5  # a recorded age as near as this to the apparent one is called right
 FLOOR = 1e-6  # a probability below this is as good as 0
@@ -48,9 +36,9 @@ FLOOR = 1e-6  # a probability below this is as good as 0
 
 @dataclass
 class Evidence:
-    """What runs say of the train images: `rows` image, path; `probs` {part: float64 [N, C]}; `truth` {part: int64 [N]}.
+    """Mean predictions of the train images: `rows` image, path; `probs` {component: float64 [N, C]}; `truth` {...: int64 [N]}.
 
-    Parts are mask, gender and age_group, as far as the runs decide them; `probs` may hold `age` (single years) too.
+    Components are mask, gender and age_group, as far as the runs decide them; `probs` may hold `age` (single years) too.
     """
 
     rows: pd.DataFrame
@@ -60,12 +48,11 @@ class Evidence:
 
 @dataclass
 class Findings:
-    """What is probably wrong, the surest first.
+    """Labels that are probably wrong, the surest first.
 
-    persons: DataFrame path, column, value, confidence (as a label fix), recorded, likely (in words), fixed (by a run's own
-    fixes); images: DataFrame image, part, label, suggested (class names), probability; expected: {column: labels that are
-    wrong by the sum of all confidences, those of agreeing persons too}; people: how many were judged; guessed: {column: macro
-    F1 of the mean predictions} where that is no better than chance, so that what is said of the column means nothing.
+    persons: path, column, value, confidence (as a label fix), recorded, likely (in words); images: image, part, label,
+    suggested (class names), probability; expected: {column: sum of all confidences}; people: how many were judged; guessed:
+    {column: macro F1 of the mean predictions} where that is no better than chance.
     """
 
     persons: pd.DataFrame
@@ -81,45 +68,38 @@ class Findings:
 def read_evidence(patterns):
     """The members behind names and patterns of runs and ensembles, with their oof.csv alone.
 
-    InputError when one that is named has none, or two hold different images; what a pattern matches is passed over then.
+    InputError when one that is named has none, or two hold different images; matches of a pattern are passed over then.
     """
     sources = predictions.find_sources(patterns, option="--label-noise")
     for source in sources:
         if not source.matched and not (source.folder / "oof.csv").is_file():
             raise InputError(f"{source.name}: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more")
-    found = predictions.read_oofs(sources, needs_oof=True, needs_eval=False)
-    predictions.check_same_images(found, "oof", "image")
-    return found
+    members = predictions.read_oofs(sources, needs_oof=True, needs_eval=False)
+    predictions.check_same_images(members, "oof", "image")
+    return members
 
 
 def describe(member):
     """'runs/a (macro F1 of label 0.5123)', out of fold."""
-    scored_as = SCORED_AS[member.target]
     truth, probs = predictions.scored(member.oof, member.target)
     return (
-        f"{member.name} (macro F1 of {scored_as} {metrics.macro_f1(truth, probs.argmax(1), len(CLASS_NAMES[scored_as])):.4f})"
+        f"{member.name} (macro F1 of {SCORED_AS[member.target]} {metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f})"
     )
 
 
-def average(found):
-    """The Evidence of members: the plain mean of all that decide a part, where `label` members give their marginals."""
-    rows = found[0].oof[["image", "path"]]
-    given, truth = {}, {}
-    for member in found:
+def average(members):
+    """The Evidence of members: the plain mean of all that decide a component, where `label` members give their marginals."""
+    rows, given, truth = members[0].oof[["image", "path"]], {}, {}
+    for member in members:
         probs = member.oof_probs(rows["image"])
-        parts = blend.member_components(member.target, probs)
-        parts = marginals(parts["label"]) if "label" in parts else parts
-        for part, part_probs in (parts | ({"age": probs} if member.target == "age" else {})).items():
-            given.setdefault(part, []).append(part_probs)
-        truth |= member_truth(member, rows["image"])
-    return Evidence(rows, {part: np.mean(probs, axis=0) for part, probs in given.items()}, truth)
-
-
-def member_truth(member, images):
-    """{part: official classes int64 [N]} of the parts that a member decides, in the order of `images`."""
-    names = list(dataset.truth_columns(member.target))
-    truth = member.oof.set_index("image").loc[images, names].to_numpy(dtype=np.int64).T
-    return dict(zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth))
+        tables = blend.member_components(member.target, probs)
+        tables = dataset.marginals(tables["label"]) if "label" in tables else tables
+        for component, table in (tables | ({"age": probs} if member.target == "age" else {})).items():
+            given.setdefault(component, []).append(table)
+        targets = member.oof.set_index("image").loc[rows["image"], list(dataset.truth_columns(member.target))]
+        classes = targets.to_numpy(dtype=np.int64).T
+        truth |= zip(dataset.DECIDES[member.target], decode(classes[0]) if member.target == "label" else classes)
+    return Evidence(rows, {component: np.mean(tables, axis=0) for component, tables in given.items()}, truth)
 
 
 def check_people(evidence, people, place, recorded):
@@ -133,31 +113,29 @@ def check_people(evidence, people, place, recorded):
     if unknown.any():
         raise InputError(f"{place}: lacks {person[unknown].iloc[0]!r}, whom the runs predicted; {hint}")
     rows = people.set_index("path").loc[person]
-    for part, classes in (("gender", rows["gender"]), ("age_group", to_age_group(rows["age"]))):
-        differ = np.flatnonzero(evidence.truth.get(part, classes) != np.asarray(classes))
+    for component, classes in (("gender", rows["gender"]), ("age_group", to_age_group(rows["age"]))):
+        differ = np.flatnonzero(evidence.truth.get(component, classes) != np.asarray(classes))
         if len(differ):
-            raise InputError(f"{place}: another {part} of {person.iloc[differ[0]]!r} than in oof.csv; {hint}")
+            raise InputError(f"{place}: another {component} of {person.iloc[differ[0]]!r} than in oof.csv; {hint}")
 
 
-def applied_fixes(found, people):
-    """{(path, column): fixes file} of the label fixes that the runs among `found` were trained with."""
+def applied_fixes(members, people):
+    """{(path, column): fixes file} of the label fixes that the runs among `members` were trained with."""
     fixed = {}
-    for member in found:
+    for member in members:
         args = experiment.read_args(member.source.folder) if member.source.is_run else {}
-        file = args.get("label_fixes")
-        if not file:
-            continue
-        try:
-            fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
-        except InputError as error:
-            say(f"{member.name} was trained with label fixes that can't be read now: {error}")
-            continue
-        say(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
-        fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
+        if file := args.get("label_fixes"):
+            try:
+                fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
+            except InputError as error:
+                say(f"{member.name} was trained with label fixes that can't be read now: {error}")
+                continue
+            say(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
+            fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
     return fixed
 
 
-# ---- how sure ------------------------------------------------------------------------------------------------------
+# ---- confidence ----------------------------------------------------------------------------------------------------
 
 
 def pool(probs, person):
@@ -190,19 +168,23 @@ def wrong_probability(right, wrong, noise_rate):
     return noise_rate * wrong / ((1 - noise_rate) * right + noise_rate * wrong)
 
 
+def odds_confidence(odds, size, noise_rate):
+    """Probability [P] that a label is wrong, from its log-odds (function of the parameters -> [P]) with `size` parameters."""
+
+    def explain(parameters):
+        right = expit(odds(parameters))
+        return right, 1 - right
+
+    return wrong_probability(*explain(calibrate(explain, size, noise_rate)), noise_rate)
+
+
 def gender_confidence(probs, gender, noise_rate):
     """Probability [P] that a person's gender is wrong: probs [P, 2] pooled, gender [P] recorded.
 
-    One temperature and one shift for all: what confident learning does with a threshold a class.
+    One temperature and one shift for all, as confident learning has a threshold a class.
     """
-    odds = np.log(np.maximum(probs[:, 1], FLOOR) / np.maximum(probs[:, 0], FLOOR))
-    sign = 2 * gender - 1
-
-    def explain(parameters):
-        right = expit(sign * (np.exp(parameters[0]) * odds + parameters[1]))
-        return right, 1 - right
-
-    return wrong_probability(*explain(calibrate(explain, 2, noise_rate)), noise_rate)
+    odds, sign = np.log(np.maximum(probs[:, 1], FLOOR) / np.maximum(probs[:, 0], FLOOR)), 2 * gender - 1
+    return odds_confidence(lambda parameters: sign * (np.exp(parameters[0]) * odds + parameters[1]), 2, noise_rate)
 
 
 def swap_confidence(normal, incorrect, noise_rate):
@@ -212,12 +194,7 @@ def swap_confidence(normal, incorrect, noise_rate):
     """
     normal, incorrect = np.log(np.maximum(normal, FLOOR)), np.log(np.maximum(incorrect, FLOOR))
     odds = normal[:, 2] + incorrect[:, 1] - normal[:, 1] - incorrect[:, 2]
-
-    def explain(parameters):
-        right = expit(np.exp(parameters[0]) * odds)
-        return right, 1 - right
-
-    return wrong_probability(*explain(calibrate(explain, 1, noise_rate)), noise_rate)
+    return odds_confidence(lambda parameters: np.exp(parameters[0]) * odds, 1, noise_rate)
 
 
 def age_confidence(groups, years, age, noise_rate):
@@ -254,14 +231,16 @@ def age_confidence(groups, years, age, noise_rate):
 def judge(evidence, people, noise_rate):
     """The Findings in `evidence`; `people`: the rows of train.csv.
 
-    Listed is what a prediction speaks against: where a label is more probably wrong than `noise_rate`, the prior.
+    Listed are contradictions: labels that are more probably wrong than `noise_rate`, the prior.
     """
     person, paths = pd.factorize(evidence.rows["path"])
     rows = people.set_index("path").loc[paths].reset_index()
-    pooled = {part: pool(probs, person) for part, probs in evidence.probs.items()}
+    pooled = {component: pool(probs, person) for component, probs in evidence.probs.items()}
     claims = {}
     if "gender" in pooled:
-        claims["gender"] = gender_claims(rows, pooled["gender"], noise_rate)
+        gender = rows["gender"].to_numpy()
+        recorded, other = np.array(GENDERS)[gender], np.array(GENDERS)[1 - gender]
+        claims["gender"] = _claims(paths, other, gender_confidence(pooled["gender"], gender, noise_rate), recorded, other)
     if "age_group" in pooled:
         claims["age"] = age_claims(rows, pooled["age_group"], pooled.get("age"), noise_rate)
     if "mask" in pooled:
@@ -278,26 +257,22 @@ def judge(evidence, people, noise_rate):
     return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
 
 
-def gender_claims(rows, probs, noise_rate):
-    """What the pooled gender probabilities say of each person of `rows`: path, value, confidence, recorded, likely."""
-    gender = rows["gender"].to_numpy()
-    recorded, other = np.array(GENDERS)[gender], np.array(GENDERS)[1 - gender]
-    confidence = gender_confidence(probs, gender, noise_rate)
-    return _claims(rows["path"], other, confidence, recorded, other)
+def _claims(paths, value, confidence, recorded, likely):
+    table = {"path": paths, "value": value, "confidence": confidence, "recorded": recorded, "likely": likely}
+    return pd.DataFrame(table)
 
 
 def age_claims(rows, groups, years, noise_rate):
-    """As gender_claims, of ages. A likely age in the recorded group, or near the recorded age, counts as the recorded one."""
+    """Claims on ages; a likely age in the recorded group, or near the recorded age, counts as the recorded one."""
     confidence, likely = age_confidence(groups, years, rows["age"].to_numpy(), noise_rate)
     age = rows["age"].clip(FIRST_AGE, LAST_AGE)
     same = (np.abs(age - likely) <= YEARS) | (to_age_group(age) == to_age_group(likely))
-    words = [f"{age} ({AGE_GROUPS[to_age_group(age)]})" for age in rows["age"]]
-    others = [f"{age} ({AGE_GROUPS[to_age_group(age)]})" for age in likely]
+    words, others = ([f"{age} ({AGE_GROUPS[to_age_group(age)]})" for age in ages] for ages in (rows["age"], likely))
     return _claims(rows["path"], likely.astype(str), confidence, words, np.where(same, words, others))
 
 
 def swap_claims(evidence, person, paths, noise_rate):
-    """As gender_claims, of the pairs of normal and incorrect_mask, for everyone who has both."""
+    """Claims that normal and incorrect_mask are swapped, on everyone who has both."""
     kinds = np.array([dataset.image_kind(image) for image in evidence.rows["image"]])
     rows = {kind: dict(zip(person[kinds == kind], np.flatnonzero(kinds == kind))) for kind in ("normal", "incorrect_mask")}
     both = sorted(rows["normal"].keys() & rows["incorrect_mask"].keys())
@@ -305,37 +280,23 @@ def swap_claims(evidence, person, paths, noise_rate):
     return _claims(paths[both], "swap", swap_confidence(normal, incorrect, noise_rate), "as named", "swapped")
 
 
-def _claims(paths, value, confidence, recorded, likely):
-    table = {"path": paths, "value": value, "confidence": confidence, "recorded": recorded, "likely": likely}
-    return pd.DataFrame(table)
-
-
 def contradictions(evidence):
-    """Images whose most probable class of a part is not their label's: DataFrame image, part, label, suggested, probability."""
+    """Images whose predicted class is not their label's: DataFrame image, part, label, suggested, probability."""
     tables = []
-    for part, truth in evidence.truth.items():
-        probs, names = evidence.probs[part], np.array(CLASS_NAMES[part])
+    for component, truth in evidence.truth.items():
+        probs, names = evidence.probs[component], np.array(CLASS_NAMES[component])
         pred = probs.argmax(1)
-        table = pd.DataFrame({"image": evidence.rows["image"], "part": part, "label": names[truth]})
+        table = pd.DataFrame({"image": evidence.rows["image"], "part": component, "label": names[truth]})
         tables.append(table.assign(suggested=names[pred], probability=probs.max(1))[pred != truth])
     return pd.concat(tables).sort_values("probability", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def top(table, column, limit):
-    """The first `limit` rows of each value of `column`, in the order of `table`."""
-    return table[table.groupby(column).cumcount() < limit].reset_index(drop=True)
+# ---- gallery -------------------------------------------------------------------------------------------------------
 
-
-FIX_COLUMNS = ["path", "column", "value", "confidence"]
-KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # in the order that tells most
+KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # the order on a card
 LARGE, SMALL = 224, 112  # pixels of the first thumbnail of a card, and of the others
 LIKELY = 0.1  # suggestions below this probability are folded away
-TITLES = {
-    "gender": "gender",
-    "age": "age",
-    "mask": "normal and incorrect_mask swapped",
-    "images": "single images, mask",
-}
+TITLES = {"gender": "gender", "age": "age", "mask": "normal and incorrect_mask swapped", "images": "single images, mask"}
 
 
 def csv_line(*values):
@@ -343,13 +304,6 @@ def csv_line(*values):
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(values)
     return line.getvalue()
-
-
-def card_images(evidence, path):
-    """The image names of a person, the normal one first."""
-    images = evidence.rows["image"][evidence.rows["path"] == path]
-    order = {kind: index for index, kind in enumerate(KINDS)}
-    return sorted(images, key=lambda image: (order.get(dataset.image_kind(image), len(order)), image))
 
 
 def swaps_apart(findings, persons):
@@ -361,31 +315,28 @@ def swaps_apart(findings, persons):
     return images[~np.array(explained, dtype=bool)]
 
 
-def thumbnails(data_dir, images):
-    """({image: address of its thumbnail}, how many files are missing) of train images; the first of a person is large."""
-    found, missing = {}, 0
-    for image, file in zip(images, map(Path, dataset.image_files(data_dir, images))):
-        if file.is_file():
-            found[image] = thumbnail(file, LARGE if dataset.image_kind(image) == KINDS[0] else SMALL)
-        else:
-            missing += 1
-    return found, missing
-
-
 def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     """Write suggestions.csv, images.csv and index.html into the folder `out`; returns (persons shown, images missing).
 
-    At most `limit` persons a column and as many images are shown; images.csv holds all. `fixed`: see noise.applied_fixes.
+    At most `limit` persons a column and as many images are shown; images.csv holds all. `fixed`: see applied_fixes.
     """
-    out, persons = Path(out), top(findings.persons, "column", limit)
+    out, persons = Path(out), findings.persons.groupby("column").head(limit)
     images = swaps_apart(findings, persons).head(limit)
-    strips = {path: card_images(evidence, path) for path in persons["path"].unique()}
-    wanted = dict.fromkeys([*(image for strip in strips.values() for image in strip), *images["image"]])
-    pictures, missing = thumbnails(data_dir, list(wanted))
+    order = {kind: index for index, kind in enumerate(KINDS)}
+
+    def place(image):
+        return order.get(dataset.image_kind(image), len(order)), image
+
+    by_path = evidence.rows.groupby("path")["image"]
+    strips = {path: sorted(by_path.get_group(path), key=place) for path in persons["path"].unique()}
+    wanted = list(dict.fromkeys([*(image for strip in strips.values() for image in strip), *images["image"]]))
+    there = [(image, file) for image, file in zip(wanted, dataset.image_files(data_dir, wanted)) if Path(file).is_file()]
+    pictures = {image: thumbnail(file, LARGE if place(image)[0] == 0 else SMALL) for image, file in there}
+    missing = len(wanted) - len(there)
     note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
     html = document(findings, persons, images, strips, pictures, runs, note, fixed)
     files.make_dir(out, "--out")
-    files.write_csv(out / "suggestions.csv", persons[FIX_COLUMNS], "%.4f")
+    files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
     files.write_csv(out / "images.csv", findings.images, "%.4f")
     files.write_text(out / "index.html", html)
     return persons, missing
@@ -393,61 +344,47 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
 
 def document(findings, persons, images, strips, pictures, runs, note, fixed):
     """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}; runs: in words."""
-    sections = [
-        _section(column, persons[persons["column"] == column], strips, fixed)
-        for column in findings.expected
-        if (persons["column"] == column).any()
-    ]
+    sections = []
+    for column in findings.expected:
+        cards = []
+        for row in persons[persons["column"] == column].itertuples(index=False):
+            fix = csv_line(row.path, row.column, row.value)
+            line = f"{fix},{row.confidence:.4f}"
+            marks = {"fix": fix, "line": line, "images": strips[row.path], "fixed": fixed.get((row.path, row.column))}
+            cards.append(row._asdict() | marks)
+        likely = sum(card["confidence"] >= LIKELY for card in cards)
+        if cards:
+            sections.append(_section(column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
     if len(images):
         cards, guessed = images.to_dict("records"), "mask" in findings.guessed  # folded away where the models guess masks
-        why = "by models that can't judge masks"
         shown, folded = ([], cards) if guessed else (cards, [])
-        sections.append({"kind": "images", "cards": shown, "folded": folded, "why": why, "count": len(shown)})
-    return files.page(
-        "noise.html",
-        title="Label noise",
-        runs=runs,
-        summary=_summary(findings),
-        guessed=_guessed(findings),
-        note=note,
-        sections=[one | {"title": TITLES[one["kind"]]} for one in sections],
-        likely=f"{LIKELY:.0%}",
-        pictures=pictures,
-        stem=lambda image: PurePosixPath(image).stem,
-    )
+        sections.append(_section("images", shown, folded, "by models that can't judge masks"))
+    return files.page("noise.html", title="Label noise", runs=runs, summary=_summary(findings), guessed=_guessed(findings),
+                      note=note, sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
+                      stem=lambda image: PurePosixPath(image).stem)  # fmt: skip
+
+
+def _section(kind, shown, folded, why):
+    return {"kind": kind, "title": TITLES[kind], "cards": shown, "count": len(shown), "folded": folded, "why": why}
 
 
 def _summary(findings):
-    """'Of 700 people about 8 genders, 14 ages and 3 mask swaps are wrong by the sum of all confidences.'"""
-    what = {"gender": "genders", "age": "ages", "mask": "swaps of normal and incorrect_mask"}
-    numbers = [f"{count:.1f} {what[column]}" for column, count in findings.expected.items()]
+    """'700 people: about 8.0 genders, 14.1 ages and 3.2 swaps ... are wrong, by the sum of all confidences.'"""
+    names = {"gender": "genders", "age": "ages", "mask": "swaps of normal and incorrect_mask"}
+    numbers = [f"{count:.1f} {names[column]}" for column, count in findings.expected.items()]
     listed = " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]]))
     return f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences."
 
 
 def _guessed(findings):
     """A sentence about the columns that the models can't judge; '' where there are none."""
-    each = [
-        f"{column} (macro F1 {f1:.2f}, guessing has {1 / len(CLASS_NAMES[COLUMNS[column]]):.2f})"
-        for column, f1 in findings.guessed.items()
-    ]
+    chances = {column: 1 / len(CLASS_NAMES[COLUMNS[column]]) for column in findings.guessed}
+    each = [f"{column} (macro F1 {f1:.2f}, guessing has {chances[column]:.2f})" for column, f1 in findings.guessed.items()]
     return f"These models can't judge {', '.join(each)}: what they say against such labels is chance." if each else ""
 
 
-def _section(column, persons, strips, fixed):
-    """The suggestions for a column as cards, those below LIKELY folded away."""
-    cards = []
-    for row in persons.itertuples(index=False):
-        fix, confidence = (row.path, row.column, row.value), f"{row.confidence:.4f}"
-        cards.append(row._asdict() | {"fix": csv_line(*fix), "line": csv_line(*fix, confidence), "images": strips[row.path],
-                                      "fixed": fixed.get((row.path, row.column))})  # fmt: skip
-    likely = int((persons["confidence"] >= LIKELY).sum())
-    shown, folded = cards[:likely], cards[likely:]
-    return {"kind": column, "cards": shown, "folded": folded, "why": f"below {LIKELY:.0%}", "count": likely}
-
-
 def closing_lines(findings, persons, runs, out, missing, fixed):
-    """Print what was found by the runs (in words), where it is, and what comes next."""
+    """Print the findings of the runs (in words), the files, and the next command."""
     print(f"by the out-of-fold predictions of {', '.join(runs)}")
     print(_summary(findings))
     if guess := _guessed(findings):
@@ -463,8 +400,7 @@ def closing_lines(findings, persons, runs, out, missing, fixed):
             print(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
     counts = ", ".join(f"{number:,} in {part}" for part, number in findings.images["part"].value_counts().items())
     print(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
-    out = Path(out)
-    print(f"{out / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
+    print(f"{Path(out) / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
     if missing:
         print(f"{missing:,} image files are missing; the page has no thumbnails of them")
     print("next: open the page, accept what you agree with, save it as accepted.csv, then\n"

@@ -201,7 +201,9 @@ def test_accepted_suggestions_restore_the_labels(tmp_path):
     evidence = make_evidence(planted, people)
     swap_pairs(evidence, paths["mask"])
     findings = noise.judge(evidence, planted, 0.01)
-    noise.top(findings.persons, "column", 3)[["path", "column", "value", "confidence"]].to_csv(tmp_path / "s.csv", index=False)
+    findings.persons.groupby("column").head(3)[["path", "column", "value", "confidence"]].to_csv(
+        tmp_path / "s.csv", index=False
+    )
     fixes, left_out = dataset.read_label_fixes(tmp_path / "s.csv", planted, 0.03)
     assert (len(fixes), left_out) == (9, 0)
     images = make_images(planted)
