@@ -519,6 +519,38 @@ def read_eval_images(data_dir):
 
 
 @dataclass(frozen=True)
+class Tables:
+    """The people of a run with their folds, their image rows, these with the labels that training sees, and the --label-fixes
+    that were applied (None without)."""
+
+    people: pd.DataFrame
+    folds: np.ndarray
+    images: pd.DataFrame
+    labelled: pd.DataFrame
+    fixes: pd.DataFrame | None
+
+
+def read_tables(args):
+    """The Tables of a run. A resumed run takes its own copy of the label fixes where their file is gone."""
+    everyone = people = read_people(args.data_dir)
+    if args.limit_people:
+        people = limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
+    folds = assign_folds(people, args.kfold, args.fold_seed)
+    images = labelled = list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
+    fixes = None
+    if args.label_fixes:
+        kept = args.resume and not Path(args.label_fixes).exists() and Path(args.resume, "label_fixes.csv")
+        fixes, left_out = read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
+        fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
+        labelled = apply_label_fixes(images, fixes)
+        say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+    if args.drop_ages:
+        dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
+        say(f"drop ages: {dropped} people leave training")
+    return Tables(people, folds, images, labelled, fixes)
+
+
+@dataclass(frozen=True)
 class FoldData:
     """What a fold trains on. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
 

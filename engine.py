@@ -5,9 +5,9 @@ Sample order and every random draw are pure functions of (seed, fold, epoch, ste
 """
 
 import argparse
-import collections
 import contextlib
 import copy
+import io
 import itertools
 import time
 import zipfile
@@ -236,15 +236,11 @@ class Fit:
         self.averaged.load_state_dict(mean)
 
     @property
-    def val_f1s(self):
-        return [row["val_f1"] for row in self.history]
-
-    @property
     def best_epoch(self):
         """The (first) epoch with the highest validation F1; without validation the last one. 0 before the first."""
         if not self.history or self.history[-1]["val_f1"] is None:
             return len(self.history)
-        return int(np.argmax(self.val_f1s)) + 1
+        return int(np.argmax([row["val_f1"] for row in self.history])) + 1
 
     @property
     def finished(self):
@@ -413,12 +409,8 @@ def check_loss(fit):
 def check_finite(fit):
     """NotFinite when a loss or a weight is not finite, or anything in the state is NaN: it must be neither saved nor kept."""
     check_loss(fit)
-    good = collections.defaultdict(list)  # of each device, which is waited for once
-    for value in fit.model.parameters():
-        good[value.device].append(value.isfinite().all())
-    for value in tensors(fit.state_dict()):
-        good[value.device].append(~value.isnan().any())
-    if not all(torch.stack(flags).all() for flags in good.values()):
+    finite = all(weight.isfinite().all() for weight in fit.model.parameters())
+    if not finite or any(value.isnan().any() for value in tensors(fit.state_dict())):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
 
 
@@ -459,7 +451,7 @@ def train_step(fit, step, batches):
         fit.optimizer.generator = draws.manual_seed(draw_seed("optimizer", *key))
     lr = lr_at(fit.epoch, fit.step, fit.steps, scheduler=args.scheduler, lr=args.lr, epochs=args.epochs,
                lr_step=args.lr_step, lr_gamma=args.lr_gamma, warmup_epochs=args.warmup_epochs,
-               history=fit.val_f1s)  # fmt: skip
+               history=[row["val_f1"] for row in fit.history])  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer_step(fit, (make_batch(fit, micro_batch, next(batches)) for micro_batch in step))
@@ -649,16 +641,9 @@ def state_file(run, fold):
 def save_state(run, fold, state):
     """Write last.pt of a fold: what --resume needs (tensors and plain values)."""
 
-    def write(temporary):
-        with open(temporary, "wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:
-                if isinstance(error.__context__, OSError):  # torch hides the disk's error behind one of its own
-                    raise error.__context__ from None
-                raise
-
-    files.write_atomic(state_file(run, fold), write, tensor_bytes(state))
+    buffer = io.BytesIO()  # into a file torch would hide the disk's error behind one of its own
+    torch.save(state, buffer)
+    files.write_bytes(state_file(run, fold), buffer.getbuffer())
 
 
 RETRAIN = "delete it to train this fold anew"

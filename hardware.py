@@ -12,14 +12,13 @@ import hashlib
 import itertools
 import multiprocessing
 import os
-import queue
 import resource
 import shlex
 import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -37,8 +36,6 @@ from errors import InputError, Interrupted, first_line
 # ---- torchrun ---------------------------------------------------------------------------------------------------------
 
 MEETING_SECONDS = 300  # that processes wait for each other at the start; torchrun starts them side by side
-QUIET_SECONDS = 5  # of them, until a line says so
-DEVICE_TYPES = ("cpu", "cuda", "mps")  # torch knows more; on some of them, as meta, a tensor holds nothing
 
 
 @dataclass(frozen=True)
@@ -121,12 +118,12 @@ class Ranks:
     def on(self, device_name):
         """The same with the device of `--device`; under torchrun each rank takes the GPU of its local rank."""
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self.world > 1 and name.startswith("cuda:"):
-            raise InputError(
-                f"--device {name}: of several processes each takes the GPU of its own number; give --device cuda, and in front "
-                "of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
-            )
-        if self.world > 1 and name == "cuda":
+        if self.world > 1 and name.startswith("cuda"):
+            if name != "cuda":
+                raise InputError(
+                    f"--device {name}: of several processes each takes the GPU of its own number; give --device cuda, and in "
+                    "front of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
+                )
             name = f"cuda:{os.environ['LOCAL_RANK']}"
         return replace(self, device=pick_device(name))
 
@@ -184,36 +181,22 @@ def launcher():
 def join():
     """Join torchrun's process group, if there is one; returns the Ranks of this process, still on the CPU.
 
-    InputError when the others don't come. They are met in a thread, as signals would have to wait for torch's call to end.
+    InputError when the others don't come.
     """
     if world_size() == 1:
         if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
             errors.say(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
         return ALONE
-    place, met = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), queue.SimpleQueue()
-    thread = threading.Thread(target=_meet, args=(met,), daemon=True)
-    thread.start()
-    thread.join(QUIET_SECONDS)
-    if thread.is_alive():
-        errors.say(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
-        thread.join(MEETING_SECONDS)
-    if thread.is_alive():
-        raise InputError(f"WORLD_SIZE={world_size()}: not all of these processes came to {place} in {MEETING_SECONDS} s")
-    ranks = met.get()
-    if isinstance(ranks, Exception):
-        raise InputError(f"MASTER_ADDR, MASTER_PORT: processes can't meet at {place} ({first_line(ranks)})") from ranks
-    return ranks
-
-
-def _meet(met):
-    """Put the Ranks of this process into the queue `met`, or the error that kept it from joining."""
     try:
-        store, rank, world = next(dist.rendezvous("env://"))
+        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-        met.put(Ranks(rank, world, torch.device("cpu"), store))
-    except Exception as error:
-        met.put(error)
+    except Exception as error:  # torch has many
+        place = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
+        raise InputError(
+            f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(error)})"
+        ) from error
+    return Ranks(rank, world, torch.device("cpu"), store)
 
 
 def finish():
@@ -234,8 +217,6 @@ def pick_device(name):
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-        if device.type not in DEVICE_TYPES:
-            raise RuntimeError(f"nothing can be computed on {device.type}")
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
@@ -394,7 +375,15 @@ def find_batch_size(args, store, ranks, take_steps):
     """
 
     def fits():
-        return not ranks.all_reduce_max(int(not fits_in_memory(take_steps, ranks.device)))
+        out_of_memory = False
+        try:
+            take_steps()
+        except (RuntimeError, MemoryError) as error:
+            if not errors.is_out_of_memory(error):
+                raise
+            out_of_memory = True
+        free_memory(ranks.device)
+        return not ranks.all_reduce_max(int(out_of_memory))
 
     device, asked, room = device_name(ranks.device), args.batch_size, fits()
     if not room and ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
@@ -413,19 +402,6 @@ def find_batch_size(args, store, ranks, take_steps):
     if args.batch_size < asked:
         errors.say(f"auto batch: --batch-size {asked} has no room on {device}, "
                    f"taken: --batch-size {args.batch_size} --accum {args.accum}")  # fmt: skip
-
-
-def fits_in_memory(take_steps, device):
-    """True unless `take_steps()` runs out of memory."""
-    fits = True
-    try:
-        take_steps()
-    except (RuntimeError, MemoryError) as error:
-        if not errors.is_out_of_memory(error):
-            raise
-        fits = False
-    free_memory(device)
-    return fits
 
 
 def device_name(device):

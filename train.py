@@ -61,9 +61,9 @@ def main(argv=None):
         ranks = ranks.on(args.device)
         args.threads = threads_of_a_fold(args)
         with resumable(args, argv, ranks):
-            tables = read_tables(args)
+            tables = dataset.read_tables(args)
             refuse(args, tables, ranks)
-            net = None if args.resume else first_model(args, ranks)
+            net = None if args.resume else model.build_model(args, 0, ranks.device, try_size=True)
             data = load_data(args, tables, net, ranks)
             check_or_measure(args, data, net, ranks)
             del net  # each fold builds its own
@@ -131,18 +131,6 @@ def out_of_memory(args, device):
 
 
 @dataclass
-class Tables:
-    """The people of a run with their folds, their image rows, these with the labels that training sees, and the --label-fixes
-    that were applied (None without)."""
-
-    people: pd.DataFrame
-    folds: np.ndarray
-    images: pd.DataFrame
-    labelled: pd.DataFrame
-    fixes: pd.DataFrame | None
-
-
-@dataclass
 class Data:
     """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
 
@@ -160,29 +148,11 @@ class Data:
     digest: str
 
 
-def read_tables(args):
-    """The Tables of a run. A resumed run takes its own copy of the label fixes where their file is gone."""
-    everyone = people = dataset.read_people(args.data_dir)
-    if args.limit_people:
-        people = dataset.limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
-    folds = dataset.assign_folds(people, args.kfold, args.fold_seed)
-    images = labelled = dataset.list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
-    fixes = None
-    if args.label_fixes:
-        kept = args.resume and not Path(args.label_fixes).exists() and Path(args.resume, "label_fixes.csv")
-        fixes, left_out = dataset.read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
-        fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
-        labelled = dataset.apply_label_fixes(images, fixes)
-        errors.say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
-    if args.drop_ages:
-        dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
-        errors.say(f"drop ages: {dropped} people leave training")
-    return Tables(people, folds, images, labelled, fixes)
-
-
 def load_data(args, tables, net, ranks):
-    """The Data of a run, of whose models `net` is one (None when it goes on); only the image cache is written, and the
-    predictions that --pseudo needs. InputError when a rank has other data than rank 0."""
+    """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0.
+
+    Writes nothing but the image cache, and the predictions that --pseudo needs.
+    """
     with ranks.local_rank0_first():
         data = decode(args, tables, net, ranks)
     if ranks.all_reduce_max(int(data.digest != ranks.broadcast(data.digest))):
@@ -221,9 +191,9 @@ def read_pseudo(args, tables, eval_images, device):
     else:
         labels = inference.make_pseudo(args, tables.people, tables.folds, eval_images, device)
     counts = labels["fold"].value_counts().sort_index()
-    told = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
+    used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     confidence = f"confidence {args.pseudo_min_confidence:g} and above"
-    errors.say(f"pseudo-labels: of {len(eval_images.names)} eval images {told}, {confidence}")
+    errors.say(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, {confidence}")
     return labels
 
 
@@ -257,7 +227,7 @@ def refuse(args, tables, ranks):
 def check_seen(args, tables):
     """InputError when --weights were trained on people whom the folds of this command validate on: scores would be too good.
 
-    Of weights that train.py wrote but that lie outside of their run nobody can tell whom they have seen: a line says so.
+    Of weights that train.py wrote but that lie outside of their run that can't be told: a line warns.
     """
     if args.weights is None or not args.kfold or not model.is_trained(args.weights):
         return
@@ -294,13 +264,6 @@ def check_epochs(args, run):
             )
 
 
-def first_model(args, ranks):
-    """The model of a new run's first fold; InputError when it, or its optimizer, can't be built."""
-    net = model.build_model(args, experiment.fold_numbers(args)[0], ranks.device, try_size=True)
-    optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
-    return net
-
-
 PICTURES = 2 << 20  # bytes of curves, confusion and mistakes, with the logs and events
 NUMBER = 11  # bytes of a probability in a csv, with its comma
 
@@ -331,6 +294,7 @@ def check_room(args, net, images, pixels):
 def check_or_measure(args, data, net, ranks):
     """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net`; InputError when no step is possible."""
     if net is not None:
+        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)  # some can't be
         hardware.choose_precision(args, net, ranks)
     if net is not None and args.auto_batch:
         hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
@@ -431,8 +395,8 @@ def train_folds(args, run, data, ranks, stop):
     """Train this command's folds that are not complete."""
     if ranks.first:
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
-        where = "" if ranks.device.type != "cuda" or args.parallel_folds > 1 else f", images on the {data.store.place}"
-        where = where.replace("on the host", "in host memory")
+        where = {"device": ", images on the device", "host": ", images in host memory"}[data.store.place]
+        where = where if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
         errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {people} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
@@ -440,9 +404,9 @@ def train_folds(args, run, data, ranks, stop):
     numbers = experiment.fold_numbers(args)
     if args.parallel_folds > 1:
         hardware.train_in_parallel(train_missing, args, run, data, numbers, ranks.device, stop)
-        return
-    for number in numbers:
-        train_missing(args, run, data, number, ranks, stop)
+    else:
+        for number in numbers:
+            train_missing(args, run, data, number, ranks, stop)
 
 
 def train_missing(args, run, data, fold, ranks, stop):
@@ -458,10 +422,8 @@ def train_missing(args, run, data, fold, ranks, stop):
         if ranks.first:
             experiment.drop_state(run, fold, args.keep_state)
         return
-    with contextlib.ExitStack() as stack:
-        if ranks.first:
-            stack.enter_context(experiment.fold_lock(run, fold))
-        writer = stack.enter_context(engine.CheckpointWriter(run, fold, stop))
+    lock = experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext()
+    with lock, engine.CheckpointWriter(run, fold, stop) as writer:
         try:
             train_fold(args, data, ranks, writer)
         except engine.NotFinite as error:
@@ -558,7 +520,7 @@ def keep_epoch(fit, writer, data, probs):
 def put_epoch(writer, first, history, state, line):
     """Have an epoch's files written while training goes on, as they are now, and `line` logged once they are there.
 
-    The calls `first` write theirs, then come the log (`history`), the `state` and the last row's numbers for TensorBoard.
+    The functions `first` write theirs, then come the log (`history`), the `state` and the TensorBoard events of the last row.
     """
     history, state = engine.copied(history), engine.copied(state)
 
@@ -618,11 +580,10 @@ def finish_on_all(fit, writer, data, last):
         engine.end_epoch(final)
         final.history[-1]["epoch"] = len(fit.history) + len(final.history)
         if ranks.first:
-            first = []
-            if final.epoch > best:
-                facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
-                path = experiment.fold_dir(run, fold) / "final.safetensors"
-                first.append(functools.partial(model.save_weights, model.weights(final.evaluated), facts, path))
+            facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
+            path = experiment.fold_dir(run, fold) / "final.safetensors"
+            save = functools.partial(model.save_weights, model.weights(final.evaluated), facts, path)
+            first = [save] if final.epoch > best else []
             put_epoch(writer, first, fit.history + final.history, state(), epoch_line(final, " on everyone"))
     writer.wait()
     return final.history
@@ -630,8 +591,7 @@ def finish_on_all(fit, writer, data, last):
 
 def predict_training(fit, writer, data):
     """Write insample.csv of a nofold run: predictions of its own training images."""
-    where = "while predicting its training images"
-    asked = functools.partial(writer.stop_if_asked, fit, fit.state_dict, where)
+    asked = functools.partial(writer.stop_if_asked, fit, fit.state_dict, "while predicting its training images")
     rows = fit.data.train_rows[fit.data.train_rows < len(data.images)]  # eval images of --pseudo have no labels
     logits = engine.predict_rows(fit, rows, asked)
     if fit.ranks.first:
@@ -650,21 +610,10 @@ def write_predictions(writer, data, target, rows, probs, name):
 def metadata(fit):
     """The metadata of the weights of the epoch that just ended, from which inference.py rebuilds the model."""
     args, row = fit.args, fit.history[-1]
-    return {
-        "model": args.model,
-        "target": args.target,
-        "img_size": args.img_size,
-        "crop": args.crop,
-        "face_crop": args.face_crop,
-        "mean": fit.data.mean,
-        "std": fit.data.std,
-        "age_bounds": args.age_bounds,
-        "classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]},
-        "fold": fit.data.fold,
-        "epoch": row["epoch"],
-        "val_f1": row["val_f1"],
-        "options": recorded_options(args),
-    }
+    facts = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop", "face_crop")}
+    facts |= {"mean": fit.data.mean, "std": fit.data.std, "age_bounds": args.age_bounds}
+    facts |= {"classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]}, "fold": fit.data.fold}
+    return facts | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
 
 
 def epoch_line(fit, on=""):
@@ -672,26 +621,17 @@ def epoch_line(fit, on=""):
     row = fit.history[-1]
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
-    epoch = f"epoch {row['epoch']:>2}{on or f'/{fit.args.epochs}'}"
-    return (
-        f"fold {row['fold']} {epoch}  lr {row['lr']:.1e}  loss {row['train_loss']:.4f}{score}"
-        f"  {row['seconds']:.1f} s  {row['images_per_second']:.0f} img/s{best}"
-    )
+    start = "fold {fold} epoch {epoch:>2}{on}  lr {lr:.1e}  loss {train_loss:.4f}".format(**row, on=on or f"/{fit.args.epochs}")
+    return "{}{}  {seconds:.1f} s  {images_per_second:.0f} img/s{}".format(start, score, best, **row)
 
 
 def finish_fold(fit, writer, rows):
     """Mark a fold complete with its scores and the costs of all its `rows` of the log."""
     best = fit.history[fit.best_epoch - 1]
-    facts = {
-        "fold": writer.fold,
-        "best_epoch": fit.best_epoch,
-        "val_f1": best["val_f1"],
-        "val_acc": best["val_acc"],
-        "epochs": len(fit.history),
-        "seconds": sum(row["seconds"] for row in rows),
-        "images_per_second": float(np.mean([row["images_per_second"] for row in rows])),
-        "peak_memory_mib": hardware.peak_memory_mib(fit.ranks.device),
-    }
+    facts = {"fold": writer.fold, "best_epoch": fit.best_epoch, "val_f1": best["val_f1"], "val_acc": best["val_acc"]}
+    facts |= {"epochs": len(fit.history), "seconds": sum(row["seconds"] for row in rows)}
+    facts |= {"images_per_second": float(np.mean([row["images_per_second"] for row in rows]))}
+    facts |= {"peak_memory_mib": hardware.peak_memory_mib(fit.ranks.device)}
     experiment.finish_fold(writer.run, writer.fold, facts, fit.args.keep_state)
 
 

@@ -538,7 +538,7 @@ def test_only_what_is_missing_needs_room(runs, monkeypatch):
 
 def load(args):
     ranks = hardware.Ranks(0, 1, torch.device("cpu"))
-    return train.load_data(args, train.read_tables(args), timm.create_model("test_resnet"), ranks)
+    return train.load_data(args, dataset.read_tables(args), timm.create_model("test_resnet"), ranks)
 
 
 def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_path, monkeypatch, capsys):
@@ -566,7 +566,7 @@ def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data
     data = load(args)
     assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
     assert "drop ages: 0 people leave training" in err
-    assert sorted(train.read_tables(args).labelled["age"].unique()) == [23, 45, 60]
+    assert sorted(dataset.read_tables(args).labelled["age"].unique()) == [23, 45, 60]
     rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
     assert len(rows.train_rows) == 6 * 7
     args.drop_ages = [23, 60]
@@ -602,7 +602,7 @@ def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp
     weights = runs["label"] / "fold0" / "best.safetensors"
     argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
     args = parse_args([*argv, "--weights", str(weights)])
-    tables = train.read_tables(args)
+    tables = dataset.read_tables(args)
     if refused:
         with pytest.raises(InputError, match=r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"):
             train.check_seen(args, tables)

@@ -229,7 +229,7 @@ def build_fit(args, device):
     """(engine.Fit as train.py makes it, on all training images; their files). Resolves --amp and --memory-format."""
     ranks = hardware.Ranks(0, 1, device)
     net = model.build_model(args, 0, device, try_size=True)
-    data = training.load_data(args, training.read_tables(args), net, ranks)
+    data = training.load_data(args, dataset.read_tables(args), net, ranks)
     training.check_steps(args, data, net, ranks)
     hardware.choose_precision(args, net, ranks)
     net = model.build_model(args, 0, device)
