@@ -62,11 +62,14 @@ def layout(net):
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-ANEW = "copy it again, or delete its folder, and train.py --resume trains that fold anew"
+ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
 CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 # Under which of its names a checkpoint holds its tensors, the best first.
 CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
+
+
+# ---- making a model ---------------------------------------------------------------------------------------------------
 
 
 def current_name(name):
@@ -104,16 +107,15 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
 
     `weights`: a local backbone file (timm-style state dict; its own head is dropped). `pretrained`: timm's weights, by its
-    hub or its local cache. InputError when the name is unknown, the weights can't be had or don't fit, or the model can't
-    take images of `img_size` (height, width); a forward finds that out, unless `try_size` is False because the model was
-    trained at that size. The head is initialised from torch's global random state. `dropout` (of what the head sees; Srivastava
-    et al., 2014) and `drop_path` (of whole blocks, the later the likelier; Huang et al., 2016) are probabilities in training;
-    None: the model's own, as a rule 0. InputError where it has no such thing.
+    hub or its local cache. The head is initialised from torch's global random state. `dropout` (of what the head sees;
+    Srivastava et al., 2014) and `drop_path` (of whole blocks, the later the likelier; Huang et al., 2016) are probabilities
+    in training; None: the model's own, as a rule 0. InputError when the name is unknown, the weights can't be had or don't
+    fit, the model has no such dropping, or it can't take images of `img_size` (height, width); a forward finds that out,
+    unless `try_size` is False because the model was trained at that size.
     """
     name = current_name(name)
-    outputs = num_outputs(target)
     config = timm.get_pretrained_cfg(name)
-    options = {"num_classes": outputs, "drop_rate": dropout, "drop_path_rate": drop_path}
+    options = {"num_classes": num_outputs(target), "drop_rate": dropout, "drop_path_rate": drop_path}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != tuple(img_size):
         options["img_size"] = tuple(img_size)
     height, width = img_size
@@ -122,7 +124,8 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
         if not hasattr(model, "get_classifier"):
             raise InputError(f"--model {name}: has no classifier to train; take one that tells classes")
         if try_size:
-            _try(model, height, width)
+            with torch.inference_mode():
+                model.eval()(torch.zeros(1, 3, height, width))
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
@@ -138,24 +141,16 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     return model.train()
 
 
-def _try(model, height, width):
-    """One image through a model."""
-    with torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, height, width))
-
-
 def _pretrained(name, options):
     """The model with timm's weights: from the local cache of the hub where they are, else fetched, which is told."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
-    config, waited = timm.get_pretrained_cfg(name), socket.getdefaulttimeout()
-    overlay, place = None, config.url
+    config, waited, overlay = timm.get_pretrained_cfg(name), socket.getdefaulttimeout(), None
+    place = config.url
     if config.hf_hub_id:
         repo, _, revision = config.hf_hub_id.partition("@")
-        place = f"{huggingface_hub.constants.ENDPOINT}/{repo}"
-        file = huggingface_hub.try_to_load_from_cache(
-            repo, config.hf_hub_filename or "model.safetensors", revision=revision or None
-        )
-        overlay = {"file": file} if isinstance(file, str) else None
+        place, file = f"{huggingface_hub.constants.ENDPOINT}/{repo}", config.hf_hub_filename or "model.safetensors"
+        cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision or None)
+        overlay = {"file": cached} if isinstance(cached, str) else None
     try:
         socket.setdefaulttimeout(CONNECT_SECONDS)  # torch's own downloads have no other bound
         if place and not overlay:
@@ -172,7 +167,7 @@ def _pretrained(name, options):
 
 
 def _reach(url):
-    """An OSError where nobody answers there, for which the hub's own client would wait a minute or more by its retries."""
+    """OSError where nobody answers there, for which the hub's own client would wait a minute or more by its retries."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
     except urllib.error.HTTPError:
@@ -180,6 +175,32 @@ def _reach(url):
     except urllib.error.URLError as error:
         if not isinstance(error.reason, ssl.SSLError):  # the client has certificates of its own
             raise OSError(f"{url}: {error.reason}") from error
+
+
+def build_model(args, fold, device, try_size=False, empty=False):
+    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
+
+    empty: other weights will take their place, so pretrained ones are not looked for.
+    """
+    torch.manual_seed(files.draw_seed("init", args.seed, fold))
+    pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
+    net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
+    return net.to(device, memory_format=FORMATS.get(args.memory_format))
+
+
+def head_parameters(model):
+    """The parameters of a timm model's classifier (of both, where it has a distilled one too)."""
+    heads = model.get_classifier()
+    return [parameter for head in (heads if isinstance(heads, tuple) else (heads,)) for parameter in head.parameters()]
+
+
+def mean_std(model):
+    """((r, g, b), (r, g, b)): the mean and standard deviation, in 0..1, of the inputs the model was made for."""
+    config = timm.data.resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+# ---- weights of others ------------------------------------------------------------------------------------------------
 
 
 def read_state_dict(path):
@@ -192,18 +213,14 @@ def read_state_dict(path):
         raise InputError(f"--weights {path}: {'is a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
         with open(path, "rb") as file:  # opened, as torch.load goes by a path's suffix
-            begin, _start = file.read(9), file.seek(0)
-            if begin[8:] == b"{" or (path.suffix == ".safetensors" and begin[:2] != b"PK"):
-                state = safetensors.torch.load(file.read())  # a format without code
-            else:
-                state = torch.load(file, "cpu", weights_only=True)
+            is_safetensors, _start = file.read(9)[8:] == b"{", file.seek(0)
+            state = safetensors.torch.load(file.read()) if is_safetensors else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
-        if passing := errors.unreadable(f"--weights {path}", error):
-            raise passing from error
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(_tensors_alone(path, found[1])) from error
         said = first_line(str(error).rpartition("WeightsUnpickler error:")[2])
-        raise InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {said})") from error
+        damage = InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {said})")
+        raise errors.unreadable(f"--weights {path}", error) or damage from error
     while isinstance(state, dict) and (inner := [state[key] for key in CONTAINERS if isinstance(state.get(key), dict)]):
         state = inner[0]
     items = state.items() if isinstance(state, dict) else ()
@@ -214,7 +231,7 @@ def read_state_dict(path):
 
 
 def _tensors_alone(path, kind):
-    """What to say of a file that holds an object of this kind."""
+    """The message about a file that holds an object of this kind, with a command that saves its tensors alone."""
     take = (
         f"import torch; c = torch.load({str(path)!r}, 'cpu', weights_only=False); "
         f"c = next((c[k] for k in {CONTAINERS} if c.get(k)), c) if isinstance(c, dict) else c; "
@@ -227,24 +244,12 @@ def _tensors_alone(path, kind):
     )
 
 
-def _head_names(model):
-    """Prefixes of the parameters that belong to the classifier."""
-    heads = model.pretrained_cfg.get("classifier") or ()
-    return tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-
-
-def head_parameters(model):
-    """The parameters of a timm model's classifier (of both, where it has a distilled one too)."""
-    heads = model.get_classifier()
-    return [parameter for head in (heads if isinstance(heads, tuple) else (heads,)) for parameter in head.parameters()]
-
-
 def load_backbone(model, path):
     """Load a backbone file into `model`, all but the head. InputError names the first tensors that don't fit."""
-    state = read_state_dict(path)
-    heads = _head_names(model)
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
-    state = _without_prefix(state, own, path)
+    state = _without_prefix(read_state_dict(path), own, path)
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:  # timm's own: old names, position embeddings resampled to another image size
         try:
@@ -252,21 +257,18 @@ def load_backbone(model, path):
         except Exception as error:  # it takes a file of its model for granted
             raise InputError(f"--weights {path}: not a backbone of this --model ({type(error).__name__}: {error})") from error
     state = {name: value for name, value in state.items() if not name.startswith(heads)}
-    missing = sorted(name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked"))
-    unexpected = sorted(name for name in state.keys() - own.keys() if state[name].dim())  # a number, as of the epoch, is none
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    for problem, names in (("lacks", missing), ("has the unknown", unexpected), ("has another shape for", sorted(shapes))):
+    fault = ", so it is not a backbone of this --model and --img-size"
+    problems = (
+        ("lacks", own.keys() - state.keys() - {name for name in own if name.endswith("num_batches_tracked")}, fault),
+        ("has the unknown", {name for name in state.keys() - own.keys() if state[name].dim()}, fault),  # an epoch has no dim
+        ("has another shape for", {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}, fault),
+        ("NaN or infinite numbers in", {n for n, v in state.items() if not v.isfinite().all()}, "; take another checkpoint"),
+    )
+    for problem, names, remedy in problems:
         if names:
-            raise InputError(
-                f"--weights {path}: {problem} {names[0]}{_more(names)}, so it is not a backbone of this --model and --img-size"
-            )
-    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
-        raise InputError(f"--weights {path}: NaN or infinite numbers in {broken[0]}{_more(broken)}; take another checkpoint")
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"--weights {path}: {problem} {min(names)}{more}{remedy}")
     model.load_state_dict(state, strict=False)
-
-
-def _more(names):
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _without_prefix(state, own, path):
@@ -277,25 +279,20 @@ def _without_prefix(state, own, path):
     found = Counter()
     for name in state:
         found.update(name[:at] for at in [0, *(dot.end() for dot in re.finditer(r"\.", name))] if name[at:] in own)
-    most = max(found.values(), default=0)
+    (prefix, most), *others = found.most_common() or [("", 0)]
     if 2 * most > len(own):
-        prefix, *others = (prefix for prefix in found if found[prefix] == most)
-        if others:
+        if others and others[0][1] == most:
             raise InputError(
-                f"--weights {path}: holds the backbone twice, under {prefix!r} and {others[0]!r}; keep one of them"
+                f"--weights {path}: holds the backbone twice, under {prefix!r} and {others[0][0]!r}; keep one of them"
             )
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    while len(first := {name.partition(".")[0] for name in state}) == 1 and not any(
-        name.split(".")[0] in first for name in own
-    ):
+    tops = {name.partition(".")[0] for name in own}
+    while len(first := {name.partition(".")[0] for name in state}) == 1 and not first & tops:
         state = {name.partition(".")[2]: value for name, value in state.items()}
     return state
 
 
-def mean_std(model):
-    """((r, g, b), (r, g, b)): the mean and standard deviation, in 0..1, of the inputs the model was made for."""
-    config = timm.data.resolve_model_data_config(model)
-    return tuple(config["mean"]), tuple(config["std"])
+# ---- weights of runs --------------------------------------------------------------------------------------------------
 
 
 def weights(model):
@@ -305,12 +302,9 @@ def weights(model):
 
 
 def save_weights(state, facts, path):
-    """Write a safetensors file of the `weights` of a model whose metadata `facts` (JSON-able dict) rebuild it with `load`.
-
-    Whole or not at all. safetensors' `save_file` would leave a part when it is killed, and a file for its owner's eyes only.
-    """
+    """Write the `weights` of a model as a safetensors file whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
     metadata = {"experiment": json.dumps(facts), "sha256": tensors_digest(state)}
-    files.write_bytes(path, safetensors.torch.save(state, metadata))
+    files.write_bytes(path, safetensors.torch.save(state, metadata))  # save_file would leave a part when it is killed
 
 
 def tensors_digest(state):
@@ -322,104 +316,66 @@ def tensors_digest(state):
     return digest.hexdigest()
 
 
-def check_bits(path, state):
-    """InputError unless tensors read from a file of `save_weights` are those that were written; safetensors does not look."""
-    written = _metadata(path).get("sha256")
-    if written not in (None, tensors_digest(state)):  # None: of a version that wrote no digest
-        raise InputError(f"{path}: damaged since it was written (its weights are not those of its sha256); copy it again")
+def _metadata(path):
+    """The metadata of a safetensors file, a dict of texts; InputError where it is none."""
+    with errors.reading(path, ANEW), open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))["__metadata__"]
 
 
 def is_trained(path):
-    """Whether a file of weights is one of `save_weights`, that is, from train.py; False for what is none at all, too."""
+    """True for a file of weights that `save_weights` wrote."""
     try:
         return "experiment" in _metadata(path)
-    except (ValueError, TypeError, LookupError, RecursionError, OSError) as error:
-        if passing := errors.unreadable(path, error):
-            raise passing from error
+    except errors.Unreadable:
+        raise
+    except InputError:
         return False
 
 
-def _metadata(path):
-    """The metadata of a safetensors file: a dict of texts; an error of many kinds where it is none.
-
-    safetensors itself takes a system that can't read now for a file that is damaged.
-    """
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > os.fstat(file.fileno()).st_size:
-            raise ValueError("its header is cut short")
-        return json.loads(file.read(size))["__metadata__"]
-
-
 def read_facts(path):
-    """The `facts` that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
+    """The metadata that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
 
-    InputError where they are not what a prediction can go by; a model that is not timm's own (of a hub or a folder) is none.
+    InputError where they are damaged, or name a model that is not timm's own (of a hub or a folder).
     """
-    try:
+    with errors.reading(path, ANEW):
         facts = json.loads(_metadata(path)["experiment"])
-    except (ValueError, TypeError, LookupError, RecursionError, OSError) as error:
-        raise _not_ours(path, error) from error
-    facts = facts if isinstance(facts, dict) else {}
-    name, options, crop, margin = (facts.get(key) for key in ("model", "options", "crop", "face_crop"))
-    fine = {
-        "model": isinstance(name, str) and timm.is_model(name),
-        "target": facts.get("target") in list(HEADS),
-        "img_size": _are_numbers(facts.get("img_size"), 2, int, 1, MAX_SIDE),
-        "crop": crop is None or _are_numbers(crop, 2, int, 1, math.inf),
-        "face_crop": margin is None or _are_numbers([margin], 1, (int, float), 0, math.inf),
-        "mean": _are_numbers(facts.get("mean"), 3, (int, float), 0, 1),
-        "std": _are_numbers(facts.get("std"), 3, (int, float), 1e-3, 1),
-        "options": isinstance(options, dict) and options.get("memory_format") in list(FORMATS),
-    }
-    for key, good in fine.items():
-        if not good:
-            found = f"its {key} is {facts.get(key)!r:.100}"
-            raise InputError(f"{path}: damaged, or not weights written by train.py ({found}); {ANEW}")
-    return facts
-
-
-def _not_ours(path, error):
-    """The InputError of a file that is none of `save_weights`, as an error over it tells; Unreadable where that may pass."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: no such file")
-    return errors.unreadable(path, error) or InputError(f"{path}: not weights written by train.py ({error}); {ANEW}")
-
-
-def _are_numbers(value, count, kinds, low, high):
-    """Whether `value` is a list of so many numbers of these kinds from `low` to `high`."""
-    numbers = value if isinstance(value, list) else []
-    return len(numbers) == count and all(isinstance(n, kinds) and low <= n <= high and n is not True for n in numbers)
+        sides, colours = [*facts["img_size"], *(facts.get("crop") or [])], [*facts["mean"], *facts["std"]]
+        fine = {
+            "model": timm.is_model(str(facts["model"])),
+            "target": facts["target"] in HEADS,
+            "img_size": len(facts["img_size"]) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides),
+            "face_crop": 0 <= (facts.get("face_crop") or 0) < math.inf,
+            "mean": len(colours) == 6 and all(0 <= value <= 1 for value in colours) and min(facts["std"]) > 0,
+            "options": facts["options"]["memory_format"] in FORMATS,
+        }
+        if wrong := [key for key, good in fine.items() if not good]:
+            raise ValueError(f"its {wrong[0]} is {facts[wrong[0]]!r:.100}")
+        return facts
 
 
 def load(path, like=None):
     """(model in eval mode, facts) from a file of `save_weights`; nothing needs to be typed again.
 
-    like: None or the (model, facts) of another such file, as of another fold: where it is of the same kind its model is copied,
-    which takes a third of the time that building one does.
+    like: None or the (model, facts) of another such file, as of another fold: a model of the same kind is copied, as to
+    build one takes seconds.
     """
-    try:
-        state = safetensors.torch.load(Path(path).read_bytes())
-    except Exception as error:  # a damaged file fails in as many ways as it has parts
-        if errors.is_out_of_memory(error):
-            raise
-        raise _not_ours(path, error) from error
     facts = read_facts(path)
-    try:
+    with errors.reading(path, ANEW):
+        state = safetensors.torch.load(Path(path).read_bytes())
+        digest = tensors_digest(state)
+        if _metadata(path).get("sha256", digest) != digest:  # safetensors does not look
+            raise ValueError("its weights are not those of its sha256")
+    with errors.reading(path, f"its weights don't fit {facts['model']}"):
         if like is not None and all(like[1][name] == facts[name] for name in ("model", "target", "img_size")):
             model = copy.deepcopy(like[0])
         else:
             model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
         model.load_state_dict(state)
-    except Exception as error:
-        if errors.is_out_of_memory(error):
-            raise
-        raise InputError(f"{path}: weights don't fit {facts['model']} ({first_line(error)})") from error
-    other = [name for name, value in model.state_dict().items() if value.is_floating_point() != state[name].is_floating_point()]
-    if other:
-        raise InputError(f"{path}: weights don't fit {facts['model']} ({other[0]} is {state[other[0]].dtype})")
-    check_bits(path, state)
     return model.eval(), facts
+
+
+# ---- prediction -------------------------------------------------------------------------------------------------------
 
 
 def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
@@ -453,14 +409,3 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
     for (net, _mean, _std), was in zip(models, training):
         net.train(was)
     return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]
-
-
-def build_model(args, fold, device, try_size=False, empty=False):
-    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
-
-    empty: other weights will take their place, so pretrained ones are not looked for.
-    """
-    torch.manual_seed(files.draw_seed("init", args.seed, fold))
-    pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
-    net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
-    return net.to(device, memory_format=FORMATS.get(args.memory_format))

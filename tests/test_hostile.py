@@ -99,7 +99,7 @@ def test_states_that_no_training_can_go_on_from(tmp_path, change):
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):
     pickled(tmp_path / "best.safetensors", owned, "torch")
-    with pytest.raises(InputError, match=r"best.safetensors: not weights written by train.py"):
+    with pytest.raises(InputError, match=r"best.safetensors: damaged \(.*"):
         model.load(tmp_path / "best.safetensors")
 
 
@@ -176,7 +176,7 @@ def test_safetensors_that_lie(tmp_path, lie):
     with pytest.raises(InputError, match=r"--weights .*best.safetensors: not a readable weights file"):
         model.read_state_dict(file)
     with pytest.raises(
-        InputError, match=r"best.safetensors: not weights written by train.py \(.*\); copy it again, or delete its"
+        InputError, match=r"best.safetensors: damaged \(.*\); not weights written by train.py, or changed since: copy it again"
     ):
         model.load(file)
 
@@ -202,7 +202,7 @@ def test_weights_as_train_leaves_them_are_read(tmp_path, state):
 def test_models_of_a_hub_or_a_folder_are_not_looked_for(tmp_path, state, name, monkeypatch):
     monkeypatch.setattr(model.timm, "create_model", None)
     file = saved(tmp_path / "best.safetensors", state, {**FACTS, "model": name})
-    with pytest.raises(InputError, match=r"best.safetensors: damaged, or not weights .* \(its model is .*\); copy it again"):
+    with pytest.raises(InputError, match=r"best.safetensors: damaged \(its model is .*\); not weights written by train.py"):
         model.load(file)
 
 
@@ -213,19 +213,18 @@ def test_models_of_a_hub_or_a_folder_are_not_looked_for(tmp_path, state, name, m
     {**FACTS, "options": {}}, {**FACTS, "options": {"memory_format": "x"}},
 ])  # fmt: skip
 def test_facts_that_no_prediction_can_go_by(tmp_path, state, facts):
-    with pytest.raises(InputError, match=r"best.safetensors: (damaged, or )?not weights written by train.py"):
+    with pytest.raises(InputError, match=r"best.safetensors: damaged \("):
         model.load(saved(tmp_path / "best.safetensors", state, facts))
 
 
 @pytest.mark.parametrize("change", [
-    {"fc.weight": torch.zeros(3, 9)}, {"fc.weight": None}, {"more": torch.zeros(1)}, {"fc.weight": "ints"},
+    {"fc.weight": torch.zeros(3, 9)}, {"fc.weight": None}, {"more": torch.zeros(1)},
 ])  # fmt: skip
 def test_weights_of_another_model_under_its_name(tmp_path, state, change):
     changed = dict(state)
     for name, value in change.items():
-        value = state[name].to(torch.int64) if isinstance(value, str) else value
         changed = {key: kept for key, kept in changed.items() if key != name} | ({} if value is None else {name: value})
-    with pytest.raises(InputError, match=r"best.safetensors: weights don't fit test_resnet \(.*"):
+    with pytest.raises(InputError, match=r"best.safetensors: damaged \(.*; its weights don't fit test_resnet"):
         model.load(saved(tmp_path / "best.safetensors", changed, FACTS))
 
 

@@ -64,16 +64,6 @@ def test_dropout_and_stochastic_depth_are_of_training_alone(drops):
     assert torch.equal(*plain) and not torch.equal(*dropped)
 
 
-def test_probabilities_of_dropping_are_handed_to_the_model():
-    """Stochastic depth grows from block to block up to the last one's (Huang et al., 2016); None is the model's own."""
-    net = model.create("resnet18", "label", (32, 32), dropout=0.3, drop_path=0.7)
-    paths = [block.drop_path for layer in (net.layer1, net.layer2, net.layer3, net.layer4) for block in layer]
-    assert net.drop_rate == 0.3
-    assert [round(getattr(path, "drop_prob", 0.0) or 0.0, 6) for path in paths] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
-    own = model.create("swin_tiny_patch4_window7_224", "label", (32, 32), try_size=False)
-    assert own.layers[-1].blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
-
-
 def test_stochastic_depth_that_a_model_does_not_have():
     with pytest.raises(InputError, match=r"--drop-path 0.2: vgg11 has no such thing; leave it out"):
         model.create("vgg11", "label", (32, 32), drop_path=0.2)
@@ -161,15 +151,6 @@ def test_backbone_file_of_another_model_is_refused(backbone, tmp_path):
         model.create("test_efficientnet", "label", (32, 32), weights=backbone)
 
 
-def test_files_are_known_by_their_content(backbone, tmp_path):
-    state = safetensors.torch.load_file(backbone)
-    (tmp_path / "pytorch_model.bin").write_bytes(backbone.read_bytes())
-    torch.save(state, tmp_path / "model.safetensors")
-    for name in ("pytorch_model.bin", "model.safetensors"):
-        read = model.read_state_dict(tmp_path / name)
-        assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
-
-
 def test_two_backbones_in_one_file(backbone, tmp_path):
     state = safetensors.torch.load_file(backbone)
     torch.save({**under("student.", state), **under("teacher.", state)}, tmp_path / "two.pth")
@@ -177,14 +158,6 @@ def test_two_backbones_in_one_file(backbone, tmp_path):
         InputError, match=r"two.pth: holds the backbone twice, under 'student.' and 'teacher.'; keep one of them"
     ):
         model.create("test_resnet", "label", (32, 32), weights=tmp_path / "two.pth")
-
-
-def test_old_names_under_a_prefix():
-    """Names that timm's own filters know, such as of Facebook's ConvNeXt; what all have in common goes, as a DDP's prefix."""
-    own = timm.create_model("test_convnext").state_dict()
-    old = {"downsample_layers.0.0.weight": torch.zeros(1), "norm.weight": torch.ones(1)}
-    for prefix in ("", "module.", "module.net."):
-        assert model._without_prefix(under(prefix, old), own, "x").keys() == old.keys()
 
 
 @pytest.mark.parametrize(
@@ -233,17 +206,6 @@ def test_every_deprecated_name_has_a_current_one():
         assert current not in old and all(side > 0 for side in model.native_size(current))
     assert model.current_name("tf_efficientnet_b4_ns") == "tf_efficientnet_b4.ns_jft_in1k"
     assert model.current_name("vit_base_patch16_224_sam") == "vit_base_patch16_224.sam_in1k"  # timm's own map says ".sam"
-
-
-def test_a_name_that_timm_has_removed(monkeypatch):
-    monkeypatch.setattr(timm.models, "get_deprecated_models", lambda: {"resnet18": None})
-    with pytest.raises(InputError, match=r"--model resnet18: timm .* has no such model"):
-        model.current_name("resnet18")
-
-
-def test_a_deprecated_name_takes_an_image_size():
-    net = model.create("vit_tiny_patch16_224_in21k", "mask", (32, 32))
-    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
 def test_a_model_without_a_classifier(monkeypatch):
@@ -314,28 +276,15 @@ def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
     for at in (-1, len(content) // 2):
         content[at] ^= 1
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"best.safetensors: damaged since it was written"):
+        with pytest.raises(InputError, match=r"best.safetensors: damaged \(its weights are not those of its sha256\)"):
             model.load(path)
         content[at] ^= 1
     safetensors.torch.save_file(net.state_dict(), path, {"experiment": json.dumps(FACTS)})  # of a version without digests
     model.load(path)
 
 
-def test_a_trained_model_is_loaded_without_a_forward(tmp_path, monkeypatch):
-    net = model.create("test_resnet", "mask", (32, 32))
-    model.save_weights(model.weights(net), FACTS, tmp_path / "best.safetensors")
-
-    def forward(*_args):
-        raise ValueError("a forward")
-
-    monkeypatch.setattr(type(net), "forward", forward)
-    assert not model.load(tmp_path / "best.safetensors")[0].training
-    with pytest.raises(InputError, match=r"--img-size 32 32: .* \(a forward\)"):
-        model.create("test_resnet", "mask", (32, 32))
-
-
 def test_weights_of_others_are_not_taken_for_ours(backbone, tmp_path):
-    with pytest.raises(InputError, match=r"not weights written by train.py"):
+    with pytest.raises(InputError, match=r"damaged \(.*\); not weights written by train.py, or changed since: copy it again"):
         model.load(backbone)
     with pytest.raises(InputError, match="no such file"):
         model.load(tmp_path / "none.safetensors")
@@ -350,22 +299,6 @@ def test_predict_joins_batches_and_averages_the_views_of_tta():
     flipped = model.predict(net, [images.flip(2)], MEAN, STD)
     np.testing.assert_allclose(model.predict(net, [images], MEAN, STD, tta="hflip"), (plain + flipped) / 2, atol=1e-5)
     assert net.training and np.abs(plain - flipped).max() > 1e-4
-
-
-def test_shifted_views_are_those_of_shifted_images():
-    """Of 32 pixels 4 % are 1.28, so 1: the mean over the image, its four neighbours with mirrored borders, and all flipped."""
-    torch.manual_seed(2)
-    net = model.create("test_resnet", "mask", (32, 32))
-    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8).numpy()
-    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="symmetric")
-    moved = [padded[:, y : y + 32, x : x + 32] for y, x in ((1, 1), (1, 0), (1, 2), (0, 1), (2, 1))]
-    plain, flipped = (
-        np.mean([model.predict(net, [torch.from_numpy(view[:, :, ::step].copy())], MEAN, STD) for view in moved], axis=0)
-        for step in (1, -1)
-    )
-    batches = [torch.from_numpy(images)]
-    np.testing.assert_allclose(model.predict(net, batches, MEAN, STD, tta="shift"), plain, atol=1e-5)
-    np.testing.assert_allclose(model.predict(net, batches, MEAN, STD, tta="hflip+shift"), (plain + flipped) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("tta", ["none", "hflip", "hflip+shift"])
