@@ -14,7 +14,7 @@ import demo
 import errors
 import experiment
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
-from errors import InputError, did_you_mean, one_line, say
+from errors import InputError, did_you_mean, one_line
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
 
@@ -87,31 +87,10 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
         return parsed
 
-    def check_recorded(self, recorded, path):
-        """InputError unless this parser would take the options of a mapping that was read from `path` as they stand there."""
-        words = []
-        for action in self._actions:
-            value, option = recorded.get(action.dest), action.option_strings[-1]
-            if isinstance(value, list) and value:
-                words += [option, *map(str, value)]
-            elif value is not None and not isinstance(value, (bool, list)):
-                words.append(f"{option}={value}")
-        try:
-            taken = vars(self.parse_args(words))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        for action in self._actions:
-            value, is_flag = recorded.get(action.dest), action.nargs == 0
-            same = isinstance(value, bool) == is_flag and (is_flag or value == taken.get(action.dest))
-            if action.dest in recorded and not same:
-                raise InputError(f"{path}: {action.dest} is {value!r:.100}; damaged, or not written by train.py")
-
     def given(self, args=None):
         """Names (dest) of the options that stand in the command line itself."""
-        unset = object()
-        names = vars(self.parse_args([]))
-        parsed = vars(self.parse_args(args, argparse.Namespace(**dict.fromkeys(names, unset))))
-        return {name for name, value in parsed.items() if value is not unset}
+        words = {str(word).partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        return {action.dest for action in self._actions if words & set(action.option_strings)}
 
 
 def add_data(parser):
@@ -125,15 +104,17 @@ def add_data(parser):
     return group
 
 
-def add_model(parser, model, augs, aug):
-    """--model, --img-size, --crop, --aug; `augs` are augment.AUGS, as importing it here would load torch for every script"""
+def add_model(parser, model, aug):
+    """--model, --img-size, --crop, --aug"""
+    import augment  # not at the top, like all that takes torch: leaderboard.py and sweep.py start without it
+
     group = parser.add_argument_group("model and images")
     group.add_argument("--model", default=model, metavar="NAME", help="any timm model")
     group.add_argument("--img-size", type=positive_int, nargs="+", metavar="N",
                        help="N, or height and width; without it the model's own")  # fmt: skip
     group.add_argument("--crop", type=positive_int, nargs="+", metavar="N",
                        help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
-    group.add_argument("--aug", choices=augs, default=aug, help="random changes of the training images")
+    group.add_argument("--aug", choices=augment.AUGS, default=aug, help="random augmentation of the training images")
     return group
 
 
@@ -146,13 +127,14 @@ def add_compute(parser, batch_size):
     return group
 
 
-def add_step(group, formats):
-    """--threads, --memory-format, --compile of a training step; `formats` are precision.FORMATS, which needs torch"""
-    group.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise"
-    )
-    group.add_argument("--memory-format", choices=("auto", *formats), default="auto",
-                       help="how images and kernels lie in memory; auto: measured, as is --amp auto on a CPU")  # fmt: skip
+def add_step(group):
+    """--threads, --memory-format, --compile of a training step"""
+    import model
+
+    group.add_argument("--threads", type=positive_int, metavar="N",
+                       help="CPU threads; recorded, as other numbers round otherwise")  # fmt: skip
+    group.add_argument("--memory-format", choices=("auto", *model.FORMATS), default="auto",
+                       help="of images and kernels; auto: measured, as is --amp auto on a CPU")  # fmt: skip
     group.add_argument("--compile", action="store_true",
                        help="torch.compile the training forward: minutes at the start, faster steps on a GPU")  # fmt: skip
 
@@ -206,81 +188,43 @@ def as_typed(values):
     return " ".join(words)
 
 
-def check_idle(parser, args, given, rules):
-    """Refuse, or tell in one line, what was typed and does nothing beside the other options.
-
-    given: names of the options that were typed; rules: (name, whether it does something, what it belongs to, whether it is
-    refused). What is only told may stand in a sweep's common line, for the experiments that use it.
-    """
-    told = []
-    for name, works, belongs, refused in rules:
-        if name not in given or works:
-            continue
-        option = as_typed({name: getattr(args, name)})
-        if refused:
-            parser.error(f"{option}: does nothing without {belongs}; add that, or leave this out")
-        told.append(f"{option} (of {belongs})")
-    if told:
-        say(f"does nothing here: {', '.join(told)}")
-
-
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
 
 
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
-DEMO_DEFAULTS = {
-    "model": "test_resnet",
-    "img_size": [64, 48],
-    "pretrained": False,
-    "lr": 3e-3,
-    "lr_step": 3,
-    "epochs": 10,
-    "patience": 0,
-    "amp": "off",
-    "memory_format": "channels_last",
-}
+DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": False, "lr": 3e-3, "lr_step": 3, "epochs": 10,
+                 "patience": 0, "amp": "off", "memory_format": "channels_last"}  # fmt: skip
 # What each of several processes has of its own: boxes may keep things in other places.
 PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
 # What may be given beside --resume: where things are and how far to train, never how.
-RESUME_MAY_CHANGE = {
-    "resume",
-    "epochs",
-    "keep_state",
-    "fold",
-    "data_dir",
-    "cache_dir",
-    "cache_device",
-    "device",
-    "save_minutes",
-    "quiet",
-    "parallel_folds",
-    "weights",
-}
+RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
 
 
 def make_parser():
-    """The argument parser."""
+    """The parser of train.py."""
+    import augment
+    import engine
+    import loss
+    import optim
+
     parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
     add_data(parser)
     group = parser.add_argument_group("experiment")
     group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
     group.add_argument("--kfold", type=natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
-    group.add_argument(
-        "--fold", type=whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume"
-    )
+    group.add_argument("--fold", type=whole_int, nargs="+", metavar="I",
+                       help="train only these folds; others later, by --resume")  # fmt: skip
     group.add_argument("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
     group.add_argument("--fold-seed", type=natural_int, metavar="N",
                        help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
     group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
     group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
-    group.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="continue a stopped run with its own options; with more --epochs also a complete one (see --keep-state)",
-    )
-    group.add_argument("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between saved states")
+    group.add_argument("--resume", metavar="RUN",
+                       help="continue a stopped run with its own options; with more --epochs also a complete one (see "
+                            "--keep-state)")  # fmt: skip
+    group.add_argument("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between checkpoints")
     group.add_argument("--keep-state", action="store_true",
                        help="complete folds keep their last.pt (up to four times the size of their weights), so that --resume "
                             "with more --epochs can train them on")  # fmt: skip
@@ -296,108 +240,84 @@ def make_parser():
     group.add_argument("--limit-people", type=positive_int, metavar="N", help="quick look: only N people, stratified")
     group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
 
-    add_learning(parser)
-    return parser
+    group = add_model(parser, "pit_b_224", "light")
+    group.add_argument("--face-crop", type=natural_float, metavar="MARGIN",
+                       help="crop the face, its box enlarged on every side by this share of its size, such as 0.4; images "
+                            "without one keep the centre crop (see RUN/crops.png)")  # fmt: skip
+    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
+    group.add_argument(
+        "--dropout", type=fraction, metavar="P", help="dropout before the classifier; without it the model's own"
+    )
+    group.add_argument("--drop-path", type=fraction, metavar="P",
+                       help="stochastic depth: drop rate of the last block, growing up to it; without it the model's "
+                            "own")  # fmt: skip
 
+    group = parser.add_argument_group("sampling and mixing")
+    group.add_argument("--sampler", choices=engine.SAMPLERS, default="shuffle",
+                       help="shuffle: every image once per epoch; balanced: classes equally often; sqrt: by square root of "
+                            "class size; person: one image per person (each eval image of --pseudo counts as one)")  # fmt: skip
+    group.add_argument("--mix", choices=augment.MIXES, default="none",
+                       help="mix pairs of images; halves: left and right half of faces with the same mask state")  # fmt: skip
+    group.add_argument("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
+    group.add_argument("--mix-alpha", type=positive_float, default=1.0, metavar="A",
+                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
+    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
+    group.add_argument("--pseudo", metavar="RUN",
+                       help="pseudo-labels: eval images train too, by what this run predicts for them, or the plain mean of an "
+                            "ensemble's members: its weights and factors are fitted to everyone's labels")  # fmt: skip
+    group.add_argument("--pseudo-min-confidence", type=confidence, default=0.9, metavar="P",
+                       help="only those predicted with this probability and above")  # fmt: skip
 
-def add_learning(parser):
-    """What learns, how: model and images, sampling, loss, optimizer and schedule, compute."""
-    import loss  # not at the top: torch takes seconds, and leaderboard.py and sweep.py need none of it
-    import model
-    import optim
-
-    add_network(parser)
-    add_sampling(parser)
     group = parser.add_argument_group("loss")
     group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
     group.add_argument("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
     group.add_argument("--gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
     group.add_argument("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
-                       help="of the loss: by class frequency, or by the effective number of images")  # fmt: skip
+                       help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
     group.add_argument("--age-sigma", type=positive_float, default=2.0, metavar="YEARS",
                        help="width of the label distribution of --target age")  # fmt: skip
     group.add_argument("--top-age-spread", type=positive_float, metavar="YEARS",
                        help="--target age: spread a recorded 60 over so many years from there on, of which the first look as "
                             "young as 58 too; without it 60 is certain")  # fmt: skip
-    add_schedule(parser, optim.SCHEDULERS)
-    group = add_compute(parser, batch_size=64)
-    add_step(group, model.FORMATS)
-    group.add_argument("--parallel-folds", type=positive_int, default=1, metavar="N",
-                       help="folds that train at once, each on its part of the threads")  # fmt: skip
 
-
-def add_schedule(parser, schedulers):
-    """Optimizer, learning rate, epochs and averages of weights; `schedulers`: the names of optim.SCHEDULERS."""
     group = parser.add_argument_group("optimizer and schedule")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group.add_argument("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
     group.add_argument("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
-    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(schedulers))
+    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
     group.add_argument("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
-                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: waited for a better F1")  # fmt: skip
+                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: patience for a better F1")  # fmt: skip
     group.add_argument("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
     group.add_argument("--warmup-epochs", type=natural_int, default=0, metavar="N", help="linear warm-up")
     group.add_argument("--epochs", type=positive_int, default=10, metavar="N",
                        help="epochs of a fold, at most; another number with --resume trains a run on or ends it sooner, and "
                             "the rates of --scheduler Cosine follow it from there on")  # fmt: skip
     group.add_argument("--patience", type=natural_int, default=3, metavar="N",
-                       help="stop after so many epochs without a better validation F1; 0: never")  # fmt: skip
-    group.add_argument("--accum", type=positive_int, default=1, metavar="N", help="batches that make one optimizer step")
+                       help="early stopping after so many epochs without a better validation F1; 0: never")  # fmt: skip
+    group.add_argument("--accum", type=positive_int, default=1, metavar="N", help="gradient accumulation: batches per step")
     group.add_argument("--auto-batch", action="store_true",
-                       help="where a batch has no room in the device's memory, halve --batch-size and double --accum until it "
-                            "has: the same images a step, but batch norm and --loss f1 see the smaller batch")  # fmt: skip
-    group.add_argument("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="longest gradient; 0: not clipped")
+                       help="halve --batch-size and double --accum until a step fits in the device's memory: the same images a "
+                            "step, but batch norm and --loss f1 see the smaller batch")  # fmt: skip
+    group.add_argument("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="gradient clipping; 0: off")
     group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY",
-                       help="moving average of the weights, of a decay that grows with the steps up to this one: 0.98 after "
-                            "350, 0.99 after 1,000, 0.995 after 2,800; 0: none")  # fmt: skip
+                       help="exponential moving average of the weights; its decay grows with the steps up to this one: 0.98 "
+                            "after 350, 0.99 after 1,000, 0.995 after 2,800; 0: none")  # fmt: skip
     group.add_argument("--average-last", type=natural_int, default=0, metavar="N",
                        help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
     group.add_argument("--freeze-epochs", type=natural_int, default=0, metavar="N",
                        help="the first N epochs train the head alone")  # fmt: skip
     group.add_argument("--layer-decay", type=share, default=1.0, metavar="D",
-                       help="learning rate of each block, as a part of that of the next one towards the head")  # fmt: skip
+                       help="learning rate of each block, as a share of that of the next one towards the head")  # fmt: skip
     group.add_argument("--finish-on-all", type=natural_int, default=0, metavar="N",
                        help="then the last N epochs up to the best one again on everyone, validation people included; "
                             "their weights predict the eval images")  # fmt: skip
 
-
-def add_network(parser):
-    """The model, what it starts from, and the images that it sees."""
-    import augment
-
-    group = add_model(parser, "pit_b_224", augment.AUGS, "light")
-    group.add_argument("--face-crop", type=natural_float, metavar="MARGIN",
-                       help="cut out the face, its box enlarged on every side by this share of its size, such as 0.4; images "
-                            "without one keep the centre crop (see images.py and RUN/crops.png)")  # fmt: skip
-    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
-    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-    group.add_argument("--dropout", type=fraction, metavar="P",
-                       help="share of the classifier's inputs dropped in training; without it the model's own")  # fmt: skip
-    group.add_argument("--drop-path", type=fraction, metavar="P",
-                       help="stochastic depth: how often training skips the last block, earlier ones less; without it the "
-                            "model's own")  # fmt: skip
-
-
-def add_sampling(parser):
-    """Which images an epoch shows and which it mixes; eval images that train too."""
-    import augment
-    import engine
-
-    group = parser.add_argument_group("sampling and mixing")
-    group.add_argument("--sampler", choices=engine.SAMPLERS, default="shuffle",
-                       help="each image once; classes equally often; by root of size; one image a person (each eval image of "
-                            "--pseudo counts as one)")  # fmt: skip
-    group.add_argument("--mix", choices=augment.MIXES, default="none",
-                       help="make two images one; halves: left and right half of faces with the same mask state")  # fmt: skip
-    group.add_argument("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
-    group.add_argument("--mix-alpha", type=positive_float, default=1.0, metavar="A",
-                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
-    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
-    group.add_argument("--pseudo", metavar="RUN",
-                       help="eval images train too, by what this run predicts for them, or the plain mean of an ensemble's "
-                            "members: its weights and factors are fitted to everyone's labels")  # fmt: skip
-    group.add_argument("--pseudo-min-confidence", type=confidence, default=0.9, metavar="P",
-                       help="only those predicted with this probability and above")  # fmt: skip
+    group = add_compute(parser, batch_size=64)
+    add_step(group)
+    group.add_argument("--parallel-folds", type=positive_int, default=1, metavar="N",
+                       help="folds that train at once, each on its part of the threads")  # fmt: skip
+    return parser
 
 
 def parse_args(argv, ranks=None, draw=True):
@@ -444,32 +364,23 @@ def parse_args(argv, ranks=None, draw=True):
     check_techniques(parser, args)
     check_folds(parser, args)
     check_parallel(parser, args)
-    check_idle(parser, args, given, idle_rules(args))
+    check_idle(parser, args, given)
     return args
 
 
-def idle_rules(args):
-    """The rules of options.check_idle: what belongs to a technique that is off is refused, the others are told."""
-    import loss
-
-    losses, mixes = {name for _weight, name in loss.parse_loss(args.loss)}, args.mix != "none"
-    scheduler, folds = args.scheduler, len(args.fold or range(args.kfold))
-    return (
-        ("mix_prob", mixes, "--mix mixup, cutmix or halves", True),
-        ("mix_rare", mixes, "--mix mixup, cutmix or halves", True),
-        ("mix_alpha", args.mix in ("mixup", "cutmix"), "--mix mixup or cutmix", not mixes),
-        ("fix_confidence", args.label_fixes is not None, "--label-fixes FILE", True),
-        ("pseudo_min_confidence", args.pseudo is not None, "--pseudo RUN", True),
-        ("gamma", "focal" in losses, "--loss focal", False),
-        ("smoothing", "label_smoothing" in losses, "--loss label_smoothing", False),
-        ("age_sigma", args.target == "age", "--target age", False),
-        ("age_bounds", args.target in ("label", "age_group", "multi"), "targets with age groups", False),
-        ("lr_step", scheduler in ("StepLR", "CAWR", "Plateau"), "--scheduler StepLR, CAWR or Plateau", False),
-        ("lr_gamma", scheduler in ("StepLR", "Plateau"), "--scheduler StepLR or Plateau", False),
-        ("patience", args.kfold > 0 or args.patience == 0, "--kfold 2 and more", False),
-        ("fold_seed", args.kfold > 0 or args.limit_people is not None, "--kfold 2 and more", False),
-        ("parallel_folds", folds > 1, "two folds and more", False),
-    )
+def check_idle(parser, args, given):
+    """Refuse options of a technique that is off."""
+    belongs = {
+        "mix_prob": ("--mix mixup, cutmix or halves", args.mix != "none"),
+        "mix_rare": ("--mix mixup, cutmix or halves", args.mix != "none"),
+        "mix_alpha": ("--mix mixup or cutmix", args.mix != "none"),
+        "fix_confidence": ("--label-fixes FILE", args.label_fixes),
+        "pseudo_min_confidence": ("--pseudo RUN", args.pseudo),
+    }
+    for name, (option, is_on) in belongs.items():
+        if name in given and not is_on:
+            typed = as_typed({name: getattr(args, name)})
+            parser.error(f"{typed}: does nothing without {option}; add that, or leave this out")
 
 
 def check_techniques(parser, args):
@@ -532,15 +443,11 @@ def resumed_args(parser, args, given, ranks):
     if fixed:
         option = f"--{sorted(fixed)[0].replace('_', '-')}"
         parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
-    unknown = sorted(vars(parser.parse_args([])).keys() - recorded.keys() - {"resume", "fold"})
-    if unknown:
-        raise InputError(f"{run / 'args.yaml'}: lacks {unknown[0]}; it was not written by this version of train.py")
-    parser.check_recorded(recorded, run / "args.yaml")
     if "weights" in given and recorded["weights"] is None:
         began = "timm's weights" if recorded["pretrained"] else "none"
         parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
     changed = {name: getattr(args, name) for name in given}
-    args = argparse.Namespace(**{**recorded, "fold": None, **changed, "resume": str(run)})
+    args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(demo.locate(args.data_dir)[0])
     args.model = model.told_name(args.model)
     check_techniques(parser, args)

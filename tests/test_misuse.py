@@ -8,7 +8,6 @@ import json
 import shlex
 import signal
 
-import benchmark
 import pytest
 import yaml
 from simulated import People, write_run
@@ -99,7 +98,7 @@ CASES = [
     ("train", "--resume ''", "not a run of train.py (it holds no args.yaml)"),
     ("train", "--resume submissions/mix", "submissions/mix: not a run of train.py"),
     ("train", "--resume runs/label --lr 0.1", "--lr: can't be given with --resume; the run goes on with its own options (runs/label/args.yaml)"),
-    ("train", "--resume runs/label", "runs/label/args.yaml: lacks accum; it was not written by this version of train.py"),
+    ("train", "--resume runs/label", "--epochs 10: fold 0 of runs/label was complete after 0 and its state is gone"),
     *(("train", f"{TRAIN}{option} {'a' * 300}", f"{'a' * 300}…: File name too long")
       for option in ("--name", "--data-dir", "--weights", "--output-dir", "--cache-dir", "--pseudo")),
     ("train", f"--resume {'a' * 300}", f"{'a' * 300}/args.yaml: File name too long"),
@@ -331,38 +330,6 @@ def test_there_are_enough_and_of_every_script():
     assert {case[0] for case in CASES} == mains
 
 
-IDLE = [
-    ("--gamma 1", "--gamma 1.0 (of --loss focal)"),
-    ("--smoothing 0.1 --loss focal", "--smoothing 0.1 (of --loss label_smoothing)"),
-    ("--age-sigma 3", "--age-sigma 3.0 (of --target age)"),
-    ("--target mask --age-bounds 29 59", "--age-bounds 29 59 (of targets with age groups)"),
-    ("--scheduler Cosine --lr-step 3", "--lr-step 3 (of --scheduler StepLR, CAWR or Plateau)"),
-    ("--scheduler CAWR --lr-gamma 0.1", "--lr-gamma 0.1 (of --scheduler StepLR or Plateau)"),
-    ("--mix halves --mix-alpha 0.4", "--mix-alpha 0.4 (of --mix mixup or cutmix)"),
-    ("--kfold 0 --patience 2 --fold-seed 1", "--patience 2 (of --kfold 2 and more), --fold-seed 1 (of --kfold 2 and more)"),
-    ("--fold 1 --parallel-folds 2", "--parallel-folds 2 (of two folds and more)"),
-    ("--loss ce+focal --gamma 1 --target age --age-sigma 3", None),
-    ("--scheduler Plateau --lr-step 3 --lr-gamma 0.3", None),
-    ("--loss label_smoothing --smoothing 0.1 --kfold 0 --patience 0", None),
-    ("--mix mixup --mix-alpha 0.4 --mix-prob 0.3 --mix-rare", None),
-    ("", None),
-]
-
-
-def test_what_does_nothing_is_told_as_it_is_typed(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    benchmark.parse_args(shlex.split(BENCHMARK + "--what cache --no-usual --model resnet18"))
-    assert "does nothing here: --no-usual (of" in capsys.readouterr().err
-
-
 def test_a_fold_that_is_given_twice_is_trained_once(place, monkeypatch):
     monkeypatch.chdir(place)
     assert options.parse_args(shlex.split(TRAIN + "--fold 1 0 1")).fold == [1, 0]
-
-
-@pytest.mark.parametrize(("line", "told"), IDLE)
-def test_options_that_do_nothing_are_told(place, monkeypatch, capsys, line, told):
-    """Those may stand in a sweep's common line; what belongs to a technique that is off is refused, as above."""
-    monkeypatch.chdir(place)
-    options.parse_args(shlex.split(TRAIN + line))
-    assert capsys.readouterr().err == (f"does nothing here: {told}\n" if told else "")

@@ -556,14 +556,14 @@ def parse_args(argv):
                        help="freed memory stays with the process, as in train.py, or goes the C library's way")  # fmt: skip
     group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
     options.add_data(parser)
-    group = options.add_model(parser, "resnet18", augment.AUGS, "medium")
+    group = options.add_model(parser, "resnet18", "medium")
     group.add_argument("--target", choices=TARGETS, default="label", help="what the model predicts")
     group.add_argument("--loss", default="ce", help="as in train.py")
     group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     group = options.add_compute(parser, batch_size=64)
-    options.add_step(group, model.FORMATS)
+    options.add_step(group)
     args = argparse.Namespace(**vars(options.make_parser().parse_args([])) | FIXED)
-    args, given = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv))), parser.given(argv)
+    args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.told_name(args.model)
@@ -573,11 +573,6 @@ def parse_args(argv):
     if not Path(args.out).parent.is_dir():
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     args.data_dir = str(demo.locate(args.data_dir)[0])
-    belongs = {"images": ("validation", "inference", "cache"), "folds": ("inference",), "tta": ("inference",)}
-    belongs |= dict.fromkeys(("usual", "script", "workers", "aug", "loss", "optimizer", "compile"), ("train",))
-    belongs["memory_format"] = ("train", "validation")
-    rules = [(name, args.what in whats, f"--what {' or '.join(whats)}", False) for name, whats in belongs.items()]
-    options.check_idle(parser, args, given, rules)
     return args
 
 

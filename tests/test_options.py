@@ -1,4 +1,4 @@
-"""train_options.py: what follows from the options of train.py, and what they refuse."""
+"""options.py: what follows from the options of train.py, and what they refuse."""
 
 import shutil
 
