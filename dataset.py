@@ -1,11 +1,8 @@
-"""The competition's files: where the data is, its people, images, labels, label fixes and folds. No pixels, no models."""
+"""The competition: its classes and label code, files, people, images, label fixes, folds, and which rows a fold trains on."""
 
 import functools
 import hashlib
-import operator
 import os
-import shlex
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,12 +143,6 @@ def read_submission(path):
     return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
 
 
-def list_files(folder):
-    """The files in a folder but for dot-files, by name: [os.DirEntry]. OSError when it can't be looked through."""
-    found = (entry for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file())
-    return sorted(found, key=operator.attrgetter("name"))
-
-
 # ---- people and images ------------------------------------------------------------------------------------------------
 
 # The seven images of a person and the mask state each shows.
@@ -169,28 +160,26 @@ def check_train(data_dir):
 def read_people(data_dir):
     """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
 
-    Raises InputError, naming the file and line, for a missing column, an unknown gender, an age that is no whole number
-    between 0 and 120, an id that is empty or was made a number, or a path that stands twice, in whatever spelling, or leaves
-    train/images.
+    InputError names the line of an unknown gender, an age that is no whole number from 0 to 120, an empty id or one that a
+    spreadsheet made a number, and a path that stands twice or is not the name of a folder in train/images.
     """
     path = Path(data_dir) / "train" / "train.csv"
     table = files.read_csv(path, ("id", "gender", "age", "path"))
     files.check_filled(path, table, "id")
+    files.check_once(path, table, "path")
     columns = (table[name].to_numpy() for name in (files.LINE, "id", "gender", "age", "path"))  # faster than by its rows
     for line, name, gender, age, folder in zip(*columns):
-        where = f"{path}, line {line}"
+        problem = ""
         if gender not in GENDERS:
-            raise InputError(f"{where}: gender {gender!r} is neither male nor female")
-        if to_age(age) is None:
-            raise InputError(f"{where}: age {age!r} is not a whole number from 0 to 120")
-        if "/" in folder or folder in ("", ".", ".."):
-            _check_folder(where, folder)
-        if files.EXPONENT.fullmatch(name):
-            raise InputError(f"{where}: id {name!r} was made a number, as in a spreadsheet; take the original")
-        zeros_lost = folder.startswith("0") and not folder.startswith(f"{name}_")
-        if zeros_lost and folder.lstrip("0").startswith(f"{files.whole(name)}_"):
-            raise InputError(f"{where}: id {name!r} has lost the zeros of {folder!r}, as in a spreadsheet; take the original")
-    files.check_once(path, table, "path")
+            problem = f"gender {gender!r} is neither male nor female"
+        elif to_age(age) is None:
+            problem = f"age {age!r} is not a whole number from 0 to 120"
+        elif files.EXPONENT.fullmatch(name):
+            problem = f"id {name!r} was made a number, as in a spreadsheet; take the original"
+        elif folder in (".", "..") or "/" in folder:
+            problem = f"path {folder!r} is not the name of a folder in train/images"
+        if problem:
+            raise InputError(f"{path}, line {line}: {problem}")
     return pd.DataFrame(
         {
             "path": table["path"],
@@ -201,14 +190,6 @@ def read_people(data_dir):
     )
 
 
-def _check_folder(where, folder):
-    """InputError for a path that is not the name of a folder in train/images, or another spelling of one."""
-    if folder in ("", ".") or ".." in folder.split("/") or os.path.isabs(folder):
-        raise InputError(f"{where}: path {folder!r} is not the name of a folder in train/images")
-    if folder != os.path.normpath(folder):
-        raise InputError(f"{where}: path {folder!r} is another spelling of {os.path.normpath(folder)!r}; write that")
-
-
 @functools.cache  # some ages, thousands of times
 def to_age(text):
     """The age in a text: a whole number from 0 to 120, or None."""
@@ -217,69 +198,53 @@ def to_age(text):
 
 
 @functools.cache  # seven names and their likes, thousands of times
-def _name_parts(name):
-    """(name without its suffix, in small letters; whether that is one of images) of a file's name."""
+def _stem_and_suffix(name):
     stem, suffix = os.path.splitext(name)
-    return stem.lower(), suffix.lower() in IMAGE_SUFFIXES
+    return stem.lower(), suffix.lower()
 
 
 def image_kind(image):
     """The kind, as in IMAGE_KINDS, that the name of an image ('{path}/Mask1.JPG') says."""
-    return _name_parts(os.path.basename(image))[0]
+    return _stem_and_suffix(os.path.basename(image))[0]
 
 
-def _not_read(names, kinds):
-    """What to say of files of these kinds that are no images which are read; '' where there are none."""
-    others = [name for name in names if _name_parts(name)[0] in kinds]
-    return f" ({', '.join(others)} lies there, which is not read; {files.CONVERT})" if others else ""
-
-
-def lies_as(folder, name, others):
-    """What to say of a file or folder that is not there, where one of `others` in its folder is the same by another spelling,
-    Unicode form (a Mac's letters and accents are apart) or format; '' where none is."""
-
-    def plain(text):
-        return unicodedata.normalize("NFC", text).casefold()
-
-    same = [other for other in others if plain(other) == plain(name)]
-    same = same or [other for other in others if plain(os.path.splitext(other)[0]) == plain(os.path.splitext(name)[0])]
-    if not same:
-        return ""
-    if unicodedata.normalize("NFC", same[0]) == unicodedata.normalize("NFC", name):
-        form = "nfc" if unicodedata.is_normalized("NFC", name) else "nfd"
-        rename = shlex.join(["convmv", "-r", "--notest", "-f", "utf8", "-t", "utf8", f"--{form}", str(folder)])
-        return f"; it lies there as {same[0]!a}, in another Unicode form, as a Mac leaves names; {rename} renames all of them"
-    suffix = os.path.splitext(same[0])[1]
-    unread = suffix.lower() not in IMAGE_SUFFIXES and _name_parts(name)[1]
-    return f"; it lies there as {same[0]!r}{f', which is not read; {files.CONVERT}' if unread else '; rename it'}"
+def _lies_as(name, others):
+    """The end of a message about a missing file: one of `others` in its place has its name but for case or suffix; else ''."""
+    for other in others:
+        if _stem_and_suffix(other)[0] == _stem_and_suffix(name)[0]:
+            unread = "." in name and _stem_and_suffix(other)[1] not in IMAGE_SUFFIXES
+            return f"; it lies there as {other!r}{f', which is not read; {files.CONVERT}' if unread else '; rename it'}"
+    return ""
 
 
 def person_images(folder):
-    """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are passed over.
+    """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are ignored.
 
     InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
     """
     try:
-        names = [entry.name for entry in list_files(folder)]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        root, name = os.path.split(folder)
-        near = lies_as(root, name, os.listdir(root)) if os.path.isdir(root) else ""
-        raise InputError(f"{folder}: train.csv names this folder, but it is not there{near}") from error
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_file())
     except OSError as error:
-        raise errors.unreadable(folder, error) or InputError(f"{folder}: can't be read ({error.strerror})") from error
-    found = {}
+        root, name = os.path.split(folder)
+        near = _lies_as(name, os.listdir(root)) if os.path.isdir(root) else ""
+        missing = InputError(f"{folder}: train.csv names this folder, but it is not there{near}")
+        raise errors.unreadable(folder, error) or missing from error
+    found, unread = {}, []
     for name in names:
-        stem, is_image = _name_parts(name)
-        if not is_image:
-            continue
-        if stem not in IMAGE_KINDS:
+        stem, suffix = _stem_and_suffix(name)
+        if suffix not in IMAGE_SUFFIXES:
+            unread += [name] if stem in IMAGE_KINDS else []
+        elif stem not in IMAGE_KINDS:
             raise InputError(f"{folder}/{name}: unknown image name; {', '.join(IMAGE_KINDS)} are expected")
-        if stem in found:
+        elif stem in found:
             raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
-        found[stem] = name
+        else:
+            found[stem] = name
+    if unread and len(found) < len(IMAGE_KINDS):
+        say(f"{folder}: {', '.join(unread)} lies there, which is not read; {files.CONVERT}")
     if not found:
-        there = _not_read(names, IMAGE_KINDS)
-        raise InputError(f"{folder}: holds no images{there}; complete it or take its row out of train.csv")
+        raise InputError(f"{folder}: holds no images; complete it or take its row out of train.csv")
     return found
 
 
@@ -299,10 +264,9 @@ def list_images(data_dir, people, skip_missing=False):
     for owner, path in enumerate(people["path"].to_numpy()):
         found = person_images(os.path.join(root, path))
         if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
-            there = _not_read([entry.name for entry in list_files(f"{root}/{path}")], missing)
             if not skip_missing:
-                raise InputError(f"{root}/{path}: {', '.join(missing)} missing{there}; complete it or pass --skip-bad-images")
-            say(f"skipped: {root}/{path}: {', '.join(missing)} missing{there}")
+                raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
+            say(f"skipped: {root}/{path}: {', '.join(missing)} missing")
         for kind, mask in IMAGE_KINDS.items():
             if kind in found:
                 images.append(f"{path}/{found[kind]}")
@@ -324,7 +288,7 @@ def image_files(data_dir, images):
 def official_rows(images, people):
     """The rows (image, path) of oof.csv that are images of `people`, with the mask, gender and age of these: DataFrame."""
     rows = pd.Index(people["path"]).get_indexer(images["path"])
-    masks = [IMAGE_KINDS.get(_name_parts(image.rpartition("/")[2])[0], -1) for image in images["image"].to_numpy()]
+    masks = [IMAGE_KINDS.get(image_kind(image), -1) for image in images["image"].to_numpy()]
     facts = {"mask": masks, "gender": people["gender"].to_numpy()[rows], "age": people["age"].to_numpy()[rows]}
     return images[["image", "path"]].assign(**facts)[(rows >= 0) & (np.array(masks) >= 0)]
 
@@ -347,10 +311,9 @@ def read_eval(data_dir):
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
     for line, name in zip(table[files.LINE], table["ImageID"]):
         if name not in on_disk:
-            near = lies_as(root, name, sorted(on_disk))
-            raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}{near}")
+            raise InputError(f"{path}, line {line}: image {name!r} is no file in {root}{_lies_as(name, sorted(on_disk))}")
     names = table["ImageID"].tolist()
-    left_out = sorted(name for name in on_disk.difference(names) if name[0] != "." and _name_parts(name)[1])
+    left_out = sorted(n for n in on_disk.difference(names) if n[0] != "." and _stem_and_suffix(n)[1] in IMAGE_SUFFIXES)
     if left_out:
         say(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
     return names, [root / name for name in names]
@@ -376,42 +339,29 @@ def read_label_fixes(path, people, min_confidence):
     """
     table = files.read_csv(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
+    sure = pd.to_numeric(confidence, errors="coerce").to_numpy()
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    without_zeros = {known.lstrip("0"): known for known in by_name}  # as a spreadsheet leaves them
-    if not table["path"].isin([*by_name, *without_zeros]).any():
+    if not table["path"].isin([*by_name]).any():
         raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
-    fixes, left_out = [], 0
-    for line, name, column, value, sure in zip(table[files.LINE], table["path"], table["column"], table["value"], confidence):
-        where = f"{path}, line {line}"
-        if name not in by_name:
-            meant = f" Did you mean {without_zeros[name]}?" if name in without_zeros else ""  # another id is another person
-            raise InputError(f"{where}: {name!r} is neither a path nor an id of train.csv.{meant}")
+    fixes = []
+    for row, (line, name, column, value) in enumerate(table[[files.LINE, "path", "column", "value"]].itertuples(index=False)):
         allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
-        if column not in allowed:
-            raise InputError(f"{where}: column {column!r} is none of gender, age, mask")
-        if not allowed[column]:
-            raise InputError(
-                f"{where}: value {value!r} does not fit {column}; gender takes male, female or swap, age 0 to 120, mask swap"
-            )
-        if to_confidence(sure, where) < min_confidence:
-            left_out += 1
-            continue
-        value = str(to_age(value)) if column == "age" else value
-        fixes.extend((path, column, value) for path in by_name[name])
-    return pd.DataFrame(fixes, columns=["path", "column", "value"]), left_out
-
-
-def to_confidence(text, where):
-    """A number from 0 to 1; InputError that says `where` for any other text."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not 0 <= value <= 1:
-        raise InputError(f"{where}: confidence {text!r} is not a number from 0 to 1")
-    return value
+        problem = ""
+        if name not in by_name:
+            problem = f"{name!r} is neither a path nor an id of train.csv"
+        elif column not in allowed:
+            problem = f"column {column!r} is none of gender, age, mask"
+        elif not allowed[column]:
+            problem = f"value {value!r} does not fit {column}; gender takes male, female or swap, age 0 to 120, mask swap"
+        elif not 0 <= sure[row] <= 1:
+            problem = f"confidence {confidence[row]!r} is not a number from 0 to 1"
+        if problem:
+            raise InputError(f"{path}, line {line}: {problem}")
+        if sure[row] >= min_confidence:
+            fixes.extend((path, column, str(to_age(value)) if column == "age" else value) for path in by_name[name])
+    return pd.DataFrame(fixes, columns=["path", "column", "value"]), int((sure < min_confidence).sum())
 
 
 def apply_label_fixes(images, fixes):

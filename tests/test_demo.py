@@ -189,3 +189,13 @@ def test_command_draws_a_set_or_a_sheet(tmp_path, capsys):
     assert Image.open(tmp_path / "sheet.png").width > 1000
     out, err = capsys.readouterr()
     assert "6 people" in out and err == ""  # no bar where no terminal is
+
+
+def test_folder_to_paste_is_named_where_it_would_not_be_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.as_option("a b") == " --data-dir 'a b'"
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "train.csv").touch()
+    assert demo.as_option("data") == ""
+    with pytest.raises(InputError, match=r"--data-dir nowhere: no such folder"):  # never replaced by another
+        demo.locate("nowhere")
