@@ -623,7 +623,7 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     args.sort = column_of(args.sort)
     if args.diff and not args.html:
-        rules = [(name, False, "the table, which --diff leaves out", True) for name in ("sort", "bootstrap")]
+        rules = [(name, False, "the table, which --diff leaves out") for name in ("sort", "bootstrap")]
         options.check_idle(parser, args, parser.given(argv), rules)
     return args
 

@@ -188,6 +188,14 @@ def as_typed(values):
     return " ".join(words)
 
 
+def check_idle(parser, args, given, rules):
+    """Refuse what was typed (`given`: names) and does nothing; rules: (name, whether it does something, what it belongs to)."""
+    for name, works, belongs in rules:
+        if name in given and not works:
+            typed = as_typed({name: getattr(args, name)})
+            parser.error(f"{typed}: does nothing without {belongs}; add that, or leave this out")
+
+
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
@@ -364,23 +372,13 @@ def parse_args(argv, ranks=None, draw=True):
     check_techniques(parser, args)
     check_folds(parser, args)
     check_parallel(parser, args)
-    check_idle(parser, args, given)
+    mixes = args.mix != "none"
+    check_idle(parser, args, given, [
+        ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
+        ("mix_alpha", mixes, "--mix mixup or cutmix"), ("fix_confidence", args.label_fixes, "--label-fixes FILE"),
+        ("pseudo_min_confidence", args.pseudo, "--pseudo RUN"),
+    ])  # fmt: skip
     return args
-
-
-def check_idle(parser, args, given):
-    """Refuse options of a technique that is off."""
-    belongs = {
-        "mix_prob": ("--mix mixup, cutmix or halves", args.mix != "none"),
-        "mix_rare": ("--mix mixup, cutmix or halves", args.mix != "none"),
-        "mix_alpha": ("--mix mixup or cutmix", args.mix != "none"),
-        "fix_confidence": ("--label-fixes FILE", args.label_fixes),
-        "pseudo_min_confidence": ("--pseudo RUN", args.pseudo),
-    }
-    for name, (option, is_on) in belongs.items():
-        if name in given and not is_on:
-            typed = as_typed({name: getattr(args, name)})
-            parser.error(f"{typed}: does nothing without {option}; add that, or leave this out")
 
 
 def check_techniques(parser, args):
