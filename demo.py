@@ -81,7 +81,7 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     if _is_drawn(out, facts):
         return
     parent = files.make_dir(out.parent, "--out")
-    with files.held(parent, f"waiting for another process to draw {out}/", wait=True):
+    with files.lock(parent, f"waiting for another process to draw {out}/", wait=True):
         for leftover in parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed: the lock is ours
             shutil.rmtree(leftover, ignore_errors=True)
         if not _is_drawn(out, facts):

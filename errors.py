@@ -96,7 +96,9 @@ def reading(path, remedy="copy it again, or make it anew"):
             raise passing from error
         if isinstance(error, FileNotFoundError):
             raise InputError(f"{path}: no such file") from error
-        said = f"lacks {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: not readable ({error.strerror}); {remedy}") from error
+        said = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{path}: damaged ({one_line(said)}); {remedy}") from error
 
 

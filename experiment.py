@@ -17,7 +17,6 @@ import shutil
 import subprocess
 from datetime import datetime
 from pathlib import Path
-from types import NoneType
 
 import pandas as pd
 import yaml
@@ -28,19 +27,7 @@ from dataset import HEADS
 from errors import InputError, did_you_mean
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
-# What others than train.py go by in args.yaml, and what a complete fold's fold.json holds.
-ARGS = {"kfold": int, "data_dir": str, "finish_on_all": int, "label_fixes": (str, NoneType), "fix_confidence": (int, float)}
-FOLD = {
-    "fold": int,
-    "best_epoch": int,
-    "epochs": int,
-    "val_f1": (*files.NUMBER, NoneType),
-    "val_acc": (*files.NUMBER, NoneType),
-    "seconds": files.NUMBER,
-    "images_per_second": files.NUMBER,
-    "peak_memory_mib": files.NUMBER,
-    "weights_sha256": str,
-}
+FOLD = ("fold", "best_epoch", "epochs", "val_f1", "val_acc", "seconds", "images_per_second", "peak_memory_mib")  # of fold.json
 NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
@@ -127,7 +114,7 @@ def make_folder(output_dir, name, next_name, fill):
         inside = output_dir / f".{folder.name}.{os.getpid()}.tmp"
         try:
             inside.mkdir()
-            with files.held(inside, ""):
+            with files.lock(inside):
                 _remove_dead(output_dir, folder.name)
                 fill(inside, folder.name)
                 os.rename(inside, folder)
@@ -144,7 +131,7 @@ def make_folder(output_dir, name, next_name, fill):
 def _remove_dead(output_dir, name):
     """Remove what `make_folder` left of this name in processes that were killed: nobody holds it."""
     for leftover in output_dir.glob(f".{glob.escape(name)}.*.tmp"):
-        with contextlib.suppress(InputError), files.held(leftover, ""):
+        with contextlib.suppress(InputError), files.lock(leftover):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -197,54 +184,49 @@ def _write_args(run, args, comment):
 
 
 def read_args(run):
-    """The options of a run (a dict), those that others than train.py go by checked."""
-    path = Path(run) / "args.yaml"
-    args = files.read_yaml(path, "copy the run again, or train it anew")
-    if args.get("target") not in list(HEADS):  # whatever stands there, a list too
-        raise InputError(f"{path}: not the options of a run (no valid target)")
-    files.check_kinds(path, args, {name: kind for name, kind in ARGS.items() if name in args})
-    for name, value in args.items():
-        if isinstance(value, str) and "\0" in value:
-            raise InputError(f"{path}: {name} is {value!r:.100}; no option holds a zero byte")
-    kfold = args.get("kfold", 0)
-    if kfold < 0 or kfold == 1:
-        raise InputError(f"{path}: kfold is {kfold!r}; it takes 0, 2 or more")
+    """The options of a run (a dict)."""
+    path, remedy = Path(run) / "args.yaml", "copy the run again, or train it anew"
+    args = files.read_yaml(path, remedy)
+    with errors.reading(path, remedy):
+        if args["target"] not in list(HEADS):  # whatever stands there, a list too
+            raise ValueError(f"target is {args['target']!r:.100}")
+        kfold = args.get("kfold", 0)
+        if not isinstance(kfold, int) or kfold < 0 or kfold == 1:
+            raise ValueError(f"kfold is {kfold!r:.100}")
+        Path(args.get("data_dir", ""))
     return args
 
 
 def summed_folds(run):
     """The numbers of the folds that summary.json of a run holds."""
     path = Path(run) / "summary.json"
-    rows = files.read_json(path, folds=list)["folds"]
-    for row in rows:
-        files.check_kinds(path, row if isinstance(row, dict) else {}, {"fold": int})
-    return [row["fold"] for row in rows]
+    with errors.reading(path):
+        return [int(row["fold"]) for row in files.read_json(path)["folds"]]
 
 
 def read_recipe(folder):
-    """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`; InputError when it is none."""
-    path = Path(folder) / "recipe.yaml"
-    recipe = files.read_yaml(path, "make the ensemble again")
-    members = recipe.get("members", [])
-    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-        raise InputError(f"{path}: not a recipe of ensemble.py (its members are no list of mappings)")
-    for member in members:
-        files.check_kinds(path, member, {"run": str})
-        weight = member.get("weight")
-        parts = weight if isinstance(weight, dict) else {"weight": weight}
-        files.check_kinds(path, parts, dict.fromkeys(parts, (NoneType, *files.NUMBER)))
+    """recipe.yaml of an ensemble: a dict whose `members` are dicts that name a `run`."""
+    path, remedy = Path(folder) / "recipe.yaml", "make the ensemble again"
+    recipe = files.read_yaml(path, remedy)
+    with errors.reading(path, remedy):
+        for member in recipe.get("members", []):
+            Path(member["run"]), is_used(member)
     return recipe
 
 
+def is_used(member):
+    """False for a member of a recipe that a search has left at weight 0."""
+    weight = member.get("weight", 1)
+    return any(map(float, weight.values())) if isinstance(weight, dict) else weight is None or float(weight) != 0
+
+
 def read_folds(run):
-    """folds.csv of a run: DataFrame path, fold (int); InputError names the line that has no fold."""
+    """folds.csv of a run: DataFrame path, fold (int)."""
     path = Path(run) / "folds.csv"
     table = files.read_csv(path, ("path", "fold"))
-    for line, fold in zip(table[files.LINE], table["fold"]):
-        if fold != "-1" and files.whole(fold) is None:
-            raise InputError(f"{path}, line {line}: fold {fold!r} is not a whole number from -1 on")
     files.check_once(path, table, "path")
-    return table[["path"]].assign(fold=[-1 if fold == "-1" else files.whole(fold) for fold in table["fold"]])
+    with errors.reading(path):
+        return table[["path"]].assign(fold=table["fold"].astype(int))
 
 
 def validated_people(run):
@@ -255,13 +237,9 @@ def validated_people(run):
 
 
 def read_log(path):
-    """A log.csv; InputError when it is damaged."""
-    files.read_csv(path, LOG_COLUMNS)  # what it can't read is told there
-    try:
-        table = pd.read_csv(path).rename(columns=str.strip)
-        return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"{path}: not a readable log ({error})") from error
+    """A log.csv as a DataFrame."""
+    with errors.reading(path):
+        return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
 
 
 # ---- folds ---------------------------------------------------------------------------------------------------------
@@ -291,7 +269,7 @@ def fold_lock(run, fold):
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise files.failure(folder, error) from error
-    with files.locked(folder):
+    with files.lock(folder):
         _sweep(folder)
         yield
 
@@ -304,7 +282,7 @@ def _sweep(folder):
 
 def sweep_run(run):
     """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
-    with files.locked(run, wait=True):
+    with files.lock(run, wait=True):
         _sweep(run)
 
 
@@ -313,7 +291,7 @@ def check_not_trained(run, folds):
     done = done_folds(run)
     for fold in folds:
         if fold not in done and fold_dir(run, fold).is_dir():
-            with files.locked(fold_dir(run, fold)):
+            with files.lock(fold_dir(run, fold)):
                 pass
 
 
@@ -339,7 +317,13 @@ def done_folds(run):
     found = {}
     for name in _folders(run):
         if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").exists():
-            found[int(name[4:])] = files.read_json(Path(run) / name / "fold.json", **FOLD)
+            path = Path(run) / name / "fold.json"
+            with errors.reading(path, "delete that folder and train the fold again"):
+                facts = files.read_json(path)
+                for key in FOLD:
+                    float(facts[key] or 0)
+                facts["weights_sha256"].encode()
+            found[int(name[4:])] = facts
     return dict(sorted(found.items()))
 
 
@@ -351,7 +335,7 @@ def is_complete(args, facts):
 def write_log(run, fold, rows):
     """Write a fold's log.csv and the run's, from all folds that have one."""
     files.write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
-    with files.locked(run, wait=True):
+    with files.lock(run, wait=True):
         logs = {int(name[4:]): Path(run) / name / "log.csv" for name in _folders(run) if re.fullmatch(r"fold\d+", name)}
         found = [read_log(path) for _fold, path in sorted(logs.items()) if path.exists()]
         files.write_csv(Path(run) / "log.csv", pd.concat(found))
@@ -388,39 +372,28 @@ def _version(package):
 
 
 def _git(*words):
-    """What git writes (bytes, as it names files in any encoding) for the folder of the scripts, or None where it can't.
-
-    Their clone is read whoever owns it: its code runs already. That holds for this folder alone, not for one above.
-    """
+    """Output of git in the folder of the scripts, whoever owns that; None where it fails."""
     folder = Path(__file__).parent.resolve()
     command = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", *words]
     try:
         done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _commit():
-    """(commit, whether the code differs from it) of the scripts; None for what is not known, as of an export without .git.
-
-    Untracked files are code where they end in .py: results and data that lie in the clone change nothing.
-    """
-    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
-        return None, None  # no git, no clone, or one of something else, in which an export lies
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-z", "--untracked-files=normal", "--", ".")
-    changes = [entry for entry in (status or b"").split(b"\0") if entry and (entry[:2] != b"??" or entry.endswith(b".py"))]
-    return commit and commit.decode().strip(), None if status is None else bool(changes)
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
 
 def environment(device):
-    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict."""
-    commit, dirty = _commit()
+    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict.
+
+    git_dirty: code or a page's template differs from the commit, new files too. None where git does not know these scripts.
+    """
+    known = _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None  # no export within another clone
+    changes = _git("status", "--porcelain", "--untracked-files=normal", "--", "*.py", "templates") if known else None
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "git_commit": commit,
-        "git_dirty": dirty,
+        "git_commit": _git("rev-parse", "HEAD") if known else None,
+        "git_dirty": None if changes is None else bool(changes),
         "device": device,
         "platform": platform.platform(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -435,7 +408,9 @@ def write_env(run, device, data, weights=None):
 
 def check_data(run, data):
     """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
-    if files.read_json(Path(run) / "env.json")["data_sha256"] != data:
+    with errors.reading(run / "env.json"):
+        began = files.read_json(run / "env.json")["data_sha256"]
+    if began != data:
         raise InputError(
             f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
             "end; put them back, or begin a new run"
@@ -444,5 +419,9 @@ def check_data(run, data):
 
 def check_weights(run, weights):
     """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
-    if weights and files.read_json(Path(run) / "env.json")["weights_sha256"] != files.file_digest(weights):
+    if weights is None:
+        return
+    with errors.reading(run / "env.json"):
+        began = files.read_json(run / "env.json")["weights_sha256"]
+    if began != files.file_digest(weights):
         raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")

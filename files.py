@@ -1,8 +1,4 @@
-"""Files: written whole or not at all, room and locks, JSON, YAML and CSV read with one-line errors, HTML pages.
-
-Every file that the scripts leave is written by `write_atomic` (what only grows by `append`), so that a full, read-only or
-missing disk is handled and told in one place: the file, the cause, how much room it takes and how much there is.
-"""
+"""Files: written whole or not at all, room, locks; JSON, YAML and CSV read with one-line errors; tables and HTML pages."""
 
 import contextlib
 import csv
@@ -16,20 +12,20 @@ import json
 import math
 import os
 import re
+import shutil
 import textwrap
-import unicodedata
-from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tabulate
+import wcwidth
 import yaml
 
 import errors
 from errors import InputError, did_you_mean, say
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 CONVERT = "convert it to JPEG, as with heif-convert or a Mac's sips -s format jpeg"
 PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of photographs, and 3 % larger
 
@@ -38,11 +34,14 @@ class DiskError(InputError):
     """A file or folder can't be written; what stood under its name before still does."""
 
 
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
 def write_atomic(path, write, size=None):
     """Write a file so that its name holds the old bytes or the new ones, never a part: beside it, fsync, rename.
 
-    `write(temporary_path)` does the writing, of about `size` bytes. DiskError when it can't be; whatever ends it, a signal
-    too, the old file stays and nothing is left beside it. A link's file is written; a device or pipe is no place for one.
+    `write(temporary_path)` does the writing, of about `size` bytes. DiskError when it can't be; whatever ends it, a signal too,
+    nothing is left beside the old file. A link's file is written; a device or pipe is no place for one.
     """
     path = Path(path)
     try:
@@ -67,6 +66,26 @@ def write_bytes(path, content):
     write_atomic(path, lambda temporary: temporary.write_bytes(content), len(content))
 
 
+def write_text(path, text):
+    """`write_atomic` of a string."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path, value):
+    """`write_atomic` of a JSON-able value, indented."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def csv_text(table, float_format=None):
+    """A DataFrame as the text of a csv, without its index."""
+    return table.to_csv(index=False, float_format=float_format, lineterminator="\n")
+
+
+def write_csv(path, table, float_format=None):
+    """`write_atomic` of a DataFrame, without its index."""
+    write_text(path, csv_text(table, float_format))
+
+
 def write_figure(path, figure):
     """`write_atomic` of a matplotlib figure, in the format of the file's suffix."""
     drawn, kind = io.BytesIO(), Path(path).suffix[1:] or None
@@ -75,20 +94,10 @@ def write_figure(path, figure):
 
 
 def append(path, content):
-    """Add bytes to the end of a file, which is made where it is not there: all of them, or none and DiskError."""
-    before = os.path.getsize(path) if os.path.exists(path) else 0
+    """Add bytes to the end of a file, which is made where it is not there; DiskError when they can't be written."""
     try:
-        with open(path, "ab", buffering=0) as file:  # a buffer would try again when the file is closed
-            try:
-                left = content
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-            except BaseException:
-                file.truncate(before)
-                if not before:
-                    os.unlink(path)
-                raise
+        with open(path, "ab") as file:
+            file.write(content)
     except OSError as error:
         raise failure(path, error, len(content)) from error
 
@@ -96,11 +105,19 @@ def append(path, content):
 def remove(path):
     """Remove a file, which need not be there; DiskError when it can't be."""
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise failure(path, error) from error
+
+
+def make_dir(folder, option):
+    """The Path of a folder that an option names, made where it is not there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{option} {folder}: can't be made ({error.strerror}); give another {option}") from error
+    return folder
 
 
 def failure(path, error, size=None):
@@ -111,24 +128,21 @@ def failure(path, error, size=None):
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         cause, advice = f"there is no folder {path.parent}", "was it moved or deleted?"
     else:
-        advice = "make room there" if error.errno in FULL else "give it a place that can be written"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room there" if full else "give it a place that can be written"
     return DiskError(f"{path}: can't be written ({cause}): {needed}{describe_room(path)}; {advice}")
 
 
+# ---- room -------------------------------------------------------------------------------------------------------------
+
+
 def describe_room(path):
-    """How much room there is for a file or folder, and on which volume."""
+    """'3.0 GiB are free on volume /data' for the place of a file or folder."""
     place = _nearest(path)
-    facts = os.statvfs(place)
-    room = "not one more file fits" if facts.f_files and not facts.f_favail else f"{in_units(free(path))} are free"
+    room = in_units(shutil.disk_usage(place).free)
     while not os.path.ismount(place):
         place = place.parent
-    return f"{room} on volume {place}"
-
-
-def free(path):
-    """The bytes that may be written on the volume of a file or folder, which need not be there yet."""
-    facts = os.statvfs(_nearest(path))
-    return facts.f_bavail * facts.f_frsize
+    return f"{room} are free on volume {place}"
 
 
 def _nearest(path):
@@ -155,7 +169,7 @@ def check_room(needs):
         volumes.setdefault(os.stat(_nearest(need[1])).st_dev, []).append(need)
     for together in volumes.values():
         needed = sum(size for *_, size in together)
-        if needed > free(together[0][1]):
+        if needed > shutil.disk_usage(_nearest(together[0][1])).free:
             places = " and ".join(f"{option} {folder}".strip() for option, folder, _what, _size in together)
             parts = " and ".join(f"{in_units(size)} ({what})" for _option, _folder, what, size in together)
             options = " or ".join(option for option, *_ in together if option)
@@ -163,96 +177,49 @@ def check_room(needs):
             raise InputError(f"{places}: {parts} are needed, and {describe_room(together[0][1])}; {advice}")
 
 
-def make_dir(folder, option):
-    """The Path of a folder that an option names, made where it is not there."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{option} {folder}: can't be made ({error.strerror}); give another {option}") from error
-    return folder
+# ---- locks ------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def held(path, busy, wait=False, make=False):
+def lock(path, busy=None, wait=False, make=False):
     """Hold a folder or a file for this process alone; `make`: a file is made where it is not there.
 
-    The kernel frees it when the process dies. While another has it: InputError `busy`, or with `wait` that on stderr ("":
-    nothing), and then its turn.
+    The kernel frees it when the process dies. While another has it: InputError, or with `wait` its turn. `busy` is the error
+    or, while it waits, the line in place of that about a fold in training.
     """
-    try:
-        handle = _opened_to_lock(path, os.O_CREAT if make and not os.path.exists(path) else 0)
-    except OSError as error:
-        raise DiskError(f"{path}: can't be locked ({error.strerror})") from error
-    try:
-        _lock(handle, path, busy, wait)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _opened_to_lock(path, create):
-    """A handle of a folder or file, for writing where that may be: NFS locks no other files (flock(2))."""
-    try:
-        return os.open(path, os.O_RDWR | create, 0o666)
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EACCES, errno.EROFS):
-            raise
-        return os.open(path, os.O_RDONLY)
-
-
-def _lock(handle, path, busy, wait):
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise InputError(busy) from None
-            if busy:
-                say(busy)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        raise DiskError(f"{path}: can't be locked ({error.strerror}); take a folder on a disk that knows locks") from error
+            if make:
+                Path(path).touch()
+            writable = not os.path.isdir(path) and os.access(path, os.W_OK)  # NFS locks only files that are open for writing
+            handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise InputError(busy or f"{path}: another process is training it; wait for it or stop it") from None
+                if busy:
+                    say(busy)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise DiskError(f"{path}: can't be locked ({error.strerror})") from error
+        yield
 
 
-# ---- text and tables --------------------------------------------------------------------------------------------------
+# ---- reading ----------------------------------------------------------------------------------------------------------
 
-
-# ---- writing -------------------------------------------------------------------------------------------------------
-
-
-def write_text(path, text):
-    """`write_atomic` of a string."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path, value):
-    """`write_atomic` of a JSON-able value, indented."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path, table, float_format=None):
-    """`write_atomic` of a DataFrame, without its index."""
-    write_text(path, csv_text(table, float_format))
-
-
-def csv_text(table, float_format=None):
-    """A DataFrame as the text of a csv, without its index."""
-    return table.to_csv(index=False, float_format=float_format, lineterminator="\n")
-
-
-def locked(folder, wait=False):
-    """Hold a folder for this process alone; the kernel frees it when the process dies. InputError when it is held."""
-    return held(folder, "" if wait else f"{folder}: another process is training it; wait for it or stop it", wait)
+LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+FOLDS = 10**6  # more than anybody has
+WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
+EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 
 
 def file_digest(path):
     """The sha256 of a file; InputError when it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror})") from error
+    with errors.reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def draw_seed(*key):
@@ -260,184 +227,98 @@ def draw_seed(*key):
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
-# ---- json and yaml ----------------------------------------------------------------------------------------------------
-
-NUMBER = (int, float)
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-LARGEST = 1e300  # a number beyond it, or not a number, is no fact of a run
-MAX_DEPTH = 100  # of YAML; libyaml's own loader runs off its stack some thousands deep
-
-
-def read_json(path, **kinds):
-    """The object in a JSON file, which holds the keys of `kinds`, each of its type or types; InputError when it does not."""
-    try:
+def read_json(path):
+    """The object in a JSON file (a dict); InputError when there is none."""
+    with errors.reading(path):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    check_kinds(path, value, kinds)
-    return value
-
-
-def check_kinds(path, found, kinds):
-    """InputError unless a mapping read from `path` holds the keys of `kinds`, {key: type or types}; bool is no int here, and
-    numbers are finite."""
-    for key, kind in kinds.items():
-        if key not in found:
-            raise InputError(f"{path}: lacks {key}; damaged, or not written by this version")
-        value = found[key]
-        vast = isinstance(value, NUMBER) and not abs(value) <= LARGEST
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or vast:
-            raise InputError(f"{path}: {key} is {value!r:.100}; damaged, or not written by this version")
+        if not isinstance(value, dict):
+            raise ValueError("holds no JSON object")
+        return value
 
 
 def read_yaml(path, remedy):
-    """The mapping in a YAML file; InputError when it is missing, damaged, or holds none, which then names the `remedy`."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        _check_shape(text)
-        value = yaml.load(text, Loader=LOADER)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no options (it is no mapping); {remedy}")
-    return value
-
-
-def _check_shape(text):
-    """ValueError for YAML that is nested deeper than MAX_DEPTH, or that holds an alias, as a few lines of them stand for more
-    than any memory holds; only what could be so is looked at."""
-    deep, aliased = sum(map(text.count, ("[", "{", "- ", "? "))) >= MAX_DEPTH, "&" in text and "*" in text
-    if not deep and not aliased:
-        return
-    depth = 0
-    for event in yaml.parse(text, Loader=LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"line {event.start_mark.line + 1} repeats another place (*{event.anchor}); write it out")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
-
-
-# ---- csv --------------------------------------------------------------------------------------------------------------
-
-LINE = "#"  # the column that `read` adds: the line of the file at which a row begins
-SEPARATORS = {";": "semicolons", "\t": "tabs"}
-FOLDS = 10**6  # more than anybody has
-WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
-EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
+    """The mapping in a YAML file (a dict); InputError, which names the `remedy`, when there is none."""
+    with errors.reading(path, remedy):
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("holds no mapping")
+        return value
 
 
 def read_csv(path, columns):
-    """A csv as strings, without the spaces around them, with at least `columns`, and LINE (int). InputError when it is none."""
-    records = _records(path, read_text(path, columns))
-    head, rows, lines = read_head(path, records, columns), [], []
-    for line, cells in records:
+    """A csv as strings without the spaces around them: a DataFrame with at least `columns`, and LINE (int).
+
+    InputError names the line of what is no csv. Below a quoted field that holds a newline, lines are counted too low.
+    """
+    reader = csv.reader(io.StringIO(_read_text(path, columns), newline=""), strict=True)
+    try:
+        records = [(line, [cell.strip() for cell in cells]) for line, cells in enumerate(reader, start=1)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not a readable csv ({error})") from error
+    (_line, head), *rows = [(line, cells) for line, cells in records if any(cells) or len(cells) > 1]
+    _check_head(path, head, columns)
+    if not rows:
+        raise InputError(f"{path}: no rows under the header")
+    for line, cells in rows:
         if len(cells) != len(head):
             raise InputError(
                 f"{path}, line {line}: {len(cells)} fields under a header of {len(head)}; a comma too many, or cut short?"
             )
-        rows.append(cells)
-        lines.append(line)
-    if not rows:
-        raise InputError(f"{path}: no rows under the header")
-    return pd.DataFrame(rows, columns=head, dtype=str).assign(**{LINE: lines})
+    table = pd.DataFrame([cells for _line, cells in rows], columns=head, dtype=str)
+    return table.assign(**{LINE: [line for line, _cells in rows]})
 
 
-def read_numbers(path, texts, numbers):
-    """A csv with at least the columns `texts`, as strings, and `numbers`, finite float64 from 0 on: long tables, read fast.
-
-    InputError names the line that has no such number.
-    """
-    text, columns = read_text(path, (*texts, *numbers)), [*texts, *numbers]
-    head = read_head(path, _records(path, text), columns)
-    kinds = {head.index(name): float if name in numbers else str for name in columns}
-    try:
-        table = pd.read_csv(io.StringIO(text), header=0, names=range(len(head)), dtype=kinds, keep_default_na=False)
-    except ValueError as error:
-        _name_number(path, columns, numbers)
-        raise InputError(f"{path}: not a readable csv ({error})") from error
-    table.columns = head
-    values = table[[*numbers]].to_numpy()
-    # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
-    if table.empty or not isinstance(table.index, pd.RangeIndex) or not (np.isfinite(values) & (values >= 0)).all():
-        _name_number(path, columns, numbers)
-    return table.assign(**{name: table[name].str.strip() for name in texts})
-
-
-def _name_number(path, columns, numbers):
-    """InputError that names the first line with other fields than the header, or with what is no number from 0 on."""
-    table = read_csv(path, columns)
-    for line, *texts in table[[LINE, *numbers]].itertuples(index=False):
-        for column, text in zip(numbers, texts):
-            try:
-                value = float(text)
-            except ValueError:
-                value = math.nan
-            if not 0 <= value < math.inf:
-                raise InputError(f"{path}, line {line}: {column} {text!r} is not a number from 0 on")
-
-
-def read_text(path, columns=()):
+def _read_text(path, columns):
     """The text of a csv; InputError when it is not there, empty, or no UTF-8 (`columns` are named in its advice)."""
     wanted = f"a csv with the columns {','.join(columns)} is needed"
-    try:
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; {wanted}")
+    with errors.reading(path, wanted):
         content = Path(path).read_bytes()
+    try:
         text = content.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; {wanted}") from error
-    except OSError as error:
-        raise errors.unreadable(path, error) or InputError(f"{path}: not readable ({error.strerror}); {wanted}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: not in UTF-8 (byte {content[error.start]:#x}); save it as CSV UTF-8") from error
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"{path}: no such file; {wanted}") from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path}, line {line}: holds a NUL character: damaged, or not in UTF-8; save it as CSV UTF-8")
     if not text.strip():
         raise InputError(f"{path}: is empty; {wanted}")
     return text
 
 
-def _records(path, text):
-    """(line it begins at, cells without the spaces around them) of each record of a csv; blank lines are none."""
-    reader, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
-    try:
-        for cells in reader:
-            if len(cells) > 1 or (cells and cells[0].strip()):
-                yield line, [cell.strip() for cell in cells]
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not a readable csv ({error})") from error
-
-
-def read_head(path, records, columns):
-    """The names of the columns, the first of `records`. InputError when one of `columns` is missing or stands twice."""
-    line, head = next(records, (1, []))
+def _check_head(path, head, columns):
+    """InputError when one of `columns` is missing from the head of a csv, or stands twice."""
     separators = [name for sign, name in SEPARATORS.items() if any(sign in cell for cell in head)]
     for column in columns:
         if column not in head and separators:
-            raise InputError(f"{path}, line {line}: {separators[0]} between the fields; save it with commas, as CSV UTF-8")
+            raise InputError(f"{path}, line 1: {separators[0]} between the fields; save it with commas, as CSV UTF-8")
         if column not in head:
             found = ",".join(head)
             found = found if len(found) <= 200 else f"{found[:200]}..."
             raise InputError(f"{path}: column {column!r} is missing, found {found}.{did_you_mean(column, head)}")
         if head.count(column) > 1:
-            raise InputError(f"{path}, line {line}: column {column!r} stands twice; keep one of them")
-    return head
+            raise InputError(f"{path}, line 1: column {column!r} stands twice; keep one of them")
 
 
-def column_place(path, row):
-    """'FILE, line N' of a row, counted from 0, of a csv; only for errors, as it reads the file again."""
-    records = _records(path, read_text(path))
-    return f"{path}, line {next(islice(records, row + 1, None))[0]}"
+def read_numbers(path, texts, numbers):
+    """A csv with the columns `texts`, as strings, and `numbers`, finite float64 from 0 on: long tables, read fast.
+
+    InputError names the line that has no such number.
+    """
+    kinds = dict.fromkeys(texts, str) | dict.fromkeys(numbers, np.float64)
+    with contextlib.suppress(OSError, ValueError, KeyError), open(path, encoding="utf-8-sig", newline="") as file:
+        table = pd.read_csv(file, dtype=kinds, keep_default_na=False)
+        values = table[[*kinds]][[*numbers]].to_numpy()
+        # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
+        if len(table) and isinstance(table.index, pd.RangeIndex) and (np.isfinite(values) & (values >= 0)).all():
+            return table.assign(**{name: table[name].str.strip() for name in texts})
+    table = read_csv(path, kinds)  # which names the line of what is wrong
+    for line, *cells in table[[LINE, *numbers]].itertuples(index=False):
+        for column, text in zip(numbers, cells):
+            with contextlib.suppress(ValueError):
+                if 0 <= float(text) < math.inf:
+                    continue
+            raise InputError(f"{path}, line {line}: {column} {text!r} is not a number from 0 on")
+    return table.drop(columns=LINE).astype(kinds)
 
 
 def whole(text):
@@ -449,35 +330,27 @@ def whole(text):
 def to_wholes(path, table, counts):
     """A table of `read_numbers` with int64 columns, {column: how many values it can take, from 0 on}; InputError as there."""
     for column, count in counts.items():
-        wrong = (table[column] >= count) | (table[column] % 1 > 0)
+        wrong = ((table[column] >= count) | (table[column] % 1 > 0)).to_numpy()
         if wrong.any():
-            row = int(wrong.argmax())
-            value = f"{table[column].iloc[row]:g}"
-            raise InputError(f"{column_place(path, row)}: {column} {value} is none of 0 to {count - 1}")
+            value = f"{table[column].iloc[wrong.argmax()]:g}"
+            raise InputError(f"{path}, line {wrong.argmax() + 2}: {column} {value} is none of 0 to {count - 1}")
     return table.astype(dict.fromkeys(counts, np.int64))
 
 
-def check_inside(path, table, column):
-    """InputError that names the first row of a table whose file name in `column` is none, or climbs out of its folder."""
-    for row, name in enumerate(table[column]):
-        if not name or name[0] == "/" or ".." in name.split("/"):
-            raise InputError(f"{column_place(path, row)}: {column} {name!r} is not the name of an image below its folder")
-
-
 def check_filled(path, table, column):
-    """InputError that names the first line of a table of `read` which has nothing in a column, as spreadsheets leave rows."""
-    empty = table[column] == ""
+    """InputError that names the first line of a table of `read_csv` with nothing in a column, as spreadsheets leave rows."""
+    empty = (table[column] == "").to_numpy()
     if empty.any():
         raise InputError(f"{path}, line {table[LINE][empty.argmax()]}: {column} is empty; fill it in, or delete the row")
 
 
 def check_once(path, table, column):
-    """InputError that names the line which has nothing in a column of a table of `read`, or the same as a line above."""
+    """InputError that names the line of a table of `read_csv` with nothing in a column, or the same as a line above."""
     check_filled(path, table, column)
-    twice = table[column].duplicated()
+    twice = table[column].duplicated().to_numpy()
     if twice.any():
-        row = int(twice.argmax())
-        raise InputError(f"{path}, line {table[LINE].iloc[row]}: {column} {table[column].iloc[row]!r} stands twice")
+        row = table.iloc[twice.argmax()]
+        raise InputError(f"{path}, line {row[LINE]}: {column} {row[column]!r} stands twice")
 
 
 # ---- pages ------------------------------------------------------------------------------------------------------------
@@ -525,7 +398,7 @@ def _page_cell(value):
     return text or f"{float(value):.4f}", float(value), ()
 
 
-# ---- tables in a terminal ---------------------------------------------------------------------------------------------
+# ---- for the terminal -------------------------------------------------------------------------------------------------
 
 
 def time_text(seconds):
@@ -535,47 +408,34 @@ def time_text(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------
+def aligned(head, rows, left=(0,)):
+    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right."""
+    sides = ["left" if index in left else "right" for index in range(len(head))]
+    return tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides).splitlines()
 
 
 def display_width(text):
     """Columns that a text takes in a terminal; Hangul and other wide letters take two."""
-    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-
-def _cut(text, width, head):
-    """`text` in at most `width` columns: `head` columns of its beginning, '...', and the end."""
-    if display_width(text) <= width:
-        return text
-    left, right = text[:head], text[len(text) - (width - head - 3) :]
-    while display_width(left) > head:
-        left = left[:-1]
-    while display_width(right) > width - head - 3:
-        right = right[1:]
-    return f"{left}...{right}"
+    return wcwidth.wcswidth(text)
 
 
 def shorten(names, width):
     """Names cut in the middle to `width` columns (12 or more), at the place nearest to it that keeps all of them distinct."""
+
+    def cut(name, head):
+        if display_width(name) <= width:
+            return name
+        left, right = name[:head], name[len(name) - (width - head - 3) :]
+        while display_width(left) > head:
+            left = left[:-1]
+        while display_width(right) > width - head - 3:
+            right = right[1:]
+        return f"{left}...{right}"
+
     middle = (width - 3) // 2
-    for head in sorted(range(4, width - 6), key=lambda head: abs(head - middle)):
-        cut = [_cut(name, width, head) for name in names]
-        if len(set(cut)) == len(set(names)):
-            return cut
-    return [_cut(name, width, middle) for name in names]
-
-
-def aligned(head, rows, left=(0,)):
-    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right."""
-    widths = [max(map(display_width, column)) for column in zip(head, *rows)]
-    lines = []
-    for row in (head, *rows):
-        cells = []
-        for index, (text, width) in enumerate(zip(row, widths)):
-            gap = " " * (width - display_width(text))
-            cells.append(text + gap if index in left else gap + text)
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    places = sorted(range(4, width - 6), key=lambda head: abs(head - middle))
+    cuts = ([cut(name, head) for name in names] for head in places)
+    return next((each for each in cuts if len(set(each)) == len(set(names))), [cut(name, middle) for name in names])
 
 
 def wrapped(rows, width):

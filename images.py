@@ -382,7 +382,7 @@ def _build_once(array, listed, build):
         return
     key = array.name.partition(".")[0]
     waiting = f"waiting for another process to build {array}"
-    with files.held(array.with_name(f"{key}.lock"), waiting, wait=True, make=True):
+    with files.lock(array.with_name(f"{key}.lock"), waiting, wait=True, make=True):
         for leftover in array.parent.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
             files.remove(leftover)
         if not (array.exists() and listed.exists()):

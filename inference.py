@@ -239,8 +239,7 @@ def find_runs(source):
     runs, ensembles = [], [found.folder]
     for ensemble in ensembles:  # which grows: ensembles may be members
         for member in experiment.read_recipe(ensemble).get("members", []):
-            weight = member.get("weight")
-            if weight is None or (any(weight.values()) if isinstance(weight, dict) else weight):
+            if experiment.is_used(member):
                 one = open_member(ensemble, member["run"])
                 places = runs if one.is_run else ensembles
                 places += [] if one.folder in places else [one.folder]

@@ -210,7 +210,7 @@ def read_lb(folder):
 
 def record_lb(folder, value):
     """Keep a leaderboard score for good in FOLDER/lb.json, with all earlier ones; returns the last of these or None."""
-    with files.locked(folder, wait=True):
+    with files.lock(folder, wait=True):
         earlier = read_lb(folder)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         history = [*earlier["history"], {"lb": value, "recorded": now}]

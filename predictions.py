@@ -28,6 +28,7 @@ from dataset import CLASS_NAMES, HEADS, SCORED_AS, decode, encode, head_slices, 
 from errors import InputError
 
 FORMAT = "%.6g"  # of a probability
+DELETE = "delete it, and python inference.py makes the predictions anew"
 SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
 
 
@@ -50,11 +51,10 @@ def read_table(path, target, keys):
         wholes = {"fold": files.FOLDS, **dict(zip(dataset.truth_columns(target), counts))}
     table = files.read_numbers(path, keys, (*wholes, *dataset.columns(target)))
     table = files.to_wholes(path, table, wholes)
-    files.check_inside(path, table, keys[0])
-    twice = table[keys[0]].duplicated()
+    twice = table[keys[0]].duplicated().to_numpy()
     if twice.any():
         row = int(twice.argmax())
-        raise InputError(f"{files.column_place(path, row)}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
+        raise InputError(f"{path}, line {row + 2}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
     _check_sums(path, table, target)
     return table
 
@@ -71,7 +71,7 @@ def _check_sums(path, table, target):
         head = int(wrong[row].argmax())
         first, *_rest, last = heads[head]
         found = f"{first} to {last} sum to {sums[row, head]:.6g}, not to 1"
-        raise InputError(f"{files.column_place(path, row)}: {found}; of logits take the softmax")
+        raise InputError(f"{path}, line {row + 2}: {found}; of logits take the softmax")
 
 
 def scored(table, target):
@@ -146,7 +146,7 @@ def predicting(runs):
     with contextlib.ExitStack() as stack:
         for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
             waiting = f"waiting for another process that predicts with {run}"
-            stack.enter_context(files.held(Path(run) / "args.yaml", waiting, wait=True))
+            stack.enter_context(files.lock(Path(run) / "args.yaml", waiting, wait=True))
             for name in WRITTEN:  # what a killed process left half-written: the lock is ours
                 for leftover in (*Path(run).glob(f".{name}.*.tmp*"), *Path(run).glob(f"fold*/.{name}.*.tmp*")):
                     files.remove(leftover)
@@ -164,13 +164,14 @@ def eval_is_fresh(run, number, tta, names=None):
     table, facts = _fold_files(run, number, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    made = files.read_json(facts, weights_sha256=str, images=str)
-    return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
+    with errors.reading(facts, DELETE):
+        made = files.read_json(facts)
+        return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
 
 
 def weights_digest(run, number):
     """The digest of a complete fold's weights, as its fold.json has it."""
-    return files.read_json(experiment.fold_dir(run, number) / "fold.json", weights_sha256=str)["weights_sha256"]
+    return experiment.done_folds(run)[number]["weights_sha256"]
 
 
 def _digest(names):
@@ -225,7 +226,11 @@ def renew_run_eval(run, target, numbers, tta, made):
 def made_of(run):
     """{folds, tta} that RUN/eval.csv is the mean of; {} where nothing tells."""
     facts = Path(run) / "eval.json"
-    return files.read_json(facts, folds=list, tta=str) if facts.is_file() else {}
+    if not facts.is_file():
+        return {}
+    with errors.reading(facts, DELETE):
+        made = files.read_json(facts)
+        return {"folds": [int(number) for number in made["folds"]], "tta": str(made["tta"])}
 
 
 def known_names(data_dir, tables):
@@ -258,7 +263,7 @@ def oof_is_fresh(run, tta):
     table, facts = oof_files(run, tta)
     if not (table.is_file() and facts.is_file()):
         return False
-    return files.read_json(facts, weights_sha256=dict)["weights_sha256"] == _digests(run)
+    return files.read_json(facts).get("weights_sha256") == _digests(run)
 
 
 def _digests(run):
@@ -622,7 +627,7 @@ def write_summary(run, target, kfold):
     """
     run = Path(run)
     classes = len(CLASS_NAMES[SCORED_AS[target]])
-    with files.locked(run, wait=True):
+    with files.lock(run, wait=True):
         folds = experiment.done_folds(run)  # under the lock: of several processes the last to write sees all
         summary = {
             "name": run.name,

@@ -316,7 +316,8 @@ def read_run(folder):
     folder = Path(folder)
     args = experiment.read_args(folder)
     target = args["target"]
-    run = Run(folder, SCORED_AS[target], files.read_json(folder / "summary.json", seconds=files.NUMBER)["seconds"])
+    with errors.reading(folder / "summary.json"):
+        run = Run(folder, SCORED_AS[target], float(files.read_json(folder / "summary.json")["seconds"]))
     if args.get("kfold"):
         table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
         run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()

@@ -381,7 +381,7 @@ def record_changes(args, run):
     names = ("epochs", "keep_state", "weights", "model")
     changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
     if changed:
-        with files.locked(run, wait=True):
+        with files.lock(run, wait=True):
             experiment.change_args(run, **changed)
     if "epochs" in changed:
         cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
@@ -641,7 +641,7 @@ def finish_fold(fit, writer, rows):
 def finish_run(args, run, tables, started):
     """Write summary.json, draw the pictures, and print what the run came to."""
     summary = predictions.write_summary(run, args.target, args.kfold)
-    with files.locked(run, wait=True):
+    with files.lock(run, wait=True):
         draw_pictures(args, run)
     closing(args, run, tables, summary, started)
 
@@ -651,7 +651,7 @@ def draw_crops(args, run, data):
     faces = images.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
-    with files.locked(run, wait=True):  # another process that joins the run clears away what is half-written there
+    with files.lock(run, wait=True):  # another process that joins the run clears away what is half-written there
         files.write_figure(run / "crops.png", report.crops(rows, opener(args), geometry, run.name))
 
 

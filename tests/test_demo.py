@@ -171,7 +171,7 @@ def test_a_signal_to_the_whole_group_is_one_line(tmp_path):
 
 def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "_draw_all", None)  # the second does not draw
-    with files.held(tmp_path, ""):
+    with files.lock(tmp_path, ""):
         waiting = threading.Thread(target=demo.draw_demo, args=(tmp_path / "set", 8, 3))
         waiting.start()
         until_told("waiting for another process")

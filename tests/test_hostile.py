@@ -252,7 +252,7 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
     readers = [lambda: leaderboard.read_record(run), lambda: inference.find_runs(run)]
     readers += [lambda: experiment.read_args(run)] if file == "args.yaml" else []
     for read in readers:
-        with pytest.raises(InputError, match=rf"evil/{file}: not readable \(could not determine a constructor"):
+        with pytest.raises(InputError, match=rf"evil/{file}: damaged \(could not determine a constructor"):
             read()
 
 
@@ -273,28 +273,17 @@ def test_files_of_options_without_any_say_how_to_get_them_back(tmp_path, text):
         ("recipe.yaml", experiment.read_recipe, "make the ensemble again"),
     ):
         (tmp_path / file).write_text(text)
-        with pytest.raises(InputError, match=rf"{file}: holds no options \(it is no mapping\); {remedy}$"):
+        with pytest.raises(InputError, match=rf"{file}: damaged \(holds no mapping\); {remedy}$"):
             read(tmp_path)
 
 
-def test_yaml_that_repeats_itself_is_not_unfolded(tmp_path):
-    """Nine lines that each hold the one before nine times are 9 ** 9 words; * and & in a text are no alias."""
-    lines = ["l0: &l0 [x]", *(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 10))]
-    (tmp_path / "args.yaml").write_text("\n".join(["target: mask", *lines]))
-    with pytest.raises(InputError, match=r"args.yaml: not readable \(line 3 repeats another place \(\*l0\); write it out\)"):
-        leaderboard.read_record(tmp_path)
-    (tmp_path / "args.yaml").write_text("# R&D\ntarget: mask\nloss: 0.5*ce\nname: 'a &b *b'")
-    assert experiment.read_args(tmp_path)["loss"] == "0.5*ce"
-
-
 @pytest.mark.parametrize(("change", "message"), [
-    ({"cache_dir": "a\0b"}, r"args.yaml: cache_dir is 'a\\x00b'; no option holds a zero byte"),
     ({"model": "hf-hub:someone/resnet18"}, "--model hf-hub:someone/resnet18: timm .* has no such model"),
     ({"model": "local-dir:/tmp/x"}, "--model local-dir:/tmp/x: timm .* has no such model"),
     ({"lr": "fast"}, "args.yaml: argument --lr: fast is not a number"),
     ({"lr": None}, "args.yaml: lr is None"), ({"epochs": True}, "args.yaml: epochs is True"), ({"quiet": 3}, "args.yaml: argument --quiet: "),
-    ({"data_dir": {"a": 1}}, "args.yaml: data_dir is {'a': 1}"), ({"kfold": -2}, "args.yaml: kfold is -2"),
-    ({"img_size": [[1, 2], 3]}, "args.yaml: argument --img-size: "), ({"target": "nose"}, "args.yaml: not the options of a run"),
+    ({"data_dir": {"a": 1}}, r"args.yaml: damaged \(.*not dict\)"), ({"kfold": -2}, r"args.yaml: damaged \(kfold is -2\)"),
+    ({"img_size": [[1, 2], 3]}, "args.yaml: argument --img-size: "), ({"target": "nose"}, r"args.yaml: damaged \(target is 'nose'\)"),
     ({"weights": ["a", "b"]}, "args.yaml: b: belongs to no option"),
 ])  # fmt: skip
 def test_options_of_a_run_that_goes_on_are_those_that_train_would_take(tmp_path, change, message):
@@ -343,15 +332,6 @@ def test_members_of_a_recipe_do_not_climb_out(tmp_path, monkeypatch):
         (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": members}))
         with pytest.raises(InputError, match=r"mix/recipe.yaml: "):
             inference.find_runs(mix)
-
-
-@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", ""])
-def test_images_of_predictions_lie_below_their_folder(tmp_path, name):
-    for file, keys in (("oof.csv", ("image", "path")), ("eval.csv", ("ImageID",))):
-        columns = {"oof.csv": "image,path,fold,target,p0,p1", "eval.csv": "ImageID,p0,p1"}[file]
-        (tmp_path / file).write_text(f"{columns}\n{name}{',a,0,0' if file == 'oof.csv' else ''},0.5,0.5\n")
-        with pytest.raises(InputError, match=rf"{file}, line 2: {keys[0]} '.*' is not the name of an image below its folder"):
-            predictions.read_table(tmp_path / file, "gender", keys)
 
 
 def test_a_sweep_reads_the_command_of_a_run_as_words(owned, tmp_path):

@@ -31,7 +31,7 @@ import errors
 import images
 from demo_faces.photos import person_images
 from errors import InputError
-from files import DiskError, draw_seed, held, make_dir
+from files import DiskError, draw_seed, lock, make_dir
 from images import EXIF_ORIENTATION, MASKED, Geometry, decode
 
 ROOT = Path(images.__file__).parent
@@ -457,7 +457,7 @@ def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypat
     monkeypatch.setattr(images, "find_faces", None)
     boxes = place / f"{images._key((images.DETECTOR, images.PIL.__version__), faces)}.faces.npy"
     with ThreadPoolExecutor(1) as pool:
-        with held(place / boxes.name.replace("faces.npy", "lock"), "", make=True):
+        with lock(place / boxes.name.replace("faces.npy", "lock"), make=True):
             waiting = pool.submit(images.open_faces, faces, place)
             until_told("waiting for another process")
             assert not waiting.done()
@@ -495,8 +495,8 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
 def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
     place = tmp_path / "cache"
     place.mkdir()
-    lock = place / f"{images.cache_key(files, Geometry(8, 8))}.lock"
-    with held(lock, "", make=True):
+    waits = place / f"{images.cache_key(files, Geometry(8, 8))}.lock"
+    with lock(waits, make=True):
         waiting = threading.Thread(target=images.open_cache, args=(files, Geometry(8, 8), place))
         waiting.start()
         until_told("waiting for another process")

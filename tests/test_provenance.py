@@ -24,7 +24,8 @@ def clone(tmp_path, monkeypatch):
         pytest.skip("no git here")
     folder = tmp_path / "clone"
     (folder / "docs").mkdir(parents=True)
-    for name in ("provenance.py", "docs/training.md", "docs/provenance.py"):
+    (folder / "templates").mkdir()
+    for name in ("provenance.py", "docs/provenance.py", "templates/base.html"):
         (folder / name).write_text("x")
 
     def git(*words):
@@ -59,7 +60,7 @@ def test_untracked_data_is_no_change_whatever_its_name(clone, name):
         assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), False)
 
 
-@pytest.mark.parametrize("name", [b"mine.py", b"\xbd\xc7.py", b"provenance.py", b"docs/training.md"])
+@pytest.mark.parametrize("name", [b"mine.py", b"\xbd\xc7.py", b"provenance.py", b"templates/base.html"])
 def test_changed_code_is_told(clone, name):
     """Also where status.showUntrackedFiles says no."""
     clone.git("config", "status.showUntrackedFiles", "no")
@@ -143,7 +144,7 @@ def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data,
         train.main(resume)
     assert not (tmp_path / "runs" / "run" / "fold1").exists()
     weights.unlink()
-    with pytest.raises(InputError, match=r"backbone.safetensors: not readable \(No such file or directory\)"):
+    with pytest.raises(InputError, match=r"backbone.safetensors: no such file"):
         train.main(resume)
     safetensors.torch.save_file(state, tmp_path / "moved.safetensors")
     trained([*resume, "--weights", str(tmp_path / "moved.safetensors")])

@@ -25,7 +25,7 @@ import images
 import options
 import predictions
 import train
-from files import held, make_dir
+from files import make_dir
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
@@ -52,7 +52,7 @@ def test_predictions_of_a_run_are_made_by_one_process_at_a_time(two_runs, capsys
         with predictions.predicting(two_runs[::-1]):
             begun.set()
 
-    with predictions.predicting(two_runs[:1]), files.held(two_runs[0], "training holds the folder meanwhile"):
+    with predictions.predicting(two_runs[:1]), files.lock(two_runs[0], "training holds the folder meanwhile"):
         waiting = threading.Thread(target=second)
         waiting.start()
         until_told("waiting for another process")
@@ -133,10 +133,10 @@ def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_p
     """Both wait for this test at first; then one builds, and the other finds it built."""
     args = options.parse_args(list(map(str, training(shared_data, tmp_path))))
     people = dataset.read_people(shared_data)
-    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"])
-    key = images.cache_key(files, train.Geometry.of(args.img_size, args.crop, args.face_crop))
+    paths = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"])
+    key = images.cache_key(paths, train.Geometry.of(args.img_size, args.crop, args.face_crop))
     lock = make_dir(tmp_path / "cache", "--cache-dir") / f"{key}.lock"
-    with held(lock, "", make=True):
+    with files.lock(lock, make=True):
         commands = [Command("train.py", *training(shared_data, tmp_path, "--name", name)) for name in ("a", "b")]
         said = [command.process.stderr.readline() for command in commands]
     assert said == [f"waiting for another process to build {tmp_path}/cache/{key}.npy\n"] * 2
