@@ -70,7 +70,7 @@ def predict_folds(jobs, eval_images, args, device):
         pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = images.ImageStore(pixels, device, args.cache_device)
         for group in _groups(missing):
-            _predict_group(group, eval_images, store, args, device)
+            _predict_group(group, eval_images.names, store, args, device)
 
 
 def _groups(jobs):
@@ -86,17 +86,15 @@ def _groups(jobs):
     return groups
 
 
-def _predict_group(group, eval_images, store, args, device):
+def _predict_group(group, names, store, args, device):
     weights = [experiment.weights_file(run, number) for run, number in group]
-    predicted = predict_rows(weights, store, np.arange(len(eval_images.names)), args, device)
+    predicted = predict_rows(weights, store, np.arange(len(names)), args, device)
     for (run, number), (target, probs) in zip(group, predicted):
-        table, sidecar = predictions._fold_files(run, number, args.tta)
-        files.remove(sidecar)  # from here until both are written the pair does not count as made
-        files.write_csv(table, predictions.eval_table(eval_images.names, target, probs), predictions.FORMAT)
-        files.write_json(
-            sidecar,
-            {"weights_sha256": predictions.weights_digest(run, number), "images": predictions._digest(eval_images.names)},
-        )
+        table, sidecar = predictions.fold_files(run, number, args.tta)
+        made_of = {"weights_sha256": predictions.weights_digest(run, number), "images": predictions.names_digest(names)}
+        files.remove(sidecar)  # invalidate first: eval.csv without its json is treated as missing
+        files.write_csv(table, predictions.eval_table(names, target, probs), predictions.FORMAT)
+        files.write_json(sidecar, made_of)
 
 
 def predict_rows(weights, store, rows, args, device):
@@ -182,7 +180,7 @@ def predict_oof(run, data_dir, args, device):
     files.remove(sidecar)  # from here until both are written the pair does not count as made
     files.write_csv(path, table, predictions.FORMAT)
     found = tta_gain(target, plain, table)
-    files.write_json(sidecar, {"weights_sha256": predictions._digests(run), **found})
+    files.write_json(sidecar, {"weights_sha256": predictions.weights_digests(run), **found})
     return found
 
 
@@ -346,8 +344,8 @@ def make_pseudo(args, people, folds, images, device):
         for fold in range(max(args.kfold, 1)):
             sources = []
             for run in runs:
-                table = predictions.fold_mean(run, targets[run], [fold] if args.kfold else numbers[run], "none")
-                sources.append((targets[run], table[columns(targets[run])].to_numpy()))
+                tables = predictions.fold_tables(run, targets[run], [fold] if args.kfold else numbers[run], "none")
+                sources.append((targets[run], predictions.mean(tables, targets[run])[columns(targets[run])].to_numpy()))
             probs = soft_labels(args.target, sources, tuple(args.age_bounds))
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
             table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
@@ -399,7 +397,8 @@ def predict_runs(args, runs, folds, device):
     predict_folds(jobs, images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
     for run, target, numbers in zip(runs, targets, folds):
-        table, probs = predictions.write_run_eval(run, target, numbers, args.tta)
+        table = predictions.mean(predictions.fold_tables(run, target, numbers, args.tta), target)
+        probs = predictions.write_run_eval(run, target, numbers, args.tta, table)
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")

@@ -1,4 +1,4 @@
-"""Saved predictions: oof.csv and eval.csv, their columns, whether they are fresh, and members that can be combined.
+"""Saved predictions: the tables oof.csv and eval.csv, whether they are fresh, and members that can be combined.
 
 `RUN/foldI/eval.csv` (`eval_hflip.csv` with that TTA) holds one fold's probabilities, with the digest of the weights that made
 them in a json beside it; `RUN/eval.csv` is the mean over the folds that its `eval.json` names. `RUN/oof_hflip.csv` is oof.csv
@@ -28,7 +28,6 @@ from dataset import CLASS_NAMES, HEADS, SCORED_AS, decode, encode, head_slices, 
 from errors import InputError
 
 FORMAT = "%.6g"  # of a probability
-DELETE = "delete it, and python inference.py makes the predictions anew"
 SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
 
 
@@ -44,34 +43,22 @@ def read_table(path, target, keys):
     key image) have official classes too. InputError names the line of what is no probability or no class or stands twice, and
     of a head whose probabilities don't sum to 1.
     """
-    wholes = {}
+    wholes, names = {}, dataset.columns(target)
     if "image" in keys:
-        classes = HEADS[target] if target == "multi" else [SCORED_AS[target]]
-        counts = [len(CLASS_NAMES[each]) for each in classes]
+        counts = [len(CLASS_NAMES[head]) for head in (HEADS[target] if target == "multi" else [SCORED_AS[target]])]
         wholes = {"fold": files.FOLDS, **dict(zip(dataset.truth_columns(target), counts))}
-    table = files.read_numbers(path, keys, (*wholes, *dataset.columns(target)))
-    table = files.to_wholes(path, table, wholes)
+    table = files.to_wholes(path, files.read_numbers(path, keys, (*wholes, *names)), wholes)
     twice = table[keys[0]].duplicated().to_numpy()
     if twice.any():
-        row = int(twice.argmax())
-        raise InputError(f"{path}, line {row + 2}: {keys[0]} {table[keys[0]].iloc[row]!r} stands twice")
-    _check_sums(path, table, target)
+        raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} stands twice")
+    for head in (names[part] for part in head_slices(target).values()):
+        with np.errstate(over="ignore"):
+            sums = table[head].to_numpy().sum(1)
+        wrong = ~(np.abs(sums - 1) <= SUM_ERROR)
+        if wrong.any():
+            found = f"{head[0]} to {head[-1]} sum to {sums[wrong.argmax()]:.6g}, not to 1"
+            raise InputError(f"{path}, line {wrong.argmax() + 2}: {found}; of logits take the softmax")
     return table
-
-
-def _check_sums(path, table, target):
-    """InputError that names the first row in which the probabilities of a head of `target` don't sum to 1."""
-    names = dataset.columns(target)
-    heads = [names[part] for part in head_slices(target).values()]
-    with np.errstate(over="ignore"):
-        sums = np.stack([table[head].to_numpy().sum(1) for head in heads], axis=1)
-    wrong = ~(np.abs(sums - 1) <= SUM_ERROR)
-    if wrong.any():
-        row = int(wrong.any(1).argmax())
-        head = int(wrong[row].argmax())
-        first, *_rest, last = heads[head]
-        found = f"{first} to {last} sum to {sums[row, head]:.6g}, not to 1"
-        raise InputError(f"{path}, line {row + 2}: {found}; of logits take the softmax")
 
 
 def scored(table, target):
@@ -108,11 +95,7 @@ def submission_table(names, label_probs):
 # ---- eval predictions -------------------------------------------------------------------------------------------------
 
 WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
-
-
-@functools.cache  # told once, however often it is asked
-def _tell_incomplete(run, done, kfold):
-    errors.say(f"{run}: only folds {' '.join(map(str, done))} of {kfold} are complete")
+_say_once = functools.cache(errors.say)
 
 
 def select_folds(run, choice):
@@ -122,18 +105,19 @@ def select_folds(run, choice):
     says so.
     """
     done = experiment.done_folds(run)
-    kfold = experiment.read_args(run).get("kfold", 0)
     if not done:
         raise InputError(f"{run}: no fold is complete; python train.py --resume {shlex.quote(str(run))} goes on with it")
+    numbers = " ".join(map(str, done))
     if choice == "best":
         return [max(done, key=lambda number: (done[number]["val_f1"] or 0.0, -number))]
     if choice == "all":
+        kfold = experiment.read_args(run).get("kfold", 0)
         if len(done) < kfold:
-            _tell_incomplete(run, tuple(done), kfold)
+            _say_once(f"{run}: only folds {numbers} of {kfold} are complete")
         return list(done)
     for number in choice:
         if number not in done:
-            raise InputError(f"--folds {number}: {run} has the complete folds {' '.join(map(str, done))}")
+            raise InputError(f"--folds {number}: {run} has the complete folds {numbers}")
     return list(choice)
 
 
@@ -153,29 +137,31 @@ def predicting(runs):
         yield
 
 
-def _fold_files(run, number, tta):
+def fold_files(run, number, tta):
+    """(csv, json) of a fold's eval predictions."""
     stem = "eval" if tta == "none" else f"eval_{tta}"
     folder = experiment.fold_dir(run, number)
     return folder / f"{stem}.csv", folder / f"{stem}.json"
 
 
-def eval_is_fresh(run, number, tta, names=None):
-    """Whether a fold's eval predictions are there, made by its present weights, for these images (None: for any)."""
-    table, facts = _fold_files(run, number, tta)
-    if not (table.is_file() and facts.is_file()):
-        return False
-    with errors.reading(facts, DELETE):
-        made = files.read_json(facts)
-        return made["weights_sha256"] == weights_digest(run, number) and (names is None or made["images"] == _digest(names))
-
-
 def weights_digest(run, number):
-    """The digest of a complete fold's weights, as its fold.json has it."""
+    """The sha256 of a complete fold's weights, as its fold.json has it."""
     return experiment.done_folds(run)[number]["weights_sha256"]
 
 
-def _digest(names):
+def names_digest(names):
+    """16 letters that tell a list of images from others."""
     return f"{files.draw_seed(*names):016x}"
+
+
+def eval_is_fresh(run, number, tta, names=None):
+    """True where a fold's eval predictions are there, made by its present weights for these images (None: for any)."""
+    table, sidecar = fold_files(run, number, tta)
+    if not (table.is_file() and sidecar.is_file()):
+        return False
+    made = files.read_json(sidecar)
+    same_images = names is None or made.get("images") == names_digest(names)
+    return same_images and made.get("weights_sha256") == weights_digest(run, number)
 
 
 def fold_tables(run, target, numbers, tta):
@@ -185,51 +171,33 @@ def fold_tables(run, target, numbers, tta):
     """
     if not all(eval_is_fresh(run, number, tta) for number in numbers):
         return None
-    tables = [read_table(_fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
+    tables = [read_table(fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
     names = tables[0]["ImageID"].tolist()
     same = [of_images(table, names) for table in tables if len(table) == len(names)]
     return same if len(same) == len(tables) and all(table is not None for table in same) else None
 
 
-def fold_mean(run, target, numbers, tta):
-    """The mean of folds' eval predictions, which predict_folds has made, as an eval.csv table."""
-    return mean(fold_tables(run, target, numbers, tta), target)
-
-
-def write_run_eval(run, target, numbers, tta):
-    """Write RUN/eval.csv, the mean over these folds, eval.json that names them and, for targets that decide the label,
-    RUN/submission.csv; returns (eval.csv table, probabilities of the 18 classes or None).
-
-    A run that has them already is not touched, and may lie where nothing can be written.
-    """
-    table, facts = fold_mean(run, target, numbers, tta), {"folds": list(numbers), "tta": tta}
-    path, sidecar = Path(run) / "eval.csv", Path(run) / "eval.json"
-    text = files.csv_text(table, FORMAT)
-    if not (path.is_file() and path.read_bytes() == text.encode() and sidecar.is_file() and files.read_json(sidecar) == facts):
-        files.remove(sidecar)  # from here until both are written the pair does not count as made
-        files.write_text(path, text)
-        files.write_json(sidecar, facts)
+def write_run_eval(run, target, numbers, tta, table):
+    """Write RUN/eval.csv, the mean `table` of these folds, eval.json that names them and, for targets that decide the label,
+    RUN/submission.csv; returns the probabilities of the 18 classes or None."""
+    run = Path(run)
+    files.remove(run / "eval.json")  # invalidate first: eval.csv without its json is made by nobody knows what
+    files.write_csv(run / "eval.csv", table, FORMAT)
+    files.write_json(run / "eval.json", {"folds": list(numbers), "tta": tta})
     if SCORED_AS[target] != "label":
-        return table, None
+        return None
     probs = scored_probs(target, table[dataset.columns(target)].to_numpy())
-    files.write_csv(Path(run) / "submission.csv", submission_table(table["ImageID"].tolist(), probs))
-    return table, probs
-
-
-def renew_run_eval(run, target, numbers, tta, made):
-    """`write_run_eval` for other scripts: where RUN/eval.csv is missing or, once the predictions of these folds had to be
-    `made`, is the mean of the same folds as they were before."""
-    if not (Path(run) / "eval.csv").is_file() or (made and made_of(run) == {"folds": list(numbers), "tta": tta}):
-        write_run_eval(run, target, numbers, tta)
+    files.write_csv(run / "submission.csv", submission_table(table["ImageID"].tolist(), probs))
+    return probs
 
 
 def made_of(run):
     """{folds, tta} that RUN/eval.csv is the mean of; {} where nothing tells."""
-    facts = Path(run) / "eval.json"
-    if not facts.is_file():
+    sidecar = Path(run) / "eval.json"
+    if not sidecar.is_file():
         return {}
-    with errors.reading(facts, DELETE):
-        made = files.read_json(facts)
+    with errors.reading(sidecar, "delete it, and python inference.py makes the predictions anew"):
+        made = files.read_json(sidecar)
         return {"folds": [int(number) for number in made["folds"]], "tta": str(made["tta"])}
 
 
@@ -259,14 +227,14 @@ def oof_files(run, tta):
 
 
 def oof_is_fresh(run, tta):
-    """Whether a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
-    table, facts = oof_files(run, tta)
-    if not (table.is_file() and facts.is_file()):
-        return False
-    return files.read_json(facts).get("weights_sha256") == _digests(run)
+    """True where a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
+    table, sidecar = oof_files(run, tta)
+    there = table.is_file() and sidecar.is_file()
+    return there and files.read_json(sidecar).get("weights_sha256") == weights_digests(run)
 
 
-def _digests(run):
+def weights_digests(run):
+    """{fold: sha256 of its weights} of the complete folds, with keys as JSON has them."""
     return {str(number): facts["weights_sha256"] for number, facts in experiment.done_folds(run).items()}
 
 
@@ -301,7 +269,7 @@ class Source:
         return self.choice is not None
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A source with its tables: eval.csv, and oof.csv where it has one; `folds` are those that eval.csv is the mean of, and
     `fold_tables` the table of each, where they are read and kept."""
@@ -363,8 +331,8 @@ def find_sources(patterns, folds="all", option="--models"):
             source = open_source(pattern, folds)
             sources[source.name] = source
             continue
-        matches = [path for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
-        known = [path for path in matches if any((Path(path) / name).is_file() for name in ("args.yaml", "recipe.yaml"))]
+        matches = [Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
+        known = [path for path in matches if (path / "args.yaml").is_file() or (path / "recipe.yaml").is_file()]
         others += [(path, "neither a run nor an ensemble") for path in matches if path not in known]
         if not known:
             raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")
@@ -379,14 +347,23 @@ def _say_passed_over(passed):
     """A line that counts and names what patterns matched and is passed over, [(name, reason)]."""
     by_reason = {}
     for name, reason in passed:
-        by_reason.setdefault(reason, []).append(name)
+        by_reason.setdefault(reason, []).append(str(name))
     if passed:
-        told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
-        errors.say(f"passed over, {len(passed)} of what patterns match: {told}")
+        listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        errors.say(f"passed over, {len(passed)} of what patterns match: {listed}")
+
+
+def _leave_out(members, reasons):
+    """The members that there is no reason against, with a line that names the others; InputError when none is left."""
+    _say_passed_over([(member.name, reason) for member, reason in zip(members, reasons) if reason])
+    left = [member for member, reason in zip(members, reasons) if not reason]
+    if not left:
+        raise InputError("--models: nothing that the patterns match can take part, see above; name what shall")
+    return left
 
 
 def has_oof(source, tta):
-    """Whether out-of-fold predictions with a TTA are there: an ensemble's are as it was made, a run's as inference.py did."""
+    """True where out-of-fold predictions with a TTA are there; those of an ensemble are as it was made."""
     return tta == "none" or not source.is_run or oof_is_fresh(source.folder, tta)
 
 
@@ -394,20 +371,17 @@ def read_oof(source, tta="none"):
     """The oof.csv table of a source, or None where it has none (a nofold run, an ensemble with one).
 
     That of a TTA where `has_oof` says that it is there, else the plain one. InputError when a run has complete folds that its
-    oof.csv was made without, as those that were trained elsewhere and copied into it.
+    oof.csv was made without, as those that were trained elsewhere and copied into it; a source that a pattern matched is None
+    then.
     """
-    table = _read_oof(source, tta)
+    plain = tta == "none" or not source.is_run or not has_oof(source, tta)
+    path = source.folder / "oof.csv" if plain else oof_files(source.folder, tta)[0]
+    table = read_table(path, source.target, ("image", "path")) if path.is_file() else None
     apart = _folds_apart(source, table)
-    if apart:
+    if apart and not source.matched:
         again = f"python train.py --resume {shlex.quote(str(source.folder))}"
         raise InputError(f"{source.folder / 'oof.csv'}: lacks the complete fold {apart[0]}; {again} puts it together anew")
     return table
-
-
-def _read_oof(source, tta):
-    plain = not source.is_run or tta == "none" or not has_oof(source, tta)
-    path = source.folder / "oof.csv" if plain else oof_files(source.folder, tta)[0]
-    return read_table(path, source.target, ("image", "path")) if path.is_file() else None
 
 
 def _folds_apart(source, oof):
@@ -421,19 +395,18 @@ def read_oofs(sources, tta="none", needs_oof=False, needs_eval=True):
     That are those without oof.csv where it is needed or, where eval predictions are, without a complete fold; and those of
     other train images than the named member that has the most or, where none is named, than the one that has.
     """
-    found = [Member(each, [], None, (_read_oof if each.matched else read_oof)(each, tta)) for each in sources]
-    reasons = [member.source.matched and _lacks(member, tta, needs_oof, needs_eval) for member in found]
-    able = [member for member, reason in zip(found, reasons) if not reason and member.oof is not None]
+    members = [Member(source, [], None, read_oof(source, tta)) for source in sources]
+    reasons = [member.source.matched and _lacks(member, tta, needs_oof, needs_eval) for member in members]
+    able = [member for member, reason in zip(members, reasons) if not reason and member.oof is not None]
     first = max(able, key=lambda member: (not member.source.matched, len(member.oof)), default=None)
-    images = set() if first is None else set(first.oof["image"])
-    for index, member in enumerate(found):
-        if not reasons[index] and member.source.matched and member.oof is not None and set(member.oof["image"]) != images:
+    for index, member in enumerate(members):
+        if member in able and member.source.matched and set(member.oof["image"]) != set(first.oof["image"]):
             reasons[index] = f"other train images than {first.name}"
-    return _leave_out(found, reasons)
+    return _leave_out(members, reasons)
 
 
 def _lacks(member, tta, needs_oof, needs_eval):
-    """Why a member can't take part, whatever the others are, or None."""
+    """The reason why a member can't take part, whatever the others are, or None."""
     source = member.source
     if member.oof is None and needs_oof:
         return "no oof.csv"
@@ -446,17 +419,8 @@ def _lacks(member, tta, needs_oof, needs_eval):
     return "oof.csv lacks a complete fold" if _folds_apart(source, member.oof) else None
 
 
-def _leave_out(found, reasons):
-    """The members that there is no reason against, with a line that names the others; InputError when none is left."""
-    _say_passed_over([(member.name, reason) for member, reason in zip(found, reasons) if reason])
-    left = [member for member, reason in zip(found, reasons) if not reason]
-    if not left:
-        raise InputError("--models: nothing that the patterns match can take part, see above; name what shall")
-    return left
-
-
 def is_brought(source, tta):
-    """Whether a source is a run that was brought along without its folds, with an eval.csv that is what is asked for."""
+    """True for a run that was brought along without its folds, with an eval.csv that is what is asked for."""
     asked = source.is_run and (source.choice, tta) == ("all", made_of(source.folder).get("tta", "none"))
     return asked and (source.folder / "eval.csv").is_file() and not experiment.done_folds(source.folder)
 
@@ -464,11 +428,9 @@ def is_brought(source, tta):
 def read_eval(source, tta="none"):
     """([tables like eval.csv], folds) from what is saved: one of each fold, or of an ensemble or a run that was brought along
     without its folds the only one; ([], folds) where inference.py has to run first."""
-    path = source.folder / "eval.csv"
-    if not source.is_run:
-        return [read_table(path, source.target, ("ImageID",))], []
-    if is_brought(source, tta):
-        return [read_table(path, source.target, ("ImageID",))], made_of(source.folder).get("folds", [])
+    if not source.is_run or is_brought(source, tta):
+        folds = made_of(source.folder).get("folds", []) if source.is_run else []
+        return [read_table(source.folder / "eval.csv", source.target, ("ImageID",))], folds
     numbers = select_folds(source.folder, source.choice)
     return fold_tables(source.folder, source.target, numbers, tta) or [], numbers
 
@@ -480,29 +442,30 @@ def read_members(sources, tta, predict, by_fold=False, needs_oof=False, data_dir
     `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing or lack images, when nothing
     is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images.
     """
-    found = read_oofs(sources, tta, needs_oof)
-    check_same_images(found, "oof", "image")
-    hold_oof(found, data_dir)
-    for member in found:
+    members = read_oofs(sources, tta, needs_oof)
+    check_same_images(members, "oof", "image")
+    hold_oof(members, data_dir)
+    for member in members:
         tables, member.folds = read_eval(member.source, tta)
         _set_eval(member, tables, by_fold)
-    known = known_names(data_dir, [list(member.eval["ImageID"]) for member in found if member.eval is not None])
-    found = hold_eval(found, tta, *known) if known else found
-    blend.check_decided([member.target for member in found])
-    check_same_images(found, "eval", "ImageID")
-    missing = [member for member in found if member.eval is None]
-    if missing and not known and len(missing) < len(found):
+    known = known_names(data_dir, [list(member.eval["ImageID"]) for member in members if member.eval is not None])
+    members = hold_eval(members, tta, *known) if known else members
+    blend.check_decided([member.target for member in members])
+    check_same_images(members, "eval", "ImageID")
+    missing = [member for member in members if member.eval is None]
+    if missing and not known and len(missing) < len(members):
         raise InputError(f"{missing[0].name}: has no eval predictions, and no data folder here can give them; give --data-dir")
-    jobs = [(member.source.folder, number) for member in missing for number in member.folds]
-    if jobs:
-        predict(list(dict.fromkeys(jobs)))
+    if missing:
+        predict(list(dict.fromkeys((member.source.folder, number) for member in missing for number in member.folds)))
     for member in missing:
         _set_eval(member, read_eval(member.source, tta)[0], by_fold)
-    made = {member.name for member in missing}
-    for member in found:
-        if member.source.choice == "all":
-            renew_run_eval(member.source.folder, member.target, member.folds, tta, member.name in made)
-    return found
+    for member in members:
+        run, made = member.source.folder, {"folds": list(member.folds), "tta": tta}
+        if member.source.choice == "all" and (
+            not (run / "eval.csv").is_file() or (member in missing and made_of(run) == made)
+        ):  # what inference.py wrote of other folds stays
+            write_run_eval(run, member.target, member.folds, tta, member.eval)
+    return members
 
 
 def _set_eval(member, tables, by_fold):
@@ -511,19 +474,19 @@ def _set_eval(member, tables, by_fold):
     member.fold_tables = tables if by_fold else []
 
 
-def hold_eval(found, tta, info, names):
+def hold_eval(members, tta, info, names):
     """Members whose eval tables have the rows of info.csv, `names`, in its order, or are None where they have to be made.
 
     Rows of other images are left out, with a line. InputError for a member that lacks some and can't be made anew; one that a
     pattern matched is passed over.
     """
-    reasons, gone, anew = [None] * len(found), [], []
-    for index, member in enumerate(found):
+    reasons, gone, anew = [None] * len(members), set(), []
+    for index, member in enumerate(members):
         if member.eval is None:
             continue
         apart = lacking(names, member.eval["ImageID"])
         if not apart:
-            gone += lacking(member.eval["ImageID"], names)
+            gone |= set(lacking(member.eval["ImageID"], names))
             member.eval = of_images(member.eval, names)
             member.fold_tables = [of_images(table, names) for table in member.fold_tables]
         elif member.source.is_run and not is_brought(member.source, tta):
@@ -535,11 +498,11 @@ def hold_eval(found, tta, info, names):
             again = "bring it along anew" if member.source.is_run else "make the ensemble anew"
             raise InputError(f"{member.source.folder / 'eval.csv'}: {tell_lacking(apart, names, info)}; {again}")
     if gone:
-        errors.say(tell_gone("eval.csv", set(gone), info))
+        errors.say(tell_gone("eval.csv", gone, info))
     if anew:
         more = f", and so do {len(anew) - 1} more" if anew[1:] else ""
         errors.say(f"predicted anew: {anew[0]}{more}")
-    return _leave_out(found, reasons)
+    return _leave_out(members, reasons)
 
 
 def lacking(names, others):
@@ -549,43 +512,38 @@ def lacking(names, others):
 
 
 def tell_gone(place, gone, info):
-    """What to say of images that are left out of a table, as info.csv does not have them."""
+    """The line about images that are left out of a table, as info.csv does not have them."""
     return f"left out of {place}: {len(gone):,} of its images, such as {min(gone)}, not in {info} any more"
 
 
 def tell_lacking(apart, names, info):
-    """What to say of a table that lacks the images `apart` of the `names` in info.csv."""
+    """The words about a table that lacks the images `apart` of the `names` in info.csv."""
     return f"lacks {len(apart):,} of the {len(names):,} images of {info}, such as {apart[0]}"
 
 
-def hold_oof(found, data_dir):
+def hold_oof(members, data_dir):
     """Hold the oof tables of members against train.csv of the data folder that is given or found, if it has one.
 
     People that it does not have are left out, and labels are its own: both with a line. InputError when nobody is left, as of
     other data; with a demo set that was not given nothing is done then.
     """
     place = demo.find(data_dir)
-    with_oof = [member for member in found if member.oof is not None]
-    if not with_oof or not place or not (place / "train" / "train.csv").is_file():
+    if not place or not (place / "train" / "train.csv").is_file():
         return
-    people, images, changed, gone = dataset.read_people(place), None, 0, 0
-    for member in with_oof:
-        if images is None or not member.oof["image"].equals(images):
-            images = member.oof["image"]
-            rows = dataset.official_rows(member.oof, people)
+    people, changed, gone = dataset.read_people(place), 0, 0
+    for member in (member for member in members if member.oof is not None):
+        rows = dataset.official_rows(member.oof, people)
         if rows.empty and not data_dir and place == demo.DEMO_DIR:
             return
         if rows.empty:
             path, csv = member.source.folder / "oof.csv", place / "train" / "train.csv"
             raise InputError(f"{path}: holds none of the people of {csv}; give the --data-dir that the run was trained on")
-        gone = max(gone, len(images) - len(rows))
         columns = dataset.truth_columns(member.target)
         truth = dataset.head_targets(rows, HEADS["multi"] if member.target == "multi" else (SCORED_AS[member.target],))
-        member.oof = member.oof if len(rows) == len(images) else member.oof.loc[rows.index].reset_index(drop=True)
-        differ = (member.oof[columns].to_numpy() != truth).any(1)
-        if differ.any():
-            changed = max(changed, int(differ.sum()))
-            member.oof = member.oof.assign(**dict(zip(columns, truth.T)))
+        gone = max(gone, len(member.oof) - len(rows))
+        kept = member.oof.loc[rows.index].reset_index(drop=True)
+        changed = max(changed, int((kept[columns].to_numpy() != truth).any(1).sum()))
+        member.oof = kept.assign(**dict(zip(columns, truth.T)))
     if gone:
         errors.say(f"left out of oof.csv: {gone:,} of its images, whose people are not in {place}/train/train.csv any more")
     if changed:
@@ -595,12 +553,11 @@ def hold_oof(found, data_dir):
 def check_same_images(members, kind, key):
     """InputError that names the two members whose `kind` tables (eval, oof; None: not there) hold different images."""
     tables = [(member.name, getattr(member, kind)) for member in members if getattr(member, kind) is not None]
-    for name, table in tables:
-        first_name, first = tables[0]
-        apart = set(table[key]) ^ set(first[key])
+    for name, table in tables[1:]:
+        apart = set(table[key]) ^ set(tables[0][1][key])
         if apart:
             raise InputError(
-                f"{name} and {first_name}: their {kind}.csv hold different images ({len(apart)} in one alone, such as "
+                f"{name} and {tables[0][0]}: their {kind}.csv hold different images ({len(apart)} in one alone, such as "
                 f"{min(apart)}); combine complete runs of the same data, --limit-people and --kfold"
             )
 

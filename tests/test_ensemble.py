@@ -99,11 +99,13 @@ def test_a_mean_of_other_folds_whose_note_is_lost_is_not_taken_for_all(runs, thr
     """As a kill between the removal of eval.json and the new eval.csv leaves it; the folds are there."""
     ensemble.main(["--models", *map(str, three), *places])
     copy = Path(shutil.copytree(runs["mask"], tmp_path / "mask"))
-    predictions.write_run_eval(copy, "mask", [0], "none")
+    predictions.write_run_eval(copy, "mask", [0], "none", *predictions.fold_tables(copy, "mask", [0], "none"))
     (copy / "eval.json").unlink()
     tables, folds = predictions.read_eval(predictions.open_source(str(copy)))
     assert folds == [0, 1]
-    pd.testing.assert_frame_equal(predictions.mean(tables, "mask"), predictions.fold_mean(copy, "mask", [0, 1], "none"))
+    pd.testing.assert_frame_equal(
+        predictions.mean(tables, "mask"), predictions.mean(predictions.fold_tables(copy, "mask", [0, 1], "none"), "mask")
+    )
 
 
 def test_globs_all_targets_bounds_and_votes(runs, places, tmp_path, workplace):
