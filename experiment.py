@@ -238,8 +238,9 @@ def validated_people(run):
 
 def read_log(path):
     """A log.csv as a DataFrame."""
+    table = files.read_csv(path, LOG_COLUMNS)[LOG_COLUMNS].replace("", "nan")
     with errors.reading(path):
-        return pd.read_csv(path).astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
+        return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
 
 
 # ---- folds ---------------------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_a_fold_that_cannot_be_looked_up_now_is_not_taken_for_one_that_is_not_tr
 
     monkeypatch.setattr(os, "stat", stat)
     for look in (experiment.done_folds, lambda run: experiment.weights_file(run, 0)):
-        with pytest.raises(errors.Unreadable, match=r"fold0/.*: can't be read now \(Stale file handle\); try again"):
+        with pytest.raises(OSError, match="Stale file handle"):
             look(tmp_path)
 
 
