@@ -13,11 +13,9 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
-import os
+import argparse
 import shlex
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,19 +36,6 @@ from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, age_group_probs, columns, he
 from errors import InputError
 from images import Geometry
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The options of a prediction, for those who ask for one without a command line."""
-
-    batch_size: int
-    amp: str
-    tta: str
-    cache_dir: str
-    cache_device: str
-    quiet: bool
-
-
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together
 
 
@@ -58,14 +43,12 @@ def predict_folds(jobs, eval_images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
 
     Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
-    (see GROUP_BYTES). `args`: Settings, or a script's options of the same names.
+    (see GROUP_BYTES). `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
     """
     by_geometry = {}
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
-            facts = model.read_facts(experiment.weights_file(run, number))
-            geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))  # none in older weights
-            by_geometry.setdefault(geometry, []).append((run, number))
+            by_geometry.setdefault(_geometry(experiment.weights_file(run, number)), []).append((run, number))
     for geometry, missing in by_geometry.items():
         pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = images.ImageStore(pixels, device, args.cache_device)
@@ -73,12 +56,18 @@ def predict_folds(jobs, eval_images, args, device):
             _predict_group(group, eval_images.names, store, args, device)
 
 
+def _geometry(weights):
+    """The Geometry of the images that a file of weights was trained on."""
+    facts = model.read_facts(weights)
+    return Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
+
+
 def _groups(jobs):
     """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
-    groups, size = [], 0
+    groups, size = [[]], 0
     for run, number in jobs:
         weights = experiment.weights_file(run, number).stat().st_size
-        if not groups or size + weights > GROUP_BYTES:
+        if groups[-1] and size + weights > GROUP_BYTES:
             groups.append([])
             size = 0
         groups[-1].append((run, number))
@@ -98,9 +87,8 @@ def _predict_group(group, names, store, args, device):
 
 
 def predict_rows(weights, store, rows, args, device):
-    """(target, probabilities [len(rows), num_outputs]) of each of `weights`, files of folds, for rows of `store`, a
-    cache.ImageStore. `args`: batch_size, amp, tta, quiet.
-    """
+    """[(target, probabilities [len(rows), num_outputs])] of files of folds' weights for rows of an images.ImageStore. `args`:
+    batch_size, amp, tta, quiet."""
     models, targets, loaded = [], [], None
     for path in weights:
         net, facts = loaded = model.load(path, loaded)
@@ -136,35 +124,27 @@ def say_score(data_dir, names, label_probs, what):
 
 
 def open_oof_images(run, plain, data_dir, args, device):
-    """(cache.ImageStore of the train images of a run, the rows in it of the images of `plain`, its oof.csv).
+    """(images.ImageStore of the train images of a run, the rows in it of the images of `plain`, its oof.csv).
 
     The cache is that of the training, as it holds the images of the same people. InputError names an image that is not there.
     """
-    known = set(experiment.read_folds(run)["path"])
     people = dataset.read_people(data_dir)
-    people = people[people["path"].isin(known)]
+    people = people[people["path"].isin(experiment.read_folds(run)["path"])]
     names = dataset.list_images(data_dir, people, skip_missing=True)["image"]
-    row_of = dict(zip(names, range(len(names))))
-    lacking = [image for image in plain["image"] if image not in row_of]
-    if lacking:
-        raise InputError(
-            f"{run}/oof.csv: image {lacking[0]} is not in {data_dir}; --data-dir takes what the run was trained on"
-        )
-    rows = np.array([row_of[image] for image in plain["image"]])
-    facts = model.read_facts(experiment.best_weights(run, int(plain["fold"].iloc[0])))
-    geometry = Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
-    files = dataset.image_files(data_dir, names)
-    pixels, bad = images.open_cache(files, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
+    rows = pd.Index(names).get_indexer(plain["image"])
+    if (rows < 0).any():
+        lacking = plain["image"].iloc[(rows < 0).argmax()]
+        raise InputError(f"{run}/oof.csv: image {lacking} is not in {data_dir}; --data-dir takes what the run was trained on")
+    paths = dataset.image_files(data_dir, names)
+    geometry = _geometry(experiment.best_weights(run, int(plain["fold"].iloc[0])))
+    pixels, bad = images.open_cache(paths, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
     if set(rows) & set(bad):
-        raise InputError(f"{files[min(set(rows) & set(bad))]}: can't be read any more, but {run}/oof.csv has it")
+        raise InputError(f"{paths[min(set(rows) & set(bad))]}: can't be read any more, but {run}/oof.csv has it")
     return images.ImageStore(pixels, device, args.cache_device), rows
 
 
 def predict_oof(run, data_dir, args, device):
-    """Write a run's oof_{tta}.csv, unless it is fresh, and return what it is worth: see `compare`.
-
-    `args`: as in evaluation.predict_folds.
-    """
+    """Write a run's oof_{tta}.csv, unless it is fresh, and return its `tta_gain`; `args` as for predict_folds."""
     target, plain = predictions.read_plain(run)
     path, sidecar = predictions.oof_files(run, args.tta)
     if predictions.oof_is_fresh(run, args.tta):
@@ -173,15 +153,14 @@ def predict_oof(run, data_dir, args, device):
     probs = np.empty((len(plain), num_outputs(target)), dtype=np.float32)
     for number in plain["fold"].unique():
         mine = (plain["fold"] == number).to_numpy()
-        weights = [experiment.best_weights(run, int(number))]
-        ((_target, probs[mine]),) = predict_rows(weights, store, rows[mine], args, device)
+        ((_target, probs[mine]),) = predict_rows([experiment.best_weights(run, int(number))], store, rows[mine], args, device)
     truth = plain[dataset.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
-    files.remove(sidecar)  # from here until both are written the pair does not count as made
+    gain = tta_gain(target, plain, table)
+    files.remove(sidecar)  # invalidate first, as of eval.csv
     files.write_csv(path, table, predictions.FORMAT)
-    found = tta_gain(target, plain, table)
-    files.write_json(sidecar, {"weights_sha256": predictions.weights_digests(run), **found})
-    return found
+    files.write_json(sidecar, {"weights_sha256": predictions.weights_digests(run), **gain})
+    return gain
 
 
 def tta_gain(target, plain, table):
@@ -208,7 +187,7 @@ ADVICE = {
 
 
 def tta_lines(run, tta, found):
-    """What `predict` found, in words, for the console."""
+    """Two lines about the `tta_gain` of a run, for the console."""
     low, high = found["gain_ci95"]
     verdict = metrics.verdict(low, high)
     return [
@@ -238,23 +217,10 @@ def find_runs(source):
     for ensemble in ensembles:  # which grows: ensembles may be members
         for member in experiment.read_recipe(ensemble).get("members", []):
             if experiment.is_used(member):
-                one = open_member(ensemble, member["run"])
+                one = predictions.open_source(member["run"])
                 places = runs if one.is_run else ensembles
                 places += [] if one.folder in places else [one.folder]
     return runs
-
-
-def open_member(ensemble, name):
-    """The source that a recipe names, which lies where one works or beside the ensemble: InputError for one that climbs out of
-    both, as what is missing would be written there.
-    """
-    places = Path.cwd(), Path(os.path.abspath(ensemble)).parent.parent
-    if not any(Path(os.path.abspath(name)).is_relative_to(place) for place in places):
-        raise InputError(
-            f"{ensemble / 'recipe.yaml'}: member {name!r} lies outside of {' and '.join(map(str, dict.fromkeys(places)))}; "
-            "start from the folder that holds it"
-        )
-    return predictions.open_source(name)
 
 
 def check_pseudo_folds(run, people, folds, kfold):
@@ -328,19 +294,19 @@ def confidence(target, probs):
 def make_pseudo(args, people, folds, images, device):
     """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above.
 
-    images: evaluation.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
+    images: dataset.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
     """
     runs = find_runs(args.pseudo)
     for run in runs:
         check_pseudo_folds(run, people, folds, args.kfold)
         check_pseudo_bounds(run, args)
     numbers = {run: teaching_folds(run, args.kfold) for run in runs}
-    options = {name: getattr(args, name) for name in ("amp", "cache_dir", "cache_device", "quiet")}
+    settings = argparse.Namespace(**{**vars(args), "batch_size": 128, "tta": "none"})
     jobs = [(run, number) for run in runs for number in numbers[run]]
     targets = {run: experiment.read_args(run)["target"] for run in runs}
     made = []
     with predictions.predicting(runs):
-        predict_folds(jobs, images, Settings(batch_size=128, tta="none", **options), device)
+        predict_folds(jobs, images, settings, device)
         for fold in range(max(args.kfold, 1)):
             sources = []
             for run in runs:
@@ -358,7 +324,7 @@ def make_pseudo(args, people, folds, images, device):
 
 
 def read_pseudo(run, target):
-    """The table of `make` that a run keeps."""
+    """The table of `make_pseudo` that a run keeps."""
     table = files.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
     table = files.to_wholes(run / "pseudo.csv", table, {"fold": files.FOLDS})
     return table.astype(dict.fromkeys(columns(target), np.float32))
