@@ -1,4 +1,4 @@
-"""The run folder: its name, its files, how they are read, locked and put together from those of its folds.
+"""The run folder: its name, its locks, args.yaml, env.json, and its folds.
 
 Each fold's folder is complete by itself (best.safetensors, log.csv, oof.csv, fold.json when done); log.csv, oof.csv and
 summary.json of the run are made from the folds that are there, so folds may come from several processes or machines.
@@ -38,11 +38,6 @@ SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or 
 # ---- names and folders ---------------------------------------------------------------------------------------------
 
 
-def recipe_name(optimizer, scheduler, loss_code):
-    """'AdamP-StepLR-FL': what an experiment's number stands for."""
-    return f"{optimizer}-{scheduler}-{loss_code}"
-
-
 def next_name(output_dir, recipe, args):
     """(the next free name for a new run of the options `args`, a dict; the run of the very same options that is there or None).
 
@@ -75,13 +70,13 @@ def _options_there(folder):
     return {}
 
 
-def _learn_the_same(one, other, besides=()):
-    """Whether two runs' options (dicts) are equal but for PLACES and those named in `besides`."""
+def _learn_the_same(one, other, besides=frozenset()):
+    """True where two runs' options (dicts) are equal but for PLACES and those named in `besides`."""
     if "kfold" in besides and not (one.get("kfold") and other.get("kfold")):
         besides = {*besides, "patience"}  # it does nothing without validation
 
     def learnt(args):
-        kept = {name: value for name, value in args.items() if name not in {*PLACES, *besides}}
+        kept = {name: value for name, value in args.items() if name not in PLACES | besides}
         return json.dumps(kept | {"data_dir": os.path.realpath(args.get("data_dir", ""))}, sort_keys=True, default=str)
 
     return learnt(one) == learnt(other)
@@ -94,9 +89,14 @@ def _folders(directory):
 
 def check_free(output_dir, name):
     """InputError when the name that was given to a new folder (None: none) is no folder name, or is taken."""
-    check_name(name)
-    folder = Path(output_dir) / (name or "")
-    if name is not None and folder.exists():
+    if name is None:
+        return
+    if not name or name.startswith(".") or "/" in name or not name.isprintable():
+        raise InputError(f"--name {name!r}: must be a plain folder name; the place goes into --output-dir")
+    if re.fullmatch(r".*:(best|fold\d+)", name):
+        raise InputError(f"--name {name}: reads as a fold of a run {name.rpartition(':')[0]}; take another one")
+    folder = Path(output_dir) / name
+    if folder.exists():
         resume = f" or --resume {shlex.quote(str(folder))}" if (folder / "args.yaml").is_file() else ""
         raise InputError(f"{folder}: exists and is never overwritten; choose another --name{resume}")
 
@@ -115,12 +115,12 @@ def make_folder(output_dir, name, next_name, fill):
         try:
             inside.mkdir()
             with files.lock(inside):
-                _remove_dead(output_dir, folder.name)
+                for leftover in output_dir.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of killed processes: nobody holds it
+                    with contextlib.suppress(InputError), files.lock(leftover):
+                        shutil.rmtree(leftover, ignore_errors=True)
                 fill(inside, folder.name)
                 os.rename(inside, folder)
             return folder
-        except files.DiskError as error:
-            raise files.DiskError(str(error).replace(str(inside), str(folder))) from error
         except OSError as error:
             if not folder.is_dir():  # else made by another process since
                 raise files.failure(folder, error) from error
@@ -128,25 +128,10 @@ def make_folder(output_dir, name, next_name, fill):
             shutil.rmtree(inside, ignore_errors=True)
 
 
-def _remove_dead(output_dir, name):
-    """Remove what `make_folder` left of this name in processes that were killed: nobody holds it."""
-    for leftover in output_dir.glob(f".{glob.escape(name)}.*.tmp"):
-        with contextlib.suppress(InputError), files.lock(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
 def next_number(output_dir, kind):
     """The next free NN-kind among the folders of a directory."""
     numbers = [int(found[1]) for entry in _folders(output_dir) if (found := re.match(r"(\d+)-", entry))]
     return f"{max(numbers, default=0) + 1:02d}-{kind}"
-
-
-def check_name(name):
-    """InputError unless `name` (None: not given) is a plain folder name."""
-    if name is not None and (name == "" or name.startswith(".") or "/" in name or not name.isprintable()):
-        raise InputError(f"--name {name!r}: must be a plain folder name; the place goes into --output-dir")
-    if name is not None and re.fullmatch(r".*:(best|fold\d+)", name):
-        raise InputError(f"--name {name}: reads as a fold of a run {name.rpartition(':')[0]}; take another one")
 
 
 def find_run(path):
@@ -174,9 +159,8 @@ def write_args(run, args, command):
 
 def change_args(run, **changed):
     """Give options in args.yaml other values; the comment with the command that began the run stays."""
-    with errors.reading(run / "args.yaml"):
-        comment = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    _write_args(run, {**read_args(run), **changed}, comment)
+    args = read_args(run)
+    _write_args(run, args | changed, (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0])
 
 
 def _write_args(run, args, comment):
@@ -313,23 +297,26 @@ def untouched(run, folds):
     return [fold for fold in folds if fold not in done and not (fold_dir(run, fold) / "last.pt").exists()]
 
 
+def _of_folds(run, name):
+    """{fold: path} of the files of this name in the folders of a run's folds, in order."""
+    paths = [path for path in Path(run).glob(f"fold*/{name}") if path.parent.name[4:].isdecimal()]
+    return dict(sorted((int(path.parent.name[4:]), path) for path in paths))
+
+
 def done_folds(run):
     """{fold: fold.json} of the folds that are complete, in order."""
-    found = {}
-    for name in _folders(run):
-        if re.fullmatch(r"fold\d+", name) and (Path(run) / name / "fold.json").exists():
-            path = Path(run) / name / "fold.json"
-            with errors.reading(path, "delete that folder and train the fold again"):
-                facts = files.read_json(path)
-                for key in FOLD:
-                    float(facts[key] or 0)
-                facts["weights_sha256"].encode()
-            found[int(name[4:])] = facts
-    return dict(sorted(found.items()))
+    done = {}
+    for fold, path in _of_folds(run, "fold.json").items():
+        with errors.reading(path, "delete that folder and train the fold again"):
+            done[fold] = files.read_json(path)
+            for key in FOLD:
+                float(done[fold][key] or 0)
+            done[fold]["weights_sha256"].encode()
+    return done
 
 
 def is_complete(args, facts):
-    """Whether a fold with this fold.json has nothing left to train: all its --epochs are done, or --patience has ended it."""
+    """True where a fold with this fold.json has nothing left to train: its --epochs are done, or --patience has ended it."""
     return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
 
 
@@ -337,9 +324,7 @@ def write_log(run, fold, rows):
     """Write a fold's log.csv and the run's, from all folds that have one."""
     files.write_csv(fold_dir(run, fold) / "log.csv", pd.DataFrame(rows, columns=LOG_COLUMNS))
     with files.lock(run, wait=True):
-        logs = {int(name[4:]): Path(run) / name / "log.csv" for name in _folders(run) if re.fullmatch(r"fold\d+", name)}
-        found = [read_log(path) for _fold, path in sorted(logs.items()) if path.exists()]
-        files.write_csv(Path(run) / "log.csv", pd.concat(found))
+        files.write_csv(Path(run) / "log.csv", pd.concat(map(read_log, _of_folds(run, "log.csv").values())))
 
 
 def finish_fold(run, fold, facts, keep_state=False):

@@ -351,7 +351,7 @@ def make_run(args, argv, tables, data, device):
         return run
 
     def next_name():
-        recipe = experiment.recipe_name(args.optimizer, args.scheduler, loss.loss_code(args.loss))
+        recipe = f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
         name, again = experiment.next_name(args.output_dir, recipe, vars(args))
         if again:
             errors.say(f"same options as {again}; another --seed would be a new draw")
