@@ -1,12 +1,20 @@
-import multiprocessing
-import os
-from pathlib import Path
+"""experiment.py: names, folders that appear whole, locks, options, folds; env.json and what a run that goes on refuses."""
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import safetensors.torch
+import timm
+from conftest import without_pictures
+from test_train import command, trained
 
 import experiment
 import files
-import predictions
 import train
 from errors import InputError
 
@@ -75,40 +83,6 @@ def test_quick_looks_say_so_and_take_no_number_from_others(tmp_path):
     assert named(tmp_path, "SGD-none-CE", look) == ("quick-SGD-none-CE-v2-label_5fold", "quick-SGD-none-CE-v0-label_5fold")
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path):
-    path = tmp_path / "table.csv"
-    files.write_text(path, "old")
-
-    def breaks(temporary):
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(InputError, match=r"table.csv: can't be written \(No space left"):
-        files.write_atomic(path, breaks)
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
-
-
-def _hold(folder, held, release):
-    with files.lock(folder):
-        held.set()
-        release.wait(30)
-
-
-def test_a_folder_is_held_until_its_owner_is_gone(tmp_path):
-    context = multiprocessing.get_context("fork")
-    held, release = context.Event(), context.Event()
-    owner = context.Process(target=_hold, args=(tmp_path, held, release))
-    owner.start()
-    assert held.wait(30)
-    with pytest.raises(InputError, match="another process is training it"), files.lock(tmp_path):
-        pass
-    os.kill(owner.pid, 9)
-    owner.join()
-    with files.lock(tmp_path):
-        pass
-
-
 def test_fold_lock_sweeps_what_a_killed_process_left(tmp_path):
     with experiment.fold_lock(tmp_path, 2):
         (tmp_path / "fold2" / ".last.pt.99.tmp.pt").write_text("half")
@@ -128,13 +102,17 @@ def test_a_made_folder_is_complete_or_not_there(tmp_path):
         assert not (out / name).exists()
 
     assert made(out, None, fill) == out / "01-soft-3runs"
-    (out / ".02-soft-3runs.77.tmp").mkdir()  # of a process that was killed
-    assert (made(out, None, fill) / "a").read_text() == "02-soft-3runs"
+    dead, alive = out / ".02-soft-3runs.77.tmp", out / ".02-soft-3runs.78.tmp"
+    dead.mkdir(), alive.mkdir()
+    with files.lock(alive):  # which a living process holds; the other one was killed
+        assert (made(out, None, fill) / "a").read_text() == "02-soft-3runs"
+    assert not dead.exists() and alive.exists()
+    alive.rmdir()
 
     def full(inside, name):
         files.write_atomic(inside / "a", lambda temporary: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 
-    with pytest.raises(files.DiskError, match=rf"{out}/mine/a: can't be written \(No space left"):
+    with pytest.raises(files.DiskError, match=rf"{out}/.mine.*/a: can't be written \(No space left"):
         made(out, "mine", full)
     with pytest.raises(KeyboardInterrupt):
         made(out, "mine", lambda inside, name: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -203,12 +181,14 @@ def test_a_run_is_named_by_its_folder_however_it_is_given(tmp_path, monkeypatch)
     assert experiment.find_run(".").name == "mine"
 
 
-def test_args_that_are_no_options_are_refused(tmp_path):
-    (tmp_path / "args.yaml").write_text("- just\n- a list\n")
-    with pytest.raises(InputError, match=r"args.yaml: damaged"):
-        experiment.read_args(tmp_path)
-    (tmp_path / "args.yaml").write_text("!!python/object/apply:os.system ['true']\n")
-    with pytest.raises(InputError, match=r"args.yaml: damaged"):
+@pytest.mark.parametrize(("text", "why"), [
+    ("- a\n", "holds no mapping"), ("target: [", "while parsing"), ("target: nose", "target is 'nose'"), ("kfold: 2", "lacks 'target'"),
+    ("target: [mask]", "target is .'mask'."), ("target: mask\nkfold: many", "kfold is 'many'"), ("target: mask\nkfold: 1", "kfold is 1"),
+    ("target: mask\ndata_dir: {a: 1}", "not dict"), ("[" * 5000, "recursion"),
+])  # fmt: skip
+def test_args_that_are_no_options_are_refused(tmp_path, text, why):
+    (tmp_path / "args.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"args.yaml: damaged \(.*{why}.*\); copy the run again, or train it anew$"):
         experiment.read_args(tmp_path)
 
 
@@ -225,39 +205,134 @@ def test_a_run_in_training_is_not_gone_on_with(half, monkeypatch):
         train.main(["--resume", str(half), "--quiet"])
 
 
-def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
-    """Of two processes that end at once the one that writes last would else not know the other's fold."""
-    found, locks = experiment.done_folds, []
-
-    def done_folds(run):
-        with pytest.raises(InputError, match="another process is training it"), files.lock(run):
-            pass
-        locks.append(run)
-        return found(run)
-
-    monkeypatch.setattr(experiment, "done_folds", done_folds)
-    summary = predictions.write_summary(half, "mask", 2)
-    assert [row["fold"] for row in summary["folds"]] == [0] and locks == [half]
-    assert summary["options"] == experiment.read_args(half)
-    assert summary["people"] == experiment.validated_people(half) and summary["people"][0] == len(experiment.read_folds(half))
+# ---- environment ------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_folder_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path):
-    """A leftover that a living process holds stays; an existing folder is never taken, and the next name is asked for."""
-    dead, alive = tmp_path / ".mine.1.tmp", tmp_path / ".mine.2.tmp"
-    dead.mkdir(), alive.mkdir(), (tmp_path / "first").mkdir(), (tmp_path / "first" / "args.yaml").touch()
-    seen = []
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone in which experiment.py seems to lie, with one commit; clone.git(words) asks git there."""
+    if shutil.which("git") is None:
+        pytest.skip("no git here")
+    folder = tmp_path / "clone"
+    (folder / "docs").mkdir(parents=True)
+    (folder / "templates").mkdir()
+    for name in ("experiment.py", "docs/experiment.py", "templates/base.html"):
+        (folder / name).write_text("x")
 
-    def fill(folder, name):
-        seen.append((name, (tmp_path / name / "args.yaml").exists()))
-        (folder / "args.yaml").write_text(name)
+    def git(*words):
+        me = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *me, *words], cwd=folder, check=True, capture_output=True).stdout.decode().strip()
 
-    with files.lock(alive):
-        assert experiment.make_folder(tmp_path, "mine", None, fill) == tmp_path / "mine"
-    assert not dead.exists() and alive.exists() and (tmp_path / "mine" / "args.yaml").read_text() == "mine"
-    names = iter(["first", "second"])
-    assert experiment.make_folder(tmp_path, None, lambda: next(names), fill) == tmp_path / "second"
-    assert seen == [("mine", False), ("first", True), ("second", False)]
-    with pytest.raises(InputError, match="mine: exists and is never overwritten"):
-        experiment.make_folder(tmp_path, "mine", None, fill)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.2.tmp", "first", "mine", "second"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        git(*words)
+    monkeypatch.setattr(experiment, "__file__", str(folder / "experiment.py"))
+    return SimpleNamespace(folder=folder, git=git)
+
+
+def commit_and_dirty():
+    found = experiment.environment("cpu")
+    return found["git_commit"], found["git_dirty"]
+
+
+def test_versions_are_those_of_the_packages(monkeypatch):
+    monkeypatch.setattr(experiment, "PACKAGES", ("numpy", "nowhere"))
+    found = experiment.environment("cpu")
+    assert found["device"] == "cpu" and found["packages"] == {"numpy": np.__version__, "nowhere": None}
+
+
+@pytest.mark.parametrize("name", [b"\xbd\xc7\xc7\xe8.txt", b"out\xbd/eval.csv", b'a\nb "c".txt', b"data/train/train.csv"])
+def test_untracked_data_is_no_change_whatever_its_name(clone, name):
+    """cp949 names, as of a zip made on a Korean Windows, with core.quotepath off as guides advise; results in the clone."""
+    clone.git("config", "core.quotepath", "false")
+    path = os.fsencode(clone.folder) + b"/" + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb"):
+        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), False)
+
+
+@pytest.mark.parametrize("name", [b"mine.py", b"\xbd\xc7.py", b"experiment.py", b"templates/base.html"])
+def test_changed_code_is_told(clone, name):
+    """Also where status.showUntrackedFiles says no."""
+    clone.git("config", "status.showUntrackedFiles", "no")
+    with open(os.fsencode(clone.folder) + b"/" + name, "wb"):
+        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), True)
+
+
+def test_an_export_within_another_clone_has_no_commit(clone, monkeypatch):
+    export = clone.folder / "export"
+    export.mkdir()
+    (export / "experiment.py").write_text("x")
+    monkeypatch.setattr(experiment, "__file__", str(export / "experiment.py"))
+    assert commit_and_dirty() == (None, None)
+    (clone.folder / ".gitignore").write_text("*")
+    assert commit_and_dirty() == (None, None)
+
+
+def test_a_clone_of_another_owner_is_read(clone, monkeypatch):
+    """As in a container; git itself refuses it as of "dubious ownership", and goes on doing so for a clone around ours."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test this
+    assert commit_and_dirty()[1] is False
+    monkeypatch.setattr(experiment, "__file__", str(clone.folder / "docs" / "experiment.py"))
+    assert commit_and_dirty() == (None, None)
+
+
+@pytest.mark.parametrize("script", ["exit 1", "exec sleep 9", "printf '\\377' >&2; exit 128", None])
+def test_a_git_that_fails_hangs_or_is_not_there(clone, tmp_path, monkeypatch, script):
+    (tmp_path / "bin").mkdir()
+    if script:
+        (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin" if script else str(tmp_path / "bin"))
+    monkeypatch.setattr(experiment, "GIT_SECONDS", 0.2, raising=False)
+    assert commit_and_dirty() == (None, None)
+
+
+def changed_size(data):
+    """Another picture in place of one."""
+    path = sorted((data / "train" / "images").glob("0*/mask1.*"))[0]
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def changed_label(data):
+    """Another mask state for two pictures of a person."""
+    normal, worn = (sorted((data / "train" / "images").glob(f"0*/{kind}.*"))[0] for kind in ("normal", "mask1"))
+    assert normal.parent == worn.parent
+    os.rename(normal, normal.with_stem("other"))
+    os.rename(worn, worn.with_stem("normal"))
+    os.rename(normal.with_stem("other"), normal.with_stem("mask1"))
+
+
+def test_a_run_whose_data_changed_does_not_go_on(runs, shared_data, tmp_path):
+    """One fold of it is still to be trained. A complete run has nothing left that could differ."""
+    run = shutil.copytree(runs["mask"], tmp_path / "run")
+    for number, change in enumerate((changed_size, changed_label)):
+        data = shutil.copytree(shared_data, tmp_path / f"data{number}")
+        change(data)
+        argv = ["--resume", str(run), "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
+        with without_pictures():
+            assert train.main(argv) == 0
+        (run / "fold1" / "fold.json").rename(run / "fold1" / "kept")
+        with pytest.raises(InputError, match=r"run: its images, their sizes or their labels are not those that it began with"):
+            train.main(argv)
+        (run / "fold1" / "kept").rename(run / "fold1" / "fold.json")
+
+
+def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data, tmp_path):
+    weights = tmp_path / "backbone.safetensors"
+    state = timm.create_model("test_resnet").state_dict()
+    safetensors.torch.save_file(state, weights)
+    argv = [option for option in command(shared_data, tmp_path, "--name", "run", "--fold", "0") if option != "--no-pretrained"]
+    trained([*argv, "--weights", str(weights)])
+    resume = ["--resume", str(tmp_path / "runs" / "run"), "--quiet", "--fold", "1"]
+    safetensors.torch.save_file({name: value + 1 for name, value in state.items()}, weights)
+    with pytest.raises(InputError, match=r"--weights .*backbone.safetensors: changed since .*run began with it; put that file"):
+        train.main(resume)
+    assert not (tmp_path / "runs" / "run" / "fold1").exists()
+    weights.unlink()
+    with pytest.raises(InputError, match=r"backbone.safetensors: no such file"):
+        train.main(resume)
+    safetensors.torch.save_file(state, tmp_path / "moved.safetensors")
+    trained([*resume, "--weights", str(tmp_path / "moved.safetensors")])
+    assert experiment.read_args(tmp_path / "runs" / "run")["weights"] == str(tmp_path / "moved.safetensors")
+    (tmp_path / "moved.safetensors").unlink()
+    trained(resume)  # all that is asked for is learnt
