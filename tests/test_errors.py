@@ -115,7 +115,7 @@ def test_help_needs_no_docstring(script, monkeypatch, capsys):
 
 
 def test_no_behaviour_is_made_of_docstrings_or_assert_and_all_scripts_begin_alike():
-    for path in (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")):
+    for path in (*ROOT.glob("*.py"), ROOT / "tools/benchmark.py", ROOT / "tools/losses_picture.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*assert\b|__doc__", text, re.MULTILINE), path
         first = text.find("\nimport errors")
