@@ -1,9 +1,9 @@
 import json
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
-import simulated
 import yaml
 
 import metrics
@@ -68,11 +68,11 @@ def test_verdicts_ask_people_and_seeds(differences, low, high, verdict):
 @pytest.fixture(scope="module")
 def simulated_runs(tmp_path_factory):
     """{experiment: {seed: Run}} of 150 people: a baseline, one as good, one less noisy, one of another target."""
-    place, people, held = tmp_path_factory.mktemp("simulated"), simulated.People(150, 0), simulated.People(2, 1)
+    place, people, held = tmp_path_factory.mktemp("simulated"), helpers.People(150, 0), helpers.People(2, 1)
     found = {}
     for name, target, noise in (("base", "label", 1.5), ("alike", "multi", 1.5), ("better", "label", 1.0), ("age", "age", 1.5)):
         for seed in (1, 2, 3):
-            folder = simulated.write_run(place / f"{name}-s{seed}", target, people, held, noise)
+            folder = helpers.write_run(place / f"{name}-s{seed}", target, people, held, noise)
             found.setdefault(name, {})[seed] = complete(folder, target, kfold=5)
     return found
 

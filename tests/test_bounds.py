@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from simulated import People
+from helpers import People
 
 import blend
 import metrics

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from simulated import People
+from helpers import People
 
 import blend
 from dataset import age_group_probs, decode, head_slices, num_outputs

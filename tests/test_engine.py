@@ -8,88 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import several
 import torch
+from helpers import ALONE, ARGS, assert_equal, facts, make_fit, run_ranks, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import augment
-import dataset
 import engine
 import loss
 import model
 from errors import InputError
 from hardware import Ranks
 from images import ImageStore
-
-ARGS = {
-    "target": "label", "loss": "ce", "gamma": 2.0, "smoothing": 0.025, "class_weights": "none", "age_sigma": 2.0, "optimizer": "AdamW", "lr": 1e-3,
-    "weight_decay": 0.01, "scheduler": "StepLR", "lr_step": 1, "lr_gamma": 0.5, "warmup_epochs": 0, "epochs": 2, "patience": 0, "batch_size": 8,
-    "accum": 1, "clip_grad": 0.0, "ema": 0.0, "aug": "strong", "amp": "off", "compile": False, "seed": 7, "top_age_spread": None, "sampler": "shuffle",
-    "mix": "none", "mix_prob": 0.5, "mix_alpha": 1.0, "mix_rare": False, "freeze_epochs": 0, "layer_decay": 1.0, "average_last": 0,
-}  # fmt: skip
-ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
-    """A tiny fold of random images: 30 train, 10 validate. drops: dropout and drop_path of the model."""
-    rng = np.random.default_rng(3)
-    args = argparse.Namespace(**ARGS | changes)
-    images = rng.integers(0, 256, (people, 24, 24, 3), dtype=np.uint8)
-    heads = {"multi": 3}.get(args.target, 1)
-    targets = rng.integers(0, 2, (people, heads)) if args.target != "age" else rng.integers(16, 70, (people, 1))
-    truth = rng.integers(0, 3, people)
-    rows = np.arange(people)
-    mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
-    data = dataset.FoldData(
-        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std,
-        classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    dropout, drop_path = drops
-    net = model.create("test_resnet", args.target, (24, 24), dropout=dropout, drop_path=drop_path)
-    return engine.Fit(net, args, data, ranks)
-
-
-def train(fit, stop_after=None):
-    """Train to the end, or until `stop_after` steps were done."""
-    done = 0
-
-    def after_step():
-        nonlocal done
-        done += 1
-        return done == stop_after
-
-    while not fit.finished:
-        if not engine.train_one_epoch(fit, after_step):
-            return fit
-        engine.end_epoch(fit)
-    return fit
-
-
-def facts(fit):
-    """All that must be equal of two fits, without times."""
-    state = copy.deepcopy(fit.state_dict())
-    state.pop("seconds")
-    for row in state["history"]:
-        row.pop("seconds"), row.pop("images_per_second")
-    return state
-
-
-def assert_equal(one, other, where="state"):
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other)):
-            assert_equal(*pair, f"{where}.{index}")
-    else:
-        assert one == other, where
-
 
 CHANGES = [
     {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "bf16"}, {"target": "multi", "loss": "focal+f1"},
@@ -222,7 +151,7 @@ def test_two_processes_train_the_model_that_one_does():
     """The same samples make each step, and the loss is that of all of them: equal but for the order of sums. The fused SGD of
     torch also fails where weights that were frozen join its others."""
     one = without_batch_statistics(ALONE)
-    for of_rank in several.run(without_batch_statistics):
+    for of_rank in run_ranks(without_batch_statistics):
         for mine, value in zip(of_rank, one):
             np.testing.assert_allclose(mine, value, rtol=1e-4, atol=1e-6)
 
@@ -242,7 +171,7 @@ def with_a_stop(ranks):
 
 def test_processes_go_on_from_the_state_of_the_first():
     """Each has running statistics of its own images, but what is predicted, and goes on, is rank 0's."""
-    for same, difference in several.run(with_a_stop):
+    for same, difference in run_ranks(with_a_stop):
         assert same and difference < 1e-6
 
 

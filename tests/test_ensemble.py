@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import yaml
-from simulated import KINDS, People, eval_names, write_data, write_run
+from helpers import KINDS, People, eval_names, write_data, write_run
 
 import blend
 import dataset

@@ -20,10 +20,9 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from helpers import People, make_fit, write_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulated import People, write_run
-from test_engine import make_fit
 
 import dataset
 import engine

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pytest
-import several
 import timm
 import torch
 from conftest import SAME_BITS, assert_same_run, out_of_reach, until, without_pictures
@@ -62,7 +62,7 @@ def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypa
     assert hardware.join() is hardware.ALONE and hardware.launcher() == ["python"]
     said = f"WORLD_SIZE={told['WORLD_SIZE']} is ignored: this process trains alone, as torchrun did not start it\n"
     assert capsys.readouterr().err == said
-    for name, value in several.environment(3).items():
+    for name, value in helpers.torchrun_environment(3).items():
         monkeypatch.setenv(name, value)
     assert hardware.world_size() == 3
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
@@ -73,7 +73,7 @@ def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypa
 def test_who_waits_in_vain_for_others_says_so(rank, port, monkeypatch):
     """Rank 0 waits as the others' server, rank 1 for that server; and no server has such a port."""
     monkeypatch.setattr(hardware, "MEETING_SECONDS", 1)
-    told = several.environment(2, rank) | ({"MASTER_PORT": port} if port else {})
+    told = helpers.torchrun_environment(2, rank) | ({"MASTER_PORT": port} if port else {})
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     message = f"the 2 processes of WORLD_SIZE can't meet at localhost:{told['MASTER_PORT']}"
@@ -126,7 +126,7 @@ def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
 
 
 def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
-    for name, value in several.environment(8).items():
+    for name, value in helpers.torchrun_environment(8).items():
         monkeypatch.setenv(name, value)
     assert hardware.launcher() == ["torchrun", "--nproc_per_node", "8"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4"), monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
@@ -149,7 +149,7 @@ def exchange(ranks):
 def test_what_processes_tell_each_other():
     """Of sum_i 10^i x i x weight rank 0 has the slope of rows 0 and 2, 200; rank 1 that of 1 and 3, 10 + 3000."""
     shared = (7, "of 0", [0, 1, 2, 3, 4], [1.0, 1.0], [0.0, 2.0, 4.0, 6.0])
-    assert several.run(exchange) == [(*shared, 200.0), (*shared, 3010.0)]
+    assert helpers.run_ranks(exchange) == [(*shared, 200.0), (*shared, 3010.0)]
 
 
 def same_error(ranks):
@@ -180,13 +180,16 @@ def fault(ranks):
 
 
 def test_an_error_is_told_once():
-    ends = several.run(same_error)
+    ends = helpers.run_ranks(same_error)
     assert sorted(ends) == [("InputError", "--lr -1: is not above 0"), ("SystemExit", "2")]
     lost = ("Interrupted", "another process of this training was killed or failed")
-    assert several.run(error_of_one) == [lost, ("InputError", "a.jpg: not a readable image")]
-    assert sorted(several.run(locked)) == [("PermissionError", "[Errno 13] Permission denied: 'data'"), ("SystemExit", "2")]
-    assert several.run(stopped) == [("Interrupted", "stopped; state saved"), ("SystemExit", "143")]
-    assert several.run(fault) == [("RuntimeError", "a bug")] * 2
+    assert helpers.run_ranks(error_of_one) == [lost, ("InputError", "a.jpg: not a readable image")]
+    assert sorted(helpers.run_ranks(locked)) == [
+        ("PermissionError", "[Errno 13] Permission denied: 'data'"),
+        ("SystemExit", "2"),
+    ]
+    assert helpers.run_ranks(stopped) == [("Interrupted", "stopped; state saved"), ("SystemExit", "143")]
+    assert helpers.run_ranks(fault) == [("RuntimeError", "a bug")] * 2
 
 
 def talk(ranks):
@@ -205,11 +208,11 @@ def in_turn(ranks, folder):
 
 
 def test_the_first_of_a_box_works_and_the_others_find_it(tmp_path):
-    assert several.run(partial(in_turn, folder=tmp_path)) == [0, 1]
+    assert helpers.run_ranks(partial(in_turn, folder=tmp_path)) == [0, 1]
 
 
 def test_only_the_first_talks():
-    assert several.run(talk) == ["rank 0 here\n", ""]
+    assert helpers.run_ranks(talk) == ["rank 0 here\n", ""]
 
 
 # ---- precision --------------------------------------------------------------------------------------------------------
@@ -638,7 +641,7 @@ def test_parallel_folds_are_refused_where_they_cannot_be(shared_data, monkeypatc
     argv = ["--data-dir", str(shared_data), "--model", "test_resnet"]
     with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
         parse_args([*argv, "--parallel-folds", "0"])
-    for name, value in several.environment(2).items():
+    for name, value in helpers.torchrun_environment(2).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
         parse_args([*argv, "--parallel-folds", "2"])

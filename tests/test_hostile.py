@@ -13,8 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from simulated import People, write_run
-from test_engine import make_fit
+from helpers import People, make_fit, write_run
 
 import compare
 import engine

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import People, write_run
+from helpers import People, write_run
 
 import dataset
 import ensemble

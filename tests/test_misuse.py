@@ -10,7 +10,7 @@ import signal
 
 import pytest
 import yaml
-from simulated import People, write_run
+from helpers import People, write_run
 
 import demo
 import errors

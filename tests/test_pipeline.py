@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 import sklearn.metrics
-from simulated import People
+from helpers import People
 
 import blend
 import metrics

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import People
+from helpers import People
 
 import dataset
 import predictions

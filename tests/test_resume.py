@@ -13,11 +13,11 @@ import os
 import signal
 import time
 
+import helpers
 import pytest
-import several
 import torch
 from conftest import assert_same_run, without_pictures
-from test_engine import assert_equal
+from helpers import assert_equal
 
 import engine
 import errors
@@ -93,7 +93,7 @@ def exit_codes(mode, where, said, argv, pictures=None):
     world = 2 if mode == "torchrun with 2" else 1
     os.environ["LAST_RANK"] = str(world - 1)
     with pictures or without_pictures():
-        return several.main(functools.partial(process, where, said), list(map(str, argv)), world)
+        return helpers.main_of_ranks(functools.partial(process, where, said), list(map(str, argv)), world)
 
 
 def facts(run):

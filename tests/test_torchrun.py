@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
-import several
 from conftest import assert_same_run, without_pictures
 
 import train
@@ -108,7 +108,7 @@ def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(share
     assert not (run / "summary.json").exists()
     with without_pictures():
         again = ["--resume", str(run), "--fold", "0", "--quiet", "--cache-dir", str(work / "cache")]
-        assert several.main(train.main, again) == [0, 0]
+        assert helpers.main_of_ranks(train.main, again) == [0, 0]
         places = ["--output-dir", tmp_path / "runs", "--cache-dir", work / "cache"]
         assert train.main(list(map(str, [*options, *places, "--name", "one"]))) == 0
     mine, one = (pd.read_csv(folder / "oof.csv") for folder in (run, tmp_path / "runs" / "one"))
@@ -173,7 +173,7 @@ def box(number, port, *options):
 @pytest.mark.slow
 def test_two_boxes_share_no_disk(never_stopped, shared_data, data, tmp_path):
     """Working folders, caches and data of their own; killed on the second box, resumed on both: the bits of one box."""
-    port = several.free_port()
+    port = helpers.free_port()
     first, second = tmp_path / "first", tmp_path / "second"
     options = [*SETTINGS, *BATCH_NORM, "--name", "boxes"]
     second.mkdir()

@@ -24,9 +24,9 @@ import timm
 import torch
 import yaml
 from conftest import SAME_BITS, assert_same_run, without_pictures
+from helpers import assert_equal, make_fit
+from helpers import facts as facts_of
 from PIL import Image
-from test_engine import assert_equal, make_fit
-from test_engine import facts as facts_of
 
 import dataset
 import engine
