@@ -20,7 +20,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import math
 import os
 import re
 import shlex
@@ -44,11 +43,9 @@ from errors import InputError, did_you_mean
 
 # ---- differences ------------------------------------------------------------------------------------------------------
 
-NEAR_BOUNDARY = "27-32 and 57 or more"  # years, see near_boundary
-
 
 def common_part(scored_a, scored_b):
-    """What answers scored as these two can both be compared on: the same, or the part that one of them decides; else None."""
+    """The part that answers scored as these two can be compared on: the same, or what one of them decides; else None."""
     if scored_a == scored_b or scored_b == "label":
         return scored_a
     return scored_b if scored_a == "label" else None
@@ -85,23 +82,28 @@ class Comparison:
     def names(self):
         return CLASS_NAMES[self.scored_as]
 
+    @property
+    def known(self):
+        """[(letter, its probabilities)] of A and B, where they are known."""
+        return [(letter, probs) for letter, probs in (("A", self.probs_a), ("B", self.probs_b)) if probs is not None]
+
+    @cached_property
+    def own_probs(self):
+        """The probabilities that A and B give their own answers, a pair of float64 [N] or None."""
+        pairs = ((self.probs_a, self.a), (self.probs_b, self.b))
+        return tuple(None if probs is None else probs[np.arange(len(answers)), answers] for probs, answers in pairs)
+
+    @cached_property
+    def certainty(self):
+        """The smaller of the two own probabilities [N], of those that are known; else None."""
+        own = [each for each in self.own_probs if each is not None]
+        return np.min(own, axis=0) if own else None
+
     @cached_property
     def rows(self):
         """Rows that differ, int64 [D]: the most certain disagreements first."""
         differ = np.flatnonzero(self.a != self.b)
-        sure = self.certainty
-        return differ if sure is None else differ[np.argsort(-sure[differ], kind="stable")]
-
-    @cached_property
-    def own_probs(self):
-        """What A and B give their own answers, a pair of float64 [N] or None."""
-        return probs_of(self.probs_a, self.a), probs_of(self.probs_b, self.b)
-
-    @cached_property
-    def certainty(self):
-        """How sure the less sure of the two is of its own answer [N], of those whose probabilities are known; else None."""
-        own = [each for each in self.own_probs if each is not None]
-        return np.min(own, axis=0) if own else None
+        return differ if self.certainty is None else differ[np.argsort(-self.certainty[differ], kind="stable")]
 
     @cached_property
     def flows(self):
@@ -111,61 +113,58 @@ class Comparison:
         return [(*pairs[index].tolist(), int(counts[index])) for index in order]
 
     @cached_property
-    def part_changes(self):
-        """{part: rows in which it differs}; a row may differ in more than one."""
+    def parts(self):
+        """[(part, its classes in A, in B)], int64 [N] each."""
         both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
-        return {part: int((one != other).sum()) for (part, one), other in both}
+        return [(part, one, other) for (part, one), other in both]
 
     @property
-    def class_counts(self):
-        """How often A and B answer each class: two int64 [C]."""
-        return np.bincount(self.a, minlength=len(self.names)), np.bincount(self.b, minlength=len(self.names))
+    def part_changes(self):
+        """{part: rows in which it differs}; a row may differ in more than one."""
+        return {part: int((one != other).sum()) for part, one, other in self.parts}
 
-    @cached_property
-    def expected_f1(self):
-        """Expected F1 of each class for A and for B, two float64 [C], or None where no probabilities are known."""
-        known = [probs for probs in (self.probs_a, self.probs_b) if probs is not None]
-        if not known:
-            return None
-        probs = np.mean(known, axis=0)
-        return expected_f1_difference(self.a, probs), expected_f1_difference(self.b, probs)
-
+    @property
     def part_counts(self):
         """[(part, word, count of A, count of B, count expected by the prior or None)] of every class of every part."""
-        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
         table = []
-        for (part, one), other in both:
+        for part, one, other in self.parts:
             for index, word in enumerate(CLASS_NAMES[part]):
                 prior = len(self.images) * MASK_PRIOR[index] if part == "mask" else None
                 table.append((part, word, int((one == index).sum()), int((other == index).sum()), prior))
         return table
 
+    @cached_property
+    def effects(self):
+        """[(class, count of A, of B, expected F1 of A, of B, effect on macro F1)], None where no probabilities are known."""
+        if not self.known:
+            return None
+        probs, C = np.mean([probs for _letter, probs in self.known], axis=0), len(self.names)
+        f1_a, f1_b = (expected_f1(answers, probs) for answers in (self.a, self.b))
+        times_a, times_b = (np.bincount(answers, minlength=C) for answers in (self.a, self.b))
+        return list(zip(self.names, times_a.tolist(), times_b.tolist(), f1_a, f1_b, (f1_b - f1_a) / C))
 
-def probs_of(probs, answers):
-    """Each row's probability of its own answer [N], None for None."""
-    return None if probs is None else probs[np.arange(len(answers)), answers]
 
-
-def expected_f1_difference(answers, probs):
+def expected_f1(answers, probs):
     """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes.
 
     2 E[tp] / (times answered + E[images]): the expected true positives of class c are the sum of probs[:, c] over the rows
     that answer c, its expected images the sum over all rows. A class that is neither answered nor expected has 0.
     """
     C = probs.shape[1]
-    hits = np.bincount(answers, weights=probs_of(probs, answers), minlength=C)
+    hits = np.bincount(answers, weights=probs[np.arange(len(answers)), answers], minlength=C)
     times = np.bincount(answers, minlength=C) + probs.sum(0)
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
 
 
-def ages(paths):
-    """Ages, int64 [N], from the end of person folders such as '000001_female_Asian_45'; None where one has no age."""
-    ends = [str(path).rpartition("_")[2] for path in paths]
-    return np.array(ends, dtype=np.int64) if ends and all(end.isascii() and end.isdigit() for end in ends) else None
+def near_boundary(persons):
+    """True for persons (folders such as '000001_female_Asian_45') of ages where the age groups meet: bool [N].
 
-
-def near_boundary(years):
-    """Which ages (int array) are those where the age groups meet: 27..32, and from 57 on (old people are all 60)."""
+    That is 27 to 32, and from 57 on, as old people are all 60. None where a name ends with no age.
+    """
+    ends = [str(person).rpartition("_")[2] for person in persons]
+    if not all(end.isascii() and end.isdigit() for end in ends):
+        return None
+    years = np.array(ends, dtype=np.int64)
     return ((years >= 27) & (years <= 32)) | (years >= 57)
 
 
@@ -195,7 +194,7 @@ class Paired:
         return f"A - B = {difference}, 95 % CI {low} .. {high}: {self.verdict}"
 
     def units_to_tell(self):
-        """How many units would make the interval leave out 0 if the difference stayed: its width falls as 1 / sqrt(units).
+        """The number of units for an interval without 0 if the difference stayed: its width falls as 1 / sqrt(units).
 
         units (half width / |difference|)^2; None where the difference is 0.
         """
@@ -211,15 +210,10 @@ def paired(truth, a, b, persons, num_classes, resamples=2000):
     return Paired(*scores, *metrics.interval(samples), len(set(persons)))
 
 
-def signed(number, digits=4):
+def signed(number):
     """'+0.0012'; what rounds to nothing has no sign."""
-    text = f"{number:+.{digits}f}"
+    text = f"{number:+.4f}"
     return text if float(text) else text[1:]
-
-
-def two_digits(number):
-    """'4,300' of 4,271: a number from 1 on, rounded to two digits, with commas."""
-    return f"{round(number, 1 - math.floor(math.log10(number))):,.0f}"
 
 
 # ---- page -------------------------------------------------------------------------------------------------------------
@@ -250,86 +244,34 @@ def thumbnails(data_dir, names):
     return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
 
 
-def document(titles, comparison, rows, pictures, why, verdict, scores):
-    """The HTML of the page. titles: A and B in words; rows: those shown, see `choose`; pictures and why: see `thumbnails`.
+def document(names, comparison, rows, pictures, why, verdict, scores):
+    """The HTML of the page of A and B by their names; rows: those shown, see `choose`; pictures and why: see `thumbnails`.
 
     verdict and scores are lines of text, as the console shows them.
     """
-    notes = []
+    notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
     if len(rows) < len(comparison.rows):
         notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
     if why:
         notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
-    return files.page(
-        "compare.html",
-        title=" against ".join(Path(name).name for name in titles),
-        sides=titles,
-        total=len(comparison.images),
-        differ=len(comparison.rows),
-        part_changes=comparison.part_changes,
-        verdict=verdict,
-        scores=scores,
-        notes=notes,
-        flows=_flows(comparison, rows, pictures),
-        **_class_tables(comparison),
-    )
-
-
-def _class_tables(comparison):
-    """Class counts beside the prior, and the expected effect of each class, where probabilities tell it."""
-    rows = [
+    flows = [
+        (changed_words(a, b, comparison.scored_as), count, rows[(pairs == (a, b)).all(1)]) for a, b, count in comparison.flows
+    ]
+    counts = [
         (part, word, a, b, (f"{b - a:+,}", b - a), None if prior is None else (f"{prior:,.0f}", prior))
-        for part, word, a, b, prior in comparison.part_counts()
+        for part, word, a, b, prior in comparison.part_counts
     ]
-    counts = files.page_table(["part", "class", "A", "B", "B − A", "prior"], rows)
-    if comparison.expected_f1 is None:
-        return {"counts": counts, "effects": None}
-    rows = [
-        (name, times_a, times_b, a, b, (f"{signed((b - a) / len(comparison.names))}", b - a))
-        for name, times_a, times_b, a, b in zip(comparison.names, *comparison.class_counts, *comparison.expected_f1)
-    ]
-    a, b = (f1.mean() for f1 in comparison.expected_f1)
-    effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], rows)
-    expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
-    return {"counts": counts, "effects": effects, "expected": expected}
-
-
-def _flows(comparison, rows, pictures):
-    """The flows from class to class: words, count, and a card for each of their rows that are shown."""
-    pairs, found = np.stack([comparison.a[rows], comparison.b[rows]], 1), []
-    for a, b, count in comparison.flows:
-        words = changed_words(a, b, comparison.scored_as)
-        cards = [_card(comparison, row, words, pictures) for row in rows[(pairs == (a, b)).all(1)]]
-        found.append({"words": words, "count": count, "cards": cards})
-    return found
-
-
-def _card(comparison, row, words, pictures):
-    """An image with both answers, their probabilities, and the parts that changed; `more` is for the large view."""
-    answers = []
-    for side, place, own in zip("AB", (1, 2), comparison.own_probs):
-        said = [(pair[0], pair[place], pair[1] != pair[2]) for pair in words]
-        answers.append((side, said, None if own is None else own[row]))
-    name = comparison.images[row]
-    return {
-        "name": name,
-        "picture": pictures.get(name),
-        "answers": answers,
-        "changed": [part for part, one, other in words if one != other],
-        "more": _more(comparison, row),
-    }
-
-
-def _more(comparison, row):
-    """Cells of the probabilities that A and B, where they are known, give both answers: rows of three."""
-    known = [(side, probs) for side, probs in (("A", comparison.probs_a), ("B", comparison.probs_b)) if probs is not None]
-    if not known:
-        return []
-    cells = ["probability", *(f"by {side}" for side, _probs in known), *[""] * (2 - len(known))]
-    for answer in (comparison.a[row], comparison.b[row]):
-        chances = [f"{probs[row, answer]:.3f}" for _side, probs in known]
-        cells += [comparison.names[answer], *chances, *[""] * (2 - len(known))]
-    return cells
+    effects = expected = None
+    if comparison.effects:
+        table = [(*row, (signed(effect), effect)) for *row, effect in comparison.effects]
+        effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
+        a, b = (np.mean([row[column] for row in comparison.effects]) for column in (3, 4))
+        expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
+    return files.page(
+        "compare.html", title=" against ".join(Path(name).name for name in names), sides=names, comparison=comparison,
+        flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects, expected=expected,
+        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], counts),
+    )  # fmt: skip
 
 
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
@@ -351,18 +293,17 @@ def parse_args(argv):
 
 @dataclass
 class Side:
-    """A or B: what it is scored on, and what is known of it.
+    """A or B: `images`, answers int [N] and probs [N, C] are None where there are none, which `lacks` then tells.
 
-    images, answers int [N], probs [N, C]: of the eval images, None where there are none, which `lacks` then tells. `folds`:
-    those whose mean they are. `source` is None for a csv.
+    `folds` are those whose mean they are. `source` (predictions.Source) is None for a csv, whose probs are unknown.
     """
 
     name: str
     scored_as: str
     source: predictions.Source | None
-    images: list | None
-    answers: np.ndarray | None
-    probs: np.ndarray | None
+    images: list | None = None
+    answers: np.ndarray | None = None
+    probs: np.ndarray | None = None
     folds: list = ()
     lacks: str = "has no eval predictions"
 
@@ -373,24 +314,19 @@ class Side:
         folds = f", fold{'s' * (len(self.folds) > 1)} {' '.join(map(str, self.folds))}" if self.folds else ""
         return f"run, target {self.source.target}{folds}"
 
-    def keep(self, rows):
-        """Leave only these rows of the eval images, in this order."""
-        self.images, self.answers = [self.images[row] for row in rows], self.answers[rows]
-        self.probs = None if self.probs is None else self.probs[rows]
-
 
 def read_side(name):
     """The Side of a csv, a run, a fold of a run or an ensemble."""
     path = Path(name)
     if path.is_file() and path.suffix not in (".yaml", ".pt", ".safetensors"):  # those of a run stand for it
-        return Side(name, "label", None, *dataset.read_submission(path), None)
+        return Side(name, "label", None, *dataset.read_submission(path))
     if path.suffix == ".csv":
         known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
     source = predictions.open_source(name)
     with predictions.predicting([source.folder] if source.is_run else []):
         tables, folds = predictions.read_eval(source)
-    side = Side(source.name, SCORED_AS[source.target], source, None, None, None, folds)
+    side = Side(source.name, SCORED_AS[source.target], source, folds=folds)
     if tables:
         table = predictions.mean(tables, source.target)
         probs = table[dataset.columns(source.target)].to_numpy(dtype=np.float64)
@@ -400,8 +336,8 @@ def read_side(name):
 
 
 def hold_against_info(sides, data_dir):
-    """Hold the answers of sides against info.csv of the data folder: what is not in it is left out, with a line; a side that
-    lacks some of its images has no answers."""
+    """Keep the eval images of the sides that info.csv of the data folder has, with a line of the others; a side that lacks some
+    of them has no answers."""
     there = [side for side in sides if side.images is not None]
     known = predictions.known_names(data_dir, [side.images for side in there])
     for side in there if known else ():
@@ -413,22 +349,21 @@ def hold_against_info(sides, data_dir):
             continue
         if gone:
             print(predictions.tell_gone(side.name, gone, info))
-        side.keep(pd.Index(side.images).get_indexer(names))
+        rows = pd.Index(side.images).get_indexer(names)
+        side.images, side.answers = list(names), side.answers[rows]
+        side.probs = None if side.probs is None else side.probs[rows]
 
 
 def remedy(side, data_dir):
-    """What makes the answers to eval images that a side lacks."""
+    """The command that makes the answers to eval images that a side lacks."""
     if side.source is None or not side.source.is_run:
         return f"make {'the ensemble' if side.source else 'it'} anew"
     if predictions.is_brought(side.source, "none"):
         return "bring it along anew"
-    return f"{inference_command(side.source)}{demo.as_option(data_dir) if data_dir else ''} makes them"
-
-
-def inference_command(source):
-    """What makes the eval predictions that a run lacks."""
-    folds = "" if source.choice == "all" else f" --folds {source.choice if source.choice == 'best' else source.choice[0]}"
-    return f"python inference.py --models {shlex.quote(str(source.folder))}{folds}"
+    choice = side.source.choice
+    folds = "" if choice == "all" else f" --folds {choice if choice == 'best' else choice[0]}"
+    place = demo.as_option(data_dir) if data_dir else ""
+    return f"python inference.py --models {shlex.quote(str(side.source.folder))}{folds}{place} makes them"
 
 
 def join(a, b, part):
@@ -506,7 +441,7 @@ def verdict_lines(result, units):
     needed = result.units_to_tell()
     if result.verdict == "noise" and needed is not None:
         if needed > result.units:
-            told = f"about {two_digits(needed)} {units}; you have {result.units:,}"
+            told = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {result.units:,}"
         else:
             told = f"little more than the {result.units:,} {units} you have"
         lines.append(f"to tell a difference of this size takes {told}")
@@ -514,16 +449,15 @@ def verdict_lines(result, units):
 
 
 def boundary_lines(result, truth, a, b, persons, num_classes):
-    """How much of the difference is that of people next to an age boundary."""
-    years = ages(persons)
-    if years is None or result.units_to_tell() is None:
+    """The part of the difference that people next to an age boundary make, in a line for the user."""
+    near = near_boundary(persons)
+    if near is None or result.units_to_tell() is None:
         return []
-    near = near_boundary(years)
     share = metrics.boundary_share(truth, a, b, near, num_classes)
     people, difference = len(set(persons[near])), result.difference
     part = f" ({share:.0%})" if 0 <= share <= 1 else ""
     return [
-        f"boundary people (ages {NEAR_BOUNDARY}; {people:,} of {result.units:,}) make "
+        f"boundary people (ages 27-32 and 57 or more; {people:,} of {result.units:,}) make "
         f"{signed(share * difference)} of the {signed(difference)}{part}"
     ]
 
@@ -550,18 +484,14 @@ def label_lines(path, comparison):
 # ---- printing ------------------------------------------------------------------------------------------------------
 
 
-def print_table(rows, left=()):
-    """Rows of text (the head first) in columns, flush right but for the columns in `left`."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        cells = (
-            text.ljust(width) if index in left else text.rjust(width) for index, (text, width) in enumerate(zip(row, widths))
-        )
-        print("  " + "  ".join(cells).rstrip())
+def print_table(head, *rows, left=()):
+    """Print rows of text in columns, flush right but for the columns in `left`."""
+    for line in files.aligned(head, rows, left):
+        print(f"  {line}")
 
 
 def print_changes(comparison):
-    """How many rows differ, in which parts, and the flow from class to class."""
+    """Print the number of rows that differ, in which parts, and the flow from class to class."""
     total, differ = len(comparison.images), len(comparison.rows)
     print(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
     if not differ:
@@ -573,33 +503,31 @@ def print_changes(comparison):
     rest = f", the first {FLOWS} of {len(comparison.flows)}" if len(comparison.flows) > FLOWS else ""
     print(f"\nfrom class to class{rest}")
     rows = [(f"{count:,}", f"{count / differ:.1%}", comparison.names[a], "->", comparison.names[b]) for a, b, count in shown]
-    print_table([("rows", "share", "A", "", "B"), *rows], left=(2, 3, 4))
+    print_table(("rows", "share", "A", "", "B"), *rows, left=(2, 3, 4))
 
 
 def print_counts(comparison):
-    """Counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
+    """Print counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
     has_mask = "mask" in comparison.part_changes
     print("\nclass counts" + (" beside the prior (5:1:1 by mask)" if has_mask else ""))
     rows = [
         (word, f"{a:,}", f"{b:,}", f"{b - a:+,}", "" if prior is None else f"{prior:,.0f}")
-        for _part, word, a, b, prior in comparison.part_counts()
+        for _part, word, a, b, prior in comparison.part_counts
     ]
-    print_table([("", "A", "B", "B - A", "prior" if has_mask else ""), *rows], left=(0,))
-    if comparison.expected_f1 is None:
+    print_table(("", "A", "B", "B - A", "prior" if has_mask else ""), *rows, left=(0,))
+    if not comparison.effects:
         print("\nno expected effect on macro F1: neither has probabilities")
         return
-    one = next((name for name, probs in zip("AB", (comparison.probs_b, comparison.probs_a)) if probs is None), None)
-    print("\nexpected effect on macro F1 of going from A to B" + (f", as {one} alone sees it" if one else ""))
-    a, b = comparison.expected_f1
-    effect = (b - a) / len(a)
-    times_a, times_b = comparison.class_counts
+    alone = f", as {comparison.known[0][0]} alone sees it" if len(comparison.known) == 1 else ""
+    print(f"\nexpected effect on macro F1 of going from A to B{alone}")
+    strongest = sorted(comparison.effects, key=lambda row: -abs(row[-1]))
+    f1_a, f1_b, effects = (np.array([row[column] for row in comparison.effects]) for column in (3, 4, 5))
+    total = len(comparison.images)
     rows = [
-        (comparison.names[c], f"{times_a[c]:,}", f"{times_b[c]:,}", f"{a[c]:.4f}", f"{b[c]:.4f}", f"{signed(effect[c])}")
-        for c in np.argsort(-np.abs(effect), kind="stable")
+        (name, f"{times_a:,}", f"{times_b:,}", f"{a:.4f}", f"{b:.4f}", signed(effect))
+        for name, times_a, times_b, a, b, effect in [*strongest, ("all", total, total, f1_a.mean(), f1_b.mean(), effects.sum())]
     ]
-    total = f"{len(comparison.images):,}"
-    whole = ("all", total, total, f"{a.mean():.4f}", f"{b.mean():.4f}", f"{signed(effect.sum())}")
-    print_table([("class", "A", "B", "F1 of A", "F1 of B", "effect"), *rows, whole], left=(0,))
+    print_table(("class", "A", "B", "F1 of A", "F1 of B", "effect"), *rows, left=(0,))
 
 
 def answer_line(comparison, row):
@@ -611,7 +539,7 @@ def answer_line(comparison, row):
 
 
 def print_images(comparison, every):
-    """The most certain disagreements, or with `every` all rows that differ, in the same order."""
+    """Print the most certain disagreements, or with `every` all rows that differ, in the same order."""
     rows = comparison.rows if every else comparison.rows[:CERTAIN]
     if not len(rows) or (comparison.certainty is None and not every):
         return
@@ -626,7 +554,7 @@ def print_images(comparison, every):
 
 
 def page_name(name):
-    """What stands for A or B in the name of the page: a run's folder, a csv's folder and stem; safe on any file system."""
+    """A or B in the name of the page: a run's folder, a csv's folder and stem; safe on any file system."""
     path = Path(name)
     words = f"{path.parent.name}-{path.stem}" if path.suffix == ".csv" else path.name
     return re.sub(r"[^\w.+=-]+", "-", words).strip("-.").encode()[:100].decode(errors="ignore") or "x"

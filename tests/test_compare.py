@@ -1,4 +1,4 @@
-"""compare.py: what it reads, joins, prints and refuses, on simulated run folders with saved predictions."""
+"""compare.py: differences in numbers, what it reads, joins, prints and refuses, and its page in a real browser."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+from PIL import Image
 
 import compare
 import dataset
@@ -18,6 +19,7 @@ import inference
 import metrics
 import predictions
 from compare import Comparison, Paired
+from dataset import combine
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +371,253 @@ def test_either_may_lack_images(images, here, capsys):
     few = write_submission(here / "few.csv", images[1][:15], images[2][:15])
     for pair, counts in (((a, few), "20 and 15"), ((few, a), "15 and 20")):
         assert f"answers to different images ({counts}, 5 in one alone, such as " in refused(capsys, *pair)
+
+
+# ---- what moved, in numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("a", "b", "part"), [
+    ("label", "label", "label"), ("mask", "mask", "mask"), ("label", "gender", "gender"), ("age_group", "label", "age_group"),
+    ("mask", "gender", None), ("gender", "age_group", None),
+])  # fmt: skip
+def test_what_two_can_be_compared_on(a, b, part):
+    assert compare.common_part(a, b) == part
+
+
+def test_labels_are_narrowed_to_a_part():
+    """Label 13 = 2 * 6 + 0 * 3 + 1: not worn, male, 30-59. Marginals of a product are its factors."""
+    assert [compare.narrow(13, "label", part) for part in ("label", "mask", "gender", "age_group")] == [13, 2, 0, 1]
+    assert compare.narrow(1, "gender", "gender") == 1
+    mask, gender, age = (np.array([row]) for row in ([0.5, 0.2, 0.3], [0.4, 0.6], [0.1, 0.2, 0.7]))
+    np.testing.assert_allclose(compare.narrow_probs(combine(mask, gender, age), "label", "gender"), gender)
+    assert compare.narrow_probs(age, "age_group", "age_group") is age
+
+
+def test_changed_words():
+    assert compare.changed_words(0, 14, "label") == [
+        ("mask", "worn", "not worn"), ("gender", "male", "male"), ("age_group", "<30", ">=60"),
+    ]  # fmt: skip
+    assert compare.changed_words(0, 1, "gender") == [("gender", "male", "female")]
+
+
+def test_what_moved_between_two_labellings():
+    """Rows 1, 2, 4, 5 differ: twice 0 -> 1 (age), once 0 -> 3 (gender), once 0 -> 14 (mask and age).
+
+    The prior of 7 images is 5:1:1. A answers worn seven times, B six times and not worn once.
+    """
+    a, b = np.zeros(7, dtype=np.int64), np.array([0, 1, 3, 0, 1, 14, 0])
+    both = Comparison("label", list("abcdefg"), a, b, None, None)
+    assert both.rows.tolist() == [1, 2, 4, 5] and both.certainty is None and both.effects is None
+    assert both.flows == [(0, 1, 2), (0, 3, 1), (0, 14, 1)]
+    assert both.part_changes == {"mask": 1, "gender": 1, "age_group": 3}
+    counts = {(part, word): rest for part, word, *rest in both.part_counts}
+    assert counts["mask", "worn"] == [7, 6, 5] and counts["mask", "not worn"] == [0, 1, 1]
+    assert counts["gender", "female"] == [0, 1, None]
+
+
+def test_the_most_certain_disagreement_comes_first():
+    """Certainties are the smaller of the two own probabilities: row 0 min(0.9, 0.6), row 1 min(0.8, 0.7); row 2 agrees."""
+    probs_a = np.array([[0.9, 0.1], [0.8, 0.2], [1.0, 0.0]])
+    probs_b = np.array([[0.4, 0.6], [0.3, 0.7], [1.0, 0.0]])
+    a, b = probs_a.argmax(1), probs_b.argmax(1)
+    both = Comparison("gender", ["x", "y", "z"], a, b, probs_a, probs_b)
+    np.testing.assert_allclose(both.certainty, [0.6, 0.7, 1.0])
+    assert both.rows.tolist() == [1, 0]
+    assert Comparison("gender", ["x", "y", "z"], a, b, probs_a, None).rows.tolist() == [0, 1]
+
+
+def test_expected_f1_of_known_truth_is_f1():
+    rng = np.random.default_rng(0)
+    truth, answers = rng.integers(5, size=(2, 200))
+    expected = sklearn.metrics.f1_score(truth, answers, average=None, labels=range(5))
+    np.testing.assert_allclose(compare.expected_f1(answers, np.eye(5)[truth]), expected)
+
+
+def test_the_expected_effect_takes_the_mean_of_both():
+    rng = np.random.default_rng(1)
+    probs_a, probs_b = rng.dirichlet(np.ones(3), (2, 50))
+    both = Comparison("mask", list(range(50)), probs_a.argmax(1), probs_b.argmax(1), probs_a, probs_b)
+    expected = compare.expected_f1(both.b, (probs_a + probs_b) / 2)
+    np.testing.assert_allclose([row[4] for row in both.effects], expected)
+
+
+def test_people_next_to_a_boundary():
+    near = compare.near_boundary(["000001_female_Asian_26", "x_27", "x_32", "x_33", "x_56", "000001-1_male_Asian_57", "x_60"])
+    assert near.tolist() == [False, True, True, False, False, True, True]
+    assert compare.near_boundary(["000001_female_Asian_26", "person"]) is None
+
+
+@pytest.mark.parametrize(("low", "high", "difference", "words"), [
+    (-0.006, 0.013, 0.004, "A - B = +0.004, 95 % CI -0.006 .. +0.013: noise"),
+    (0.001, 0.02, 0.0104, "A - B = +0.010, 95 % CI +0.001 .. +0.020: A is better"),
+    (-0.05, -0.001, -0.03, "A - B = -0.030, 95 % CI -0.050 .. -0.001: B is better"),
+    (0.0002, 0.02, 0.0104, "A - B = +0.0104, 95 % CI +0.0002 .. +0.0200: A is better"),
+    (0.0, 0.0, 0.0, "A - B = +0.000, 95 % CI +0.000 .. +0.000: noise"),
+])  # fmt: skip
+def test_verdicts_in_words(low, high, difference, words):
+    assert str(Paired(0.5 + difference, 0.5, low, high, 700)) == words
+
+
+def test_how_many_people_it_takes():
+    """Half the interval is 0.0095, the difference 0.004: 700 * (0.0095 / 0.004)^2 = 700 * 5.640625 = 3,948."""
+    assert Paired(0.504, 0.5, -0.006, 0.013, 700).units_to_tell() == pytest.approx(3948.4375)
+    assert Paired(0.5, 0.5, -0.01, 0.01, 700).units_to_tell() is None
+
+
+def test_signed_numbers():
+    assert [compare.signed(number) for number in (0.00123, -0.00123, -0.00001, 0.0)] == [
+        "+0.0012",
+        "-0.0012",
+        "0.0000",
+        "0.0000",
+    ]
+
+
+def test_paired_scores_and_interval():
+    """A is right everywhere; B errs for 3 of 10 persons of class 0: the interval holds the difference and leaves out 0."""
+    truth = np.repeat([0, 1], 70)
+    persons = np.repeat(np.arange(20), 7)
+    b = np.where(persons < 3, 1, truth)
+    result = compare.paired(truth, truth, b, persons, 2)
+    assert (result.f1_a, result.units) == (1.0, 20)
+    assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
+    assert 0 <= result.low < result.difference < result.high < 0.5
+    samples = metrics.bootstrap_difference(truth, truth, b, persons, 2)
+    assert (result.low, result.high) == metrics.interval(samples)
+    mirrored = compare.paired(truth, b, truth, persons, 2)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+NASTY = """</script><img src=x onerror="document.title='owned'">'.jpg"""
+
+
+def comparison(flows, probs=True, scored_as="label"):
+    """A Comparison whose rows differ by `flows`, a list of (class of A, class of B, count), and one row that agrees."""
+    pairs = [(0, 0)] + [(a, b) for a, b, count in flows for _ in range(count)]
+    a, b = np.array(pairs, dtype=np.int64).T
+    C = {"label": 18, "gender": 2}[scored_as]
+    rng = np.random.default_rng(0)
+    tables = [np.eye(C)[each] * rng.uniform(0.5, 0.9, (len(each), 1)) for each in (a, b)] if probs else [None, None]
+    return Comparison(scored_as, [f"{row:040x}.jpg" for row in range(len(a))], a, b, *tables)
+
+
+def html(both, rows=None, pictures=None, why="", verdict=("A - B = +0.004, 95 % CI -0.006 .. +0.013: noise",)):
+    rows = compare.choose(both, 600) if rows is None else rows
+    return compare.document(("runs/one", "runs/other"), both, rows, pictures or {}, why, list(verdict), [])
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(0, [0, 0, 0]), (2, [1, 1, 0]), (4, [2, 1, 1]), (5, [3, 1, 1]), (99, [6, 1, 1])])
+def test_every_flow_gives_in_turn(limit, counts):
+    both = comparison([(0, 1, 6), (0, 3, 1), (0, 6, 1)])
+    rows = compare.choose(both, limit)
+    assert [sum(both.b[row] == b for row in rows) for b in (1, 3, 6)] == counts
+    mine = [row for row in rows if both.b[row] == 1]
+    assert mine == [row for row in both.rows if both.b[row] == 1][: len(mine)]  # the most certain first
+
+
+def test_thumbnails_are_found_by_name_alone(tmp_path):
+    images = tmp_path / "eval" / "images"
+    images.mkdir(parents=True)
+    Image.new("RGB", (30, 40), "red").save(images / "a.jpg")
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "eval" / "b.jpg")
+    found, why = compare.thumbnails(tmp_path, ["a.jpg", "../b.jpg"])
+    assert list(found) == ["a.jpg"] and why == f"1 of 2 images are not in {images}, such as ../b.jpg"
+    assert compare.thumbnails(tmp_path, ["a.jpg"])[1] == ""
+    assert compare.thumbnails(None, ["a.jpg"]) == ({}, "no data folder here; --data-dir DIR names it")
+    assert compare.thumbnails(tmp_path / "eval", ["a.jpg"])[0] == {}
+    assert compare.thumbnails(tmp_path, []) == ({}, "")
+
+
+def test_a_page_says_what_it_shows_and_what_not():
+    both = comparison([(0, 1, 6), (0, 3, 1)])
+    text = html(both, compare.choose(both, 3), why="no data folder here")
+    assert "3 of 7 images are here, the most certain of each flow" in text and "No thumbnails: no data folder here." in text
+    assert "6 images, 2 shown" in text and ">1 image<" in text
+    assert text.count('<button class="card">') == 3 and "<img" not in text
+    assert '<li class="verdict">A - B = +0.004, 95 % CI -0.006 .. +0.013: noise</li>' in text
+
+
+def test_both_answers_stand_under_an_image_and_what_changed_is_named():
+    both = comparison([(0, 14, 1)])
+    card = re.search(r'<button class="card">(.*?)</button>', html(both)).group(1)
+    words = " ".join(re.sub(r"<[^>]*>", " ", card).split())
+    chances = [f"{probs[1, answer]:.2f}" for probs, answer in ((both.probs_a, 0), (both.probs_b, 14))]
+    assert words.startswith(
+        f"A worn , male , &lt;30 {chances[0]} B not worn , male , &gt;=60 {chances[1]} changed: mask , age_group"
+    )
+    assert card.count('<b class="word mask">') == 3 and "gender" not in card
+
+
+def test_unknown_probabilities_are_left_out():
+    text = html(comparison([(0, 1, 1)], probs=False, scored_as="gender"))
+    assert 'class="chance"' not in text and '<span class="more">' not in text and "expected F1" not in text
+
+
+KEYS = """
+<script>
+const press = key => (document.activeElement || document.body).dispatchEvent(
+  new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+const at = () => visible().indexOf(document.activeElement), seen = () => visible().length, said = {};
+console.log("listening");
+said.all = seen();
+press("j"); said.first = at();
+press("j"); press("ArrowRight"); said.third = at();
+press("k"); press("ArrowLeft"); press("ArrowLeft"); said.back = at();
+press("ArrowDown"); said.down = at();
+press("Enter"); said.opened = large.open; said.large = content.querySelector(".name").textContent;
+press("j"); said.next = content.querySelector(".name").textContent;
+press("Escape"); said.closed = !large.open; said.after = at();
+press("2"); said.second = [seen(), shown.textContent, buttons.map(b => b.getAttribute("aria-pressed")).join()];
+press("j"); said.inSecond = at();
+press("9"); said.noNinth = seen();
+press("0"); said.again = seen();
+buttons[1].click(); said.clicked = seen();
+said.reached = cards.filter(card => card.tabIndex === 0).length;
+buttons[0].click(); buttons[0].focus(); said.ring = getComputedStyle(buttons[0]).outlineStyle;
+visible()[0].click(); said.byClick = large.open; document.getElementById("close").click(); said.byButton = !large.open;
+said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const head = document.querySelector("details table.sortable"), firsts = () => [...head.tBodies[0].rows].map(r => r.cells[2].textContent);
+document.querySelector("details").open = true;
+const button = head.tHead.rows[0].cells[2].querySelector("button");
+button.click(); said.sorted = [button.parentNode.getAttribute("aria-sort"), firsts()];
+button.click(); said.turned = [button.parentNode.getAttribute("aria-sort"), firsts()];
+document.body.dataset.said = JSON.stringify(said);
+</script>
+"""
+
+
+def test_in_a_browser_keys_move_filter_and_open(browser):
+    """7 images in flows of 4, 2 and 1, one of them with a hostile name: counts, focus, large view, sorting, no errors."""
+    both = comparison([(0, 1, 4), (0, 3, 2), (0, 14, 1)])
+    both.images[1] = NASTY
+    dom, console = browser(html(both).replace("</body>", KEYS + "</body>"), "--dump-dom", "--window-size=1200,900")
+    assert [line for line in console if "listening" not in line] == [] and len(console) == 1
+    assert "owned" not in re.search("<title>(.*?)</title>", dom).group(1)
+    attribute = re.search(r'data-said="([^"]*)"', dom).group(1)
+    said = json.loads(attribute.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    names = [both.images[row] for row in compare.choose(both, 600)]
+    assert (said["all"], said["first"], said["third"], said["back"]) == (7, 0, 2, 0)
+    assert said["down"] == 4  # below the first of flow 1 stands the first of flow 2
+    assert (said["opened"], said["large"], said["next"], said["closed"], said["after"]) == (True, names[4], names[5], True, 5)
+    assert said["second"] == [2, "2 of 7 images shown", "false,false,true,false"]
+    assert (said["inSecond"], said["noNinth"], said["again"], said["clicked"], said["reached"]) == (0, 2, 7, 4, 1)
+    assert (said["byClick"], said["byButton"], said["wide"]) == (True, True, 0)
+    counts = ["8", "8", "8", "0", "0", "0", "0", "0"]  # A answers worn, male, <30 for all 8 images
+    assert said["sorted"] == ["descending", counts] and said["turned"] == ["ascending", counts[::-1]]
+
+
+def test_light_and_dark_and_narrow(browser, shared_data, tmp_path):
+    """Screenshots: light ground in light, dark in dark, and nothing wider than a telephone."""
+    names, _files = dataset.read_eval(shared_data)
+    both = comparison([(0, 1, 4), (0, 3, 2)])
+    both.images[:] = names[: len(both.images)]
+    text = html(both, pictures=compare.thumbnails(shared_data, names)[0])
+    shots = []
+    for scheme in (1, 0):  # Chromium's numbers of light and dark
+        file = tmp_path / f"{scheme}.png"
+        browser(text, f"--blink-settings=preferredColorScheme={scheme}", "--window-size=400,900", f"--screenshot={file}")
+        shots.append(np.asarray(Image.open(file).convert("L"), dtype=float))
+    assert shots[0][0, 0] > 230 and shots[1][0, 0] < 40
+    assert shots[0].std() > 20 and shots[1].std() > 20  # something stands on it
