@@ -1,4 +1,4 @@
-"""Random changes of a batch of images: batched tensor operations on the images' device, with a draw per sample.
+"""Augmentation, TTA views and mixing: batched tensor operations on the images' device, with a random draw per sample.
 
 | level | what it does |
 | --- | --- |
@@ -10,15 +10,13 @@
 No vertical flip and no strong rotation: faces stand upright in the competition's images, and teams lost score by both.
 The erased box stays small, as one that hides the mouth turns "not worn" or "incorrect" into a false example of a mask.
 
-Drawing and changing are apart: `draw` makes all random numbers of a batch on the CPU, so every device gets the same
+Drawing and changing are apart: `draw_augment` makes all random numbers of a batch on the CPU, so every device gets the same
 ones, and row i of them belongs to sample i, so a rank that holds some rows of a batch takes the same rows of the draw.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-from errors import InputError, did_you_mean
 
 # flip probability, then the widest shift (of the side), scale, rotation (degrees), colour change; erasing probability
 LEVELS = {
@@ -43,11 +41,8 @@ def draw_augment(aug, batch_size, generator):
     flip 0 or 1; shift_x, shift_y as parts of the width and height, positive to the right and down; scale; degrees,
     positive clockwise; brightness, contrast, saturation as factors; the erased box's area (0: none) as a part of the
     image, its aspect (height over width, both as parts of the sides) and its place, 0 to 1 from border to border.
-    generator: a torch.Generator of the CPU; every level takes the same number of draws from it. Raises InputError for
-    an unknown level.
+    generator: a torch.Generator of the CPU; every level takes the same number of draws from it.
     """
-    if aug not in LEVELS:
-        raise InputError(f'unknown augmentation "{aug}"; allowed: {", ".join(AUGS)}.{did_you_mean(aug, AUGS)}')
     flip, shift, scale, degrees, colour, erase = LEVELS[aug]
     u = torch.rand(batch_size, len(PARAMS) + 1, generator=generator)
     low = torch.tensor([0, -shift, -shift, 1 - scale, -degrees, *[1 - colour] * 3, ERASED_AREA[0], -1, 0, 0])
@@ -75,15 +70,9 @@ def normalise(images, mean, std):
 def augment(images, params, aug, mean, std):
     """Change each image by its row of `params` and normalise: float32 [B, 3, H, W] in channels_last memory.
 
-    images: uint8 [B, H, W, 3]. params: float32 [B, len(PARAMS)] from draw(aug, ...), or rows of it; what they decide by
-    themselves is moved to the images' device without waiting for it. mean, std as in normalise, which is all that 'none'
-    does. Colours are not clipped to 0..1. Raises ValueError for an unknown level and when images or params do not fit.
+    images: uint8 [B, H, W, 3]. params: float32 [B, len(PARAMS)] from draw_augment(aug, ...), or rows of it. mean, std as in
+    normalise, which is all that 'none' does. Colours are not clipped to 0..1.
     """
-    if aug not in LEVELS or images.dtype != torch.uint8 or params.shape != (len(images), len(PARAMS)):
-        raise ValueError(
-            f'"{aug}" of images {images.dtype} {tuple(images.shape)} with params {tuple(params.shape)}; '
-            f"it takes one of {AUGS}, uint8 [B, H, W, 3] and [B, {len(PARAMS)}]"
-        )
     if aug == "none":
         return normalise(images, mean, std)
     if aug == "light":
@@ -135,10 +124,10 @@ def _constants(mean, std, device):
 
 
 def decided(params, height, width):
-    """What a batch's draws decide by themselves: GREY [3], x [width] and y [height] of `centres`, then by sample shift, turn,
-    colour matrix and lift, and box, as `warp`, `turns`, `colour_change` and `erased_box` have them.
+    """Tensors that depend on the draws alone: GREY [3], `centres` x [width] and y [height], then by sample shift, turn, colour
+    matrix and lift, and box, as `warp`, `turns`, `colour_change` and `erased_box` have them.
 
-    It is computed where the draws lie, on the CPU: a GPU would take longer to begin fifty small sums than for all the rest.
+    Computed on the CPU: a GPU would take longer to begin fifty small sums than for all the rest.
     """
     flip, shift_x, shift_y, scale, degrees, brightness, contrast, saturation, *box = params.unbind(1)
     return (
@@ -162,15 +151,15 @@ def moved(tensors, device):
 
 
 def centres(side, device):
-    """Where the centres of a side's pixels lie if it spans -1..1: float32 [side]."""
+    """The centres of a side's pixels if it spans -1..1: float32 [side]."""
     return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
 def turns(flip, scale, degrees, height, width):
-    """Where a pixel of the mirrored, scaled and turned image comes from: [B] each, as in draw -> float32 [B, 2, 2].
+    """Matrices from a pixel of the mirrored, scaled and turned image to its source: [B] each -> float32 [B, 2, 2].
 
-    Its first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The
-    turn is one of pixels, not of a square stretched to height x width.
+    The first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The
+    rotation is one of pixels, not of a square stretched to height x width.
     """
     mirror = 1 - 2 * flip
     cos, sin = (f(torch.deg2rad(degrees)) / scale for f in (torch.cos, torch.sin))
@@ -210,7 +199,7 @@ def erased_box(area, aspect, left, top):
 
 
 def inside(box, x, y):
-    """Which pixels lie in the box [B, 4] of `erased_box`: bool [B, 1, H, W], of the `centres` x [W] and y [H]."""
+    """Mask bool [B, 1, H, W] of the pixels in the box [B, 4] of `erased_box`, from the `centres` x [W] and y [H]."""
     left, right, upper, lower = box[:, :, None].unbind(1)
     columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
@@ -220,8 +209,8 @@ def inside(box, x, y):
 
 SHIFT = 0.04  # of a side, in a shifted view
 PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
-# The views that predictions are the mean of, as Krizhevsky et al. 2012 average over crops and mirror images: whether each is
-# flipped, its shift to the right and down as parts of the sides.
+# The views over which predictions are averaged, as Krizhevsky et al. 2012 do over crops and mirror images: (flipped, shift to
+# the right and down as parts of the sides).
 TTAS = {
     "none": ((False, 0.0, 0.0),),
     "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
@@ -237,7 +226,7 @@ MIX_COLUMNS = ("share", "x", "y", "side")
 
 
 def draw_mix(mix, count, prob, alpha, generator):
-    """(bool [count] which samples are mixed, float32 [count, len(COLUMNS)], float64 [count] from 0 to 1 for the partners).
+    """Mask bool [count] of the mixed samples, float32 [count, len(MIX_COLUMNS)], float64 [count] from 0 to 1 for the partners.
 
     share of the sample itself, Beta(alpha, alpha) for mixup and cutmix, a half for halves; x, y: where cutmix's box lies, 0 to
     1 from border to border; side: 0 where halves takes the partner's left half, 1 its right one. generator: numpy's.
@@ -250,7 +239,7 @@ def draw_mix(mix, count, prob, alpha, generator):
 
 
 def own_share(mix, params, height, width):
-    """How much of each pixel is the sample's own, float32 [B, 1, height, width] (mixup: [B, 1, 1, 1])."""
+    """The sample's own share of each pixel, float32 [B, 1, height, width] (mixup: [B, 1, 1, 1])."""
     share, x, y, side = params.unbind(1)
     if mix == "mixup":
         return share[:, None, None, None]
@@ -272,8 +261,8 @@ def own_share(mix, params, height, width):
 def mix_batch(mix, images, targets, mixed, params, others, other_targets):
     """Images [B, 3, H, W] and soft targets [B, C] whose samples `mixed` (int64 [M]; bools would make a GPU wait) are changed.
 
-    params: the rows [M, len(COLUMNS)] of `draw` for those; others [M, 3, H, W] and other_targets [M, C]: their partners. A
-    target gets of the partner's what the partner has of the pixels.
+    params: the rows [M, len(MIX_COLUMNS)] of `draw_mix` for those; others [M, 3, H, W] and other_targets [M, C]: their
+    partners, whose share of the targets is that of the pixels.
     """
     own = own_share(mix, params, *images.shape[2:])
     share = own.mean((2, 3))

@@ -150,13 +150,6 @@ IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
-def check_train(data_dir):
-    """InputError where the people or the folder of their images can't be read."""
-    read_people(data_dir)
-    if not os.path.isdir(images_root(data_dir)):
-        raise InputError(f"{images_root(data_dir)}: no such folder; it holds a folder of images for each person of train.csv")
-
-
 def read_people(data_dir):
     """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
 
@@ -260,6 +253,8 @@ def list_images(data_dir, people, skip_missing=False):
     is an InputError that names the missing one, or a line on stderr with `skip_missing`.
     """
     root = images_root(data_dir)
+    if not os.path.isdir(root):
+        raise InputError(f"{root}: no such folder; it holds a folder of images for each person of train.csv")
     images, owners, masks = [], [], []
     for owner, path in enumerate(people["path"].to_numpy()):
         found = person_images(os.path.join(root, path))

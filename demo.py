@@ -11,7 +11,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import glob
 import io
 import json
 import os
@@ -73,23 +72,32 @@ def pick_age(seed, key):
 def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     """Draw the demo set into the folder `out`, in the competition's layout plus eval/answers.csv; at once if it is there.
 
-    It is built beside `out` and renamed, so a kill leaves nothing under the final name. Of two processes that want it at once
-    one draws and the other waits. InputError when `out` is there and is no demo set, or can't be written.
+    It is built beside `out` and renamed, so a kill leaves nothing under the final name; of two processes one draws and the
+    other waits. InputError when `out` is there and is no demo set, or can't be written.
     """
     out = Path(out)
     facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
     if _is_drawn(out, facts):
         return
-    parent = files.make_dir(out.parent, "--out")
+    parent, size = files.make_dir(out.parent, "--out"), len(KINDS) * (people + eval_people) * IMAGE_BYTES
     with files.lock(parent, f"waiting for another process to draw {out}/", wait=True):
-        for leftover in parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of a process that was killed: the lock is ours
-            shutil.rmtree(leftover, ignore_errors=True)
-        if not _is_drawn(out, facts):
-            _build(out, facts, progress)
+        if _is_drawn(out, facts):
+            return
+        building = out.with_name(f".{out.name}.tmp")
+        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed: the lock is ours
+        files.check_room([("", out, "the demo set", size)])
+        try:
+            _draw_all(building, people, eval_people, seed, progress)
+            (building / "demo.json").write_text(json.dumps(facts))
+            os.replace(building, out)
+        except OSError as error:
+            raise files.failure(out, error, size) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def _is_drawn(out, facts):
-    """Whether the folder `out` holds this demo set; InputError when it holds anything else."""
+    """True if the folder `out` holds this demo set; InputError when it holds anything else."""
     if not out.exists():
         return False
     if not is_demo(out):
@@ -99,23 +107,8 @@ def _is_drawn(out, facts):
     return True
 
 
-def _build(out, facts, progress):
-    size = len(KINDS) * (facts["people"] + facts["eval_people"]) * IMAGE_BYTES
-    files.check_room([("", out, "the demo set", size)])
-    building = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        building.mkdir()
-        _draw_all(building, facts["people"], facts["eval_people"], facts["seed"], progress)
-        (building / "demo.json").write_text(json.dumps(facts))
-        os.replace(building, out)
-    except OSError as error:
-        raise files.failure(out, error, size) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
 def is_demo(folder):
-    """Whether a folder holds a drawn demo set."""
+    """True if a folder holds a drawn demo set."""
     return (Path(folder) / "demo.json").is_file()
 
 
@@ -172,16 +165,15 @@ def _write_person(job):
     return named
 
 
-def check_sheet(path):
-    """InputError, before anything is drawn, when a picture can't have that name."""
+def draw_sheet(path):
+    """Draw a contact sheet: a column a person, with a worn, an incorrect and no mask, and a caption.
+
+    InputError, before anything is drawn, when a picture can't have that name.
+    """
     if not Path(path).parent.is_dir():
         raise InputError(f"--sheet {path}: there is no folder {Path(path).parent}")
     if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise InputError(f"--sheet {path}: must be the name of a picture, FILE.png")
-
-
-def draw_sheet(path):
-    """A contact sheet: a column a person, with a worn, an incorrect and no mask, and a caption."""
     people = [(1, 20), (0, 22), (1, 25), (0, 34), (1, 45), (0, 57), (1, 60), (0, 60)]
     columns, width, height = len(people), 144, 192
     sheet = Image.new("RGB", (columns * width + 8 * (columns + 1), 3 * (height + 8) + 34), (255, 255, 255))
@@ -211,7 +203,6 @@ def main(argv=None):
     if args.sheet and others:
         parser.error(f"--{others[0].replace('_', '-')}: a --sheet always shows the same people; leave it out")
     if args.sheet:
-        check_sheet(args.sheet)
         draw_sheet(args.sheet)
         return 0
     draw_demo(args.out, args.people, args.eval_people, args.seed)
@@ -246,22 +237,21 @@ def find(data_dir=None):
     """The folder that `locate` returns, but None where it would have to draw the demo set."""
     if data_dir is None:
         return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
-    if _holds_data(data_dir):
-        return Path(data_dir)
     data_dir = Path(data_dir)
-    above = (Path(os.path.relpath(place)) if not data_dir.is_absolute() else place for place in data_dir.absolute().parents[:3])
-    below = (file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv")))
+    if _holds_data(data_dir):
+        return data_dir
+    above = [place if data_dir.is_absolute() else Path(os.path.relpath(place)) for place in data_dir.absolute().parents[:3]]
+    below = [file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv"))]
     meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
     if not meant and not data_dir.exists():
         meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
     found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
-    raise InputError(
-        f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv.{meant}".removesuffix(".")
-    )
+    wanted = f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv"
+    raise InputError(f"{wanted}.{meant}" if meant else wanted)
 
 
 def _holds_data(folder):
-    """Whether a folder has the competition's files, or at least one part of them."""
+    """True if a folder has the competition's files, or at least one part of them."""
     return any(os.path.isfile(os.path.join(folder, *name)) for name in (("train", "train.csv"), ("eval", "info.csv")))
 
 

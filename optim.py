@@ -12,7 +12,7 @@ from errors import InputError, did_you_mean
 
 
 class _Projected:
-    """What both share; `_steps` is theirs: of params and gradients the steps before projection, and the rate of them all."""
+    """The step of AdamP and SGDP; their `_steps` give (steps before projection, learning rate) of params and gradients."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -30,21 +30,21 @@ class _Projected:
         return loss
 
     def _pieces(self, params):
-        """Lists of params to go through at once: on a CPU one, which its cache holds, elsewhere all that made as many steps."""
+        """Lists of params to update together: one on a CPU, whose cache holds it, elsewhere all with the same step count."""
         pieces = {}
         for p in params:
             pieces.setdefault(p if p.is_cpu else self.state[p].get("step", 0), []).append(p)
         return list(pieces.values())
 
     def _states(self, params, *names):
-        """Lists of what is kept for params by these names; zeros at the first step."""
+        """The optimizer state of params by these names, as lists; zeros at the first step."""
         for p in params:
             if not self.state[p]:
                 self.state[p].update({name: torch.zeros_like(p) for name in names})
         return [[self.state[p][name] for p in params] for name in names]
 
     def _shrink(self, number, group, moves):
-        """What makes weights shorter or longer: weight decay, and the part of a step along them. moves: (param, step, rate)."""
+        """Apply weight decay, and take back the part of a step along the weights. moves: (param, step, rate)."""
         decay = group["lr"] * group["weight_decay"] / (1 - group.get("momentum", 0))
         flat = [p for p, _step, _rate in moves if p.ndim < 2]
         if flat and decay:

@@ -1,3 +1,6 @@
+"""augment.py: augmentation by hand and against torchvision, TTA views, mixing."""
+
+import numpy as np
 import pytest
 import torch
 from kernels import Kernels
@@ -6,7 +9,6 @@ from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
 import augment
-from errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RAW = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # a mean and std that leave images in 0..255
@@ -52,14 +54,6 @@ def test_normalise_by_hand():
     torch.testing.assert_close(out[0, :, 1, 2], torch.tensor([-3, 0.5, 0.2]))
 
 
-def test_normalise_takes_tuples_tensors_and_views():
-    images = images_of(3, 6, 5)
-    expected = direct_normalise(images)
-    torch.testing.assert_close(augment.normalise(images, MEAN, STD), expected)
-    torch.testing.assert_close(augment.normalise(images, torch.tensor(MEAN), torch.tensor(STD)), expected)
-    torch.testing.assert_close(augment.normalise(images[:, :, 1:4], MEAN, STD), expected[..., 1:4])
-
-
 @pytest.mark.parametrize("aug", augment.AUGS)
 def test_output_is_float32_channels_last_and_the_images_stay_as_they_were(aug):
     images = images_of(20, 9, 7)  # more than one piece on a CPU
@@ -68,12 +62,6 @@ def test_output_is_float32_channels_last_and_the_images_stay_as_they_were(aug):
     assert out.shape == (20, 3, 9, 7) and out.dtype == torch.float32 and out.device == images.device
     assert out.is_contiguous(memory_format=torch.channels_last) and out.isfinite().all()
     assert torch.equal(images, before)
-
-
-def test_none_is_normalise():
-    images = images_of(4, 6, 5)
-    out = augment.augment(images, draw("none", 4), "none", MEAN, STD)
-    assert torch.equal(out, augment.normalise(images, MEAN, STD))
 
 
 @pytest.mark.parametrize("aug", augment.AUGS)
@@ -210,12 +198,6 @@ def test_draws_lie_in_their_level_s_ranges():
     assert not torch.corrcoef(draw("strong", 4000).T).sub(torch.eye(12)).abs().gt(0.06).any()  # columns are independent
 
 
-def test_levels_change_as_much_as_they_say():
-    assert augment.AUGS == ("none", "light", "medium", "strong")
-    assert augment.LEVELS["medium"] == (0.5, 0.06, 0.10, 10.0, 0.20, 0.0)
-    assert augment.LEVELS["strong"] == (0.5, 0.10, 0.15, 15.0, 0.35, 0.5)
-
-
 def test_draws_follow_the_generator_alone():
     assert torch.equal(draw("strong", 8, seed=3), draw("strong", 8, seed=3))
     assert not torch.equal(draw("strong", 8, seed=3), draw("strong", 8, seed=4))
@@ -286,15 +268,74 @@ def test_a_view_is_a_warp_by_whole_pixels(flipped, x, y):
     torch.testing.assert_close(augment.view(images.contiguous(), flipped, x / 16, y / 20), seen, atol=0, rtol=0)
 
 
-def test_refuses():
-    with pytest.raises(InputError, match=r'unknown augmentation "heavy"; allowed: none, light, medium, strong\.'):
-        draw("heavy", 2)
-    with pytest.raises(InputError, match=r"Did you mean strong\?"):
-        draw("stong", 2)
-    images = images_of(2, 8, 8)
-    with pytest.raises(ValueError, match=r"with params \(3, 12\); .* uint8 \[B, H, W, 3\] and \[B, 12\]"):
-        augment.augment(images, draw("light", 3), "light", MEAN, STD)
-    with pytest.raises(ValueError, match=r"images torch\.float32"):
-        augment.augment(images.float(), draw("light", 2), "light", MEAN, STD)
-    with pytest.raises(ValueError, match='"heavy" of images'):
-        augment.augment(images, draw("strong", 2), "heavy", MEAN, STD)
+# ---- mixing ----------------------------------------------------------------------------------------------------------
+
+
+def mixed_up(mix, row, size=4):
+    """One white image of class 0 mixed with a black one of class 1: (its pixels [size, size], its target)."""
+    images, targets = torch.ones(1, 3, size, size), torch.tensor([[1.0, 0.0]])
+    others, other_targets = torch.zeros(1, 3, size, size), torch.tensor([[0.0, 1.0]])
+    images, targets = augment.mix_batch(mix, images, targets, torch.tensor([0]), torch.tensor([row]), others, other_targets)
+    assert (images == images[:, :1]).all()
+    return images[0, 0], targets[0].tolist()
+
+
+@pytest.mark.parametrize(("mix", "row", "pixels", "target"), [
+    ("mixup", [0.75, 0, 0, 0], [[0.75] * 4] * 4, [0.75, 0.25]),
+    ("halves", [0.9, 0.1, 0.1, 0], [[0, 0, 1, 1]] * 4, [0.5, 0.5]),  # side 0: the partner's left half
+    ("halves", [0.9, 0.1, 0.1, 1], [[1, 1, 0, 0]] * 4, [0.5, 0.5]),
+    ("halves", [0.5, 0, 0, 1], [[1, 1, 0, 0, 0]] * 5, [0.4, 0.6]),  # the middle of 5 columns is 0.5, not below it
+    # share 0.75: a box of half the sides, here at the left border below: 4 of 16 pixels are the partner's
+    ("cutmix", [0.75, 0, 1, 0], [[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]], [0.75, 0.25]),
+])  # fmt: skip
+def test_mixes_by_hand(mix, row, pixels, target):
+    found, mixed = mixed_up(mix, row, size=len(pixels))
+    assert found.tolist() == pixels and mixed == pytest.approx(target)
+
+
+def test_only_the_mixed_samples_change_and_each_by_its_own_partner():
+    images, targets = torch.zeros(3, 3, 2, 2), torch.eye(3)
+    others, other_targets = torch.full((2, 3, 2, 2), 8.0), torch.tensor([[0.0, 1, 0], [0, 0, 1]])
+    others[1] = 4
+    rows = torch.tensor([[0.75, 0, 0, 0], [0.5, 0, 0, 0]])
+    mixed = torch.tensor([0, 2])
+    images, targets = augment.mix_batch("mixup", images, targets, mixed, rows, others, other_targets)
+    assert images[:, 0, 0, 0].tolist() == [2, 0, 2]
+    assert targets.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def draw_mix(mix, prob=0.5, alpha=1.0, seed=0, count=4000):
+    return augment.draw_mix(mix, count, prob, alpha, np.random.default_rng(seed))
+
+
+def test_mixes_are_a_function_of_the_generator_and_as_many_as_asked():
+    for one, other in zip(draw_mix("cutmix"), draw_mix("cutmix")):
+        assert (torch.as_tensor(one) == torch.as_tensor(other)).all()
+    assert draw_mix("cutmix", prob=0.3)[0].mean() == pytest.approx(0.3, abs=0.03)
+    assert not draw_mix("none")[0].any() and draw_mix("mixup", prob=1.0)[0].all()
+
+
+def test_alpha_is_that_of_beta():
+    """Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1))."""
+    for alpha in (0.2, 1.0, 4.0):
+        share = draw_mix("mixup", alpha=alpha, count=20000)[1][:, 0].double()
+        assert share.mean() == pytest.approx(0.5, abs=0.01)
+        assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+def test_boxes_have_the_area_and_lie_everywhere_inside():
+    rows = draw_mix("cutmix", count=500)[1]
+    own = augment.own_share("cutmix", rows, 40, 60)
+    assert (own.mean((1, 2, 3)) - rows[:, 0]).abs().max() < 0.06
+    covered = (own == 0).float().mean(0)[0]
+    assert covered.min() > 0.03  # corners least
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "halves"])
+def test_mixing_does_not_wait_for_the_accelerator(mix):
+    """Fake CUDA tensors have no values, so what asks for one raises: .item(), or the places of a mask."""
+    with FakeTensorMode():
+        images, targets = torch.empty(4, 3, 8, 6, device="cuda"), torch.empty(4, 5, device="cuda")
+        mixed, rows = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, 4, device="cuda")
+        images, targets = augment.mix_batch(mix, images, targets, mixed, rows, images[:2].clone(), targets[:2].clone())
+        assert images.device.type == targets.device.type == "cuda"

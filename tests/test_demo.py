@@ -133,10 +133,10 @@ def test_a_set_that_is_there_is_not_drawn_again_and_a_foreign_folder_is_left_alo
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def full(out, *_):
-        (out / "train").mkdir()
+        (out / "train").mkdir(parents=True)
         raise OSError(28, "No space left on device")
 
-    (tmp_path / ".set.77.tmp" / "train").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / ".set.tmp" / "train").mkdir(parents=True)  # of a process that was killed
     monkeypatch.setattr(demo, "_draw_all", full)
     with pytest.raises(InputError, match=r"set: can't be written \(No space left on device\): 62\.3 MiB are needed, and"):
         demo.draw_demo(tmp_path / "set")

@@ -1,4 +1,7 @@
+"""loss.py: each loss against torch, torchvision or by hand; soft targets, class weights, criterion."""
+
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,31 +73,6 @@ def test_parse_loss_refuses(spec, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"gamma": -1}, "gamma of the focal loss is -1; allowed: 0"),
-        ({"gamma": math.nan}, "gamma of the focal loss is nan"),
-        ({"smoothing": 1}, "label smoothing is 1; allowed"),
-        ({"smoothing": -0.1}, "label smoothing is -0.1"),
-    ],
-)
-def test_build_loss_refuses_options(options, message):
-    with pytest.raises(InputError, match=message):
-        loss.build_loss("ce", COUNTS, **options)
-
-
-def test_build_loss_refuses_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match="4 class weights for 5 classes"):
-        loss.build_loss("ce", COUNTS, class_weights=torch.ones(4))
-    with pytest.raises(ValueError, match=r"class_counts has shape \(1, 5\)"):
-        loss.build_loss("ce", COUNTS[None])
-    with pytest.raises(ValueError, match="logits of 4 classes for a loss of 5"):
-        loss.build_loss("ce", COUNTS)(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"target of shape \(1, 5\) for logits of shape \(2, 5\)"):
-        loss.build_loss("ce", COUNTS)(torch.zeros(2, 5), torch.zeros(1, 5))
-
-
 def test_cross_entropy_is_torch_s(batch, soft):
     logits, target = batch
     torch.testing.assert_close(loss.cross_entropy(logits, target), F.cross_entropy(logits, target))
@@ -131,14 +109,6 @@ def test_focal_by_hand():
     torch.testing.assert_close(loss.focal(logits, torch.tensor([[0.5, 0.5]])), both)
 
 
-def test_focal_without_gamma_is_cross_entropy(batch, soft):
-    logits, target = batch
-    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
-    for wanted in (target, soft):
-        expected = loss.cross_entropy(logits, wanted, weights)
-        torch.testing.assert_close(loss.focal(logits, wanted, 0.0, weights), expected)
-
-
 @pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
 def test_focal_of_two_classes_is_the_paper_s(gamma):
     """Softmax of [z, 0] is sigmoid(z) for class 0; alpha 0.25 is weight 0.25 on class 0 and 0.75 on class 1."""
@@ -149,6 +119,20 @@ def test_focal_of_two_classes_is_the_paper_s(gamma):
         weights = torch.tensor([0.25, 0.75], dtype=torch.float64)
         ours = loss.focal(torch.stack([z, torch.zeros_like(z)], 1), target, gamma, weights)
         torch.testing.assert_close(ours, expected)
+
+
+def test_special_cases_are_cross_entropy(batch, soft):
+    """focal at gamma 0, logit_adjusted with a uniform prior, ordinal of two classes."""
+    logits, target = batch
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
+    for wanted in (target, soft):
+        torch.testing.assert_close(loss.focal(logits, wanted, 0.0, weights), loss.cross_entropy(logits, wanted, weights))
+        adjusted = loss.logit_adjusted(logits, wanted, torch.full((5,), 40))
+        torch.testing.assert_close(adjusted, loss.cross_entropy(logits, wanted))
+    two = target % 2
+    torch.testing.assert_close(loss.ordinal(logits[:, :2], two), loss.cross_entropy(logits[:, :2], two))
+    with pytest.raises(ValueError, match=r"target of shape \(1, 5\) for logits of shape \(12, 5\)"):
+        loss.cross_entropy(logits, soft[:1])
 
 
 def test_soft_f1_by_hand():
@@ -171,12 +155,6 @@ def test_soft_f1_of_a_sure_and_right_batch_is_zero_whatever_classes_it_has():
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
 
 
-def test_soft_f1_counts_a_trace_of_a_class_as_a_trace():
-    """A target mass of 1e-6 on class 2, which the logits don't see, may not cost a whole class of three."""
-    logits, target = torch.tensor([[40.0, 0, 0], [0, 40.0, 0]]), torch.tensor([[1 - 1e-6, 0, 1e-6], [0, 1, 0]])
-    assert loss.soft_f1(logits, target).item() < 1e-4
-
-
 def test_soft_f1_teaches_every_sample_of_a_batch_with_few_images_a_class():
     """Every true logit is pulled up, and steps along the gradient take 64 images of 18 classes from chance to right;
     a few surely wrong ones stay behind, as the docstring says."""
@@ -191,13 +169,6 @@ def test_soft_f1_teaches_every_sample_of_a_batch_with_few_images_a_class():
         loss.soft_f1(logits, target).backward()
         optimizer.step()
     assert (logits.argmax(1) == target).float().mean() > 0.9
-
-
-def test_logit_adjusted_of_a_uniform_prior_is_cross_entropy(batch, soft):
-    logits, target = batch
-    for wanted in (target, soft):
-        adjusted = loss.logit_adjusted(logits, wanted, torch.full((5,), 40))
-        torch.testing.assert_close(adjusted, loss.cross_entropy(logits, wanted))
 
 
 def test_logit_adjusted_by_hand():
@@ -216,11 +187,6 @@ def test_ordinal_by_hand():
     assert loss.ordinal(logits, torch.tensor([1])).item() == pytest.approx(0.458145, abs=1e-6)
     weighted = loss.ordinal(logits, torch.tensor([1]), class_weights=torch.tensor([1.0, 3.0, 1.0]))
     assert weighted.item() == pytest.approx(3 * 0.458145, abs=1e-5)
-
-
-def test_ordinal_of_two_classes_is_cross_entropy():
-    logits, target = torch.tensor([[1.0, -0.5], [0.3, 2.0]]), torch.tensor([0, 0])
-    torch.testing.assert_close(loss.ordinal(logits, target), loss.cross_entropy(logits, target))
 
 
 def test_ordinal_pays_more_for_errors_that_are_further_off():
@@ -324,12 +290,6 @@ def test_a_spread_top_leaves_mass_below():
     assert torch.equal(narrow[1:], loss.age_distribution(ages)[1:]) and narrow.sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
-@pytest.mark.parametrize("sigma", [0, -1, math.nan])
-def test_age_distribution_refuses_sigma(sigma):
-    with pytest.raises(InputError, match=r"sigma of the age distribution is .* years; allowed: above 0"):
-        loss.age_distribution(torch.tensor([30]), sigma)
-
-
 def test_nothing_waits_for_the_accelerator():
     """Fake CUDA tensors have no values, so .item() and its kin raise on them."""
     with FakeTensorMode():
@@ -338,3 +298,79 @@ def test_nothing_waits_for_the_accelerator():
         criterion = loss.build_loss("+".join(loss.LOSS_CODES), torch.ones(5), class_weights=torch.ones(5))
         value = criterion(logits, target)
         assert value.device.type == loss.age_distribution(target).device.type == "cuda"
+
+
+# ---- targets and criterion --------------------------------------------------------------------------------------------
+
+
+def recipe(**changes):
+    usual = {"target": "label", "loss": "ce", "gamma": 2.0, "smoothing": 0.025, "class_weights": "none"}
+    usual |= {"age_sigma": 2.0, "top_age_spread": None}
+    return SimpleNamespace(**usual | changes)
+
+
+def test_soft_targets_are_one_hot_in_each_head():
+    soft = loss.soft_targets("multi", np.array([[2, 0, 1], [0, 1, 2]]), 2.0)
+    assert soft.tolist() == [[0, 0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0, 1]]
+
+
+def test_ages_become_distributions_and_beyond_the_ends_are_the_ends():
+    soft = loss.soft_targets("age", np.array([[40], [17], [99]]), 2.0)
+    torch.testing.assert_close(soft, loss.age_distribution(torch.tensor([40, 18, 60]), 2.0))
+    wide = loss.soft_targets("age", np.array([[60]]), 2.0, top_age_spread=5.0)
+    assert 0 < wide[0, :-1].sum() < 0.2
+
+
+def test_the_criterion_sums_over_heads():
+    """The sum of torch's own cross entropies of the three heads."""
+    targets = np.array([[2, 0, 1], [0, 1, 2], [1, 1, 0]])
+    criterion = loss.build_criterion(recipe(target="multi"), targets, torch.device("cpu"))
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    expected = sum(
+        F.cross_entropy(logits[:, part], torch.tensor(targets[:, head]))
+        for head, part in enumerate((slice(0, 3), slice(3, 5), slice(5, 8)))
+    )
+    torch.testing.assert_close(criterion(logits, loss.soft_targets("multi", targets, 2.0)), expected)
+
+
+def test_the_prior_of_single_years_is_what_the_targets_hold():
+    """With nobody of 27 to 29, whose years get mass from their neighbours': a model that says what the targets say is right
+    everywhere, so logits of its log probabilities plus the log prior have the least loss and no gradient."""
+    ages = np.array([age for age in range(20, 59) if age not in (27, 28, 29)] * 5)[:, None]
+    targets = loss.soft_targets("age", ages, 2.0)
+    prior = targets.sum(0)
+    criterion = loss.build_criterion(recipe(target="age", loss="logit_adjusted"), ages, torch.device("cpu"))
+    logits = (targets.clamp(min=1e-30).log() - prior.clamp(min=1).log()).requires_grad_()
+    value = criterion(logits, targets)
+    entropy = -(targets * targets.clamp(min=1e-30).log()).sum(1).mean()
+    torch.testing.assert_close(value, entropy, rtol=1e-4, atol=1e-4)
+    value.backward()
+    assert logits.grad.abs().max() * len(ages) < 1e-4
+
+
+def test_balanced_weights_are_one_on_average_over_images():
+    """Counts 6, 2, 0 of 8 in 2 classes: 8 / (2 * 6) = 2/3 and 8 / (2 * 2) = 2; nothing for a class without images is 1."""
+    weights = loss.class_weights("balanced", [6, 2, 0])
+    assert weights.tolist() == pytest.approx([2 / 3, 2, 1])
+    assert (6 * weights[0] + 2 * weights[1]) / 8 == pytest.approx(1)
+
+
+def test_effective_weights_by_hand():
+    """Counts 1 and 2: effective numbers 1 and (1 - 0.999^2) / 0.001 = 1.999; their inverses have the mean
+    (1 + 2 / 1.999) / 3 = 0.666833 over the images."""
+    weights = loss.class_weights("effective", [1, 2, 0])
+    mean = (1 + 2 / 1.999) / 3
+    assert weights.tolist() == pytest.approx([1 / mean, 1 / 1.999 / mean, 1])
+    few, many = loss.class_weights("effective", [10, 20]), loss.class_weights("effective", [10_000, 20_000])
+    assert few[0] / few[1] == pytest.approx(2, rel=0.01) and many[0] / many[1] == pytest.approx(1, rel=0.01)
+    assert loss.class_weights("none", [1, 2]) is None
+
+
+def test_weights_and_counts_are_those_of_the_training_targets():
+    targets = np.array([[0]] * 6 + [[1]] * 2)
+    plain, weighted = (
+        loss.build_criterion(recipe(target="gender", class_weights=kind), targets, torch.device("cpu"))
+        for kind in ("none", "balanced")
+    )
+    logits, soft = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    assert weighted(logits, soft) == pytest.approx(2 * plain(logits, soft).item())

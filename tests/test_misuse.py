@@ -81,7 +81,7 @@ CASES = [
     ("train", "--data-dir data/train/train.csv --model resnet18", "train.csv: is a file; it must hold…Did you mean data?"),
     ("train", "--data-dir dta --model resnet18", "--data-dir dta: no such folder; it must hold…Did you mean data?"),
     ("train", "--data-dir other --model resnet18", "other/train/train.csv: no such file; a csv with the columns id,gender,age,path is needed"),
-    ("train", "--data-dir pixels --model resnet18", "pixels/train/images: no such folder; it holds a folder of images for each person"),
+    ("train", "--data-dir pixels --model resnet18 --kfold 2", "pixels/train/images: no such folder; it holds a folder of images for each person"),
     ("inference", "--models runs/label --data-dir data/train/images", "--data-dir data/train/images: holds neither;…Did you mean data?"),
     ("sweep", "deep.txt", "deep.txt line 1: --data-dir data/train: holds neither; it must hold…Did you mean data?"),
     ("train", TRAIN + "--data-dir nowhere", "--data-dir nowhere: no such folder; it must hold train/train.csv and eval/info.csv"),
