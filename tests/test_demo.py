@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,7 @@ def test_room_that_is_there_for_the_whole_set(drawn, tmp_path, monkeypatch):
     """11 people of 7 images take 1.8 MiB at the size that is reckoned with; what was drawn takes less, and not by much."""
     drawn_bytes = sum(path.stat().st_size for path in drawn.rglob("*"))
     assert 0.8 < drawn_bytes / (77 * demo.IMAGE_BYTES) < 1
-    monkeypatch.setattr(files, "free", lambda path: 77 * demo.IMAGE_BYTES - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=77 * demo.IMAGE_BYTES - 1))
     with pytest.raises(
         InputError, match=r"set: 1\.8 MiB \(the demo set\) are needed, and 1\.8 MiB are free on .*; make room there$"
     ):
