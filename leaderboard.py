@@ -184,7 +184,9 @@ def read_record(folder):
         done = experiment.done_folds(folder)
         facts |= {"folds": list(done), "seconds": sum(fold["seconds"] for fold in done.values()) or None}
     args = found["options"] if "options" in found else experiment.read_args(folder)
-    people = found["people"] if "people" in found else experiment.validated_people(folder)
+    people = found.get("people")
+    if people is None:
+        people = experiment.validated_people(folder) if (folder / "folds.csv").is_file() else (0, "")
     with errors.reading(path if "options" in found else folder / "args.yaml"):
         args = {str(name): value for name, value in args.items()}
         facts |= {"kfold": int(args.get("kfold", 0)), "people": (int(people[0]), str(people[1]))}
@@ -320,7 +322,7 @@ def sections(found, sort="oof_f1"):
 
     for part in SECTIONS:
         records = sorted((record for record in found if record.scored_as == part), key=place)
-        people = {record.people for record in records if record.people and record.oof_f1 is not None}
+        people = {record.people for record in records if any(record.people) and record.oof_f1 is not None}
         apart = f" (of {len(people)} different sets of people: their scores do not compare)" if len(people) > 1 else ""
         if records:
             result[f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}{apart}"] = records
@@ -484,7 +486,7 @@ def study_effects(found, resamples):
             continue
         draws = people_draws(runs, resamples) if resamples else None
         effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
-        people = f" of the same {runs[0].people[0]} people" if runs[0].people else ""
+        people = f" of the same {runs[0].people[0]} people" if any(runs[0].people) else ""
         title = f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}"
         note = effects_note(effects, freedom, draws is not None, left_out)
         studies.append(Study(title, [effect_row(effect) for effect in effects], note))

@@ -176,7 +176,6 @@ CASES = [
     *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1") for number in ("high", "nan", "inf", "-0.1", "")),
     ("leaderboard", "--lb lable=0.7", "--lb lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--lb mask=0.7", "--lb mask: a run of target mask has no leaderboard score; record it for its ensemble"),
-    ("leaderboard", "--lb label=0.7 --lb runs/label=0.8", "--lb runs/label: given twice, with 0.7 and 0.8"),
     ("leaderboard", "--lb label=0.7 --lb no=0.8", "--lb no: no such run"),
 
     ("benchmark", BENCHMARK + "--model resnet19", "--model resnet19: timm…has no such model. Did you mean…resnet18"),
