@@ -7,13 +7,11 @@ import fcntl
 import functools
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
 import re
 import shutil
-import textwrap
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -408,10 +406,13 @@ def time_text(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def aligned(head, rows, left=(0,)):
-    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right."""
+def aligned(head, rows, left=(0,), widths=None):
+    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right. Texts longer than
+    their column's number in `widths` (None: any) go on in a row of their own."""
     sides = ["left" if index in left else "right" for index in range(len(head))]
-    return tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides).splitlines()
+    return tabulate.tabulate(
+        [head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths
+    ).splitlines()
 
 
 def display_width(text):
@@ -436,13 +437,3 @@ def shorten(names, width):
     places = sorted(range(4, width - 6), key=lambda head: abs(head - middle))
     cuts = ([cut(name, head) for name in names] for head in places)
     return next((each for each in cuts if len(set(each)) == len(set(names))), [cut(name, middle) for name in names])
-
-
-def wrapped(rows, width):
-    """Rows of a name and two values for a table of `width` columns; long values go on in rows of their own without a name."""
-    room = max(20, (width - 4 - max((display_width(row[0]) for row in rows), default=0)) // 2)
-    lines = []
-    for name, *values in rows:
-        parts = [textwrap.wrap(value, room) or [""] for value in values]
-        lines += [[label, *cells] for label, *cells in itertools.zip_longest([name], *parts, fillvalue="")]
-    return lines

@@ -600,8 +600,9 @@ def diff_text(names, directories):
         lines.append("nothing differs that changes what is learned" if pair[0].is_run else "members and weights are the same")
     rows = [[key, *(shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
     rows += [["", "", ""], *([COLUMNS[name], *(cells(one)[name][0] for one in pair)] for name in list(COLUMNS)[2:])]
-    rows = files.wrapped(rows, shutil.get_terminal_size((100, 24)).columns)
-    return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2))])
+    room = (shutil.get_terminal_size((100, 24)).columns - 4 - max(files.display_width(row[0]) for row in rows)) // 2
+    widths = [None, *[max(20, room)] * 2]
+    return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2), widths=widths)])
 
 
 # ---- the command ------------------------------------------------------------------------------------------------------

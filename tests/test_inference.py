@@ -1,25 +1,39 @@
-"""inference.py and evaluation.py: eval.csv, submissions, folds, TTA, and what is made anew."""
+"""inference.py: eval.csv, submissions, folds, TTA, what is made anew; out-of-fold predictions with TTA; pseudo-labels."""
 
-import io
+import gc
+import hashlib
+import json
 import shutil
+import signal
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 import torch
+import yaml
+from conftest import SAME_BITS, assert_same_run, without_pictures
 
 import dataset
+import engine
+import ensemble
 import errors
+import experiment
 import files
 import images
 import inference
+import metrics
 import model
 import predictions
+import train
+from dataset import combine
 from errors import InputError
 from images import Geometry, decode
 
-PREDICTED = shutil.ignore_patterns("eval*", "submission.csv")  # other tests may have predicted with the shared runs
+PREDICTED = shutil.ignore_patterns("eval*", "oof_*", "submission.csv")  # other tests may have predicted with the shared runs
 
 
 @pytest.fixture
@@ -28,9 +42,14 @@ def places(shared_data, workplace):
 
 
 @pytest.fixture
-def own_run(runs, tmp_path):
-    """A copy of the label run that a test may change."""
-    return Path(shutil.copytree(runs["label"], tmp_path / "own", ignore=PREDICTED))
+def copied(runs, tmp_path):
+    """copied(target) -> a copy of that run, without its predictions, which a test may change."""
+    return lambda target: Path(shutil.copytree(runs[target], tmp_path / target, ignore=PREDICTED))
+
+
+@pytest.fixture
+def own_run(copied):
+    return copied("label")
 
 
 def by_hand(run, numbers, data, tta="none", faces=None):
@@ -141,68 +160,6 @@ def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data,
     assert fresh == [[False, True], [False, False]]
 
 
-def test_images_are_decoded_once_for_all_runs(runs, places, monkeypatch, tmp_path):
-    opened = []
-    real = images.open_cache
-    monkeypatch.setattr(images, "open_cache", lambda *args, **options: (opened.append(1), real(*args, **options))[1])
-    gather, read = images.ImageStore._gather, []
-    monkeypatch.setattr(images.ImageStore, "_gather", lambda store, rows: (read.extend(rows), gather(store, rows))[1])
-    predict, sizes = model.predict_together, []
-    monkeypatch.setattr(model, "predict_together", lambda nets, *args: (sizes.append(len(nets)), predict(nets, *args))[1])
-    copies = [shutil.copytree(runs[target], tmp_path / target, ignore=PREDICTED) for target in ("gender", "age_group")]
-    inference.main(["--models", *map(str, copies), *places])
-    assert len(opened) == 1 and read == list(range(20))  # and each is read once for all four folds
-    together = [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
-    monkeypatch.setattr(inference, "GROUP_BYTES", 1)
-    for copy in copies:
-        (copy / "fold0" / "eval.json").unlink()
-        (copy / "fold1" / "eval.json").unlink()
-    inference.main(["--models", *map(str, copies), *places])
-    assert read == list(range(20)) * 5 and sizes == [4, 1, 1, 1, 1]  # one fold at a time
-    assert together == [(copy / f"fold{number}" / "eval.csv").read_bytes() for copy in copies for number in (0, 1)]
-
-
-def test_the_bar_counts_an_image_for_each_model_that_has_seen_it(own_run, places, monkeypatch):
-    seen, bars = [], []
-
-    class Bar(inference.tqdm):
-        def __init__(self, **options):
-            super().__init__(**options | {"file": io.StringIO(), "disable": False})
-            bars.append(self)
-
-        def update(self, images):
-            super().update(images)
-            seen.append(self.n)
-
-    monkeypatch.setattr(inference, "tqdm", Bar)
-    inference.main(["--models", str(own_run), "--batch-size", "16", *places])
-    assert [(bar.total, bar.unit) for bar in bars] == [(40, "img")]
-    assert seen == [32, 40]  # 20 images, 2 folds: batches of 16 and 4
-
-
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
-def test_models_lie_in_memory_as_in_training(fit, places, memory_format, monkeypatch):
-    run = fit("--memory-format", memory_format, "--epochs", "1", name=f"lies-{memory_format}")
-    seen, real = [], model.predict_together
-
-    def look(models, *args):
-        seen.extend(model.layout(net) for net, _mean, _std in models)
-        return real(models, *args)
-
-    monkeypatch.setattr(model, "predict_together", look)
-    assert inference.main(["--models", str(run), *places]) == 0
-    assert seen == [model.FORMATS[memory_format]] * 2
-
-
-def test_groups_of_folds_fill_the_memory_they_may_take(own_run, monkeypatch):
-    size = (own_run / "fold0" / "best.safetensors").stat().st_size
-    jobs = [(own_run, 0)] * 5
-    for room, sizes in ((5 * size, [5]), (5 * size - 1, [4, 1]), (2 * size, [2, 2, 1]), (1, [1] * 5)):
-        monkeypatch.setattr(inference, "GROUP_BYTES", room)
-        groups = inference._groups(jobs)
-        assert [len(group) for group in groups] == sizes and [job for group in groups for job in group] == jobs
-
-
 @pytest.mark.parametrize(("what", "message"), [
     ("no run", "runs/none: no such run"), ("no fold", "no fold is complete"), ("no image", "info.csv, line 2: image"),
     ("bad image", "not a readable image"), ("bad weights", "not weights written by train.py"), ("no args", "not a run of train.py"),
@@ -228,3 +185,391 @@ def test_what_can_not_be_predicted_is_one_line(own_run, data, tmp_path, capsys, 
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: ") and message in lines[-1]
     assert not (own_run / "eval.csv").exists()
+
+
+# ---- out of fold with TTA ----------------------------------------------------------------------------------------------
+
+
+def oof_by_hand(run, data, tta):
+    """Probabilities [N, C] of the images of oof.csv, in its order, each by the best weights of its fold; targets of one head."""
+    table = pd.read_csv(run / "oof.csv")
+    probs = np.empty((len(table), len(dataset.columns(experiment.read_args(run)["target"]))))
+    for number in (0, 1):
+        net, facts = model.load(run / f"fold{number}" / "best.safetensors")
+        mine = (table["fold"] == number).to_numpy()
+        files = [data / "train" / "images" / image for image in table["image"][mine]]
+        images = torch.from_numpy(np.stack([decode(file, Geometry(*facts["img_size"])) for file in files]))
+        logits = model.predict(net, [images], facts["mean"], facts["std"], tta=tta)
+        probs[mine] = metrics.softmax(logits)
+    return probs
+
+
+def test_each_fold_predicts_its_own_validation_images(copied, places, shared_data, capsys):
+    run = copied("mask")
+    assert inference.main(["--models", str(run), "--tta", "hflip", "--oof", *places]) == 0
+    plain, table = (pd.read_csv(run / name) for name in ("oof.csv", "oof_hflip.csv"))
+    assert table.columns.tolist() == plain.columns.tolist()
+    pd.testing.assert_frame_equal(table.iloc[:, :4], plain.iloc[:, :4])
+    probs, plain_probs = (each[dataset.columns("mask")].to_numpy() for each in (table, plain))
+    np.testing.assert_allclose(probs, oof_by_hand(run, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
+    assert np.abs(probs - plain_probs).max() > 1e-4
+    found = json.loads((run / "oof_hflip.json").read_text())
+    assert list(found.pop("weights_sha256")) == ["0", "1"]
+    f1, plain_f1 = (
+        sklearn.metrics.f1_score(plain["target"], each.argmax(1), average="macro", zero_division=0)
+        for each in (probs, plain_probs)
+    )
+    samples = metrics.bootstrap_difference(plain["target"], probs.argmax(1), plain_probs.argmax(1), plain["path"], 3)
+    low, high = metrics.interval(samples)
+    assert (found["oof_f1"], found["plain_f1"], found["gain"]) == pytest.approx((f1, plain_f1, f1 - plain_f1), abs=2e-6)
+    assert found["gain_ci95"] == pytest.approx([low, high], abs=1e-6)
+    out = capsys.readouterr().out
+    assert f"{run}/oof_hflip.csv: out-of-fold macro F1 {f1:.4f}, without TTA {plain_f1:.4f}" in out
+    assert f"gain {f1 - plain_f1:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}; " in out
+    assert (
+        out.splitlines()[-1].startswith(f"next: python inference.py --models {run} --tta ") and not (run / "eval.csv").exists()
+    )
+
+
+def test_without_tta_they_are_those_of_the_training(copied, shared_data, workplace):
+    run = copied("multi")
+    args = SimpleNamespace(tta="none", amp="off", batch_size=7, cache_dir=workplace / "cache", cache_device="host", quiet=True)
+    caches = set((workplace / "cache").glob("*.npy"))
+    found = inference.predict_oof(run, shared_data, args, torch.device("cpu"))
+    plain, table = (pd.read_csv(run / name)[dataset.columns("multi")] for name in ("oof.csv", "oof_none.csv"))
+    np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
+    assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
+
+
+def test_they_are_made_once_and_again_when_the_weights_change(copied, places, monkeypatch, capsys):
+    run = copied("mask")
+    argv = ["--models", str(run), "--tta", "hflip", "--oof", *places]
+    inference.main(argv)
+    told, made = capsys.readouterr().out, []
+    predict = inference.predict_rows
+    monkeypatch.setattr(inference, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
+    inference.main(argv)
+    assert capsys.readouterr().out == told and made == []
+    facts = files.read_json(run / "fold1" / "fold.json")
+    files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    assert not predictions.oof_is_fresh(run, "hflip") and not predictions.oof_is_fresh(run, "shift")
+    inference.main(argv)
+    assert made == [experiment.best_weights(run, 0), experiment.best_weights(run, 1)]
+
+
+def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys):
+    mask, multi = copied("mask"), copied("multi")
+    inference.main(["--models", str(multi), "--tta", "hflip", "--oof", *places])
+    capsys.readouterr()
+    for name, models in (("one", [multi]), ("both", [multi, mask])):
+        argv = ["--models", *map(str, models), "--tta", "hflip", "--name", name, "--output-dir", str(tmp_path / "out"), *places]
+        assert ensemble.main(argv) == 0
+    score = json.loads((tmp_path / "out" / "one" / "score.json").read_text())
+    assert score["oof_f1"] == json.loads((multi / "oof_hflip.json").read_text())["oof_f1"]
+    one, other = capsys.readouterr().out.split("out-of-fold macro F1 of label")[1:]
+    assert "out of fold without" not in one
+    told = f"out of fold without --tta hflip: {mask}; python inference.py --models RUN --tta hflip --oof makes them"
+    assert told in " ".join(other.split())
+    plain = ["--models", str(multi), "--name", "plain", "--output-dir", str(tmp_path / "out"), *places]
+    ensemble.main(plain)
+    score = json.loads((tmp_path / "out" / "plain" / "score.json").read_text())
+    assert score["oof_f1"] == json.loads((multi / "oof_hflip.json").read_text())["plain_f1"]
+
+
+@pytest.mark.parametrize(("interval", "told"), [
+    ([0.001, 0.02], "better; use --tta shift"), ([-0.02, -0.001], "worse; leave --tta at none"),
+    ([-0.02, 0.001], "noise; leave --tta at none, as far as these people tell"),
+])  # fmt: skip
+def test_the_verdict_is_advice(interval, told):
+    first, second = inference.tta_lines(
+        "runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval}
+    )
+    assert first == "runs/x/oof_shift.csv: out-of-fold macro F1 0.5000, without TTA 0.4900" and told in second
+
+
+@pytest.mark.parametrize(("intervals", "tta"), [
+    ([(0.1, 0.2), (-0.1, 0.2)], "hflip"), ([(-0.1, 0.2), (-0.1, 0.2)], "none"), ([(0.1, 0.2), (-0.2, -0.1)], "none"),
+])  # fmt: skip
+def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(runs, places, intervals, tta, monkeypatch, capsys):
+    found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
+    monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(found))
+    inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
+    assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("change", "options", "message"), [
+    (None, [], "--oof: compares a --tta with none"),
+    (None, ["--tta", "hflip", "--folds", "best"], "--oof: compares a --tta with none, on all folds"),
+    ("oof", ["--tta", "shift"], "has no oof.csv to compare with (it validates nobody)"),
+    ("image", ["--tta", "shift"], "oof.csv: image someone/mask1.jpg is not in"),
+    ("file", ["--tta", "shift"], "can't be read any more, but"),
+])  # fmt: skip
+def test_misuse_is_one_line(copied, data, tmp_path, capsys, change, options, message):
+    run = copied("mask")
+    table = pd.read_csv(run / "oof.csv")
+    here = table[table["path"].isin([path.name for path in (data / "train" / "images").iterdir()])]
+    if change == "oof":
+        (run / "oof.csv").unlink()
+    elif change == "image":
+        here.assign(image=["someone/mask1.jpg", *here["image"].iloc[1:]]).to_csv(run / "oof.csv", index=False)
+    elif change == "file":
+        here.to_csv(run / "oof.csv", index=False)
+        (data / "train" / "images" / here["image"].iloc[3]).write_bytes(b"no image")
+    argv = ["--models", str(run), "--oof", "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet", *options]
+    assert errors.run(lambda: inference.main(argv)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not list(run.glob("oof_*")) and not (run / "eval.csv").exists()
+
+
+# ---- pseudo-labels -----------------------------------------------------------------------------------------------------
+
+
+def rng_probs(*shape):
+    probs = np.random.default_rng(0).random(shape)
+    return probs / probs.sum(1, keepdims=True)
+
+
+def test_runs_of_the_same_target_are_averaged():
+    one, other = rng_probs(4, 43), rng_probs(4, 43)[::-1]
+    np.testing.assert_allclose(inference.soft_labels("age", [("age", one), ("age", other)], (30, 60)), (one + other) / 2)
+
+
+def test_parts_become_labels_and_labels_become_parts():
+    mask, gender, age_group = rng_probs(4, 3), rng_probs(4, 2), rng_probs(4, 3)
+    label = combine(mask, gender, age_group)
+    sources = [("mask", mask), ("gender", gender), ("age_group", age_group)]
+    np.testing.assert_allclose(inference.soft_labels("label", sources, (30, 60)), label)
+    np.testing.assert_allclose(
+        inference.soft_labels("multi", [("label", label)], (30, 60)), np.hstack([mask, gender, age_group])
+    )
+    np.testing.assert_allclose(inference.soft_labels("gender", [("label", label)], (30, 60)), gender)
+    np.testing.assert_allclose(inference.soft_labels("mask", sources[:2], (30, 60)), mask)
+
+
+def test_single_ages_are_cut_at_the_training_bounds():
+    age = np.zeros((1, 43))
+    age[0, 59 - 18] = 1
+    assert inference.soft_labels("age_group", [("age", age)], (29, 59)).tolist() == [[0, 0, 1]]
+    assert inference.soft_labels("age_group", [("age", age), ("gender", np.ones((1, 2)))], (30, 60)).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize(("target", "source", "message"), [
+    ("age", "label", "--target age learns single years"), ("label", "mask", "gives no age_group and gender"),
+])  # fmt: skip
+def test_what_a_source_can_not_tell_is_refused(target, source, message):
+    with pytest.raises(InputError, match=message):
+        inference.soft_labels(target, [(source, rng_probs(2, 18 if source == "label" else 3))], (30, 60))
+
+
+def test_confidence_is_that_of_the_least_sure_head():
+    probs = np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])
+    assert inference.confidence("multi", probs).tolist() == [0.6]
+    assert inference.confidence("label", np.eye(18)[:1]).tolist() == [1]
+    age = np.full((1, 43), 1 / 43)
+    assert inference.confidence("age", age)[0] == pytest.approx(30 / 43)
+
+
+@pytest.fixture(scope="module")
+def taught(runs, fit):
+    """A run that learned from the label run's predictions of the eval images."""
+    return fit("--pseudo", runs["label"], "--pseudo-min-confidence", "0.1", name="taught")
+
+
+def eval_table(run, number):
+    return pd.read_csv(run / f"fold{number}" / "eval.csv").set_index("ImageID")
+
+
+def test_labels_of_a_fold_come_from_the_model_of_that_fold_alone(runs, taught):
+    table = pd.read_csv(taught / "pseudo.csv")
+    columns = [f"p{index}" for index in range(18)]
+    assert set(table["fold"]) == {0, 1}
+    for number, rows in table.groupby("fold"):
+        theirs = eval_table(runs["label"], number)
+        np.testing.assert_allclose(rows[columns], theirs.loc[rows["ImageID"], columns], atol=1e-6)
+        assert len(rows) == (theirs[columns].max(axis=1) >= 0.1).sum() > 0
+
+
+def test_eval_images_train_and_never_validate(taught, shared_data, workplace, monkeypatch):
+    seen, real = [], dataset.fold_data
+    monkeypatch.setattr(dataset, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
+    monkeypatch.setattr(engine, "train_one_epoch", lambda *args: (_ for _ in ()).throw(errors.Interrupted(143, "enough")))
+    again = workplace / "runs" / "enough"
+    argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(again.parent),
+            "--name", again.name, "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2",
+            *SAME_BITS, "--quiet", "--pseudo", str(taught), "--pseudo-min-confidence", "0"]  # fmt: skip
+    with pytest.raises(errors.Interrupted):
+        train.main(argv)
+    data = seen[-1]
+    people = 24 * 7
+    assert (data.train_rows >= people).sum() == 20 and (data.val_rows < people).all()
+    assert len(data.train_targets) == people + 20 == len(data.persons) == len(data.masks) == len(data.classes)
+    np.testing.assert_allclose(data.pseudo, eval_table(taught, 0).iloc[:, :18], atol=1e-6)  # the next round's are of `taught`
+    assert (data.classes[people:] == data.pseudo.argmax(1)).all() and (data.masks[people:] == data.pseudo.argmax(1) // 6).all()
+    assert len(set(data.persons[people:])) == 20 and not set(data.persons[people:]) & set(data.persons[:people])
+    rows = data.store.gather(np.array([people]))[0]
+    assert rows.shape == (32, 24, 3) and rows.float().std() > 0
+
+
+@pytest.mark.parametrize(("source", "options", "message"), [
+    ("label", ["--fold-seed", "7"], r"in fold \d, here it is in fold \d; train with the same people, --kfold and --fold-seed"),
+    ("nofold", [], "is a nofold run, which has seen everyone"),
+    ("finished", [], "its --finish-on-all has shown everyone to every fold"),
+    ("label", ["--age-bounds", "29", "59"], "learnt age groups of --age-bounds 30 60, not of 29 59; take a run with the same"),
+    ("mask", [], "--pseudo: gives no age_group and gender, which --target label needs"),
+    ("label", ["--target", "age"], "--target age learns single years"),
+    ("label", ["--pseudo-min-confidence", "1"], "--pseudo-min-confidence 1: no eval image is predicted so surely; lower it"),
+    ("label:fold1", [], "takes a whole run or an ensemble"),
+])  # fmt: skip
+def test_what_would_leak_or_can_not_teach_is_refused(runs, fit, tmp_path, source, options, message):
+    name, colon, one = source.partition(":")
+    if name in runs:
+        run = runs[name]
+    else:
+        run = tmp_path / name
+        shutil.copytree(runs["label"], run)
+        args = experiment.read_args(run) | ({"kfold": 0} if name == "nofold" else {"finish_on_all": 1})
+        (run / "args.yaml").write_text(yaml.safe_dump(args))
+    with pytest.raises(InputError, match=message):
+        fit("--pseudo", f"{run}{colon}{one}", *options, name="leaks", output_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_ensemble_teaches_by_its_members_that_count(runs, tmp_path):
+    members = [{"run": str(runs["label"]), "weight": 1}, {"run": str(runs["multi"]), "weight": 0},
+               {"run": f"{runs['mask']}:fold1", "weight": {"mask": 0.5}}, {"run": str(runs["label"]), "weight": 2}]  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"members": members}))
+    assert inference.find_runs(tmp_path) == [runs["label"], runs["mask"]]
+
+
+def test_a_nofold_run_learns_from_eval_images_too(fit, runs):
+    """What it says of its own training images is of those that have labels."""
+    run = fit(
+        "--kfold", "0", "--target", "mask", "--pseudo", runs["mask"], "--pseudo-min-confidence", "0.1", name="nofold taught"
+    )
+    assert len(pd.read_csv(run / "pseudo.csv")) > 0
+    assert len(pd.read_csv(run / "fold0" / "insample.csv")) == 24 * 7
+
+
+def test_a_teacher_without_a_fold_is_told_with_its_remedy(fit, runs, tmp_path):
+    run = shutil.copytree(runs["mask"], tmp_path / "half")
+    (run / "fold1" / "fold.json").unlink()
+    told = r"--pseudo .*half: has no complete fold 1, .*; python train.py --resume .*half --fold 1 first"
+    with pytest.raises(InputError, match=told):
+        fit("--target", "mask", "--pseudo", run, name="leaks", output_dir=tmp_path / "runs")
+
+
+def test_finishing_trains_what_the_best_epoch_trained(fit):
+    """A head-only best epoch: with a rate that spoils what comes after it everyone sees the same head-only epoch again."""
+    run = fit(
+        "--target", "mask", "--freeze-epochs", "1", "--lr", "3", "--epochs", "2", "--finish-on-all", "1", name="frozen end"
+    )
+    for number, facts in experiment.done_folds(run).items():
+        best, final = (model.load(run / f"fold{number}" / f"{name}.safetensors")[0].state_dict() for name in ("best", "final"))
+        same = all(torch.equal(final[name], value) for name, value in best.items() if not name.startswith("fc."))
+        assert same == (facts["best_epoch"] == 1)
+        assert not torch.equal(final["fc.weight"], best["fc.weight"])
+    assert 1 in [facts["best_epoch"] for facts in experiment.done_folds(run).values()]
+
+
+LAST = ["--finish-on-all", "2", "--mix", "halves", "--average-last", "2", "--sampler", "balanced", "--epochs", "3"]
+
+
+@pytest.fixture(scope="module")
+def finished(fit, runs):
+    return fit(*LAST, "--pseudo", runs["label"], "--pseudo-min-confidence", "0.1", name="finished")
+
+
+def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
+    """The fold's own epochs, its weights and out-of-fold predictions are those of a run that does not finish on all."""
+    plain = fit(*LAST[2:], "--pseudo", runs["label"], "--pseudo-min-confidence", "0.1", name="unfinished")
+    assert (plain / "oof.csv").read_bytes() == (finished / "oof.csv").read_bytes()
+    log, plain_log = pd.read_csv(finished / "log.csv"), pd.read_csv(plain / "log.csv")
+    for number, rows in log.groupby("fold"):
+        best = experiment.done_folds(finished)[number]["best_epoch"]
+        own = plain_log[plain_log["fold"] == number]
+        assert rows["val_f1"].tolist()[:3] == own["val_f1"].tolist() and rows["val_f1"].isna().sum() == min(best, 2)
+        assert rows["epoch"].tolist() == list(range(1, 4 + min(best, 2)))
+        assert rows["lr"].tolist()[3:] == own["lr"].tolist()[max(best - 2, 0) : best]
+        before, after = (model.load(finished / f"fold{number}" / f"{name}.safetensors")[0] for name in ("best", "final"))
+        assert not (before.fc.weight == after.fc.weight).all()
+
+
+def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
+    """The best of one epoch is the first, so two can't be repeated; one can, of which nothing is said."""
+    for asked, told in ((2, ["fold 0: epoch 1 was the best, so --finish-on-all 2 repeats 1 of them on everyone"]), (1, [])):
+        run = fit("--target", "mask", "--finish-on-all", asked, "--epochs", "1", "--fold", "0", name=f"repeats {asked}")
+        assert pd.read_csv(run / "log.csv")["val_f1"].isna().sum() == 1
+        assert [line for line in capsys.readouterr().err.splitlines() if "was the best" in line] == told
+
+
+def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
+    """Two models and optimizers at once may be more than a batch that just fitted leaves room for."""
+    train_epoch, models, alive = train.train_epoch, [], []
+
+    def watched(fit, writer, state, on=""):
+        if on:
+            gc.collect()
+            alive.append(sum(seen() is not None for seen in models))
+        elif not models or models[-1]() is not fit.model:
+            models.append(weakref.ref(fit.model))
+        return train_epoch(fit, writer, state, on)
+
+    monkeypatch.setattr(train, "train_epoch", watched)
+    fit("--target", "mask", "--finish-on-all", "1", "--epochs", "1", name="let go")
+    assert len(models) == 2 and alive == [0, 0]
+
+
+def test_the_finished_weights_predict(finished, shared_data, workplace):
+    argv = ["--models", str(finished), "--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--quiet"]
+    assert inference.main([*argv, "--device", "cpu"]) == 0
+    digests = [files.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
+    finals = [experiment.weights_file(finished, number) for number in (0, 1)]
+    assert [path.name for path in finals] == ["final.safetensors"] * 2
+    assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]
+    assert inference.main([*argv, "--device", "cpu", "--tta", "hflip", "--oof"]) == 0  # never by weights that know those people
+    table = pd.read_csv(finished / "oof_hflip.csv")[dataset.columns("label")]
+    np.testing.assert_allclose(table, oof_by_hand(finished, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
+
+
+def test_eval_images_that_can_not_be_read_do_not_train():
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    table = pd.DataFrame([(0, name, 0.2, 0.8) for name in names[1:]], columns=["fold", "ImageID", *dataset.columns("gender")])
+    data = SimpleNamespace(pseudo=table, eval_names=names, images=range(10), good_eval=np.array([True, True, False]))
+    rows, soft = dataset.pseudo_rows(SimpleNamespace(target="gender", data_dir="data"), data, 0, np.array([3, 4]))
+    assert rows.tolist() == [3, 4, 11] and soft.tolist()[0] == [0, 0]
+
+
+@pytest.mark.parametrize(("stop_after", "where"), [(8, "epoch 2, step 3"), (20, " on everyone")])
+def test_all_techniques_at_once_resume_to_the_same_bits(
+    finished, runs, shared_data, workplace, tmp_path, monkeypatch, capsys, stop_after, where
+):
+    """Stopped in a fold's own epochs, or on everyone; the pseudo-labels are those that the run began with."""
+    steps, real = [], engine.train_step
+
+    def step(fit, *args):
+        real(fit, *args)
+        steps.append(len(fit.data.val_rows))
+        if len(steps) == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    source = tmp_path / "source"
+    shutil.copytree(runs["label"], source)
+    monkeypatch.setattr(engine, "train_step", step)
+    argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path), "--name", "stopped",
+            "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--batch-size", "16", "--lr", "3e-3",
+            "--device", "cpu", "--quiet", *SAME_BITS, *LAST, "--pseudo", str(source), "--pseudo-min-confidence", "0.1"]  # fmt: skip
+    with without_pictures():
+        assert errors.run(lambda: train.main(argv)) == 143
+        monkeypatch.undo()
+        shutil.rmtree(source)
+        capsys.readouterr()
+        assert train.main(["--resume", str(tmp_path / "stopped"), "--quiet"]) == 0
+    went_on = next(line for line in capsys.readouterr().err.splitlines() if "goes on" in line)
+    assert went_on.startswith("fold 0: goes on at epoch ") and went_on.endswith(where)
+    assert_same_run(finished, tmp_path / "stopped")
+    for number in (0, 1):
+        one, other = (
+            model.load(run / f"fold{number}" / "final.safetensors")[0].state_dict() for run in (finished, tmp_path / "stopped")
+        )
+        assert all((value == other[name]).all() for name, value in one.items())

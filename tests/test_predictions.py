@@ -1,11 +1,17 @@
-"""predictions.py: what counts as a table of probabilities, and what is refused with its line."""
+"""predictions.py: what counts as a table of probabilities; what --models may name, and the tables behind it; the summary."""
+
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import People
+from helpers import People, write_run
 
 import dataset
+import ensemble
+import experiment
+import files
+import noise
 import predictions
 from dataset import TARGETS
 from errors import InputError
@@ -43,9 +49,156 @@ def test_the_first_row_that_sums_to_something_else_is_named(tmp_path, target, co
         predictions.read_table(write(tmp_path / "eval.csv", target, table.to_numpy()), target, ("ImageID",))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("value", [0, 5])
-def test_rows_of_one_number_are_no_probabilities(tmp_path, target, value):
-    probs = np.full((2, len(dataset.columns(target))), value)
-    with pytest.raises(InputError, match=r"eval.csv, line 2: .* sum to \d+, not to 1"):
-        predictions.read_table(write(tmp_path / "eval.csv", target, probs), target, ("ImageID",))
+# ---- members --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predicted(runs, shared_data, workplace):
+    """An ensemble of the label run, whose eval predictions of all folds are thereby there."""
+    places = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet"]
+    output_dir = workplace / "submissions_of_members"
+    assert ensemble.main(["--models", str(runs["label"]), "--name", "e", "--output-dir", str(output_dir), *places]) == 0
+    return output_dir / "e"
+
+
+def unasked(jobs):
+    raise AssertionError(f"{jobs} are there already")
+
+
+def test_an_ensemble_is_a_member_like_a_run(predicted, runs):
+    sources = predictions.find_sources([str(predicted), str(runs["label"])])
+    assert [(source.target, source.is_run) for source in sources] == [("label", False), ("label", True)]
+    one, other = predictions.read_members(sources, "none", unasked)
+    names = one.eval["ImageID"].tolist()
+    np.testing.assert_allclose(one.eval_probs(names), other.eval_probs(names), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(other.eval_probs(names[::-1])[::-1], other.eval_probs(names))  # joined by name
+    assert one.oof["image"].tolist() == other.oof["image"].tolist()
+
+
+def test_a_single_fold_predicts_alone_and_is_stood_in_for_out_of_fold(predicted, runs):
+    run = runs["label"]
+    sources = predictions.find_sources([f"{run}:fold1", f"{run}:fold0", str(run)])
+    assert [source.choice for source in sources] == [[1], [0], "all"]
+    second, first, whole = predictions.read_members(sources, "none", unasked)
+    names = whole.eval["ImageID"].tolist()
+    saved = pd.read_csv(run / "fold1" / "eval.csv")[dataset.columns("label")].to_numpy()
+    np.testing.assert_allclose(second.eval_probs(names), saved)
+    np.testing.assert_allclose((first.eval_probs(names) + second.eval_probs(names)) / 2, whole.eval_probs(names), atol=1e-6)
+    pd.testing.assert_frame_equal(second.oof, whole.oof)
+    assert second.folds == [1] and second.name.endswith(":fold1")
+    assert len(second.fold_probs(names)) == 1  # nobody asked for more
+    (again,) = predictions.read_members(sources[2:], "none", unasked, by_fold=True)
+    np.testing.assert_array_equal(again.fold_probs(names), [first.eval_probs(names), second.eval_probs(names)])
+
+
+def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace, capsys):
+    (workplace / "runs" / "shared_notes").mkdir()
+    sources = predictions.find_sources([str(workplace / "runs" / "shared_*:fold0")])
+    assert len(sources) == len(runs) and all(source.choice == [0] for source in sources)
+    told = f"passed over, 1 of what patterns match: {workplace / 'runs' / 'shared_notes'} (neither a run nor an ensemble)\n"
+    assert capsys.readouterr().err == told
+    (workplace / "runs" / "shared_notes").rmdir()
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("{ensemble}:fold1", "is an ensemble; only runs of train.py have folds"),
+    ("{label}:fold7", "has the complete folds 0 1"),
+    ("{label}x:best", "no such run. Did you mean shared_label"),
+])  # fmt: skip
+def test_unknown_names(predicted, runs, name, message):
+    with pytest.raises(InputError, match=message):
+        predictions.read_members(predictions.find_sources([name.format(ensemble=predicted, **runs)]), "none", unasked)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """(people, {target: run folder}) of simulated runs."""
+    people, root = People(8, seed=0), tmp_path_factory.mktemp("members")
+    return people, {
+        target: write_run(root / target, target, people, People(4, seed=1)) for target in ("label", "multi", "mask")
+    }
+
+
+def test_runs_are_opened_as_named_and_once(simulated):
+    run = simulated[1]["label"]
+    for name, folds, choice in ((f"{run}:best", "all", "best"), (f"{run}:fold2", "best", [2]), (str(run), "best", "best")):
+        source = predictions.open_source(name, folds)
+        assert (source.name, source.folder, source.choice) == (name, run, choice)
+    twice = predictions.find_sources([str(simulated[1]["multi"]), str(run.parent / "*"), str(run)])
+    assert [source.folder.name for source in twice] == ["multi", "label", "mask"]
+    with pytest.raises(InputError, match=r"--models .*x\*: matches no run"):
+        predictions.find_sources([str(run.parent / "x*")])
+
+
+def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(simulated, tmp_path):
+    odd = write_run(tmp_path / "run[1]", "label", People(9, seed=0), People(4, seed=1))
+    assert [source.folder for source in predictions.find_sources([str(odd)])] == [odd]
+    colon = write_run(tmp_path / "a:1", "label", People(9, seed=0), People(4, seed=1))
+    assert [source.name for source in predictions.find_sources([f"{tmp_path}/a:*:fold1"])] == [f"{colon}:fold1"]
+    with pytest.raises(InputError, match=r"their oof.csv hold different images"):
+        predictions.read_members(predictions.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
+
+
+def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path, capsys):
+    """Fold 5 was trained elsewhere and copied in, and oof.csv is of before; a pattern passes the run over."""
+    run = write_run(tmp_path / "run", "label", People(8, seed=0), People(4, seed=1))
+    (run / "fold5").mkdir()
+    (run / "fold5" / "fold.json").write_text(json.dumps(dict.fromkeys(experiment.FOLD, 5) | {"weights_sha256": "0"}))
+    message = rf"run/oof.csv: lacks the complete fold 5; python train.py --resume {run} puts it together anew"
+    for read in (lambda: predictions.read_oofs([predictions.open_source(str(run))]), lambda: noise.read_evidence([str(run)])):
+        with pytest.raises(InputError, match=message):
+            read()
+    found = predictions.read_oofs(predictions.find_sources([str(simulated[1]["label"]), f"{run.parent}/r*"]))
+    assert [member.name for member in found] == [str(simulated[1]["label"])]
+    assert "(oof.csv lacks a complete fold)" in capsys.readouterr().err
+
+
+def test_the_truth_is_joined_by_image(simulated):
+    """Members of several targets give parts of the label; rows of one of them stand in another order."""
+    people, runs = simulated
+    found = predictions.read_members(predictions.find_sources(map(str, runs.values())), "none", unasked)
+    found[1].oof = found[1].oof.iloc[::-1]
+    for first in range(3):
+        order = [*found[first:], *found[:first]]
+        table, truth = predictions.oof_truth(order)
+        assert table["image"].tolist() == order[0].oof["image"].tolist()
+        assert truth.tolist() == (people.label[::-1] if first == 1 else people.label).tolist()
+        probs = [member.oof_probs(table["image"]) for member in order]
+        expected = order[1].oof.set_index("image").loc[table["image"], dataset.columns(order[1].target)]
+        np.testing.assert_array_equal(probs[1], expected)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda table: table.iloc[1:], "hold different images"),
+    (lambda table: pd.concat([table, table.iloc[:1].assign(image="new", ImageID="new")]), "hold different images"),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["eval", "oof"])
+def test_members_of_other_images_are_refused(simulated, kind, change, message):
+    for which in (0, 1):
+        found = predictions.read_members(predictions.find_sources(map(str, simulated[1].values())), "none", unasked)
+        setattr(found[which], kind, change(getattr(found[which], kind)))
+        with pytest.raises(InputError, match=f"{kind}.csv {message}"):
+            predictions.check_same_images(found, kind, {"eval": "ImageID", "oof": "image"}[kind])
+
+
+@pytest.fixture(scope="module")
+def half(fit):
+    """A run whose fold 1 is not trained yet."""
+    return fit("--target", "mask", "--fold", "0", name="half_summed")
+
+
+def test_a_summary_looks_for_folds_only_when_it_may_write(half, monkeypatch):
+    """Of two processes that end at once the one that writes last would else not know the other's fold."""
+    found, locks = experiment.done_folds, []
+
+    def done_folds(run):
+        with pytest.raises(InputError, match="another process is training it"), files.lock(run):
+            pass
+        locks.append(run)
+        return found(run)
+
+    monkeypatch.setattr(experiment, "done_folds", done_folds)
+    summary = predictions.write_summary(half, "mask", 2)
+    assert [row["fold"] for row in summary["folds"]] == [0] and locks == [half]
+    assert summary["options"] == experiment.read_args(half)
+    assert summary["people"] == experiment.validated_people(half) and summary["people"][0] == len(experiment.read_folds(half))

@@ -1,30 +1,31 @@
-"""disk.py: whatever fails while a file is written, the old one keeps its bytes and nothing is left beside it."""
+"""files.py: whatever fails while a file is written, the old one keeps its bytes; locks, room, tables."""
 
 import builtins
 import contextlib
+import csv
 import errno
 import fcntl
 import io
 import os
 import resource
 import shutil
+import signal
 import stat
 import threading
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import gradient, save, until_told
+from conftest import until_told
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import engine
 import files
-import images
 import model
 from errors import InputError
-from images import Geometry
 
 
 class Faults:
@@ -153,28 +154,6 @@ def test_whatever_call_fails_the_old_file_stays(tmp_path, writer):
     assert at > 3 and contents(tmp_path) != before and contents(tmp_path).keys() == before.keys()
 
 
-def test_whatever_call_fails_while_a_cache_is_built_none_is_there(tmp_path):
-    files = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(2)]
-    place, at = tmp_path / "cache", 0
-    place.mkdir()
-    (place / "other.npy").write_bytes(b"another cache")
-    while True:
-        at += 1
-        faults = Faults(place, at)
-        with faults.hold(), pytest.raises((InputError, OSError)) as told:
-            images.open_cache(files, Geometry(8, 8), place, quiet=True)
-        if list(place.glob("*.json")):  # built; what failed was reading it
-            break
-        error = str(told.value)
-        assert "No space left on device" in error and str(place) in error and "\n" not in error
-        left = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".lock"}
-        assert left == {"other.npy": b"another cache"}, at
-    assert at > 10
-    np.testing.assert_array_equal(
-        *(images.open_cache(files, Geometry(8, 8), tmp_path / each)[0] for each in ("cache", "fresh"))
-    )
-
-
 @pytest.mark.parametrize("writer", [name for name in WRITERS if name != "json"])
 def test_a_limit_of_the_system_is_told_by_every_library(tmp_path, writer):
     """Not simulated: no file may be longer than 4 bytes, for Python's writes and those of the libraries' own code."""
@@ -240,28 +219,31 @@ def test_no_file_takes_the_place_of_a_pipe_or_device(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_folder_that_is_gone_is_named(tmp_path):
+def test_a_folder_that_is_gone_is_named_and_not_made(tmp_path):
     gone = r"gone/a: can't be written \(there is no folder .*/gone\): 4 bytes are needed, and .* are free on volume /.*; was it moved"
-    with pytest.raises(files.DiskError, match=gone):
-        files.write_text(tmp_path / "gone" / "a", "text")
-    with pytest.raises(files.DiskError, match=gone):
-        files.append(tmp_path / "gone" / "a", b"text")
-    with (
-        pytest.raises(files.DiskError, match=r"gone/lock: can't be locked \(No such file"),
-        files.lock(tmp_path / "gone/lock"),
-    ):
-        pass
-
-
-def test_holding_a_folder_that_is_gone_makes_no_file_of_its_name(tmp_path):
-    with (
-        pytest.raises(files.DiskError, match=r"run: can't be locked \(No such file or directory\)"),
-        files.lock(tmp_path / "run"),
-    ):
-        pass
+    for write in (lambda path: files.write_text(path, "text"), lambda path: files.append(path, b"text")):
+        with pytest.raises(files.DiskError, match=gone):
+            write(tmp_path / "gone" / "a")
+    for place in ("gone", "gone/lock"):
+        with pytest.raises(files.DiskError, match=rf"{place}: can't be locked \(No such file"), files.lock(tmp_path / place):
+            pass
     assert list(tmp_path.iterdir()) == []
-    with files.lock(tmp_path / "lock", make=True):
-        assert (tmp_path / "lock").is_file()
+
+
+def test_who_is_killed_holds_a_folder_no_more(tmp_path):
+    reader, writer = os.pipe()
+    if (owner := os.fork()) == 0:
+        with files.lock(tmp_path):
+            os.write(writer, b"x")
+            signal.pause()
+    os.read(reader, 1)
+    with pytest.raises(InputError, match="another process is training it; wait for it or stop it"), files.lock(tmp_path):
+        pass
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    with files.lock(tmp_path):
+        pass
+    os.close(reader), os.close(writer)
 
 
 def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
@@ -330,3 +312,44 @@ def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
 def test_sizes_in_words():
     assert [files.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
         "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------------
+
+CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="\ufeff"), max_size=5)
+
+
+@given(
+    rows=st.lists(st.tuples(CELLS.filter(bool), CELLS), min_size=1, max_size=4),
+    end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans(), quoted=st.booleans(), space=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_csv_is_read_as_it_was_written(tmp_path, rows, end, bom, quoted, space):
+    """Whoever wrote it: with quotes or without, with spaces around the fields, with a mark, with the line ends of Windows."""
+    text = io.StringIO(newline="")
+    pad = " " if space and not quoted else ""
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator=end, quoting=quoting)
+    writer.writerows([["a", "b"], *[[f"{pad}{cell}{pad}" for cell in row] for row in rows]])
+    (tmp_path / "t.csv").write_bytes(text.getvalue().encode("utf-8-sig" if bom else "utf-8"))
+    table = files.read_csv(tmp_path / "t.csv", ("a", "b"))
+    assert table[["a", "b"]].to_numpy().tolist() == [list(row) for row in rows]
+    assert table[files.LINE].tolist() == list(range(2, len(rows) + 2))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a,b\n1,2,3\n", "line 2: 3 fields under a header of 2; a comma too many, or cut short"), ("a,b\n", "no rows under the header"),
+    ("a;b\n1;2\n", "line 1: semicolons between the fields"), ("A,b\n1,2\n", "column 'a' is missing, found A,b. Did you mean A"),
+    ("", "is empty; a csv with the columns a,b is needed"),
+    ("a,b\n1,-1\n", "line 2: b '-1' is not a number from 0 on"), ("a,b\n1,1\n\n2,x\n", "line 4: b 'x' is not a number from 0 on"),
+])  # fmt: skip
+def test_what_is_no_table_of_numbers_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        files.read_numbers(tmp_path / "t.csv", ("a",), ("b",))
+
+
+def test_lines_of_a_table_for_the_terminal():
+    rows = [["실험", "0.5", "a few words"], ["abc", "0.25", ""]]
+    assert files.aligned(["name", "F1", "note"], rows, left=(0, 2), widths=[None, None, 6]) == [
+        "name    F1  note", "실험   0.5  a few", "            words", "abc   0.25"]  # fmt: skip
