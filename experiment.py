@@ -214,7 +214,9 @@ def read_folds(run):
 
 
 def validated_people(run):
-    """[number, digest] of the people in validation, whatever their folds: equal for runs that are scored on the same people."""
+    """[number, digest] of the people in validation, whatever their folds; None where there is no folds.csv."""
+    if not (Path(run) / "folds.csv").exists():
+        return None
     folds = read_folds(run)
     names = sorted(folds["path"][folds["fold"] >= 0])
     return [len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]]

@@ -323,9 +323,7 @@ def binary_readers(root):
     paths, geometry = [root / "a.png", root / "b.png"], Geometry(4, 4)
     key = images.cache_key(paths, geometry)
     np.save(root / f"{key}.npy", np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3))
-    (root / f"{key}.json").write_text(
-        json.dumps({"geometry": str(geometry), "images": 2, "bad": [{"index": 1, "error": "b.png: not readable"}]})
-    )
+    (root / f"{key}.json").write_text(json.dumps({"geometry": str(geometry), "images": 2, "bad": [[1, "b.png: not readable"]]}))
 
     def cached():
         return images.open_cache(paths, geometry, root, skip_bad=True)

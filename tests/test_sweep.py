@@ -14,10 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import until, without_pictures
-from test_disk import Faults
 
 import errors
-import files
 import options
 import sweep
 import train
@@ -308,23 +306,6 @@ def test_the_lock_of_a_log_lives_as_long_as_the_run(place):
     assert sweep.open_log(log) is None
     writer.communicate(b"\n")
     os.close(sweep.open_log(log))
-
-
-@pytest.mark.parametrize("before", [None, b"$ python train.py\nerror: out of memory\n"])
-@pytest.mark.parametrize("at", [3, 4])
-def test_a_full_disk_leaves_no_part_of_a_log(tmp_path, monkeypatch, before, at):
-    """The log is there for its lock; writing the 26 bytes of the command, or fsync, fails."""
-    monkeypatch.setattr(subprocess, "Popen", None)
-    log, job = tmp_path / ".sweep" / "a.log", SimpleNamespace(command=lambda _threads: ["train.py", "--quiet"])
-    if before:
-        log.parent.mkdir()
-        log.write_bytes(before)
-    with Faults(tmp_path, at).hold():
-        handle = sweep.open_log(log)
-        with pytest.raises(files.DiskError, match=r"a.log: can't be written \(No space .*\): 26 bytes are needed, and"):
-            sweep.start(job, log, handle, None)
-        os.close(handle)
-    assert (log.read_bytes() if log.exists() else None) == before
 
 
 def refused(experiments):
