@@ -343,7 +343,7 @@ def drop_state(run, fold, keep_state=False):
 
 
 def reopen_fold(run, fold):
-    """A fold that is trained on is not complete any more, nor is what kept it from that; see fold.tell_not_finite."""
+    """A fold that is trained on is not complete any more, nor is what kept it from that; see train.not_finite."""
     for name in ("fold.json", "not_finite.txt"):
         files.remove(fold_dir(run, fold) / name)
 

@@ -297,42 +297,45 @@ def _check_head(path, head, columns):
             raise InputError(f"{path}, line 1: column {column!r} stands twice; keep one of them")
 
 
-def read_numbers(path, texts, numbers):
-    """A csv with the columns `texts`, as strings, and `numbers`, finite float64 from 0 on: long tables, read fast.
-
-    InputError names the line that has no such number.
+def read_numbers(path, texts, numbers, counts=None):
+    """A csv with the columns `texts`, as strings, `numbers`, finite float64 from 0 on, and those of `counts`, {column: how many
+    values it can take}, int64 from 0 on. Long tables are read fast; InputError names the line that has no such number.
     """
-    kinds = dict.fromkeys(texts, str) | dict.fromkeys(numbers, np.float64)
-    with contextlib.suppress(OSError, ValueError, KeyError), open(path, encoding="utf-8-sig", newline="") as file:
-        table = pd.read_csv(file, dtype=kinds, keep_default_na=False)
-        values = table[[*kinds]][[*numbers]].to_numpy()
-        # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
-        if len(table) and isinstance(table.index, pd.RangeIndex) and (np.isfinite(values) & (values >= 0)).all():
-            return table.assign(**{name: table[name].str.strip() for name in texts})
-    table = read_csv(path, kinds)  # which names the line of what is wrong
-    for line, *cells in table[[LINE, *numbers]].itertuples(index=False):
-        for column, text in zip(numbers, cells):
-            with contextlib.suppress(ValueError):
-                if 0 <= float(text) < math.inf:
-                    continue
-            raise InputError(f"{path}, line {line}: {column} {text!r} is not a number from 0 on")
-    return table.drop(columns=LINE).astype(kinds)
-
-
-def whole(text):
-    """The whole number from 0 on in a text, which a spreadsheet may have given a point and zeros ('29.0'), or None."""
-    found = WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
-
-
-def to_wholes(path, table, counts):
-    """A table of `read_numbers` with int64 columns, {column: how many values it can take, from 0 on}; InputError as there."""
+    counts = counts or {}
+    numbers = [*counts, *numbers]
+    table = _read_fast(path, texts, numbers)
+    if table is None:
+        table = read_csv(path, [*texts, *numbers])  # which names the line of what is wrong
+        for line, *cells in table[[LINE, *numbers]].itertuples(index=False):
+            for column, text in zip(numbers, cells):
+                with contextlib.suppress(ValueError):
+                    if 0 <= float(text) < math.inf:
+                        continue
+                raise InputError(f"{path}, line {line}: {column} {text!r} is not a number from 0 on")
+        table = table.drop(columns=LINE).astype(dict.fromkeys(numbers, np.float64))
     for column, count in counts.items():
         wrong = ((table[column] >= count) | (table[column] % 1 > 0)).to_numpy()
         if wrong.any():
             value = f"{table[column].iloc[wrong.argmax()]:g}"
             raise InputError(f"{path}, line {wrong.argmax() + 2}: {column} {value} is none of 0 to {count - 1}")
     return table.astype(dict.fromkeys(counts, np.int64))
+
+
+def _read_fast(path, texts, numbers):
+    """The table of `read_numbers` with float64 columns, by pandas; None where it is not so plain."""
+    kinds = dict.fromkeys(texts, str) | dict.fromkeys(numbers, np.float64)
+    with contextlib.suppress(OSError, ValueError, KeyError), open(path, encoding="utf-8-sig", newline="") as file:
+        table = pd.read_csv(file, dtype=kinds, keep_default_na=False)
+        values = table[[*kinds]][numbers].to_numpy()
+        # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
+        if len(table) and isinstance(table.index, pd.RangeIndex) and (np.isfinite(values) & (values >= 0)).all():
+            return table.assign(**{name: table[name].str.strip() for name in texts})
+
+
+def whole(text):
+    """The whole number from 0 on in a text, which a spreadsheet may have given a point and zeros ('29.0'), or None."""
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
 
 
 def check_filled(path, table, column):
@@ -352,8 +355,6 @@ def check_once(path, table, column):
 
 
 # ---- pages ------------------------------------------------------------------------------------------------------------
-
-NO_VALUE = ""  # sort key of a cell without a value
 
 
 @functools.cache
@@ -377,18 +378,18 @@ def page_table(head, rows):
     (address, text), or None for nothing; nan counts as nothing. A column is one of numbers when it holds any and no text.
     """
     cells = [[_page_cell(value) for value in row] for row in rows]
-    columns = [[key for _text, key, _links in column if key != NO_VALUE] for column in zip(*cells)] or [[]] * len(head)
+    columns = [[key for _text, key, _links in column if key != ""] for column in zip(*cells)] or [[]] * len(head)
     numeric = [bool(keys) and all(key is not None for key in keys) for keys in columns]
     return {"head": list(zip(head, numeric)), "rows": cells}
 
 
 def _page_cell(value):
-    """(text shown, its sort key: a number, NOTHING, or None for the text itself; links) of a cell of `table`."""
+    """(text shown; its sort key: a number, "" for no value, None for the text itself; links) of a cell of `page_table`."""
     if isinstance(value, list):
         return "", None, value
     text, value = value if isinstance(value, tuple) else (None, value)
     if value is None or (isinstance(value, Real) and math.isnan(value)):
-        return text or "", NO_VALUE, ()
+        return text or "", "", ()
     if isinstance(value, bool) or not isinstance(value, Real):
         return str(value), None, ()
     if isinstance(value, Integral):

@@ -325,8 +325,7 @@ def make_pseudo(args, people, folds, images, device):
 
 def read_pseudo(run, target):
     """The table of `make_pseudo` that a run keeps."""
-    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), ("fold", *columns(target)))
-    table = files.to_wholes(run / "pseudo.csv", table, {"fold": files.FOLDS})
+    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), columns(target), {"fold": files.FOLDS})
     return table.astype(dict.fromkeys(columns(target), np.float32))
 
 

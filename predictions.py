@@ -47,7 +47,7 @@ def read_table(path, target, keys):
     if "image" in keys:
         counts = [len(CLASS_NAMES[head]) for head in (HEADS[target] if target == "multi" else [SCORED_AS[target]])]
         wholes = {"fold": files.FOLDS, **dict(zip(dataset.truth_columns(target), counts))}
-    table = files.to_wholes(path, files.read_numbers(path, keys, (*wholes, *names)), wholes)
+    table = files.read_numbers(path, keys, names, wholes)
     twice = table[keys[0]].duplicated().to_numpy()
     if twice.any():
         raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} stands twice")
