@@ -590,7 +590,8 @@ def diff_text(names, directories):
     """The options, or members and weights, in which two runs or two ensembles differ, beside their scores."""
     pair = [read_record(find_record(name, directories, "--diff")) for name in names]
     if pair[0].is_run != pair[1].is_run:
-        kinds = " and ".join(f"{one.name} is of kind {'run' if one.is_run else 'ensemble'}" for one in pair)
+        one, other = pair if pair[0].is_run else pair[::-1]
+        kinds = f"{one.name} is of kind run and {other.name} of kind ensemble"
         raise InputError(f"--diff {' '.join(names)}: {kinds}; give two of a kind, or see python compare.py")
     sides = [choices(one) for one in pair]
     apart = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]

@@ -457,13 +457,14 @@ def draw_bounds_curve(axes, study, axis, parts):
     axes.set_title(f"{BOUNDS_NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}")
     axes.grid(axis="y", alpha=0.7)
     axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
-    axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2)
-    axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2)
     axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
-    axes.plot(best[axis], study.best_f1, "o", ms=9, mfc="white", mec=CHOSEN, mew=2.2, zorder=4)
-    for value, count in zip(*np.unique(parts, return_counts=True)):
-        heights = bottom + (0.03 + 0.035 * np.arange(count)) * (top - bottom)
-        axes.plot([value] * count, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3)
+    ring = {"ms": 9, "mfc": "white", "mec": CHOSEN, "mew": 2.2, "zorder": 4}
+    axes.plot(best[axis], study.best_f1, "o", label="chosen on everyone", **ring)
+    counts = [parts[:index].count(value) for index, value in enumerate(parts)]  # equal ones are stacked
+    heights = bottom + (0.03 + 0.035 * np.array(counts)) * (top - bottom)
+    axes.plot(parts, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
+    axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")
+    axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2, label="score at the official bounds")
 
 
 @matplotlib.rc_context(STYLE)
@@ -481,14 +482,7 @@ def bounds(study, parts, title):
     figure, _head = new_page(9.8, 3.8, title, subtitle)
     for axis, axes in enumerate(figure.subplots(1, 2)):
         draw_bounds_curve(axes, study, axis, [part[axis] for part in parts])
-    marks = {
-        "chosen on everyone": {"ls": "", "marker": "o", "ms": 8, "mfc": "white", "mec": CHOSEN, "mew": 2},
-        "chosen without one part of the people": {"ls": "", "marker": "s", "ms": 4.5, "mfc": LOW, "mec": "none"},
-        "official bound": {"color": GREY, "lw": 1, "ls": "--"},
-        "score at the official bounds": {"color": GREY, "lw": 1, "ls": ":"},
-    }
-    handles = [Line2D([], [], **style) for style in marks.values()]
-    figure.legend(handles, marks, **BELOW)
+    figure.legend(*axes.get_legend_handles_labels(), **BELOW)
     return figure
 
 
