@@ -46,7 +46,7 @@ def num_outputs(target):
 
 
 def head_slices(target):
-    """Where each head's logits lie: {head: slice} into the last axis of a [..., num_outputs] array."""
+    """{head: slice} of each head's logits in the last axis of a [..., num_outputs] array."""
     slices, start = {}, 0
     for head in HEADS[target]:
         slices[head] = slice(start, start + len(CLASS_NAMES[head]))
@@ -497,11 +497,11 @@ def read_tables(args):
 
 @dataclass(frozen=True)
 class FoldData:
-    """What a fold trains on. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
+    """The images of a fold. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
 
-    `train_targets` follow the options (bounds, fixes); `truth` is what the target is scored on and never does. `classes`,
-    `persons` and `masks` int64 [N] are what samplers and mixing go by. The last rows of all [N] may be eval images, whose
-    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
+    `train_targets` follow the options (bounds, fixes), `truth`, on which the target is scored, never does. `classes`,
+    `persons` and `masks` int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose soft targets
+    `pseudo` float32 [M, num_outputs] replace their train_targets.
     """
 
     fold: int
@@ -524,8 +524,8 @@ class FoldData:
 
 @dataclass(frozen=True)
 class Labels:
-    """What training goes by, of each image [N]: its fold, whether it may be shown and whether it may train, training targets
-    [N, heads], the official classes that it is scored on, its person and its mask state (ints)."""
+    """Of each image [N]: its fold, `good` to be shown and `trains` (bools), training targets [N, heads], the official class
+    that it is scored on, its person and its mask state (ints)."""
 
     fold: np.ndarray
     good: np.ndarray

@@ -85,7 +85,7 @@ class Geometry:
         return left, top, left + box_width, top + box_height
 
     def _face_box(self, width, height, face):
-        """The smallest rectangle of the target's shape around the enlarged face; shifted into the image, then shrunk to it."""
+        """The smallest rectangle of the target's shape around the enlarged face, shrunk to the image and shifted into it."""
         left, top, right, bottom = face
         enlarged = 1 + 2 * self.face_margin
         scale = max(enlarged * (bottom - top) / self.height, enlarged * (right - left) / self.width)
@@ -192,12 +192,13 @@ def _resize(image, box, geometry):
 # ---- processes --------------------------------------------------------------------------------------------------------
 
 
-def pool_map(what, work, jobs, sizes, quiet=False):
-    """[work(job) for job in jobs] by a process a core, under a progress bar over images, of which each job has one of `sizes`.
+def pool_map(what, work, jobs, sizes=None, quiet=False):
+    """[work(job) for job in jobs] by a process a core; `what` and `sizes`, the images of each job, are the progress bar's.
 
-    What `work` raises is raised here, and jobs that have not begun are dropped. InputError, with `what` as what was done, when
+    sizes None: the jobs' lengths. What `work` raises is raised here, and jobs that have not begun are dropped; InputError when
     a process is killed.
     """
+    sizes = sizes or [len(job) for job in jobs]
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # a fork imports nothing anew
     pool, results = ProcessPoolExecutor(max(1, min(cpu_count(), len(jobs))), context, _begin_worker, (work,)), []
     try:
@@ -215,7 +216,7 @@ def pool_map(what, work, jobs, sizes, quiet=False):
 
 
 def _begin_worker(work):
-    """Prepare a process of the pool: it works on one thread and dies with its parent (on Linux)."""
+    """Prepare a process of the pool: one thread, and death with its parent (on Linux)."""
     global _work
     errors.on_parents_death(signal.SIGKILL)()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the face detector
@@ -276,9 +277,7 @@ def find_faces(files, quiet=False):
     By other processes alone: the library's threads here would not live through a later fork.
     """
     require_detector()
-    parts = _parts(len(files))
-    work = functools.partial(_find_part, files)
-    found = pool_map("looking for faces", work, parts, [len(part) for part in parts], quiet)
+    found = pool_map("looking for faces", functools.partial(_find_part, files), _parts(len(files)), quiet=quiet)
     return np.array([box for boxes in found for box in boxes], dtype=np.float32).reshape(-1, 4)
 
 
@@ -403,18 +402,16 @@ def bytes_to_build(files, geometry, cache_dir):
 
 def _build(files, geometry, faces, pixels, skip_bad, quiet):
     """Decode `files` on all cores into the array `pixels`; beside it a list of those that can't be read."""
-    shape, parts = (len(files), geometry.height, geometry.width, 3), _parts(len(files))
+    shape = (len(files), geometry.height, geometry.width, 3)
     size = math.prod(shape)
     check_room([("--cache-dir", pixels.parent, "decoded images", size)])
 
     def write(temporary):
         offset = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
         work = functools.partial(_decode_part, files, geometry, faces, temporary, offset, skip_bad)
-        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, parts, [len(part) for part in parts], quiet)
-        bad = [one for bad_of_part in found for one in bad_of_part]
-        write_bytes(
-            pixels.with_suffix(".json"), json.dumps({"geometry": str(geometry), "images": len(files), "bad": bad}).encode()
-        )
+        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _parts(len(files)), quiet=quiet)
+        facts = {"geometry": str(geometry), "images": len(files), "bad": [one for part in found for one in part]}
+        write_bytes(pixels.with_suffix(".json"), json.dumps(facts).encode())
 
     write_atomic(pixels, write, size)
 

@@ -44,7 +44,7 @@ def resolve_amp(mode, device):
 
 
 def cpu_has_bf16():
-    """Whether this processor multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
+    """True for a processor that multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
     has = torch.cpu.get_capabilities()
     return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -106,12 +106,11 @@ def native_size(name):
 def create(name, target, img_size, pretrained=False, weights=None, try_size=True, dropout=None, drop_path=None):
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
 
-    `weights`: a local backbone file (timm-style state dict; its own head is dropped). `pretrained`: timm's weights, by its
-    hub or its local cache. The head is initialised from torch's global random state. `dropout` (of what the head sees;
-    Srivastava et al., 2014) and `drop_path` (of whole blocks, the later the likelier; Huang et al., 2016) are probabilities
-    in training; None: the model's own, as a rule 0. InputError when the name is unknown, the weights can't be had or don't
-    fit, the model has no such dropping, or it can't take images of `img_size` (height, width); a forward finds that out,
-    unless `try_size` is False because the model was trained at that size.
+    `weights`: a local backbone file, whose own head is dropped. `pretrained`: timm's weights, by its hub or its local cache.
+    The head is initialised from torch's global random state. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic
+    depth; Huang et al., 2016) are probabilities; None: the model's own, as a rule 0. InputError when the name is unknown, the
+    weights can't be had or don't fit, the model has no such dropping, or it can't take images of `img_size` (height, width),
+    which a forward finds out if `try_size`.
     """
     name = current_name(name)
     config = timm.get_pretrained_cfg(name)
@@ -340,17 +339,17 @@ def read_facts(path):
     """
     with errors.reading(path, ANEW):
         facts = json.loads(_metadata(path)["experiment"])
-        sides, colours = [*facts["img_size"], *(facts.get("crop") or [])], [*facts["mean"], *facts["std"]]
+        size, crop, colours = facts["img_size"], facts.get("crop") or [], [*facts["mean"], *facts["std"]]
         fine = {
             "model": timm.is_model(str(facts["model"])),
             "target": facts["target"] in HEADS,
-            "img_size": len(facts["img_size"]) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides),
-            "face_crop": 0 <= (facts.get("face_crop") or 0) < math.inf,
+            "img_size": len(size) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in (*size, *crop)),
             "mean": len(colours) == 6 and all(0 <= value <= 1 for value in colours) and min(facts["std"]) > 0,
+            "face_crop": 0 <= (facts.get("face_crop") or 0) < math.inf,
             "options": facts["options"]["memory_format"] in FORMATS,
         }
-        if wrong := [key for key, good in fine.items() if not good]:
-            raise ValueError(f"its {wrong[0]} is {facts[wrong[0]]!r:.100}")
+        for name in [name for name, good in fine.items() if not good]:
+            raise ValueError(f"its {name} is {facts[name]!r:.100}")
         return facts
 
 

@@ -103,10 +103,10 @@ class SGDP(_Projected, timm.optim.SGDP):
 
 
 class Channels:
-    """The output channels of weights of these shapes as rows of one table, which is as wide as the longest.
+    """The output channels of weights of these shapes as rows of one padded table.
 
-    `take` int64 [weights * width]: channels in the order of a concatenation, one past the last of which fills the rows up;
-    `inner` and `total` float32 [weights, 1]: the numbers of a channel and of a weight.
+    `take` int64 [weights * width]: indices into their concatenation, one past whose end is the padding; `inner` and `total`
+    float32 [weights, 1]: elements of a channel and of a weight.
     """
 
     def __init__(self, shapes, device):
@@ -122,11 +122,11 @@ class Channels:
 
 
 def project(params, steps, channels, delta, wd_ratio, eps):
-    """(along [weights, width], factor [weights, 1]): of a step of weight i, channel c, `along[i, c]` times the weights goes.
+    """(along [weights, width], factor [weights, 1]): `along[i, c]` times the weights is to be taken off a step of weight i,
+    channel c, and `factor` multiplies weight decay.
 
-    Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, that is the part of the step
-    along the weights, and weight decay's factor is wd_ratio; elsewhere they are 0 and 1. params with their gradients, steps:
-    tensors [out, ...]; channels: their Channels.
+    Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, they are the part of the step
+    along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...].
     """
     rows = [[_rows(values, p) for values in (p, p.grad, step)] for p, step in zip(params, steps)]
     found = (
@@ -185,9 +185,8 @@ def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
     """timm's optimizer of that name; biases and norms get no weight decay. InputError when it can't be made here.
 
     layer_decay below 1: each block's learning rate is that of the next one, seen from the head, times this (Clark et al.
-    2020, ELECTRA, 2003.10555; BEiT), by the `lr_scale` of the parameter groups.
-    Those that torch has as one kernel (`fused`) use it: four to six times quicker than its loop over tensors on a CPU too.
-    AdamP and SGDP are those of this file.
+    2020, ELECTRA, 2003.10555; BEiT), by the `lr_scale` of the parameter groups. torch's fused kernels are used where there
+    are some: four to six times quicker than its loop over tensors, on a CPU too.
     """
     kind = timm.optim.get_optimizer_info(name.lower().removeprefix("lookahead_")).opt_class
     fused = {"fused": True} if callable(kind) and "fused" in inspect.signature(kind).parameters else {}
@@ -230,7 +229,7 @@ def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5,
 
 
 def _plateau_drops(history, patience):
-    """How often F1 stood still for more than `patience` epochs in a row (as torch's ReduceLROnPlateau, threshold 0)."""
+    """Number of times that F1 stood still for over `patience` epochs in a row (torch's ReduceLROnPlateau, threshold 0)."""
     best, waited, drops = -math.inf, 0, 0
     for value in history:
         best, waited = (value, 0) if value > best else (best, waited + 1)

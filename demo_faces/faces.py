@@ -26,7 +26,7 @@ INK = (44, 32, 32)
 
 @dataclass(frozen=True)
 class Traits:
-    """What is drawn of a person. Lengths are in pixels of the final image, colours RGB, shares from 0 to 1."""
+    """Traits of a drawn person. Lengths are in pixels of the final image, colours RGB, shares from 0 to 1."""
 
     skin: tuple
     hair: tuple
@@ -326,7 +326,7 @@ def hair_color(traits, more=0.0):
 
 
 def draw_hair_behind(canvas, traits):
-    """What falls behind head and shoulders."""
+    """Hair behind head and shoulders."""
     (w, h), v = traits.head, traits.volume
     dark = mix(hair_color(traits), (10, 8, 14), 0.13 if traits.style == "perm" else 0.22)
     if traits.style in LONG:
