@@ -203,11 +203,8 @@ def image_kind(image):
 
 def _lies_as(name, others):
     """The end of a message about a missing file: one of `others` in its place has its name but for case or suffix; else ''."""
-    for other in others:
-        if _stem_and_suffix(other)[0] == _stem_and_suffix(name)[0]:
-            unread = "." in name and _stem_and_suffix(other)[1] not in IMAGE_SUFFIXES
-            return f"; it lies there as {other!r}{f', which is not read; {files.CONVERT}' if unread else '; rename it'}"
-    return ""
+    same = [other for other in others if _stem_and_suffix(other)[0] == _stem_and_suffix(name)[0]]
+    return f"; it lies there as {same[0]!r}; rename or convert it" if same else ""
 
 
 def person_images(folder):
@@ -223,19 +220,16 @@ def person_images(folder):
         near = _lies_as(name, os.listdir(root)) if os.path.isdir(root) else ""
         missing = InputError(f"{folder}: train.csv names this folder, but it is not there{near}")
         raise errors.unreadable(folder, error) or missing from error
-    found, unread = {}, []
+    found = {}
     for name in names:
         stem, suffix = _stem_and_suffix(name)
         if suffix not in IMAGE_SUFFIXES:
-            unread += [name] if stem in IMAGE_KINDS else []
-        elif stem not in IMAGE_KINDS:
+            continue
+        if stem not in IMAGE_KINDS:
             raise InputError(f"{folder}/{name}: unknown image name; {', '.join(IMAGE_KINDS)} are expected")
-        elif stem in found:
+        if stem in found:
             raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
-        else:
-            found[stem] = name
-    if unread and len(found) < len(IMAGE_KINDS):
-        say(f"{folder}: {', '.join(unread)} lies there, which is not read; {files.CONVERT}")
+        found[stem] = name
     if not found:
         raise InputError(f"{folder}: holds no images; complete it or take its row out of train.csv")
     return found

@@ -24,7 +24,6 @@ import yaml
 import errors
 from errors import InputError, did_you_mean, say
 
-CONVERT = "convert it to JPEG, as with heif-convert or a Mac's sips -s format jpeg"
 PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of photographs, and 3 % larger
 
 

@@ -42,9 +42,6 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Image.Transpose by EXIF orientation; 1 and all else: none
 # The formats that are read, whatever a file is called. Pillow knows more: PostScript is a program, which it would run.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-MAX_PIXELS = 100_000_000  # of an image; a header may claim more than the memory holds
-HEIF_STARTS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which half is a warning
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = (
     2**28
 )  # a colour profile or XMP above Pillow's 1 MiB is no damage
@@ -105,9 +102,6 @@ def opened(file):
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(f"{width} x {height} pixels; images of {MAX_PIXELS // 10**6} million and less are read")
             yield image
     except Unreadable:
         raise
@@ -118,14 +112,8 @@ def opened(file):
     except Exception as error:  # decoders raise anything over a damaged file; nothing of it is used
         if errors.is_out_of_memory(error):
             raise
-        raise errors.unreadable(file, error) or InputError(_why_refused(file, error)) from error
-
-
-def _why_refused(file, error):
-    with open(file, "rb") as stream:
-        heif = stream.read(12)[4:] in HEIF_STARTS
-    why = f"it is a HEIC or AVIF file, whatever its name; {files.CONVERT}" if heif else error
-    return f"{file}: not a readable image ({os.path.getsize(file)} bytes; {why})"
+        damage = InputError(f"{file}: not a readable image ({os.path.getsize(file)} bytes; {error})")
+        raise errors.unreadable(file, error) or damage from error
 
 
 def orientation(image):
@@ -302,15 +290,8 @@ LOADED = 64  # images of a batch in which the cache goes to a device
 
 
 def stat_all(files):
-    """[(size in bytes, time of the last change)] of files. InputError names one that is missing."""
-    found = []
-    for file in files:
-        try:
-            stat = os.stat(file)
-        except OSError as error:
-            raise errors.unreadable(file, error) or InputError(f"{file}: {error.strerror}") from error
-        found.append((stat.st_size, stat.st_mtime_ns))
-    return found
+    """[(size in bytes, time of the last change)] of files; OSError names one that is missing."""
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, files)]
 
 
 def cache_key(files, geometry):

@@ -369,9 +369,7 @@ def parse_args(argv, ranks=None, draw=True):
         parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
     if args.kfold == 0 and args.scheduler == "Plateau":
         parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
-    check_techniques(parser, args)
-    check_folds(parser, args)
-    check_parallel(parser, args)
+    check_together(parser, args)
     mixes = args.mix != "none"
     check_idle(parser, args, given, [
         ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
@@ -381,8 +379,15 @@ def parse_args(argv, ranks=None, draw=True):
     return args
 
 
-def check_techniques(parser, args):
-    """Refuse techniques that do nothing or contradict each other."""
+def check_together(parser, args):
+    """Refuse options that contradict each other, and folds that there are not; of a run that goes on too."""
+    import hardware
+
+    args.fold = args.fold and list(dict.fromkeys(args.fold))
+    last = max(args.kfold, 1) - 1
+    for number in args.fold or ():
+        if not 0 <= number <= last:
+            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
     if "ordinal" in args.loss and args.target not in ("age", "age_group"):
         parser.error(
             f"--loss {args.loss}: ordinal needs classes with an order; --target {args.target} has none, age and age_group"
@@ -401,19 +406,6 @@ def check_techniques(parser, args):
     if args.finish_on_all and (args.kfold == 0 or args.scheduler == "Plateau"):
         why = "--kfold 0 trains everyone from the start" if args.kfold == 0 else "--scheduler Plateau follows the validation F1"
         parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
-
-
-def check_folds(parser, args):
-    args.fold = args.fold and list(dict.fromkeys(args.fold))
-    last = max(args.kfold, 1) - 1
-    for number in args.fold or ():
-        if not 0 <= number <= last:
-            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
-
-
-def check_parallel(parser, args):
-    import hardware
-
     if args.parallel_folds != 1 and args.auto_batch and args.resume is None:  # of a run that goes on it is settled
         parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
     if args.parallel_folds != 1 and hardware.world_size() > 1:
@@ -426,17 +418,12 @@ def same_options(args, ranks):
     return argparse.Namespace(**{**vars(args), **ranks.broadcast(shared)})
 
 
-def read_run(resume):
-    """(run folder, its recorded options) of --resume."""
-    run = experiment.find_run(resume)
-    return run, experiment.read_args(run)
-
-
 def resumed_args(parser, args, given, ranks):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
     import model
 
-    run, recorded = ranks.broadcast(read_run(args.resume) if ranks.first else None)
+    run = ranks.broadcast(experiment.find_run(args.resume) if ranks.first else None)
+    recorded = ranks.broadcast(experiment.read_args(run) if ranks.first else None)
     fixed = given - RESUME_MAY_CHANGE
     if fixed:
         option = f"--{sorted(fixed)[0].replace('_', '-')}"
@@ -448,9 +435,7 @@ def resumed_args(parser, args, given, ranks):
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(demo.locate(args.data_dir)[0])
     args.model = model.told_name(args.model)
-    check_techniques(parser, args)
-    check_folds(parser, args)
-    check_parallel(parser, args)
+    check_together(parser, args)
     return args
 
 
