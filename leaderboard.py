@@ -428,11 +428,8 @@ class Study:
 
     def lines(self):
         """The effects as lines of a table in text, long factors and levels in several."""
-        rows = []
-        for factor, level, *numbers, interval in self.rows:
-            cells = [textwrap.wrap(factor, 26), textwrap.wrap(level, 26), *([text] for text, _number in numbers), [interval]]
-            rows += itertools.zip_longest(*cells, fillvalue="")
-        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5))
+        rows = [[factor, level, *(text for text, _key in numbers), last] for factor, level, *numbers, last in self.rows]
+        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
 
 
 def effect_row(effect):

@@ -1,7 +1,5 @@
 """The pictures of report.py: their numbers and words, and that nothing overlaps; HTML pages, their cells and thumbnails."""
 
-import base64
-import io
 import re
 import sys
 from html.parser import HTMLParser
@@ -17,11 +15,9 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 import files
-import images
 import metrics
 import report
 from dataset import CLASS_NAMES, encode
-from errors import InputError
 from images import Geometry
 
 LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 12 + "\nend 한글"
@@ -62,9 +58,8 @@ def grey_image(_name):
 
 def texts(figure):
     """All texts on a figure but tick labels, in the order of drawing."""
-    legends = [legend for owner in (figure, *figure.axes) for legend in owner.findobj(matplotlib.legend.Legend)]
     found = [text for owner in (figure, *figure.axes) for text in owner.texts]
-    found += [text for legend in dict.fromkeys(legends) for text in legend.get_texts()]
+    found += [text for legend in figure.findobj(matplotlib.legend.Legend) for text in legend.get_texts()]
     return found + [area._text for area in figure.findobj(TextArea) if area._text not in found]
 
 
@@ -302,14 +297,6 @@ def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
 # ---- words and files -----------------------------------------------------------------------------------------------
 
 
-def test_shorten():
-    assert report.shorten("short", 5) == "short"
-    assert report.shorten("abcdefghij", 5) == "ab…ij"
-    assert report.shorten("abcdefghij", 6) == "abc…ij"
-    assert report.shorten("000003_female_Asian_40/mask1.jpg", 18) == "000003_…/mask1.jpg"
-    assert report.shorten("a/mask1_with_a_long_name.jpg", 9) == "a/ma….jpg"
-
-
 def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     settings, (truth, pred) = matplotlib.rcParams.copy(), make_classes(20)
@@ -395,28 +382,3 @@ def test_cells_show_text_and_sort_by_value():
     assert [attrs.get("class") for attrs in Reader(text).all("th")] == [None, "number", "number", "number", None]
     assert text.count("<button>") == 5 and 'class="sortable"' in text
     assert Reader(page(["a", "b"], [])).all("td") == []
-
-
-@pytest.mark.parametrize(("mode", "size", "shown"), [
-    ("RGB", (384, 512), (120, 160)), ("L", (512, 384), (213, 160)), ("P", (30, 40), (30, 40)), ("RGBA", (1, 1000), (1, 160)),
-])  # fmt: skip
-def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
-    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
-    head, data = images.thumbnail(tmp_path / "x.png").split(",")
-    image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
-
-
-def test_thumbnails_are_upright(tmp_path):
-    """A picture saved on its side (EXIF orientation 6) is turned: 20 wide, 10 high becomes 10 wide, 20 high."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
-    data = images.thumbnail(tmp_path / "x.jpg").split(",")[1]
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (10, 20)
-
-
-def test_a_bad_image_is_named(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
-        images.thumbnail(tmp_path / "x.jpg")
