@@ -169,18 +169,6 @@ def test_csv_against_csv_by_hand(images, here, shared_data, capsys):
     assert "1 of 2 images are here" in (here / "x.html").read_text() and not (here / "comparisons").exists()
 
 
-def test_the_same_answers_twice(images, here, capsys):
-    a = write_submission(here / "a.csv", images[1], images[2])
-    assert compare.main([str(a), str(a)]) == 0
-    assert "rows that differ: 0 of 20 (0.0%)" in capsys.readouterr().out
-    assert "<b>0</b> of 20 rows differ" in (here / "comparisons" / f"{here.name}-a--{here.name}-a.html").read_text()
-
-
-def test_a_file_within_a_run_stands_for_it(make_run, here):
-    run = make_run("a", "label")
-    assert compare.read_side("runs/a/args.yaml").images == compare.read_side(str(run)).images
-
-
 @pytest.mark.parametrize(("targets", "part"), [
     (("label", "mask"), "mask"), (("gender", "label"), "gender"), (("age", "age_group"), "age_group"), (("multi", "label"), "label"),
     (("age", "multi"), "age_group"), (("mask", "mask"), "mask"),
@@ -199,15 +187,6 @@ def test_targets_meet_on_what_both_answer(make_run, here, capsys, targets, part)
             probs = dataset.marginals(probs)[part]
         expected.append(probs.argmax(1))
     assert f"rows that differ: {(expected[0] != expected[1]).sum()} of 20" in out
-
-
-def test_a_csv_is_split_into_parts(make_run, images, here, capsys):
-    run = make_run("m", "mask", 1.0)
-    a = write_submission(here / "a.csv", images[1], images[2])
-    assert compare.main([str(a), str(run)]) == 0
-    out = capsys.readouterr().out
-    assert "rows that differ: 0 of 20" in out and "as B alone sees it" in out
-    assert f"no out-of-fold verdict: {a} has no oof.csv" in out
 
 
 def test_scores_on_known_labels(images, here, shared_data, capsys):
@@ -347,14 +326,6 @@ def test_an_existing_page_is_replaced_and_nothing_is_half_written(make_run, here
     assert "no/x.html: can't be written" in refused(capsys, a, b, "--out", "no/x.html")
 
 
-@pytest.mark.parametrize(("name", "safe"), [
-    ("runs/01-AdamP-v0-label_5fold", "01-AdamP-v0-label_5fold"), ("runs/a:fold2", "a-fold2"), ("sub/mine/submission.csv", "mine-submission"),
-    ("a.csv", "a"), ('runs/<b>"&', "b"), ("runs/한글", "한글"), ("x" * 300, "x" * 100), ("...", "x"),
-])  # fmt: skip
-def test_names_of_pages_are_safe(name, safe):
-    assert compare.page_name(name) == safe
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda table: table.rename(columns={"ans": "answer"}), "bad.csv: column 'ans' is missing, found ImageID,answer. Did you mean answer?"),
     (lambda table: table.iloc[:-1], "bad.csv: answers to different images (20 and 19, 1 in one alone, such as "),
@@ -393,13 +364,6 @@ def test_labels_are_narrowed_to_a_part():
     assert compare.narrow_probs(age, "age_group", "age_group") is age
 
 
-def test_changed_words():
-    assert compare.changed_words(0, 14, "label") == [
-        ("mask", "worn", "not worn"), ("gender", "male", "male"), ("age_group", "<30", ">=60"),
-    ]  # fmt: skip
-    assert compare.changed_words(0, 1, "gender") == [("gender", "male", "female")]
-
-
 def test_what_moved_between_two_labellings():
     """Rows 1, 2, 4, 5 differ: twice 0 -> 1 (age), once 0 -> 3 (gender), once 0 -> 14 (mask and age).
 
@@ -433,14 +397,6 @@ def test_expected_f1_of_known_truth_is_f1():
     np.testing.assert_allclose(compare.expected_f1(answers, np.eye(5)[truth]), expected)
 
 
-def test_the_expected_effect_takes_the_mean_of_both():
-    rng = np.random.default_rng(1)
-    probs_a, probs_b = rng.dirichlet(np.ones(3), (2, 50))
-    both = Comparison("mask", list(range(50)), probs_a.argmax(1), probs_b.argmax(1), probs_a, probs_b)
-    expected = compare.expected_f1(both.b, (probs_a + probs_b) / 2)
-    np.testing.assert_allclose([row[4] for row in both.effects], expected)
-
-
 def test_people_next_to_a_boundary():
     near = compare.near_boundary(["000001_female_Asian_26", "x_27", "x_32", "x_33", "x_56", "000001-1_male_Asian_57", "x_60"])
     assert near.tolist() == [False, True, True, False, False, True, True]
@@ -456,12 +412,6 @@ def test_people_next_to_a_boundary():
 ])  # fmt: skip
 def test_verdicts_in_words(low, high, difference, words):
     assert str(Paired(0.5 + difference, 0.5, low, high, 700)) == words
-
-
-def test_how_many_people_it_takes():
-    """Half the interval is 0.0095, the difference 0.004: 700 * (0.0095 / 0.004)^2 = 700 * 5.640625 = 3,948."""
-    assert Paired(0.504, 0.5, -0.006, 0.013, 700).units_to_tell() == pytest.approx(3948.4375)
-    assert Paired(0.5, 0.5, -0.01, 0.01, 700).units_to_tell() is None
 
 
 def test_signed_numbers():
@@ -548,11 +498,6 @@ def test_both_answers_stand_under_an_image_and_what_changed_is_named():
         f"A worn , male , &lt;30 {chances[0]} B not worn , male , &gt;=60 {chances[1]} changed: mask , age_group"
     )
     assert card.count('<b class="word mask">') == 3 and "gender" not in card
-
-
-def test_unknown_probabilities_are_left_out():
-    text = html(comparison([(0, 1, 1)], probs=False, scored_as="gender"))
-    assert 'class="chance"' not in text and '<span class="more">' not in text and "expected F1" not in text
 
 
 KEYS = """
