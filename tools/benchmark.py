@@ -1,29 +1,19 @@
-"""Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline, on this machine.
+"""Measure how close training comes to the ceiling, and how far it is ahead of a usual DataLoader pipeline, on this machine.
 
     python tools/benchmark.py --model resnet18 --img-size 128
 
---what train (weights are random, the training images those of --data-dir):
-  ceiling  forward, loss, backward and optimizer step on one fixed batch that lies on the device
-  ours     the epochs of train.py: its loader, augmentation and step, without validation and checkpoints
-  usual    the same step on batches of a torch DataLoader with workers that decode by Pillow and change by torchvision
-  script   with --script: usual as a script has it, in a process of its own, with the C library's malloc and contiguous images
-All train the same model by the same optimizer in the same precision, the first three in one process with one malloc and
-memory format.
+--what train (random weights, the training images of --data-dir):
+  ceiling  forward, loss, backward and optimizer step on one fixed batch on the device
+  ours     the epochs of train.py: its batches, augmentation and step, without validation and checkpoints
+  usual    the same step on batches of a DataLoader whose workers decode with Pillow and augment with torchvision
+  script   with --script: usual in a process of its own, with the C library's malloc and contiguous images
+--what validation: predictions between two epochs against the forward of the model on one fixed batch.
+--what inference: eval images by --folds models and --tta in one call, against the forward alone and one call a fold.
+--what cache: building the image cache against a loop that decodes and resizes with Pillow in one process.
 
---what validation: predictions of --images training images between two epochs of train.py, against the forward of its model
-on one fixed batch.
-
---what inference: the eval images by --folds models and --tta, as inference.py predicts them, against the forward of the same
-models on one fixed batch, and against a call for each single fold. A round predicts all eval images at least once.
-
---what cache: building the image cache in a fresh folder, against a loop in one process that decodes by Pillow in full
-size, crops and resizes as the cache does, and keeps nothing.
-
-A round measures each of them once, for --seconds at least; the first round is a warm-up and not counted. Every second
-round goes backwards, and fractions are taken within a round, so that a machine that drifts hits all alike. Not timed:
-the start of the DataLoader's workers, and the first batches until they are as far ahead as they get. Work on a GPU is
-waited for at the two ends of a measurement alone. The stages are timed after that, one after the other and each waited
-for, so their sum is more than a step takes where they overlap. Prints a table and writes all of it to --out.
+Each round measures all of them, for --seconds at least; the first is a warm-up. Every second round runs backwards and fractions
+are taken within a round, so that a drifting machine hits all alike. A GPU is waited for at both ends of a measurement only. The
+stages are timed afterwards, one by one. Prints tables and writes everything to --out.
 """
 
 import sys
@@ -43,11 +33,12 @@ import itertools
 import multiprocessing
 import os
 import platform
-import signal
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import joblib
@@ -147,13 +138,6 @@ def transform(aug, mean, std):
     return transforms.Compose(steps)
 
 
-def resize(image, geometry):
-    """A Pillow image, cropped and resized as `geometry` says, to whole source pixels."""
-    left, top, right, bottom = (round(edge) for edge in geometry.box(*image.size))
-    size = (geometry.height, geometry.width)
-    return functional.resized_crop(image, top, left, bottom - top, right - left, size, InterpolationMode.BICUBIC)
-
-
 @dataclass(frozen=True)
 class Photos:
     """A data set for a DataLoader: item i is (image float32 [3, H, W], its row of targets) of the i-th file."""
@@ -167,58 +151,22 @@ class Photos:
         return len(self.files)
 
     def __getitem__(self, index):
-        return self.change(resize(open_rgb(self.files[index]), self.geometry)), self.targets[index]
-
-
-class Shuffled:
-    """Batches of `size` indices below `count` in random order, epoch after epoch, until `stopped` is set."""
-
-    def __init__(self, count, size):
-        self.count, self.size, self.stopped = count, size, False
-        self.generator = np.random.default_rng(0)
-
-    def __iter__(self):
-        while True:
-            order = self.generator.permutation(self.count)
-            for start in range(0, self.count - self.size + 1, self.size):
-                if self.stopped:
-                    return
-                yield order[start : start + self.size].tolist()
-
-
-class Loader:
-    """A DataLoader over Photos whose workers stay, but have nothing to do outside of `running()`."""
-
-    def __init__(self, photos, batch_size, workers, pin_memory):
-        self.ahead = workers * PREFETCH
-        self.order = Shuffled(len(photos), batch_size)
-        self.loader = DataLoader(
-            photos, batch_sampler=self.order, num_workers=workers, pin_memory=pin_memory,
-            persistent_workers=workers > 0, prefetch_factor=PREFETCH if workers else None,
-        )  # fmt: skip
-
-    @contextlib.contextmanager
-    def running(self):
-        """An iterator of batches without end; on leaving, those that were asked for ahead are waited for and dropped."""
-        self.order.stopped = False
-        with errors.signals_blocked():  # for the workers, started the first time, which end when this process does
-            batches = iter(self.loader)
-        yield batches
-        self.order.stopped = True
-        for _batch in batches:
-            pass
-
-
-# ---- training ------------------------------------------------------------------------------------------------------
+        image, geometry = open_rgb(self.files[index]), self.geometry
+        left, top, right, bottom = (round(edge) for edge in geometry.box(*image.size))  # to whole source pixels
+        size = (geometry.height, geometry.width)
+        image = functional.resized_crop(image, top, left, bottom - top, right - left, size, InterpolationMode.BICUBIC)
+        return self.change(image), self.targets[index]
 
 
 def train(args, device):
     """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
     fit, files = build_fit(args, device)
-    pipelines = {"ceiling": ceiling(fit), "ours": ours(fit)}
+    batch = fixed_batch(fit)
+    ceiling = repeated(lambda: engine.optimizer_step(fit, [batch]), fit.step_size)
+    pipelines = {"ceiling": ceiling, "ours": ours(fit)}
     with contextlib.ExitStack() as stack:
         if args.usual:
-            pipelines["usual"] = usual_pipeline(fit, usual_loader(args, fit, files))
+            pipelines["usual"] = usual_pipeline(args, fit, files)
         if args.script:
             pipelines["script"] = stack.enter_context(script_pipeline(args, device))
         rates = alternate(pipelines, device, args.repeats, args.seconds)
@@ -241,12 +189,6 @@ def fixed_batch(fit):
     """(images, targets) of the first rows, as a step of train.py gets them."""
     (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     return engine.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
-
-
-def ceiling(fit):
-    """The pipeline without any input: a function of a timing.Window, as are those below."""
-    part = fixed_batch(fit)
-    return repeated(lambda: engine.optimizer_step(fit, [part]), fit.step_size)
 
 
 def repeated(step, images):
@@ -272,15 +214,13 @@ def ours(fit):
     return run
 
 
-def usual_loader(args, fit, files):
-    """The usual.Loader of the training images, in float32 and changed as --aug says."""
-    change = transform(args.aug, fit.data.mean, fit.data.std)
+def usual_pipeline(args, fit, files):
+    """Steps on the batches of a DataLoader over the training images, in float32 and changed as --aug says.
+
+    The start of its workers, and the batches that they prefetch, are not timed.
+    """
+    change, on_gpu = transform(args.aug, fit.data.mean, fit.data.std), fit.ranks.device.type == "cuda"
     photos = Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
-    return Loader(photos, fit.step_size, args.workers, pin_memory=fit.ranks.device.type == "cuda")
-
-
-def usual_pipeline(fit, loader):
-    """Steps on the batches of a usual.Loader."""
 
     def step(batches):
         images, targets = next(batches)
@@ -288,14 +228,16 @@ def usual_pipeline(fit, loader):
         engine.optimizer_step(fit, [(images, targets.to(fit.ranks.device, non_blocking=True))])
 
     def run(window):
-        with loader.running() as batches:
-            for _ahead in range(loader.ahead):
+        loader = DataLoader(photos, fit.step_size, shuffle=True, drop_last=True, num_workers=args.workers, pin_memory=on_gpu,
+                            persistent_workers=args.workers > 0)  # fmt: skip
+        batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        with errors.signals_blocked():  # for the workers, which end when this process does
+            for _ahead in range(1 + PREFETCH * args.workers):
                 step(batches)
-            window.start()
-            while True:
-                step(batches)
-                if window.step(fit.step_size):
-                    return
+        window.start()
+        step(batches)
+        while not window.step(fit.step_size):
+            step(batches)
 
     return run
 
@@ -303,47 +245,31 @@ def usual_pipeline(fit, loader):
 @contextlib.contextmanager
 def script_pipeline(args, device):
     """The usual pipeline as scripts have it: in a process of its own, with the C library's malloc and contiguous images."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
     script = argparse.Namespace(**{**vars(args), "memory_format": "contiguous"})
-    process = context.Process(target=_script, args=(theirs, script, device))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_start_script, initargs=(script, str(device))) as pool:
 
-    def answer():
-        try:
-            return ours.recv()
-        except EOFError:
-            process.join()
-            raise InputError(f"--script: its process ended (exit code {process.exitcode})") from None
+        def run(window):
+            try:
+                window.images, window.seconds = pool.submit(_run_script, window.least).result()
+            except BrokenProcessPool as error:
+                raise InputError("--script: its process ended; what it said stands above") from error
 
-    def run(window):
-        ours.send(window.least)
-        window.images, window.seconds = answer()
-
-    with errors.signals_blocked():
-        process.start()
-    theirs.close()
-    try:
-        answer()  # that it is ready
         yield run
-        ours.send(None)
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        process.join()
 
 
-def _script(connection, args, device):
-    """In that process: a window of each number of seconds that comes, until None does."""
-    errors.on_parents_death(signal.SIGKILL)()
+def _start_script(args, device):
+    global _script
     hardware.use_threads(args.threads)
-    fit, files = build_fit(args, hardware.pick_device(str(device)))
-    run = usual_pipeline(fit, usual_loader(args, fit, files))
-    connection.send("ready")
-    for seconds in iter(connection.recv, None):
-        window = Window(device, seconds)
-        run(window)
-        connection.send((window.images, window.seconds))
+    fit, files = build_fit(args, hardware.pick_device(device))
+    _script = usual_pipeline(args, fit, files), fit.ranks.device
+
+
+def _run_script(seconds):
+    run, device = _script
+    window = Window(device, seconds)
+    run(window)
+    return window.images, window.seconds
 
 
 def time_stages(fit, seconds):
@@ -379,9 +305,6 @@ def time_stages(fit, seconds):
     return {stage: {"ms": ms, "share": ms / sum(medians.values())} for stage, ms in medians.items()}
 
 
-# ---- validation ----------------------------------------------------------------------------------------------------
-
-
 def validation(args, device):
     """Rates of predicting training images with the model of a training: forward alone, and engine.predict_rows."""
     fit, _files = build_fit(args, device)
@@ -392,9 +315,6 @@ def validation(args, device):
     pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch)}
     pipelines["ours"] = repeated(lambda: engine.predict_rows(fit, rows), len(rows))
     return alternate(pipelines, device, args.repeats, args.seconds), {}
-
-
-# ---- inference -----------------------------------------------------------------------------------------------------
 
 
 def inference(args, device):
@@ -422,13 +342,12 @@ def make_fold(args, run, number, device):
     """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
     net = model.build_model(args, number, device).eval()
     args.memory_format = model.usual_format(net)
-    options = {"memory_format": args.memory_format}
     net.to(memory_format=model.FORMATS[args.memory_format])
     mean, std = model.mean_std(net)
     experiment.fold_dir(run, number).mkdir()
-    facts = {"model": args.model, "target": args.target, "img_size": args.img_size, "crop": args.crop, "mean": mean, "std": std}
-    facts["options"] = options
-    model.save_weights(model.weights(net), facts, experiment.fold_dir(run, number) / "best.safetensors")
+    metadata = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop")}
+    metadata |= {"mean": mean, "std": std, "options": {"memory_format": args.memory_format}}
+    model.save_weights(model.weights(net), metadata, experiment.fold_dir(run, number) / "best.safetensors")
     experiment.finish_fold(run, number, {})
     return net, mean, std
 
@@ -450,7 +369,7 @@ def forward_alone(args, models, batch):
 
 
 def predict_all(args, calls, images, device):
-    """evaluation.predict_folds for each list of jobs in `calls`, from weights in files to probabilities in files."""
+    """inference.predict_folds for each list of jobs in `calls`, from weights in files to probabilities in files."""
 
     def run(window):
         over = False
@@ -463,9 +382,6 @@ def predict_all(args, calls, images, device):
             over = window.step(len(images.names))
 
     return run
-
-
-# ---- the image cache -----------------------------------------------------------------------------------------------
 
 
 def cache_building(args, device):
@@ -482,16 +398,12 @@ def cache_building(args, device):
 
 
 def build_caches(files, geometry, cache_dir):
-    """Caches of all files in new folders, one after the other; their removal is not timed."""
+    """Build caches of all files in new folders, one after the other; their removal is not timed."""
 
     def run(window):
         over = False
         while not over:
-            try:
-                place = tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir)
-            except OSError as error:
-                raise InputError(f"--cache-dir {cache_dir}: cannot be written ({error.strerror})") from error
-            with place as folder:
+            with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir) as folder:
                 window.start()
                 images.open_cache(files, geometry, folder, quiet=True)
                 over = window.step(len(files))
@@ -500,7 +412,7 @@ def build_caches(files, geometry, cache_dir):
 
 
 def pillow_loop(files, geometry):
-    """File after file, beginning anew after the last."""
+    """Decode and resize one file after another, without end."""
     forever = itertools.cycle(files)
 
     def step():
@@ -510,7 +422,6 @@ def pillow_loop(files, geometry):
     return repeated(step, 1)
 
 
-# Options of train.py that are not offered here and have other values than its defaults.
 FIXED = {
     "pretrained": False,
     "seed": 0,
@@ -521,12 +432,7 @@ FIXED = {
     "patience": 0,
     "quiet": True,
 }
-MEASUREMENTS = {
-    "train": train,
-    "validation": validation,
-    "inference": inference,
-    "cache": cache_building,
-}
+MEASUREMENTS = {"train": train, "validation": validation, "inference": inference, "cache": cache_building}
 # Which rates are divided by which.
 FRACTIONS = {
     "train": (("ours", "ceiling"), ("ours", "usual"), ("ours", "script")),
@@ -552,8 +458,6 @@ def parse_args(argv):
                        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
     group.add_argument("--folds", type=options.positive_int, default=5, metavar="K", help="--what inference: models")
     options.add_tta(group)
-    group.add_argument("--malloc", choices=("keep", "default"), default="keep",
-                       help="freed memory stays with the process, as in train.py, or goes the C library's way")  # fmt: skip
     group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
     options.add_data(parser)
     group = options.add_model(parser, "resnet18", "medium")
@@ -598,40 +502,32 @@ def summary(args, device, rates, stages):
 
 
 def show(result):
-    """The result as tables."""
+    """Print the result as tables."""
     args, environment = result["options"], result["environment"]
     size = " x ".join(map(str, args["img_size"]))
-    if args["what"] == "train":
-        print(f"{args['model']} at {size}, batch {args['batch_size']}, aug {args['aug']}, {args['loss']}, {args['optimizer']}")
-        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}{', compiled' if args['compile'] else ''}")
-    elif args["what"] == "validation":
-        print(f"{args['model']} at {size}, {args['images']} images, batch {args['batch_size']}")
-        print(f"amp {args['amp']}, {args['memory_format']}, malloc {args['malloc']}")
-    elif args["what"] == "inference":
-        print(f"{args['folds']} models {args['model']} at {size}, {args['images']} images, batch {args['batch_size']}, "
-              f"tta {args['tta']}, amp {args['amp']}")  # fmt: skip
-    else:
-        print(f"caches of {args['images']} images at {size}")
+    about = {
+        "train": f"aug {args['aug']}, {args['loss']}, {args['optimizer']}{', compiled' if args['compile'] else ''}",
+        "inference": f"{args['folds']} models, {args['images']} images, tta {args['tta']}",
+    }.get(args["what"], f"{args['images']} images")
+    print(f"{args['what']}: {args['model']} at {size}, batch {args['batch_size']}, {about}")
+    print(f"amp {args['amp']}, {args['memory_format']}")
     print(f"{environment['device']} ({environment['cpu']}), torch {environment['packages']['torch']}")
     print(f"{args['repeats']} rounds of {args['seconds']:g} s each")
-    print(f"\n{'images/s':<18}{'median':>10}{'min':>10}{'max':>10}")
-    for name, values in result["rates"].items():
-        print(f"{name:<18}{values['median']:>10.1f}{values['min']:>10.1f}{values['max']:>10.1f}")
-    print(f"\n{'fraction':<18}{'median':>10}{'min':>10}{'max':>10}")
-    for name, values in result["fractions"].items():
-        print(f"{name.replace('/', ' / '):<18}{values['median']:>10.3f}{values['min']:>10.3f}{values['max']:>10.3f}")
+    for title, rows, digits in (("images/s", result["rates"], 1), ("fraction", result["fractions"], 3)):
+        print(f"\n{title:<18}{'median':>10}{'min':>10}{'max':>10}")
+        for name, values in rows.items():
+            numbers = "".join(f"{values[key]:>10.{digits}f}" for key in ("median", "min", "max"))
+            print(f"{name.replace('/', ' / '):<18}{numbers}")
     if result["stages"]:
         print(f"\n{'stage':<18}{'ms/batch':>10}{'share':>10}")
         for name, stage in result["stages"].items():
             print(f"{name:<18}{stage['ms']:>10.2f}{stage['share']:>10.1%}")
-        print(f"{'sum':<18}{sum(stage['ms'] for stage in result['stages'].values()):>10.2f}")
 
 
 def main(argv=None):
     errors.StopSignals()  # a signal ends the measurement, and temporary folders go
     args = parse_args(argv)
-    if args.malloc == "keep":
-        hardware.tune_malloc()
+    hardware.tune_malloc()
     device = hardware.pick_device(args.device)
     args.threads = hardware.use_threads(args.threads)
     result = summary(args, device, *MEASUREMENTS[args.what](args, device))

@@ -71,12 +71,9 @@ PHASES = {
     "scores": ((predictions, "write_summary"),),
     "pictures": ((train, "draw_pictures"),),
 }
-UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256")
+UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256", "options")  # times and places
 TOLD = re.compile(r"^fold (\d+) epoch +(\d+)", re.MULTILINE)
 PR_SET_CHILD_SUBREAPER = 36
-
-
-# ---- one start -----------------------------------------------------------------------------------------------------
 
 
 class Shared:
@@ -171,9 +168,6 @@ def finish(child, seconds=None):
         return status, took
 
 
-# ---- what must be true ---------------------------------------------------------------------------------------------
-
-
 def final_files(folder):
     """The files under final names: what is being written has a name that says so."""
     for path in sorted(Path(folder).rglob("*")):
@@ -182,25 +176,22 @@ def final_files(folder):
             yield path
 
 
-def read(path):
-    """Read a file through; raises what its reader raises when it is damaged."""
-    if path.suffix == ".json":
-        json.loads(path.read_text())
-    elif path.suffix == ".yaml":
-        if not isinstance(yaml.safe_load(path.read_text()), dict):
-            raise ValueError("no mapping")
-    elif path.suffix == ".csv":
-        if not path.read_text().endswith("\n") or pd.read_csv(path).isna().all(axis=None):
-            raise ValueError("cut short")
-    elif path.suffix == ".safetensors":
-        safetensors.torch.load_file(path)
-    elif path.suffix == ".pt":
-        torch.load(path, map_location="cpu", weights_only=True)
-    elif path.suffix == ".png":
-        with Image.open(path) as image:
-            image.load()
-    elif path.suffix == ".npy":
-        np.load(path, mmap_mode="r")
+def read_table(path):
+    if not path.read_text().endswith("\n") or pd.read_csv(path).isna().all(axis=None):
+        raise ValueError("cut short")
+
+
+def read_mapping(path):
+    if not isinstance(yaml.safe_load(path.read_text()), dict):
+        raise ValueError("no mapping")
+
+
+# Readers by suffix, which raise when a file is damaged.
+READERS = {
+    ".json": lambda path: json.loads(path.read_text()), ".yaml": read_mapping, ".csv": read_table,
+    ".safetensors": safetensors.torch.load_file, ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
+    ".png": lambda path: Image.open(path).load(), ".npy": lambda path: np.load(path, mmap_mode="r"),
+}  # fmt: skip
 
 
 def log_rows(run):
@@ -216,7 +207,7 @@ def faults(folder, told, whole):
     found = []
     for path in final_files(folder):
         try:
-            read(path)
+            READERS.get(path.suffix, Path.stat)(path)
         except Exception as error:  # whatever a damaged file raises
             found.append(f"{path.relative_to(folder)} can't be read ({type(error).__name__}: {error})")
     if not found:
@@ -225,11 +216,6 @@ def faults(folder, told, whole):
         found += [f"epoch {epoch} of fold {fold} was told as finished and is not in log.csv" for fold, epoch in sorted(lost)]
         found += [f"log.csv differs in fold and epoch {key}" for key, row in rows.items() if right.get(key) != row]
     return found
-
-
-def facts(path):
-    """A json file without times, nor the digest of a weights file, whose metadata hold the run's places."""
-    return {name: value for name, value in json.loads(path.read_text()).items() if name not in UNLIKE}
 
 
 def differences(folder, whole):
@@ -245,7 +231,8 @@ def differences(folder, whole):
         elif name.endswith("log.csv"):
             same = log_rows(one.parent) == log_rows(other.parent)
         elif name.endswith(("summary.json", "fold.json")):
-            same = facts(one) == facts(other)
+            one, other = (json.loads(path.read_text()) for path in (one, other))
+            same = all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - set(UNLIKE))
         elif name in ("args.yaml", "env.json"):
             continue  # places and times
         else:
@@ -254,9 +241,6 @@ def differences(folder, whole):
             found.append(f"{name} differs")
     found += [f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if re.search(r"\.tmp|last\.pt", path.name)]
     return found
-
-
-# ---- trials --------------------------------------------------------------------------------------------------------
 
 
 def command(config, folder, data):
@@ -274,8 +258,8 @@ def train_whole(config, folder, data):
     (folder / "facts.json").write_text(json.dumps({"seconds": seconds, "writes": shared.writes}))
 
 
-def trial(config, folder, data, whole, rng, results):
-    """Kill a run until it ends; puts ("kill", config, phase, way) and ("end", config, faults, starts) into `results`."""
+def trial(config, folder, data, whole, rng, counts, results):
+    """Kill a run until it ends; puts ("kill", config, phase, way), counted in counts[1], or ("end", config, faults, starts)."""
     folder.mkdir()
     never_killed, said = json.loads((whole / "facts.json").read_text()), folder / "said.txt"
     for starts in range(1, 1000):
@@ -289,14 +273,14 @@ def trial(config, folder, data, whole, rng, results):
         status, _took = finish(child, seconds)
         told = said.read_text() if said.exists() else ""
         if os.WIFSIGNALED(status):
+            with counts.get_lock():
+                counts[1] += 1
             results.put(("kill", config, shared.phase, "by the clock" if by_clock else "beside a write"))
             wrong = faults(folder, told, whole)
+        elif status == 0:
+            wrong = differences(folder, whole)
         else:
-            wrong = (
-                differences(folder, whole)
-                if status == 0
-                else [f"ended with {os.waitstatus_to_exitcode(status)}: {told[-500:]}"]
-            )
+            wrong = [f"ended with {os.waitstatus_to_exitcode(status)}: {told[-500:]}"]
         if wrong or not os.WIFSIGNALED(status):
             results.put(("end", config, [f"{folder}, start {starts}: {fault}" for fault in wrong], starts))
             if not wrong:
@@ -313,23 +297,11 @@ def work(place, data, configs, seed, wanted, until, counts, results):
             with counts.get_lock():
                 index, counts[0] = counts[0], counts[0] + 1
             config = configs[index % len(configs)]
-            mine = Counted(results, counts)
-            trial(config, place / f"trial{index}", data, place / "whole" / config, np.random.default_rng((seed, index)), mine)
+            rng = np.random.default_rng((seed, index))
+            trial(config, place / f"trial{index}", data, place / "whole" / config, rng, counts, results)
     except BaseException:
         results.put(("end", "the harness", [traceback.format_exc()], 0))
     results.put(("done", None, None, None))
-
-
-class Counted:
-    """A queue that counts the kills that go through it."""
-
-    def __init__(self, results, counts):
-        self.results, self.counts = results, counts
-
-    def put(self, result):
-        with self.counts.get_lock():
-            self.counts[1] += result[0] == "kill"
-        self.results.put(result)
 
 
 def adopt_orphans():
@@ -365,16 +337,6 @@ def campaign(kills, jobs, seed, configs, place, until):
     return phases, by_config, starts, wrong
 
 
-def table(phases):
-    ways = ("by the clock", "beside a write")
-    lines = [f"{'killed while':<24}{ways[0]:>14}{ways[1]:>16}{'kills':>8}"]
-    for phase in PHASES:
-        row = [phases[phase, way] for way in ways]
-        lines.append(f"{phase:<24}{row[0]:>14}{row[1]:>16}{sum(row):>8}")
-    row = [sum(count for (_phase, way), count in phases.items() if way == one) for one in ways]
-    return "\n".join([*lines, f"{'all':<24}{row[0]:>14}{row[1]:>16}{sum(row):>8}"])
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=300, metavar="N", help="at least so many (default: 300)")
@@ -387,7 +349,9 @@ def main(argv=None):
     until = began + 60 * args.minutes
     phases, by_config, starts, wrong = campaign(args.kills, args.jobs, args.seed, args.configs, place, until)
     kills, seconds = sum(phases.values()), time.monotonic() - began
-    print(table(phases))
+    print(f"{'killed while':<24}{'by the clock':>14}{'beside a write':>16}")
+    for phase in PHASES:
+        print(f"{phase:<24}{phases[phase, 'by the clock']:>14}{phases[phase, 'beside a write']:>16}")
     print(f"by run: {', '.join(f'{config} {by_config[config]}' for config in args.configs)}")
     print(f"{kills} kills in {starts} starts, {seconds:.0f} s, {args.jobs} at once; failures: {len(wrong)}")
     for fault in wrong:
