@@ -80,10 +80,9 @@ def _predict_group(group, names, store, args, device):
     predicted = predict_rows(weights, store, np.arange(len(names)), args, device)
     for (run, number), (target, probs) in zip(group, predicted):
         table, sidecar = predictions.fold_files(run, number, args.tta)
-        made_of = {"weights_sha256": predictions.weights_digest(run, number), "images": predictions.names_digest(names)}
         files.remove(sidecar)  # invalidate first: eval.csv without its json is treated as missing
         files.write_csv(table, predictions.eval_table(names, target, probs), predictions.FORMAT)
-        files.write_json(sidecar, made_of)
+        files.write_json(sidecar, predictions.fold_metadata(run, number, names))
 
 
 def predict_rows(weights, store, rows, args, device):
@@ -145,7 +144,10 @@ def open_oof_images(run, plain, data_dir, args, device):
 
 def predict_oof(run, data_dir, args, device):
     """Write a run's oof_{tta}.csv, unless it is fresh, and return its `tta_gain`; `args` as for predict_folds."""
-    target, plain = predictions.read_plain(run)
+    if not (run / "oof.csv").is_file():
+        raise InputError(f"--oof: {run} has no oof.csv to compare with (it validates nobody); leave out that run or --oof")
+    target = experiment.read_args(run)["target"]
+    plain = predictions.read_table(run / "oof.csv", target, ("image", "path"))
     path, sidecar = predictions.oof_files(run, args.tta)
     if predictions.oof_is_fresh(run, args.tta):
         return tta_gain(target, plain, predictions.read_table(path, target, ("image", "path")))

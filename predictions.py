@@ -144,24 +144,26 @@ def fold_files(run, number, tta):
     return folder / f"{stem}.csv", folder / f"{stem}.json"
 
 
-def weights_digest(run, number):
-    """The sha256 of a complete fold's weights, as its fold.json has it."""
-    return experiment.done_folds(run)[number]["weights_sha256"]
+def weights_digests(run):
+    """{fold: sha256 of its weights} of the complete folds, with keys as JSON has them."""
+    return {str(number): facts["weights_sha256"] for number, facts in experiment.done_folds(run).items()}
 
 
-def names_digest(names):
-    """16 letters that tell a list of images from others."""
-    return f"{files.draw_seed(*names):016x}"
+def fold_metadata(run, number, names=None):
+    """The json beside a fold's eval predictions: digests of its present weights and of the images `names` (None: of any)."""
+    images = {} if names is None else {"images": f"{files.draw_seed(*names):016x}"}
+    return {"weights_sha256": weights_digests(run).get(str(number)), **images}
 
 
 def eval_is_fresh(run, number, tta, names=None):
     """True where a fold's eval predictions are there, made by its present weights for these images (None: for any)."""
-    table, sidecar = fold_files(run, number, tta)
-    if not (table.is_file() and sidecar.is_file()):
-        return False
-    made = files.read_json(sidecar)
-    same_images = names is None or made.get("images") == names_digest(names)
-    return same_images and made.get("weights_sha256") == weights_digest(run, number)
+    return _is_fresh(fold_files(run, number, tta), fold_metadata(run, number, names))
+
+
+def _is_fresh(paths, metadata):
+    """True where a table is there, and beside it a json that holds this metadata."""
+    table, sidecar = paths
+    return table.is_file() and sidecar.is_file() and metadata.items() <= files.read_json(sidecar).items()
 
 
 def fold_tables(run, target, numbers, tta):
@@ -228,22 +230,7 @@ def oof_files(run, tta):
 
 def oof_is_fresh(run, tta):
     """True where a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
-    table, sidecar = oof_files(run, tta)
-    there = table.is_file() and sidecar.is_file()
-    return there and files.read_json(sidecar).get("weights_sha256") == weights_digests(run)
-
-
-def weights_digests(run):
-    """{fold: sha256 of its weights} of the complete folds, with keys as JSON has them."""
-    return {str(number): facts["weights_sha256"] for number, facts in experiment.done_folds(run).items()}
-
-
-def read_plain(run):
-    """(target, oof.csv) of a run; InputError where it has none."""
-    target, path = experiment.read_args(run)["target"], Path(run) / "oof.csv"
-    if not path.is_file():
-        raise InputError(f"--oof: {run} has no oof.csv to compare with (it validates nobody); leave out that run or --oof")
-    return target, read_table(path, target, ("image", "path"))
+    return _is_fresh(oof_files(run, tta), {"weights_sha256": weights_digests(run)})
 
 
 # ---- members ----------------------------------------------------------------------------------------------------------
