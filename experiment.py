@@ -257,20 +257,20 @@ def fold_lock(run, fold):
     except OSError as error:
         raise files.failure(folder, error) from error
     with files.lock(folder):
-        _sweep(folder)
+        _remove_leftovers(folder)
         yield
 
 
-def _sweep(folder):
+def _remove_leftovers(folder):
     """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for leftover in Path(folder).glob(".*.tmp*"):
         files.remove(leftover)
 
 
-def sweep_run(run):
+def remove_leftovers(run):
     """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
     with files.lock(run, wait=True):
-        _sweep(run)
+        _remove_leftovers(run)
 
 
 def check_not_trained(run, folds):
@@ -317,9 +317,9 @@ def done_folds(run):
     return done
 
 
-def is_complete(args, facts):
+def is_complete(args, metadata):
     """True where a fold with this fold.json has nothing left to train: its --epochs are done, or --patience has ended it."""
-    return facts["epochs"] >= args.epochs or 0 < args.patience <= facts["epochs"] - facts["best_epoch"]
+    return metadata["epochs"] >= args.epochs or 0 < args.patience <= metadata["epochs"] - metadata["best_epoch"]
 
 
 def write_log(run, fold, rows):
@@ -329,10 +329,10 @@ def write_log(run, fold, rows):
         files.write_csv(Path(run) / "log.csv", pd.concat(map(read_log, _of_folds(run, "log.csv").values())))
 
 
-def finish_fold(run, fold, facts, keep_state=False):
-    """Mark a fold complete: fold.json with `facts` and the digest of its weights; the resume state goes unless it is kept."""
+def finish_fold(run, fold, metadata, keep_state=False):
+    """Mark a fold complete: fold.json with its metadata and the digest of its weights; its state goes unless it is kept."""
     digest = files.file_digest(weights_file(run, fold))
-    files.write_json(fold_dir(run, fold) / "fold.json", {**facts, "weights_sha256": digest})
+    files.write_json(fold_dir(run, fold) / "fold.json", {**metadata, "weights_sha256": digest})
     drop_state(run, fold, keep_state)
 
 

@@ -58,8 +58,8 @@ def predict_folds(jobs, eval_images, args, device):
 
 def _geometry(weights):
     """The Geometry of the images that a file of weights was trained on."""
-    facts = model.read_facts(weights)
-    return Geometry.of(facts["img_size"], facts["crop"], facts.get("face_crop"))
+    metadata = model.read_facts(weights)
+    return Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
 
 
 def _groups(jobs):
@@ -90,10 +90,10 @@ def predict_rows(weights, store, rows, args, device):
     batch_size, amp, tta, quiet."""
     models, targets, loaded = [], [], None
     for path in weights:
-        net, facts = loaded = model.load(path, loaded)
-        net = net.to(device, memory_format=model.FORMATS[facts["options"]["memory_format"]])  # to round as training did
-        models.append((net, facts["mean"], facts["std"]))
-        targets.append(facts["target"])
+        net, metadata = loaded = model.load(path, loaded)
+        net = net.to(device, memory_format=model.FORMATS[metadata["options"]["memory_format"]])  # to round as training did
+        models.append((net, metadata["mean"], metadata["std"]))
+        targets.append(metadata["target"])
     batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
     runs = list(dict.fromkeys(path.parent.parent.name for path in weights))
     what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"

@@ -146,7 +146,7 @@ def fold_files(run, number, tta):
 
 def weights_digests(run):
     """{fold: sha256 of its weights} of the complete folds, with keys as JSON has them."""
-    return {str(number): facts["weights_sha256"] for number, facts in experiment.done_folds(run).items()}
+    return {str(number): metadata["weights_sha256"] for number, metadata in experiment.done_folds(run).items()}
 
 
 def fold_metadata(run, number, names=None):
@@ -569,33 +569,32 @@ def write_summary(run, target, kfold):
     All scores are against official labels. A nofold run has no oof.csv and its scores are None. The options of args.yaml and
     the people stand in it too, so that a list of runs reads one file of each.
     """
-    run = Path(run)
-    classes = len(CLASS_NAMES[SCORED_AS[target]])
+    run, scores = Path(run), {"oof_f1": None, "oof_acc": None, "oof_f1_ci95": None}
     with files.lock(run, wait=True):
-        folds = experiment.done_folds(run)  # under the lock: of several processes the last to write sees all
+        folds = list(experiment.done_folds(run).values())  # under the lock: of several processes the last to write sees all
+        if kfold:
+            paths = [experiment.fold_dir(run, fold["fold"]) / "oof.csv" for fold in folds]
+            table = pd.concat([read_table(path, target, ("image", "path")) for path in paths], ignore_index=True)
+            files.write_csv(run / "oof.csv", table, FORMAT)
+            truth, probs = scored(table, target)
+            pred, C = probs.argmax(1), probs.shape[1]
+            low, high = metrics.interval(metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), C))
+            scores = {
+                "oof_f1": round(metrics.macro_f1(truth, pred, C), 6),
+                "oof_acc": round(metrics.accuracy(truth, pred, C), 6),
+                "oof_f1_ci95": [round(float(low), 6), round(float(high), 6)],
+            }
         summary = {
             "name": run.name,
             "target": target,
             "kfold": kfold,
-            "folds": [{key: facts[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for facts in folds.values()],
-            "oof_f1": None,
-            "oof_acc": None,
-            "oof_f1_ci95": None,
-            "seconds": round(sum(facts["seconds"] for facts in folds.values()), 1),
-            "images_per_second": round(float(np.mean([facts["images_per_second"] for facts in folds.values()])), 1),
-            "peak_memory_mib": max(facts["peak_memory_mib"] for facts in folds.values()),
+            "folds": [{key: fold[key] for key in ("fold", "best_epoch", "val_f1", "val_acc")} for fold in folds],
+            **scores,
+            "seconds": round(sum(fold["seconds"] for fold in folds), 1),
+            "images_per_second": round(float(np.mean([fold["images_per_second"] for fold in folds])), 1),
+            "peak_memory_mib": max(fold["peak_memory_mib"] for fold in folds),
             "people": experiment.validated_people(run),
             "options": experiment.read_args(run),
         }
-        if kfold:
-            tables = [read_table(experiment.fold_dir(run, fold) / "oof.csv", target, ("image", "path")) for fold in folds]
-            table = pd.concat(tables, ignore_index=True)
-            files.write_csv(run / "oof.csv", table, FORMAT)
-            truth, probs = scored(table, target)
-            pred = probs.argmax(1)
-            summary["oof_f1"] = round(metrics.macro_f1(truth, pred, classes), 6)
-            summary["oof_acc"] = round(metrics.accuracy(truth, pred, classes), 6)
-            samples = metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), classes)
-            summary["oof_f1_ci95"] = [round(float(bound), 6) for bound in metrics.interval(samples)]
         files.write_json(run / "summary.json", summary)
     return summary

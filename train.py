@@ -346,7 +346,7 @@ def make_run(args, argv, tables, data, device):
             raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
         if experiment.missing(run, args, experiment.fold_numbers(args)):
             experiment.check_data(run, data.digest)
-        experiment.sweep_run(run)
+        experiment.remove_leftovers(run)
         record_changes(args, run)
         return run
 
