@@ -344,11 +344,11 @@ def hold_against_info(sides, data_dir):
         info, names = known
         apart, gone = predictions.lacking(names, side.images), predictions.lacking(side.images, names)
         if apart:
-            side.lacks = predictions.tell_lacking(apart, names, info)
+            side.lacks = predictions.lacking_message(apart, names, info)
             side.images = side.answers = side.probs = None
             continue
         if gone:
-            print(predictions.tell_gone(side.name, gone, info))
+            print(predictions.gone_message(side.name, gone, info))
         rows = pd.Index(side.images).get_indexer(names)
         side.images, side.answers = list(names), side.answers[rows]
         side.probs = None if side.probs is None else side.probs[rows]
@@ -393,7 +393,7 @@ def read_oof(side, part, data_dir):
     if table is None:
         return None
     member = predictions.Member(side.source, [], None, table)
-    predictions.hold_oof([member], data_dir)
+    predictions.align_oof([member], data_dir)
     table = member.oof
     truth, probs = predictions.scored(table, side.source.target)
     truth, probs = narrow(truth, side.scored_as, part), narrow_probs(probs, side.scored_as, part)

@@ -11,7 +11,7 @@ import pandas as pd
 
 import errors
 import files
-from errors import InputError, say
+from errors import InputError, log
 
 # ---- labels -----------------------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ def list_images(data_dir, people, skip_missing=False):
         if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
             if not skip_missing:
                 raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
-            say(f"skipped: {root}/{path}: {', '.join(missing)} missing")
+            log(f"skipped: {root}/{path}: {', '.join(missing)} missing")
         for kind, mask in IMAGE_KINDS.items():
             if kind in found:
                 images.append(f"{path}/{found[kind]}")
@@ -304,7 +304,7 @@ def read_eval(data_dir):
     names = table["ImageID"].tolist()
     left_out = sorted(n for n in on_disk.difference(names) if n[0] != "." and _stem_and_suffix(n)[1] in IMAGE_SUFFIXES)
     if left_out:
-        say(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
+        log(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
     return names, [root / name for name in names]
 
 
@@ -482,10 +482,10 @@ def read_tables(args):
         fixes, left_out = read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
         fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
         labelled = apply_label_fixes(images, fixes)
-        say(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
+        log(f"label fixes: {len(fixes)} applied to training labels, {left_out} below confidence {args.fix_confidence}")
     if args.drop_ages:
         dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
-        say(f"drop ages: {dropped} people leave training")
+        log(f"drop ages: {dropped} people leave training")
     return Tables(people, folds, images, labelled, fixes)
 
 

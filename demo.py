@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 import files
 from dataset import GENDERS, encode, to_age_group
 from demo_faces.photos import KINDS, person_images
-from errors import InputError, did_you_mean, say
+from errors import InputError, did_you_mean, log
 
 VERSION = 2
 RACE = "Asian"
@@ -225,7 +225,7 @@ def locate(data_dir=None, draw=True):
         return found, is_demo(found)
     if not draw:
         return DEMO_DIR, True
-    say(
+    log(
         f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
         "Scores on them say nothing about real ones; give your data with --data-dir DIR."
     )

@@ -388,7 +388,7 @@ def warn_of_prior(eval_probs):
     if np.abs(counts - expected).max() > 0.01 * N:
         text = "{} {:,} ({:.1%}) for {} ({:.1%})"
         shares = [text.format(*row) for row in zip(MASKS, counts, counts / N, map("{:,.0f}".format, expected), expected / N)]
-        say(f"warning: eval images are 5:1:1 by mask, but the predictions are {', '.join(shares)}", out=errors.say)
+        say(f"warning: eval images are 5:1:1 by mask, but the predictions are {', '.join(shares)}", out=errors.log)
 
 
 def predicted_shares(eval_probs):
@@ -400,7 +400,7 @@ def predicted_shares(eval_probs):
     return "; ".join(said)
 
 
-def say_next(args, result, folder):
+def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
     images, advised = result.images, None
     data = demo.as_option(args.data_dir) if args.data_dir else ""
@@ -517,11 +517,11 @@ def main(argv=None):
         say_persons(result.grouping)
     say_scores(result)
     say_plain_oof(args.tta, result.members)
-    inference.say_score(data_dir, result.names, result.eval_probs, folder.name)
+    inference.print_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
     warn_of_prior(result.eval_probs)
-    say_next(args, result, folder)
+    print_next(args, result, folder)
     return 0
 
 

@@ -115,7 +115,7 @@ def compile_advice(error):
     return f"--compile: {first_line(error)}; torch.compile needs a C++ compiler; leave --compile out where it can't do without"
 
 
-def say(text):
+def log(text):
     """Print a line for the user to stderr, at once. Where nobody can read it work goes on."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal's handler, amid another line
         print(text, file=sys.stderr, flush=True)
@@ -155,7 +155,7 @@ def begin():
 
 def _leave(number, _frame):
     if os.environ.get("RANK", "0") == "0" or not under_torchrun():
-        say(f"stopped by {signal.Signals(number).name}")
+        log(f"stopped by {signal.Signals(number).name}")
     os._exit(EXIT_CODES[number])
 
 
@@ -167,7 +167,7 @@ def run(main):
     sys.stdout.flush()
     lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
     if lost:
-        say(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
+        log(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
         return code or 2
     return code
 
@@ -176,7 +176,7 @@ def _run(main):
     try:
         return main()
     except Interrupted as stop:
-        say(stop)
+        log(stop)
         return stop.code
     except Exception as error:
         said = one_line(error) if isinstance(error, InputError) else about_file(error)
@@ -185,7 +185,7 @@ def _run(main):
             said = f"out of memory ({said}); a smaller --batch-size, where the command has it, takes less"
         if said is None:
             raise
-        say(f"error: {said}")
+        log(f"error: {said}")
         return 2
 
 
@@ -247,7 +247,7 @@ class StopSignals:
         self.requested, self._by = code, signal.Signals(number).name
         if not self._defer:
             raise Interrupted(code, f"stopped by {self._by}")
-        say(f"{self._by}: saving the state, then leaving (again: leave at once)")
+        log(f"{self._by}: saving the state, then leaving (again: leave at once)")
 
     @contextlib.contextmanager
     def deferred(self):

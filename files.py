@@ -22,7 +22,7 @@ import wcwidth
 import yaml
 
 import errors
-from errors import InputError, did_you_mean, say
+from errors import InputError, did_you_mean, log
 
 PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of photographs, and 3 % larger
 
@@ -178,10 +178,10 @@ def check_room(needs):
 
 
 @contextlib.contextmanager
-def lock(path, busy=None, wait=False, make=False):
+def lock(path, message=None, wait=False, make=False):
     """Hold a folder or a file for this process alone; `make`: a file is made where it is not there.
 
-    The kernel frees it when the process dies. While another has it: InputError, or with `wait` its turn. `busy` is the error
+    The kernel frees it when the process dies. While another has it: InputError, or with `wait` its turn. `message` is the error
     or, while it waits, the line in place of that about a fold in training.
     """
     with contextlib.ExitStack() as stack:
@@ -195,9 +195,9 @@ def lock(path, busy=None, wait=False, make=False):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not wait:
-                    raise InputError(busy or f"{path}: another process is training it; wait for it or stop it") from None
-                if busy:
-                    say(busy)
+                    raise InputError(message or f"{path}: another process is training it; wait for it or stop it") from None
+                if message:
+                    log(message)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             raise DiskError(f"{path}: can't be locked ({error.strerror})") from error

@@ -185,7 +185,7 @@ def join():
     """
     if world_size() == 1:
         if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
-            errors.say(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
+            errors.log(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
         return ALONE
     try:
         store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
@@ -314,7 +314,7 @@ def _fastest(args, net, device, batch):
     rates = read_rates(path, candidates)
     chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{amp} {f}" for f in formats]) for amp in amps])
     others = ", ".join(f"{name} {rates[name]:.3g}" for name in candidates if name != chosen)
-    errors.say(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {measured}, {path})")
+    errors.log(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {measured}, {path})")
     return tuple(chosen.split())
 
 
@@ -389,7 +389,7 @@ def find_batch_size(args, store, ranks, take_steps):
     if not room and ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
         store.leave_device()
         args.cache_device = "host"
-        errors.say(f"auto batch: --batch-size {asked} has no room beside the images, taken: --cache-device host")
+        errors.log(f"auto batch: --batch-size {asked} has no room beside the images, taken: --cache-device host")
         room = fits()
     while not room:
         if args.batch_size % (2 * ranks.world):
@@ -400,7 +400,7 @@ def find_batch_size(args, store, ranks, take_steps):
         args.batch_size, args.accum = args.batch_size // 2, args.accum * 2
         room = fits()
     if args.batch_size < asked:
-        errors.say(f"auto batch: --batch-size {asked} has no room on {device}, "
+        errors.log(f"auto batch: --batch-size {asked} has no room on {device}, "
                    f"taken: --batch-size {args.batch_size} --accum {args.accum}")  # fmt: skip
 
 

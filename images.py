@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import errors
 import files
-from errors import InputError, Unreadable, say
+from errors import InputError, Unreadable, log
 from files import check_room, make_dir, write_atomic, write_bytes
 
 EXIF_ORIENTATION = 0x0112
@@ -320,11 +320,11 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     if bad and not skip_bad:
         raise InputError(f"{bad[0][1]}; {len(bad)} bad in all{_advice(skip_bad)}")
     for _index, error in bad:
-        say(f"skipped: {error}")
+        log(f"skipped: {error}")
     bad = [index for index, _error in bad]
     if faces is not None:
         lost = np.delete(np.isnan(faces[:, 0]), bad).sum()
-        say(f"face crop: no face found in {lost:,} of {len(files) - len(bad):,} images; those are cropped around their centre")
+        log(f"face crop: no face found in {lost:,} of {len(files) - len(bad):,} images; those are cropped around their centre")
     return read_array(pixels, np.uint8, (len(files), geometry.height, geometry.width, 3)), bad
 
 

@@ -110,7 +110,7 @@ def _counted(batches, times, bar):
         bar.update(len(batch) * times)
 
 
-def say_score(data_dir, names, label_probs, what):
+def print_score(data_dir, names, label_probs, what):
     """Where a data folder has eval/answers.csv (the demo set has): macro F1 and accuracy on it, on stdout."""
     answers = dataset.read_answers(data_dir, names) if data_dir else None
     if answers is not None:
@@ -369,8 +369,8 @@ def predict_runs(args, runs, folds, device):
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")
-            say_score(images.data_dir, images.names, probs, run.name)
-    say_next(images.data_dir, runs, targets, args.tta)
+            print_score(images.data_dir, images.names, probs, run.name)
+    print_next(images.data_dir, runs, targets, args.tta)
     return 0
 
 
@@ -387,7 +387,7 @@ def score_tta(args, runs, device):
     return 0
 
 
-def say_next(data_dir, runs, targets, tta):
+def print_next(data_dir, runs, targets, tta):
     """The command that makes a submission of these runs, or what is missing for one."""
     decided = {part for target in targets for part in dataset.DECIDES[target]}
     lacking = [part for part in dataset.COMPONENTS if part not in decided]

@@ -251,10 +251,10 @@ def collect(directories):
                     others.append(shown(folder.name))
             except InputError as error:
                 damaged += 1
-                errors.say(f"error: {errors.one_line(error)}")
+                errors.log(f"error: {errors.one_line(error)}")
         if others:
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            errors.say(f"passed over in {directory}, neither run nor ensemble: {', '.join(others[:3])}{more}")
+            errors.log(f"passed over in {directory}, neither run nor ensemble: {', '.join(others[:3])}{more}")
     return found, damaged
 
 
@@ -569,7 +569,7 @@ def record_scores(scores, directories):
     for folder, value in found:
         earlier = record_lb(folder, value)
         before = "" if earlier is None else f" (before: {earlier:.4f})"
-        errors.say(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
+        errors.log(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
 
 
 def choices(record):
@@ -688,7 +688,7 @@ def main(argv=None):
         print(listing(args, directories, found, studies), flush=True)
     if args.html:
         files.write_text(args.html, page(found, args.sort, args.html, studies))
-        errors.say(f"page: {args.html}")
+        errors.log(f"page: {args.html}")
     return 2 if damaged else 0
 
 

@@ -26,7 +26,7 @@ import errors
 import files
 from augment import TTAS
 from dataset import HEADS, num_outputs
-from errors import InputError, did_you_mean, first_line, say
+from errors import InputError, did_you_mean, first_line, log
 
 # ---- precision --------------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ def told_name(name):
     """`current_name`, told on stderr where it is another one."""
     current = current_name(name)
     if current != name:
-        say(f"--model {name}: an old name; timm calls it {current} now")
+        log(f"--model {name}: an old name; timm calls it {current} now")
     return current
 
 
@@ -153,7 +153,7 @@ def _pretrained(name, options):
     try:
         socket.setdefaulttimeout(CONNECT_SECONDS)  # torch's own downloads have no other bound
         if place and not overlay:
-            say(f"pretrained weights of {name}: fetching them from {place}")
+            log(f"pretrained weights of {name}: fetching them from {place}")
             _reach(place)
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run

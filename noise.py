@@ -25,7 +25,7 @@ import files
 import metrics
 import predictions
 from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
-from errors import InputError, say
+from errors import InputError, log
 from images import thumbnail
 
 COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # of a label fix: the component that speaks of it
@@ -128,9 +128,9 @@ def applied_fixes(members, people):
             try:
                 fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
             except InputError as error:
-                say(f"{member.name} was trained with label fixes that can't be read now: {error}")
+                log(f"{member.name} was trained with label fixes that can't be read now: {error}")
                 continue
-            say(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
+            log(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
             fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
     return fixed
 

@@ -350,7 +350,7 @@ def parse_args(argv, ranks=None, draw=True):
     if drawn:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
-        errors.say(f"Defaults for the demo set (your own options win):\n  {as_typed(chosen)}")
+        errors.log(f"Defaults for the demo set (your own options win):\n  {as_typed(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.told_name(args.model)
@@ -398,7 +398,7 @@ def check_together(parser, args):
     correct_rare += [f"--class-weights {args.class_weights}"] * (args.class_weights != "none")
     correct_rare += [f"--sampler {args.sampler}"] * (args.sampler in ("balanced", "sqrt"))
     if len(correct_rare) > 1 and args.resume is None:
-        errors.say(f"{' and '.join(correct_rare)}: each lifts rare classes, together they do it twice; as a rule one is enough")
+        errors.log(f"{' and '.join(correct_rare)}: each lifts rare classes, together they do it twice; as a rule one is enough")
     if args.ema and args.average_last:
         parser.error("--average-last: and --ema both average weights; take one of them")
     if args.freeze_epochs >= args.epochs:

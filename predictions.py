@@ -95,7 +95,7 @@ def submission_table(names, label_probs):
 # ---- eval predictions -------------------------------------------------------------------------------------------------
 
 WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
-_say_once = functools.cache(errors.say)
+_log_once = functools.cache(errors.log)
 
 
 def select_folds(run, choice):
@@ -113,7 +113,7 @@ def select_folds(run, choice):
     if choice == "all":
         kfold = experiment.read_args(run).get("kfold", 0)
         if len(done) < kfold:
-            _say_once(f"{run}: only folds {numbers} of {kfold} are complete")
+            _log_once(f"{run}: only folds {numbers} of {kfold} are complete")
         return list(done)
     for number in choice:
         if number not in done:
@@ -216,7 +216,7 @@ def known_names(data_dir, tables):
         if data_dir or found != demo.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
             return path, names
     if tables:
-        errors.say("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
+        errors.log("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
     return None
 
 
@@ -326,23 +326,23 @@ def find_sources(patterns, folds="all", option="--models"):
         for path in known:
             source = replace(open_source(f"{path}{colon}{fold}", folds), matched=True)
             sources.setdefault(source.name, source)
-    _say_passed_over(others)
+    _log_passed_over(others)
     return list(sources.values())
 
 
-def _say_passed_over(passed):
+def _log_passed_over(passed):
     """A line that counts and names what patterns matched and is passed over, [(name, reason)]."""
     by_reason = {}
     for name, reason in passed:
         by_reason.setdefault(reason, []).append(str(name))
     if passed:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
-        errors.say(f"passed over, {len(passed)} of what patterns match: {listed}")
+        errors.log(f"passed over, {len(passed)} of what patterns match: {listed}")
 
 
 def _leave_out(members, reasons):
     """The members that there is no reason against, with a line that names the others; InputError when none is left."""
-    _say_passed_over([(member.name, reason) for member, reason in zip(members, reasons) if reason])
+    _log_passed_over([(member.name, reason) for member, reason in zip(members, reasons) if reason])
     left = [member for member, reason in zip(members, reasons) if not reason]
     if not left:
         raise InputError("--models: nothing that the patterns match can take part, see above; name what shall")
@@ -431,12 +431,12 @@ def read_members(sources, tta, predict, by_fold=False, needs_oof=False, data_dir
     """
     members = read_oofs(sources, tta, needs_oof)
     check_same_images(members, "oof", "image")
-    hold_oof(members, data_dir)
+    align_oof(members, data_dir)
     for member in members:
         tables, member.folds = read_eval(member.source, tta)
         _set_eval(member, tables, by_fold)
     known = known_names(data_dir, [list(member.eval["ImageID"]) for member in members if member.eval is not None])
-    members = hold_eval(members, tta, *known) if known else members
+    members = align_eval(members, tta, *known) if known else members
     blend.check_decided([member.target for member in members])
     check_same_images(members, "eval", "ImageID")
     missing = [member for member in members if member.eval is None]
@@ -461,7 +461,7 @@ def _set_eval(member, tables, by_fold):
     member.fold_tables = tables if by_fold else []
 
 
-def hold_eval(members, tta, info, names):
+def align_eval(members, tta, info, names):
     """Members whose eval tables have the rows of info.csv, `names`, in its order, or are None where they have to be made.
 
     Rows of other images are left out, with a line. InputError for a member that lacks some and can't be made anew; one that a
@@ -477,18 +477,18 @@ def hold_eval(members, tta, info, names):
             member.eval = of_images(member.eval, names)
             member.fold_tables = [of_images(table, names) for table in member.fold_tables]
         elif member.source.is_run and not is_brought(member.source, tta):
-            anew.append(f"{member.name} {tell_lacking(apart, names, info)}")
+            anew.append(f"{member.name} {lacking_message(apart, names, info)}")
             _set_eval(member, [], False)
         elif member.source.matched:
             reasons[index] = f"lacks images of {info}"
         else:
             again = "bring it along anew" if member.source.is_run else "make the ensemble anew"
-            raise InputError(f"{member.source.folder / 'eval.csv'}: {tell_lacking(apart, names, info)}; {again}")
+            raise InputError(f"{member.source.folder / 'eval.csv'}: {lacking_message(apart, names, info)}; {again}")
     if gone:
-        errors.say(tell_gone("eval.csv", gone, info))
+        errors.log(gone_message("eval.csv", gone, info))
     if anew:
         more = f", and so do {len(anew) - 1} more" if anew[1:] else ""
-        errors.say(f"predicted anew: {anew[0]}{more}")
+        errors.log(f"predicted anew: {anew[0]}{more}")
     return _leave_out(members, reasons)
 
 
@@ -498,17 +498,17 @@ def lacking(names, others):
     return [name for name in names if name not in others]
 
 
-def tell_gone(place, gone, info):
+def gone_message(place, gone, info):
     """The line about images that are left out of a table, as info.csv does not have them."""
     return f"left out of {place}: {len(gone):,} of its images, such as {min(gone)}, not in {info} any more"
 
 
-def tell_lacking(apart, names, info):
+def lacking_message(apart, names, info):
     """The words about a table that lacks the images `apart` of the `names` in info.csv."""
     return f"lacks {len(apart):,} of the {len(names):,} images of {info}, such as {apart[0]}"
 
 
-def hold_oof(members, data_dir):
+def align_oof(members, data_dir):
     """Hold the oof tables of members against train.csv of the data folder that is given or found, if it has one.
 
     People that it does not have are left out, and labels are its own: both with a line. InputError when nobody is left, as of
@@ -532,9 +532,9 @@ def hold_oof(members, data_dir):
         changed = max(changed, int((kept[columns].to_numpy() != truth).any(1).sum()))
         member.oof = kept.assign(**dict(zip(columns, truth.T)))
     if gone:
-        errors.say(f"left out of oof.csv: {gone:,} of its images, whose people are not in {place}/train/train.csv any more")
+        errors.log(f"left out of oof.csv: {gone:,} of its images, whose people are not in {place}/train/train.csv any more")
     if changed:
-        errors.say(f"{changed:,} images of oof.csv have other labels in {place}/train/train.csv now: those count")
+        errors.log(f"{changed:,} images of oof.csv have other labels in {place}/train/train.csv now: those count")
 
 
 def check_same_images(members, kind, key):

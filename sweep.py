@@ -559,7 +559,7 @@ class Sweep:
             handle = open_log(path)
             if handle is None:
                 if job.name not in self.elsewhere:
-                    errors.say(f"{job.name}: another process trains it; waits for its end")
+                    errors.log(f"{job.name}: another process trains it; waits for its end")
                 self.elsewhere.add(job.name)
                 continue
             try:
@@ -567,7 +567,7 @@ class Sweep:
                 if job.is_finished:
                     self.tell(job, f"{result_text(job)}, by another process")
                     continue
-                errors.say(f"{job.name}: {'starts' if job.is_new else 'goes on'}")
+                errors.log(f"{job.name}: {'starts' if job.is_new else 'goes on'}")
                 self.running.append(start(job, path, handle, self.threads))
             finally:
                 os.close(handle)  # the run has its own
@@ -576,7 +576,7 @@ class Sweep:
         """A line for the user when a job has ended, with how many are left and for how long."""
         left = len(self.waiting) + len(self.running)
         about = f", about {files.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
-        errors.say(f"{job.name}: {how}; {left} left{about}")
+        errors.log(f"{job.name}: {how}; {left} left{about}")
 
 
 def result_text(job):
@@ -637,9 +637,9 @@ def main(argv=None):
         print(listing(jobs, threads))
         return 0
     if not args.table:
-        errors.say(f"{len(jobs)} run{'s' * (len(jobs) > 1)}, {len(jobs) - len(sweep.waiting)} of them finished")
+        errors.log(f"{len(jobs)} run{'s' * (len(jobs) > 1)}, {len(jobs) - len(sweep.waiting)} of them finished")
         if len(args.seeds) > 1 and not all("--fold-seed" in job.options for job in jobs):
-            errors.say("each seed has folds of its own, so no table will compare them: --fold-seed 0 in the common line gives "
+            errors.log("each seed has folds of its own, so no table will compare them: --fold-seed 0 in the common line gives "
                        "all the same")  # fmt: skip
         stop = errors.StopSignals()
         with stop.deferred():
@@ -650,7 +650,7 @@ def main(argv=None):
                 raise Interrupted(stop.requested, f"stopped; {finished}, others go on with: {again}")
     print(table(experiments, jobs, args.markdown))
     if sweep.failed:
-        errors.say(f"failed: {', '.join(sweep.failed)}; the same command tries them again")
+        errors.log(f"failed: {', '.join(sweep.failed)}; the same command tries them again")
     return 1 if sweep.failed else 0
 
 

@@ -172,7 +172,7 @@ def decode(args, tables, net, ranks):
     pixels, bad = images.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
     if bad or missing:
-        errors.say(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
+        errors.log(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
     good, good_eval = np.split(~np.isin(np.arange(len(files)), bad), [len(tables.images)])
     labels = dataset.make_labels(args, tables.people, tables.folds, tables.images, tables.labelled, good)
     found = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
@@ -193,7 +193,7 @@ def read_pseudo(args, tables, eval_images, device):
     counts = labels["fold"].value_counts().sort_index()
     used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     confidence = f"confidence {args.pseudo_min_confidence:g} and above"
-    errors.say(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, {confidence}")
+    errors.log(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, {confidence}")
     return labels
 
 
@@ -237,7 +237,7 @@ def check_seen(args, tables):
     except errors.Unreadable:
         raise
     except ValueError:  # InputError too
-        errors.say(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
+        errors.log(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
         return
     seen = set(theirs["path"][theirs["fold"] != number] if path.name == "best.safetensors" else theirs["path"])
     people = tables.people["path"]
@@ -354,7 +354,7 @@ def make_run(args, argv, tables, data, device):
         recipe = f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
         name, again = experiment.next_name(args.output_dir, recipe, vars(args))
         if again:
-            errors.say(f"same options as {again}; another --seed would be a new draw")
+            errors.log(f"same options as {again}; another --seed would be a new draw")
         return name
 
     def fill(folder, name):
@@ -385,7 +385,7 @@ def record_changes(args, run):
             experiment.change_args(run, **changed)
     if "epochs" in changed:
         cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
-        errors.say(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
+        errors.log(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
 
 
 # ---- folds ------------------------------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def train_folds(args, run, data, ranks, stop):
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
         where = {"device": ", images on the device", "host": ", images in host memory"}[data.store.place]
         where = where if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
-        errors.say(f"run {run}\n  {args.target}, {args.model} at {size}, {people} people, {len(data.images)} images, "
+        errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, {people} people, {len(data.images)} images, "
                    f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
             draw_crops(args, run, data)
@@ -460,7 +460,7 @@ def train_fold(args, data, ranks, writer):
         last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
-            errors.say(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
+            errors.log(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
     if ranks.first:
         experiment.reopen_fold(run, fold)
     while not fit.finished:
@@ -531,7 +531,7 @@ def put_epoch(writer, first, history, state, line):
         engine.save_state(writer.run, writer.fold, state)
         write_events(writer, history[-1])
 
-    writer.put(write, functools.partial(errors.say, line))
+    writer.put(write, functools.partial(errors.log, line))
 
 
 def write_events(writer, row):
@@ -559,7 +559,7 @@ def finish_on_all(fit, writer, data, last):
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
     if best < args.finish_on_all and ranks.first:
         on = f"--finish-on-all {args.finish_on_all}"
-        errors.say(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
+        errors.log(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
     before = engine.copied(fit.state_dict())
     fit.release()
     net = model.build_model(args, fold, ranks.device, empty=True)

@@ -28,7 +28,7 @@ def test_an_exception_without_words_is_told_by_its_kind(error, line):
 def test_a_line_that_nobody_can_read_stops_nothing():
     """The reader of the pipe is gone, as tee is after Ctrl-C: that line and the next go nowhere, and the exit code is right."""
     program = (
-        "import os, errors; read, write = os.pipe(); os.close(read); os.dup2(write, 2); errors.begin(); errors.say('one'); "
+        "import os, errors; read, write = os.pipe(); os.close(read); os.dup2(write, 2); errors.begin(); errors.log('one'); "
         "raise SystemExit(errors.run(lambda: (_ for _ in ()).throw(errors.Interrupted(130, 'three'))))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

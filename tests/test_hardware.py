@@ -194,7 +194,7 @@ def test_an_error_is_told_once():
 
 def talk(ranks):
     with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.only_rank0_reports():
-        errors.say(f"rank {ranks.rank} here")
+        errors.log(f"rank {ranks.rank} here")
     return heard.getvalue()
 
 

@@ -481,7 +481,7 @@ def test_a_full_disk_ends_the_next_step(writer, monkeypatch):
 
     fit, told = make_fit(**OPTIONS), []
     monkeypatch.setattr(engine, "save_state", full)
-    monkeypatch.setattr(errors, "say", told.append)
+    monkeypatch.setattr(errors, "log", told.append)
     train.put_epoch(writer, [], [{"fold": 0, "epoch": 1}], {}, "an epoch")
     while not writer.done:
         time.sleep(0.01)

@@ -109,7 +109,7 @@ def alternate(pipelines, device, repeats, seconds):
         for name, window in windows.items() if number else ():
             rates[name].append(window.rate)
         what = f"round {number}/{repeats}" if number else "warm-up"
-        errors.say(f"{what}: " + ", ".join(f"{name} {window.rate:.1f} images/s" for name, window in windows.items()))
+        errors.log(f"{what}: " + ", ".join(f"{name} {window.rate:.1f} images/s" for name, window in windows.items()))
     return rates
 
 
