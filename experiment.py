@@ -312,7 +312,7 @@ def done_folds(run):
         with errors.reading(path, "delete that folder and train the fold again"):
             done[fold] = files.read_json(path)
             for key in FOLD:
-                float(done[fold][key] or 0)
+                float(0 if key.startswith("val_") and done[fold][key] is None else done[fold][key])
             done[fold]["weights_sha256"].encode()
     return done
 
