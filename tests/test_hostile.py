@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from helpers import People, make_fit, write_run
+from helpers import People, write_run
 
 import compare
 import engine
@@ -23,7 +23,6 @@ import images
 import inference
 import leaderboard
 import model
-import options
 import predictions
 import report
 import sweep
@@ -84,16 +83,6 @@ def test_pickles_as_a_saved_state(owned, tmp_path, how):
     pickled(tmp_path / "fold0" / "last.pt", owned, how)
     with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it to train this fold anew"):
         engine.load_state(tmp_path, 0)
-
-
-@pytest.mark.parametrize("change", [
-    {"model": None}, {"model": {}}, {"optimizer": {}}, {"epoch": "one"}, {"step": None}, {"history": [{}]}, {"loss_sum": torch.zeros(3)},
-])  # fmt: skip
-def test_states_that_no_training_can_go_on_from(tmp_path, change):
-    fit = make_fit()
-    engine.restore_state(fit, fit.state_dict(), tmp_path / "last.pt")
-    with pytest.raises(InputError, match=r"last.pt: damaged \(.*\); delete it to train this fold anew"):
-        engine.restore_state(fit, {**fit.state_dict(), **change}, tmp_path / "last.pt")
 
 
 def test_pickles_as_weights_of_a_run(owned, tmp_path):
@@ -205,17 +194,6 @@ def test_models_of_a_hub_or_a_folder_are_not_looked_for(tmp_path, state, name, m
         model.load(file)
 
 
-@pytest.mark.parametrize("facts", [
-    "", "7", "[]", "{}", "[" * 100_000, {**FACTS, "target": "nose"}, {**FACTS, "target": ["mask"]}, {**FACTS, "img_size": [10**9, 10**9]},
-    {**FACTS, "img_size": [32]}, {**FACTS, "img_size": "32"}, {**FACTS, "img_size": [32.5, 24]}, {**FACTS, "crop": [0, 1]}, {**FACTS, "face_crop": "x"},
-    {**FACTS, "face_crop": -1}, {**FACTS, "mean": None}, {**FACTS, "std": [0, 0, 0]}, {**FACTS, "std": [0.2, 0.2, float("nan")]},
-    {**FACTS, "options": {}}, {**FACTS, "options": {"memory_format": "x"}},
-])  # fmt: skip
-def test_facts_that_no_prediction_can_go_by(tmp_path, state, facts):
-    with pytest.raises(InputError, match=r"best.safetensors: damaged \("):
-        model.load(saved(tmp_path / "best.safetensors", state, facts))
-
-
 @pytest.mark.parametrize("change", [
     {"fc.weight": torch.zeros(3, 9)}, {"fc.weight": None}, {"more": torch.zeros(1)},
 ])  # fmt: skip
@@ -255,16 +233,6 @@ def test_yaml_runs_nothing(owned, tmp_path, tag, file):
             read()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["a: &a [*a]\ntarget: mask", "[" * 50_000, "a: *b", "\x00", "? [a]\n: b"],
-)
-def test_yaml_that_is_no_options(tmp_path, text):
-    (tmp_path / "args.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"args.yaml: "):
-        leaderboard.read_record(tmp_path)
-
-
 @pytest.mark.parametrize("text", ["", "# a comment\n", "- a\n", "text"])
 def test_files_of_options_without_any_say_how_to_get_them_back(tmp_path, text):
     for file, read, remedy in (
@@ -274,33 +242,6 @@ def test_files_of_options_without_any_say_how_to_get_them_back(tmp_path, text):
         (tmp_path / file).write_text(text)
         with pytest.raises(InputError, match=rf"{file}: damaged \(holds no mapping\); {remedy}$"):
             read(tmp_path)
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    ({"model": "hf-hub:someone/resnet18"}, "--model hf-hub:someone/resnet18: timm .* has no such model"),
-    ({"model": "local-dir:/tmp/x"}, "--model local-dir:/tmp/x: timm .* has no such model"),
-    ({"lr": "fast"}, "args.yaml: argument --lr: fast is not a number"),
-    ({"lr": None}, "args.yaml: lr is None"), ({"epochs": True}, "args.yaml: epochs is True"), ({"quiet": 3}, "args.yaml: argument --quiet: "),
-    ({"data_dir": {"a": 1}}, r"args.yaml: damaged \(.*not dict\)"), ({"kfold": -2}, r"args.yaml: damaged \(kfold is -2\)"),
-    ({"img_size": [[1, 2], 3]}, "args.yaml: argument --img-size: "), ({"target": "nose"}, r"args.yaml: damaged \(target is 'nose'\)"),
-    ({"weights": ["a", "b"]}, "args.yaml: b: belongs to no option"),
-])  # fmt: skip
-def test_options_of_a_run_that_goes_on_are_those_that_train_would_take(tmp_path, change, message):
-    parser = options.make_parser()
-    args = {
-        **vars(parser.parse_args([])),
-        "model": "test_resnet",
-        "data_dir": str(tmp_path),
-        "img_size": [32, 24],
-        "fold_seed": 42,
-    }
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "train.csv").touch()
-    (tmp_path / "args.yaml").write_text(yaml.safe_dump(args))
-    assert options.parse_args(["--resume", str(tmp_path)]).lr == args["lr"]
-    (tmp_path / "args.yaml").write_text(yaml.safe_dump({**args, **change}))
-    with pytest.raises(InputError, match=message):
-        options.parse_args(["--resume", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
