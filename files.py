@@ -186,7 +186,7 @@ def lock(path, message=None, wait=False, make=False):
     """
     with contextlib.ExitStack() as stack:
         try:
-            if make:
+            if make and not os.path.exists(path):
                 Path(path).touch()
             writable = not os.path.isdir(path) and os.access(path, os.W_OK)  # NFS locks only files that are open for writing
             handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
