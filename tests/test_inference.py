@@ -1,11 +1,9 @@
 """inference.py: eval.csv, submissions, folds, TTA, what is made anew; out-of-fold predictions with TTA; pseudo-labels."""
 
-import gc
 import hashlib
 import json
 import shutil
 import signal
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -501,23 +499,6 @@ def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
         run = fit("--target", "mask", "--finish-on-all", asked, "--epochs", "1", "--fold", "0", name=f"repeats {asked}")
         assert pd.read_csv(run / "log.csv")["val_f1"].isna().sum() == 1
         assert [line for line in capsys.readouterr().err.splitlines() if "was the best" in line] == told
-
-
-def test_a_folds_own_model_is_gone_when_everyone_trains(fit, monkeypatch):
-    """Two models and optimizers at once may be more than a batch that just fitted leaves room for."""
-    train_epoch, models, alive = train.train_epoch, [], []
-
-    def watched(fit, writer, state, on=""):
-        if on:
-            gc.collect()
-            alive.append(sum(seen() is not None for seen in models))
-        elif not models or models[-1]() is not fit.model:
-            models.append(weakref.ref(fit.model))
-        return train_epoch(fit, writer, state, on)
-
-    monkeypatch.setattr(train, "train_epoch", watched)
-    fit("--target", "mask", "--finish-on-all", "1", "--epochs", "1", name="let go")
-    assert len(models) == 2 and alive == [0, 0]
 
 
 def test_the_finished_weights_predict(finished, shared_data, workplace):
