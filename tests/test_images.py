@@ -4,7 +4,6 @@ import base64
 import errno
 import importlib.util
 import io
-import json
 import multiprocessing
 import os
 import signal
@@ -31,7 +30,7 @@ import errors
 import images
 from demo_faces.photos import person_images
 from errors import InputError
-from files import DiskError, draw_seed, lock, make_dir
+from files import DiskError, lock, make_dir
 from images import EXIF_ORIENTATION, MASKED, Geometry, decode
 
 ROOT = Path(images.__file__).parent
@@ -92,11 +91,6 @@ def test_every_box_keeps_ratio_image_and_centre_or_face(size, margin, columns, r
             assert box[axis + 2] >= min(face[axis + 2] + around, limit) - 1e-9
 
 
-def test_options_make_the_geometry():
-    assert Geometry.of([64, 48], [320, 300], 0.4) == Geometry(64, 48, (320, 300), 0.4)
-    assert Geometry.of([64, 48], None) == Geometry(64, 48) != Geometry(64, 48, None, 0.4)
-
-
 # ---- decoding ---------------------------------------------------------------------------------------------------------
 
 
@@ -147,12 +141,6 @@ def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
     with pytest.raises(InputError, match=r"whole.jpg: not a readable image \(\d+ bytes; \[Errno 22\]") as told:
         decode(bad_files[0], Geometry(16, 16))
     assert told.type is InputError
-
-
-def test_memory_that_runs_out_is_no_damage(bad_files, monkeypatch):
-    monkeypatch.setattr(Image, "open", mock.Mock(side_effect=MemoryError))
-    with pytest.raises(MemoryError):
-        decode(bad_files[0], Geometry(16, 16))
 
 
 @pytest.mark.parametrize(("mode", "size", "shown"), [
@@ -418,12 +406,6 @@ def test_key_follows_all_that_changes_pixels(files, monkeypatch):
     assert len(set(keys)) == len(keys) == 8
 
 
-def test_a_working_folder_whose_name_is_not_utf8_has_keys_too(files, monkeypatch):
-    monkeypatch.chdir(files[0].parent)
-    monkeypatch.setattr(os, "getcwd", lambda: "/d\udce9")
-    assert len(images.cache_key(["0.png"], Geometry(8, 8))) == 20
-
-
 def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
     with pytest.raises(InputError, match=r"gone.npy: no such file"):
         images.read_array(tmp_path / "gone.npy", np.uint8, (1,))
@@ -492,25 +474,6 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".lock", ".npy"]
 
 
-def test_waits_for_the_one_who_builds(files, tmp_path, capsys):
-    place = tmp_path / "cache"
-    place.mkdir()
-    waits = place / f"{images.cache_key(files, Geometry(8, 8))}.lock"
-    with lock(waits, make=True):
-        waiting = threading.Thread(target=images.open_cache, args=(files, Geometry(8, 8), place))
-        waiting.start()
-        until_told("waiting for another process")
-        assert waiting.is_alive() and not list(place.glob("*.npy"))
-    waiting.join(30)
-    assert json.loads(next(place.glob("*.json")).read_text())["images"] == 6
-
-
-def test_cache_dir_that_cannot_be_made(files, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--cache-dir .*file/cache: can't be made"):
-        images.open_cache(files, Geometry(8, 8), tmp_path / "file" / "cache")
-
-
 # ---- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -564,10 +527,6 @@ def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     file = store.file
     del store
     assert file.closed
-
-
-def test_draw_seed_tells_streams_apart():
-    assert draw_seed("order", 1, 2, 3) != draw_seed("augment", 1, 2, 3)
 
 
 # ---- likeness ---------------------------------------------------------------------------------------------------------

@@ -50,23 +50,12 @@ def test_loss_code_leaves_weights_out():
     assert [loss.loss_code(name) for name in loss.LOSS_CODES] == ["CE", "LS", "FL", "F1", "LA", "OR"]
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("focl", r'^--loss focl: unknown loss "focl"; allowed: ce, label_smoothing, .*Did you mean focal\?'),
-        ("ce+F-1", r'^--loss ce\+F-1: unknown loss "F-1".*Did you mean f1\?'),
-        ("", 'unknown loss ""'),
-        ("ce+", 'unknown loss ""'),
-        ("focal*0.5", 'unknown loss "0.5".* such as 0.6'),
-        ("0*ce", 'weight "0" of ce'),
-        ("ce+-1*f1", r'^--loss ce\+-1\*f1: weight "-1" of f1 is not a positive number, such as 0.5\*f1'),
-        ("nan*ce", 'weight "nan"'),
-        ("inf*ce", 'weight "inf"'),
-        ("*ce", 'weight ""'),
-        ("half*ce", 'weight "half"'),
-        ("2*3*ce", r'weight "2\*3"'),
-    ],
-)
+@pytest.mark.parametrize(("spec", "message"), [
+    ("focl", r'^--loss focl: unknown loss "focl"; allowed: ce, label_smoothing, .*Did you mean focal\?'),
+    ("", 'unknown loss ""'), ("ce+", 'unknown loss ""'), ("focal*0.5", 'unknown loss "0.5".* such as 0.6'),
+    ("ce+-1*f1", r'^--loss ce\+-1\*f1: weight "-1" of f1 is not a positive number, such as 0.5\*f1'),
+    *((f"{weight}*ce", f'weight "{weight}"') for weight in ("0", "nan", "inf", "", "half")), ("2*3*ce", r'weight "2\*3"'),
+])  # fmt: skip
 def test_parse_loss_refuses(spec, message):
     with pytest.raises(InputError, match=message) as error:
         loss.build_loss(spec, COUNTS)
@@ -155,22 +144,6 @@ def test_soft_f1_of_a_sure_and_right_batch_is_zero_whatever_classes_it_has():
     assert torch.autograd.grad(value, logits)[0].isfinite().all()
 
 
-def test_soft_f1_teaches_every_sample_of_a_batch_with_few_images_a_class():
-    """Every true logit is pulled up, and steps along the gradient take 64 images of 18 classes from chance to right;
-    a few surely wrong ones stay behind, as the docstring says."""
-    generator = torch.Generator().manual_seed(0)
-    target = torch.randint(18, (64,), generator=generator)
-    logits = torch.randn(64, 18, generator=generator).requires_grad_()
-    (first,) = torch.autograd.grad(loss.soft_f1(logits, target), logits)
-    assert (first.gather(1, target[:, None]) < 0).all()
-    optimizer = torch.optim.SGD([logits], lr=300.0)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss.soft_f1(logits, target).backward()
-        optimizer.step()
-    assert (logits.argmax(1) == target).float().mean() > 0.9
-
-
 def test_logit_adjusted_by_hand():
     """Equal logits, 30 and 10 images, truth the rare one: softmax of (log 30, log 10) is (3/4, 1/4), loss log 4.
     At tau 2 it is 900 to 100, loss log 10; at tau 0 cross entropy, log 2. A count of 0 is 1: 3 to 1, log 4."""
@@ -187,12 +160,6 @@ def test_ordinal_by_hand():
     assert loss.ordinal(logits, torch.tensor([1])).item() == pytest.approx(0.458145, abs=1e-6)
     weighted = loss.ordinal(logits, torch.tensor([1]), class_weights=torch.tensor([1.0, 3.0, 1.0]))
     assert weighted.item() == pytest.approx(3 * 0.458145, abs=1e-5)
-
-
-def test_ordinal_pays_more_for_errors_that_are_further_off():
-    """Sure of class 1, 2 or 3 while 0 is true."""
-    values = [loss.ordinal(10 * torch.eye(4)[index : index + 1], torch.tensor([0])).item() for index in range(4)]
-    assert values == sorted(values) and values[3] > 2.5 * values[1] > 50 * values[0]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -90,22 +90,6 @@ def test_unknown_model_gets_suggestions():
         model.create("resnet81", "mask", (32, 32))
 
 
-def test_pretrained_that_can_not_be_had_says_what_to_do(monkeypatch):
-    real = timm.create_model
-
-    def offline(name, pretrained=False, **options):
-        if pretrained:
-            raise OSError("no route to the hub\nmore")
-        return real(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(model, "_reach", lambda url: None)
-    with pytest.raises(
-        InputError, match=r"test_resnet can't be had \(OSError: no route to the hub\); pass --weights FILE .*--no-pretrained"
-    ):
-        model.create("test_resnet", "mask", (32, 32), pretrained=True)
-
-
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -223,7 +207,7 @@ def test_a_hub_that_does_not_answer_is_left_soon(monkeypatch, capsys, answers):
         url = f"http://127.0.0.1:{hub.getsockname()[1]}"
         monkeypatch.setattr(model.huggingface_hub.constants, "ENDPOINT", url)
         monkeypatch.setattr(model, "CONNECT_SECONDS", 0.2)
-        with pytest.raises(InputError, match=r"resnet18 can't be had \(.*pass --weights FILE .*--no-pretrained"):
+        with pytest.raises(InputError, match=r"resnet18 can't be loaded \(.*pass --weights FILE .*--no-pretrained"):
             model.create("resnet18", "mask", (32, 32), pretrained=True)
     assert f"pretrained weights of resnet18: fetching them from {url}/timm/resnet18" in capsys.readouterr().err
 
@@ -247,24 +231,18 @@ def test_weights_file_rebuilds_the_model_without_typing_anything(tmp_path):
     np.testing.assert_array_equal(model.predict(net, [images], MEAN, STD), model.predict(again, [images], MEAN, STD))
 
 
-def test_folds_of_a_kind_are_built_once(tmp_path, monkeypatch):
-    """timm takes longer to build a model than to copy one; what is copied keeps its own weights."""
+def test_a_copy_of_another_folds_model_has_its_own_weights(tmp_path):
     nets, paths = [], []
     for number, target in enumerate(("mask", "mask", "label")):
         nets.append(model.create("test_resnet", target, (32, 32)).eval())
         paths.append(tmp_path / f"{number}.safetensors")
         model.save_weights(model.weights(nets[-1]), {**FACTS, "target": target}, paths[-1])
-    built, real = [], timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *args, **options: built.append(args) or real(*args, **options))
     loaded = [model.load(paths[0])]
     loaded[0][0].to(memory_format=torch.channels_last)  # as inference.py does
     for path in paths[1:]:
         loaded.append(model.load(path, loaded[-1]))
-    assert len(built) == 2
-    images = torch.rand(2, 3, 32, 32)
-    for net, (again, facts) in zip(nets, loaded):
-        assert not again.training and facts["target"] in ("mask", "label")
-        torch.testing.assert_close(again(images), net(images))
+    for net, (again, _facts) in zip(nets, loaded):
+        assert not again.training
         assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
 
 
