@@ -58,7 +58,7 @@ def predict_folds(jobs, eval_images, args, device):
 
 def _geometry(weights):
     """The Geometry of the images that a file of weights was trained on."""
-    metadata = model.read_facts(weights)
+    metadata = model.read_metadata(weights)
     return Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
 
 

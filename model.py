@@ -109,7 +109,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     `weights`: a local backbone file, whose own head is dropped. `pretrained`: timm's weights, by its hub or its local cache.
     The head is initialised from torch's global random state. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic
     depth; Huang et al., 2016) are probabilities; None: the model's own, as a rule 0. InputError when the name is unknown, the
-    weights can't be had or don't fit, the model has no such dropping, or it can't take images of `img_size` (height, width),
+    weights can't be loaded or don't fit, the model has no such dropping, or it can't take images of `img_size` (height, width),
     which a forward finds out if `try_size`.
     """
     name = current_name(name)
@@ -158,7 +158,7 @@ def _pretrained(name, options):
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
         raise InputError(
-            f"pretrained weights of {name} can't be had ({type(error).__name__}: {first_line(error)}); pass --weights FILE "
+            f"pretrained weights of {name} can't be loaded ({type(error).__name__}: {first_line(error)}); pass --weights FILE "
             f"(a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
         ) from error
     finally:
@@ -300,10 +300,10 @@ def weights(model):
     return {name: value.detach().to(**own) for name, value in model.state_dict().items()}
 
 
-def save_weights(state, facts, path):
-    """Write the `weights` of a model as a safetensors file whose metadata `facts` (JSON-able dict) rebuild it with `load`."""
-    metadata = {"experiment": json.dumps(facts), "sha256": tensors_digest(state)}
-    files.write_bytes(path, safetensors.torch.save(state, metadata))  # save_file would leave a part when it is killed
+def save_weights(state, metadata, path):
+    """Write the `weights` of a model as a safetensors file; `metadata` (JSON-able dict) let `load` rebuild the model."""
+    header = {"experiment": json.dumps(metadata), "sha256": tensors_digest(state)}
+    files.write_bytes(path, safetensors.torch.save(state, header))  # save_file would leave a part when it is killed
 
 
 def tensors_digest(state):
@@ -315,8 +315,8 @@ def tensors_digest(state):
     return digest.hexdigest()
 
 
-def _metadata(path):
-    """The metadata of a safetensors file, a dict of texts; InputError where it is none."""
+def _header(path):
+    """The metadata that safetensors keeps in a file's header, a dict of texts; InputError where there is none."""
     with errors.reading(path, ANEW), open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))["__metadata__"]
@@ -325,53 +325,53 @@ def _metadata(path):
 def is_trained(path):
     """True for a file of weights that `save_weights` wrote."""
     try:
-        return "experiment" in _metadata(path)
+        return "experiment" in _header(path)
     except errors.Unreadable:
         raise
     except InputError:
         return False
 
 
-def read_facts(path):
+def read_metadata(path):
     """The metadata that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
 
     InputError where they are damaged, or name a model that is not timm's own (of a hub or a folder).
     """
     with errors.reading(path, ANEW):
-        facts = json.loads(_metadata(path)["experiment"])
-        size, crop, colours = facts["img_size"], facts.get("crop") or [], [*facts["mean"], *facts["std"]]
+        metadata = json.loads(_header(path)["experiment"])
+        size, crop, colours = metadata["img_size"], metadata.get("crop") or [], [*metadata["mean"], *metadata["std"]]
         fine = {
-            "model": timm.is_model(str(facts["model"])),
-            "target": facts["target"] in HEADS,
+            "model": timm.is_model(str(metadata["model"])),
+            "target": metadata["target"] in HEADS,
             "img_size": len(size) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in (*size, *crop)),
-            "mean": len(colours) == 6 and all(0 <= value <= 1 for value in colours) and min(facts["std"]) > 0,
-            "face_crop": 0 <= (facts.get("face_crop") or 0) < math.inf,
-            "options": facts["options"]["memory_format"] in FORMATS,
+            "mean": len(colours) == 6 and all(0 <= value <= 1 for value in colours) and min(metadata["std"]) > 0,
+            "face_crop": 0 <= (metadata.get("face_crop") or 0) < math.inf,
+            "options": metadata["options"]["memory_format"] in FORMATS,
         }
         for name in [name for name, good in fine.items() if not good]:
-            raise ValueError(f"its {name} is {facts[name]!r:.100}")
-        return facts
+            raise ValueError(f"its {name} is {metadata[name]!r:.100}")
+        return metadata
 
 
 def load(path, like=None):
-    """(model in eval mode, facts) from a file of `save_weights`; nothing needs to be typed again.
+    """(model in eval mode, metadata) from a file of `save_weights`; nothing needs to be typed again.
 
-    like: None or the (model, facts) of another such file, as of another fold: a model of the same kind is copied, as to
+    like: None or the (model, metadata) of another such file, as of another fold: a model of the same kind is copied, as to
     build one takes seconds.
     """
-    facts = read_facts(path)
+    metadata = read_metadata(path)
     with errors.reading(path, ANEW):
         state = safetensors.torch.load(Path(path).read_bytes())
         digest = tensors_digest(state)
-        if _metadata(path).get("sha256", digest) != digest:  # safetensors does not look
+        if _header(path).get("sha256", digest) != digest:  # safetensors does not look
             raise ValueError("its weights are not those of its sha256")
-    with errors.reading(path, f"its weights don't fit {facts['model']}"):
-        if like is not None and all(like[1][name] == facts[name] for name in ("model", "target", "img_size")):
+    with errors.reading(path, f"its weights don't fit {metadata['model']}"):
+        if like is not None and all(like[1][name] == metadata[name] for name in ("model", "target", "img_size")):
             model = copy.deepcopy(like[0])
         else:
-            model = create(facts["model"], facts["target"], facts["img_size"], try_size=False)
+            model = create(metadata["model"], metadata["target"], metadata["img_size"], try_size=False)
         model.load_state_dict(state)
-    return model.eval(), facts
+    return model.eval(), metadata
 
 
 # ---- prediction -------------------------------------------------------------------------------------------------------

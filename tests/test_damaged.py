@@ -159,7 +159,7 @@ def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys
 
 READERS = {
     "last.pt": lambda path: engine.load_state(path.parent.parent, 0),
-    "best.safetensors": model.read_facts,
+    "best.safetensors": model.read_metadata,
     "best.safetensors (all of it)": model.load,
     "best.safetensors (whose?)": model.is_trained,
     "best.safetensors (--weights)": model.read_state_dict,

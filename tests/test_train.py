@@ -203,7 +203,7 @@ def test_nofold_trains_everyone_and_keeps_the_last_epoch(fit):
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["oof_f1"], summary["folds"][0]["best_epoch"], summary["folds"][0]["val_f1"]) == (None, 2, None)
     assert set(pd.read_csv(run / "folds.csv")["fold"]) == {-1}
-    assert model.read_facts(run / "fold0" / "best.safetensors")["epoch"] == 2
+    assert model.read_metadata(run / "fold0" / "best.safetensors")["epoch"] == 2
     assert all((run / f"{name}.png").exists() for name in ("curves", "confusion", "mistakes"))
 
 
@@ -312,7 +312,7 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     run = tmp_path / "runs" / "cropped"
     assert re.search(r"face crop: no face found in \d+ of 168 images", capsys.readouterr().err)
     assert yaml.safe_load((run / "args.yaml").read_text())["face_crop"] == 0.25
-    facts = model.read_facts(run / "fold0" / "best.safetensors")
+    facts = model.read_metadata(run / "fold0" / "best.safetensors")
     assert facts["face_crop"] == 0.25
     assert min(Image.open(run / "crops.png").size) > 300
     (run / "crops.png").write_bytes(b"seen")
