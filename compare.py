@@ -2,17 +2,11 @@
 
     python compare.py runs/01-AdamP-StepLR-FL-v0-label_5fold submissions/01-soft-3runs
 
-A and B: a submission csv (ImageID,ans), a run (the mean of its folds), RUN:fold2 or RUN:best, or an ensemble. Reads their
-predictions, which must be of the images of info.csv, and oof.csv; trains and predicts nothing. Writes comparisons/A--B.html,
-one file with a thumbnail of each image whose answers differ.
-
-Rules. The answer of a run or an ensemble is its most probable class. Both must be scored on the same thing (a `multi` run on
-the label, an `age` run on the age group at the official bounds), or one on the label and the other on a part of it: then
-the label's probabilities are summed over its other parts, a csv's answers are split. A disagreement is as certain as the
-less certain of its two answers. The effect on macro F1 of going from A to B takes the mean of both probabilities as the
-chance of each class: a class's expected F1 is 2 x (chances that its answers are right, summed) / (times answered + chances
-of the class over all images, summed); effects are differences of these over the number of classes. Out of fold, persons
-are drawn, the same for A and B; single folds are stood in for by their run, as everywhere.
+A and B: a submission csv (ImageID,ans), a run (the mean of its folds), RUN:fold2 or RUN:best, or an ensemble, whose answer is
+the most probable class. Both are scored on the same, or one on the label and the other on a part of it: then the label's
+probabilities are summed over its other parts. A disagreement is as certain as the less certain of its two answers. The effect
+on macro F1 takes the mean of both probabilities as the chance of each class. Out of fold, persons are drawn, the same for A
+and B; single folds are stood in for by their run. Writes comparisons/A--B.html with a thumbnail of each image that differs.
 """
 
 import errors
@@ -51,14 +45,11 @@ def common_part(scored_a, scored_b):
     return scored_b if scored_a == "label" else None
 
 
-def narrow(classes, scored_as, part):
-    """Classes of `scored_as` as classes of `part`, which is the same or a part of the label."""
-    return classes if part == scored_as else class_parts(classes, scored_as)[part]
-
-
-def narrow_probs(probs, scored_as, part):
-    """Probabilities of `scored_as` as those of `part`: its marginals where `scored_as` is the label."""
-    return probs if part == scored_as else marginals(probs)[part]
+def narrow(values, scored_as, part):
+    """Classes or probabilities [N, C] of `scored_as` as those of `part`, which is the same or a part of the label."""
+    if part == scored_as:
+        return values
+    return (marginals(values) if np.ndim(values) == 2 else class_parts(values, scored_as))[part]
 
 
 def changed_words(index_a, index_b, scored_as):
@@ -183,15 +174,15 @@ class Paired:
         return self.f1_a - self.f1_b
 
     @property
-    def verdict(self):
-        """'A is better' or 'B is better' when the interval leaves out 0, else 'noise'."""
-        return "A is better" if self.low > 0 else "B is better" if self.high < 0 else "noise"
+    def is_noise(self):
+        return self.low <= 0 <= self.high
 
     def __str__(self):
         numbers = self.difference, self.low, self.high
         digits = 4 if any(0 < abs(number) < 0.0005 for number in numbers) else 3
         difference, low, high = (f"{number:+.{digits}f}" for number in numbers)
-        return f"A - B = {difference}, 95 % CI {low} .. {high}: {self.verdict}"
+        verdict = "noise" if self.is_noise else "A is better" if self.low > 0 else "B is better"
+        return f"A - B = {difference}, 95 % CI {low} .. {high}: {verdict}"
 
     def units_to_tell(self):
         """The number of units for an interval without 0 if the difference stayed: its width falls as 1 / sqrt(units).
@@ -378,7 +369,7 @@ def join(a, b, part):
     order = np.array([row[image] for image in a.images])
     columns = []
     for side, rows in ((a, slice(None)), (b, order)):
-        probs = None if side.probs is None else narrow_probs(side.probs, side.scored_as, part)[rows]
+        probs = None if side.probs is None else narrow(side.probs, side.scored_as, part)[rows]
         answers = narrow(side.answers, side.scored_as, part)[rows] if probs is None else probs.argmax(1)
         columns.append((answers, probs))
     return Comparison(part, a.images, *(column for pair in zip(*columns) for column in pair))
@@ -394,10 +385,8 @@ def read_oof(side, part, data_dir):
         return None
     member = predictions.Member(side.source, [], None, table)
     predictions.align_oof([member], data_dir)
-    table = member.oof
-    truth, probs = predictions.scored(table, side.source.target)
-    truth, probs = narrow(truth, side.scored_as, part), narrow_probs(probs, side.scored_as, part)
-    return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
+    truth, probs = (narrow(each, side.scored_as, part) for each in predictions.scored(member.oof, side.source.target))
+    return member.oof[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
 
 
 def oof_lines(a, b, part, data_dir):
@@ -439,7 +428,7 @@ def verdict_lines(result, units):
     """The verdict of a Paired and, where it is noise, how many `units` (people, images) would tell."""
     lines = [str(result)]
     needed = result.units_to_tell()
-    if result.verdict == "noise" and needed is not None:
+    if result.is_noise and needed is not None:
         if needed > result.units:
             told = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {result.units:,}"
         else:

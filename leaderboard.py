@@ -367,7 +367,7 @@ def markdown(found, sort):
 
 def page(found, sort, file, studies):
     """The page that is written to `file`, to which its links are relative."""
-    effects = [(study.title, page_table(EFFECT_HEAD, study.rows), f"{study.note}. {EFFECTS_ARE}") for study in studies]
+    effects = [(title, page_table(EFFECT_HEAD, rows), f"{note}. {EFFECTS_ARE}") for title, rows, note in studies]
     tables = [(title, section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
     return files.page(
@@ -415,33 +415,6 @@ EFFECTS_ARE = (
 )
 
 
-@dataclass
-class Study:
-    """Main effects among complete runs that are scored on the same classes and people, in words.
-
-    Rows are [factor, level, runs, raw, effect, interval], their numbers (text, number).
-    """
-
-    title: str
-    rows: list
-    note: str
-
-    def lines(self):
-        """The effects as lines of a table in text, long factors and levels in several."""
-        rows = [[factor, level, *(text for text, _key in numbers), last] for factor, level, *numbers, last in self.rows]
-        return files.aligned(EFFECT_HEAD, rows, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
-
-
-def effect_row(effect):
-    """The row of an Effect in a Study."""
-    value = "-" if effect.value is None else f"{effect.value:+.4f}"
-    interval = "not told apart" if effect.value is None else "-"
-    if effect.low is not None:
-        interval = f"{effect.low:+.4f} .. {effect.high:+.4f}"
-    numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
-    return [effect.factor, effect.level, *numbers, interval]
-
-
 def effects_note(effects, freedom, with_people, left_out):
     """The source of the intervals in a line, and the options that vary without being factors."""
     if all(effect.value is None for effect in effects):
@@ -468,7 +441,10 @@ def level_text(value):
 
 
 def study_effects(found, resamples):
-    """A Study of each group of two or more comparable complete runs in which a factor varies."""
+    """[(title, rows, note)] of each group of two or more comparable complete runs in which a factor varies.
+
+    A row is [factor, level, runs, raw, effect, interval], its numbers (text, number).
+    """
     groups, studies = {}, []
     for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
         if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
@@ -485,8 +461,15 @@ def study_effects(found, resamples):
         effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
         people = f" of the same {runs[0].people[0]} people" if any(runs[0].people) else ""
         title = f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}"
-        note = effects_note(effects, freedom, draws is not None, left_out)
-        studies.append(Study(title, [effect_row(effect) for effect in effects], note))
+        rows = []
+        for effect in effects:
+            value = "-" if effect.value is None else f"{effect.value:+.4f}"
+            numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
+            interval = "not told apart" if effect.value is None else "-"
+            if effect.low is not None:
+                interval = f"{effect.low:+.4f} .. {effect.high:+.4f}"
+            rows.append([effect.factor, effect.level, *numbers, interval])
+        studies.append((title, rows, effects_note(effects, freedom, draws is not None, left_out)))
     return studies
 
 
@@ -668,8 +651,10 @@ def listing(args, directories, found, studies):
         return f"no runs or ensembles in {places}; python train.py makes a run"
     width = shutil.get_terminal_size((100, 24)).columns
     parts = [text_table(found, args.sort, width)]
-    for study in studies:
-        parts.append("\n".join([textwrap.fill(study.title, width), *study.lines(), textwrap.fill(study.note, width)]))
+    for title, rows, note in studies:
+        texts = [[factor, level, *(text for text, _key in numbers), interval] for factor, level, *numbers, interval in rows]
+        lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
+        parts.append("\n".join([textwrap.fill(title, width), *lines, textwrap.fill(note, width)]))
     closing = [EFFECTS_ARE] * bool(studies) + [agreement_text(found)]
     return "\n\n".join([*parts, *(textwrap.fill(text, width) for text in closing)])
 

@@ -360,8 +360,8 @@ def test_labels_are_narrowed_to_a_part():
     assert [compare.narrow(13, "label", part) for part in ("label", "mask", "gender", "age_group")] == [13, 2, 0, 1]
     assert compare.narrow(1, "gender", "gender") == 1
     mask, gender, age = (np.array([row]) for row in ([0.5, 0.2, 0.3], [0.4, 0.6], [0.1, 0.2, 0.7]))
-    np.testing.assert_allclose(compare.narrow_probs(combine(mask, gender, age), "label", "gender"), gender)
-    assert compare.narrow_probs(age, "age_group", "age_group") is age
+    np.testing.assert_allclose(compare.narrow(combine(mask, gender, age), "label", "gender"), gender)
+    assert compare.narrow(age, "age_group", "age_group") is age
 
 
 def test_what_moved_between_two_labellings():

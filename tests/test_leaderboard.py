@@ -347,7 +347,7 @@ def found(tmp_path):
 
 
 def test_the_page_escapes_names_and_links_relatively(found, tmp_path):
-    study = leaderboard.Study("effects", [["<b>", "x", 1, ("+0.0100", 0.01), None, "-"]], "a < b")
+    study = ("effects", [["<b>", "x", 1, ("+0.0100", 0.01), None, "-"]], "a < b")
     text = leaderboard.page(found, "oof_f1", tmp_path / "out" / "page.html", [study])
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
     assert 'href="../runs/%3Cscript%3Ealert%281%29/curves.png"' in text and "confusion.png" not in text
