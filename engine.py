@@ -41,16 +41,15 @@ SAMPLERS = {"shuffle": None, "balanced": 1.0, "sqrt": 0.5, "person": None}  # th
 
 
 def generator(*key):
-    """A numpy generator whose numbers are a pure function of `key`, as cache.draw_seed takes it."""
+    """A numpy generator whose numbers are a pure function of `key` (see files.draw_seed)."""
     return np.random.Generator(np.random.PCG64(draw_seed(*key)))
 
 
 def epoch_order(rows, seed, fold, epoch, sampler="shuffle", classes=None, persons=None):
-    """The rows (int64 array) in the order in which an epoch shows them.
+    """The rows (int64 array) in the order of an epoch. classes, persons: int64 [len(rows)], for the samplers that need them.
 
-    classes, persons: int64 [len(rows)], needed by the samplers that go by them. Classes are oversampled by systematic
-    sampling: of its expected number of times in the epoch every image gets the whole part, and the next whole number where
-    chance says so; drawing each image alone, as torch's WeightedRandomSampler does, adds noise and no balance.
+    Classes are oversampled by systematic sampling: every image comes the floor or the ceil of its expected number of times.
+    Drawing each image alone, as torch's WeightedRandomSampler does, adds noise and no balance.
     """
     draw = generator("order", seed, fold, epoch)
     if sampler == "person":
@@ -63,7 +62,7 @@ def epoch_order(rows, seed, fold, epoch, sampler="shuffle", classes=None, person
 
 
 def rarity(classes, power):
-    """Weights float64 [N] of images that sum to 1: one over the size of the image's class to the `power`."""
+    """Inverse class frequencies float64 [N] of images, to the `power`; they sum to 1."""
     _classes, of_image, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     weights = sizes[of_image] ** -float(power)
     return weights / weights.sum()
@@ -77,17 +76,15 @@ def systematic(weights, count, offset):
 
 @dataclass(frozen=True)
 class Partners:
-    """From whom the other image of a mix comes: `pools` {key: (rows, their cumulated weights up to 1)}, `key_of` [N of store].
-
-    One pool of all training rows has the key 0; with `same` [N of store] given a row's partners have the row's own value.
-    """
+    """Draws the other image of a mix from `pools` {key: (rows, their cumulated weights up to 1)} by `key_of` [N of store]."""
 
     pools: dict
     key_of: np.ndarray
 
     @classmethod
     def of(cls, rows, total, same=None, classes=None):
-        """rows: the training rows, of `total` in the store. classes [len(rows)]: every class is drawn equally often."""
+        """Partners among the training `rows`, of `total` in the store; classes [len(rows)]: every class is drawn equally often;
+        same [total]: a row's partners have its own value."""
         key_of = np.zeros(total, dtype=np.int64) if same is None else same
         pools = {}
         for key in np.unique(key_of[rows]).tolist():
@@ -250,18 +247,10 @@ class Fit:
 
     def state_dict(self):
         """Everything above that changes, as tensors and plain values."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "loss_sum": self.loss_sum,
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "tail": self.tail,
-        }
+        parts = {name: getattr(self, name) for name in ("model", "optimizer", "scaler")}
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"ema": self.ema.state_dict() if self.ema else None}
+        return state | {name: getattr(self, name) for name in ("loss_sum", "epoch", "step", "seconds", "history", "tail")}
 
     def release(self):
         """Free the memory of the model and all that belongs to it; only the history is of use from here on."""
@@ -284,11 +273,6 @@ class Fit:
         if self.tail:
             self._load_average()
 
-    @property
-    def global_step(self):
-        """Optimizer steps done since the first epoch."""
-        return (self.epoch - 1) * self.steps + self.step
-
 
 def tensors(value):
     """All tensors in a nest of dicts, lists and tuples."""
@@ -297,11 +281,6 @@ def tensors(value):
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from tensors(part)
-
-
-def tensor_bytes(value):
-    """The bytes of all tensors in a nest of dicts, lists and tuples."""
-    return sum(tensor.nbytes for tensor in tensors(value))
 
 
 # ---- micro-batches ----------------------------------------------------------------------------------------------------
@@ -341,28 +320,22 @@ def micro_batches(fit, order, step):
     size, micro = fit.step_size, fit.step_size // args.accum
     key = (args.seed, fit.data.fold, fit.epoch, step)
     rows = order[step * size : (step + 1) * size]
-    params = augment.draw_augment(args.aug, size, torch.Generator().manual_seed(draw_seed("augment", *key)))
-    mixed, mix_params, partners, partner_params = (
-        np.zeros(size, bool),
-        torch.empty(size, len(augment.MIX_COLUMNS)),
-        rows,
-        params,
-    )
+
+    def draw(name):
+        return augment.draw_augment(args.aug, size, torch.Generator().manual_seed(draw_seed(name, *key)))
+
+    params, mixed = draw("augment"), np.zeros(size, dtype=bool)
+    mix_params, partners, partner_params = params, rows, params  # of which no row is taken
     if fit.partners:
         drawn = generator("mix", *key)
         mixed, mix_params, uniform = augment.draw_mix(args.mix, size, args.mix_prob, args.mix_alpha, drawn)
-        partners = fit.partners.draw(rows, uniform)
-        partner_params = augment.draw_augment(args.aug, size, torch.Generator().manual_seed(draw_seed("partners", *key)))
-    shards = [ranks.shard(np.arange(start, start + micro)) for start in range(0, size, micro)]
-    return [
-        MicroBatch(
-            rows[mine],
-            params[mine],
-            mixed[mine],
-            *(values[mine[mixed[mine]]] for values in (mix_params, partners, partner_params)),
-        )
-        for mine in shards
-    ]
+        partners, partner_params = fit.partners.draw(rows, uniform), draw("partners")
+    made = []
+    for start in range(0, size, micro):
+        mine = ranks.shard(np.arange(start, start + micro))
+        two = mine[mixed[mine]]
+        made.append(MicroBatch(rows[mine], params[mine], mixed[mine], mix_params[two], partners[two], partner_params[two]))
+    return made
 
 
 def make_batch(fit, micro_batch, pixels):
@@ -502,7 +475,7 @@ def update(fit):
     fit.scaler.update()
     fit.optimizer.zero_grad(set_to_none=True)
     if fit.ema:
-        fit.ema.update(fit.model, step=fit.global_step)
+        fit.ema.update(fit.model, step=(fit.epoch - 1) * fit.steps + fit.step)
 
 
 def predict_rows(fit, rows, before_batch=lambda: None):

@@ -278,7 +278,7 @@ def check_room(args, net, images, pixels):
     folds = experiment.missing(run, args, folds) if run else folds
     if net is None and not (kept := sorted(run.glob("fold*/best.safetensors"))):
         return  # nothing of the run tells the size of its model
-    weights = engine.tensor_bytes(net.state_dict()) if net else kept[0].stat().st_size
+    weights = sum(value.nbytes for value in net.state_dict().values()) if net else kept[0].stat().st_size
     weights *= 2 if args.finish_on_all else 1
     at_once = min(len(folds), args.parallel_folds)
     states = at_once + (len(folds) if args.keep_state else at_once)

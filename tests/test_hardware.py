@@ -5,7 +5,6 @@ import io
 import json
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import helpers
 import numpy as np
@@ -20,6 +20,8 @@ import pytest
 import timm
 import torch
 from conftest import SAME_BITS, assert_same_run, out_of_reach, until, without_pictures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_train import ROOT, SETTINGS
 
 import errors
@@ -34,11 +36,18 @@ from images import ImageStore
 from model import layout
 from options import parse_args
 
+CPU = torch.device("cpu")
 
-def test_shares_hold_every_row_once():
-    rows = np.arange(11)
-    shares = [hardware.Ranks(rank, 3, torch.device("cpu")).shard(rows) for rank in range(3)]
-    np.testing.assert_array_equal(np.sort(np.concatenate(shares)), rows)
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(2, 9), st.integers(1, 12), st.integers(1, 3))
+def test_shard_then_gather_is_the_identity(world, total, width):
+    """Where some ranks have no rows they know no width either."""
+    rows, ranks = np.random.default_rng(total).random((total, width)), [hardware.Ranks(r, world, CPU) for r in range(world)]
+    shards = [each.shard(rows) if len(each.shard(rows)) else np.zeros((0, 0)) for each in ranks]
+    with mock.patch.object(hardware.dist, "all_gather_object", lambda box, part: box.__setitem__(slice(None), shards)):
+        for each, part in zip(ranks, shards):
+            np.testing.assert_array_equal(each.gather(part, total), rows)
 
 
 def test_one_process_needs_no_group():
@@ -88,20 +97,6 @@ def test_device_that_is_not_there(there, possible, monkeypatch):
         hardware.pick_device("cudda")
     with pytest.raises(InputError, match=rf"--device cudda: can't be used here \(.*{possible}"):
         hardware.ALONE.on("cudda")
-
-
-@pytest.mark.parametrize("rows", [np.arange(12.0).reshape(2, 6), np.arange(30.0).reshape(5, 6)])
-def test_rows_come_back_in_order_where_some_processes_have_none(rows, monkeypatch):
-    """Of 8 processes that predict a fold's 2 validation images six have none, and know no number of outputs."""
-    ranks = [hardware.Ranks(rank, 8, torch.device("cpu")) for rank in range(8)]
-    parts = [rows[rank::8] if len(rows[rank::8]) else np.zeros((0, 0)) for rank in range(8)]
-
-    def gather(box, part):
-        box[:] = parts
-
-    monkeypatch.setattr(hardware.dist, "all_gather_object", gather)
-    for each, part in zip(ranks, parts):
-        np.testing.assert_array_equal(each.gather(part, len(rows)), rows)
 
 
 def test_processes_side_by_side_can_not_all_have_one_gpu(monkeypatch):
@@ -217,8 +212,6 @@ def test_only_the_first_talks():
 
 # ---- precision --------------------------------------------------------------------------------------------------------
 
-CPU = torch.device("cpu")
-
 
 def net():
     return timm.create_model("test_resnet", num_classes=3).train()
@@ -273,15 +266,6 @@ def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, secon
     assert first.endswith(f"; measured, {file})") and second.endswith(f"; measured before, {file})")
 
 
-def test_bfloat16_is_tried_on_processors_that_have_it_alone(slow, tmp_path):
-    model, calls = slow(
-        {("off", "channels_last"): 0.01, ("off", "contiguous"): 0.01, ("bf16", "contiguous"): 0.01}, ["avx512_bf16"]
-    )
-    assert choose(tmp_path, model=model) == ("bf16", "channels_last")
-    model, calls = slow({}, ["avx512_f"])
-    assert choose(tmp_path / "..", model=model)[0] == "off" and not any(amp == "bf16" for amp, _format in calls[-8:])
-
-
 @pytest.mark.parametrize(("rates", "chosen"), [
     ([100, 90, 122, 120], "off channels_last"),  # near ties, which another day would turn round
     ([100, 125, 140, 139], "bf16 channels_last"),
@@ -320,6 +304,13 @@ def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp
     assert measured == [(["fp16 channels_last", "fp16 contiguous"], 32, "cuda")]
     assert choose(tmp_path, "bf16", "channels_last", device=gpu) == ("bf16", "channels_last")
     assert len(measured) == 1
+
+
+def test_a_measured_step_has_as_many_images_as_fit():
+    """8 images run out of memory, and so do 4."""
+    model = net()
+    model.register_forward_pre_hook(lambda _net, inputs: inputs[0].new_empty(2**60) if len(inputs[0]) > 3 else None)
+    assert hardware.images_per_second(model, ["off contiguous"], [32, 24], 8, CPU)["off contiguous"] > 0
 
 
 def test_a_run_records_what_was_measured(fit, workplace, capsys):
@@ -400,17 +391,6 @@ def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, 
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
     assert parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
-
-
-def test_precision_is_measured_with_as_many_images_as_there_is_room_for(room_for, command, tmp_path, monkeypatch, capsys):
-    """Before the batch is looked for; 8 images of a measured step have no room, nor have 4."""
-    monkeypatch.setitem(hardware.BATCH, "cpu", 8)
-    room_for(3)
-    cache_dir = str(tmp_path / "cache")
-    argv = command("--batch-size", "8", "--auto-batch", "--name", "auto", "--cache-dir", cache_dir, "--memory-format", "auto")
-    assert run([*argv, "--limit-people", "12"]) == 0
-    told = capsys.readouterr().err
-    assert "amp and memory format: off" in told and "taken: --batch-size 2 --accum 4" in told
 
 
 def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(command, tmp_path, monkeypatch, capsys):
@@ -605,25 +585,6 @@ def test_folds_in_spawned_processes_end_in_the_same_bits(runs, tmp_path, shared_
     done = subprocess.run(list(map(str, argv)), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert_same_run(runs["mask"], tmp_path / "spawned")
-
-
-def test_a_cache_that_is_deleted_meanwhile_is_one_line(command, tmp_path, monkeypatch, capfd):
-    """Each process opens the cache anew; --resume builds it again and goes on."""
-    monkeypatch.setattr(hardware, "START", "fork")
-    open_run = train.open_run
-
-    def lose(*args):
-        next((tmp_path / "cache").glob("*.npy")).unlink()
-        return open_run(*args)
-
-    monkeypatch.setattr(train, "open_run", lose)
-    argv = command("--parallel-folds", "2", "--fold", "0", "1", "--name", "cached", "--cache-dir", str(tmp_path / "cache"))
-    assert run(argv) == 2
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(rf"error: {tmp_path}/cache/\w+\.npy: no such file", last)
-    monkeypatch.setattr(train, "open_run", open_run)
-    assert run(["--resume", str(tmp_path / "cached"), "--quiet"]) == 0
-    assert sorted(experiment.done_folds(tmp_path / "cached")) == [0, 1]
 
 
 @pytest.mark.parametrize(("options", "threads"), [

@@ -1,6 +1,5 @@
 """train.py as a user runs it: the run folder, names, resume, what is refused, and every error in one line."""
 
-import argparse
 import collections
 import copy
 import itertools
@@ -34,7 +33,6 @@ import errors
 import experiment
 import files
 import hardware
-import images
 import metrics
 import model
 import options
@@ -115,13 +113,6 @@ def test_folds_that_weights_forbid_are_not_advised(runs, shared_data, tmp_path, 
     assert "folds not trained yet: 1 (whose people --weights have learnt)" in capsys.readouterr().out
     trained([*argv, "--name", "plain", "--no-pretrained"])
     assert "folds not trained yet: 1 (python train.py --resume" in capsys.readouterr().out
-
-
-def test_folds_hold_no_person_twice_and_oof_follows_them(runs):
-    folds = pd.read_csv(runs["label"] / "folds.csv", dtype={"path": str}).set_index("path")["fold"]
-    oof = pd.read_csv(runs["label"] / "oof.csv")
-    assert (oof["path"].map(folds) == oof["fold"]).all()
-    assert folds.value_counts().tolist() == [12, 12]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -296,15 +287,6 @@ def test_what_only_the_images_tell_is_one_line_and_leaves_nothing(shared_data, t
     assert not (tmp_path / "runs").exists()
 
 
-def test_face_crop_without_its_detector_is_one_line(shared_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
-    code = errors.run(lambda: train.main(command(shared_data, tmp_path, "--face-crop", "0.4")))
-    assert code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(
-        "error: --face-crop: needs its detector, pip install"
-    )
-    assert not (tmp_path / "runs").exists()
-
-
 def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, capsys):
     assert (
         trained(command(shared_data, tmp_path, "--face-crop", "0.25", "--name", "cropped", "--epochs", "1", "--fold", "0")) == 0
@@ -338,12 +320,6 @@ def test_an_existing_run_is_never_overwritten(runs, fit):
     assert (runs["mask"] / "summary.json").read_bytes() == before
 
 
-def test_output_folder_that_can_not_be_written(shared_data, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"--output-dir .*file: can't be made \(File exists\); give another"):
-        train.main([*command(shared_data, tmp_path), "--output-dir", str(tmp_path / "file")])
-
-
 def test_resume_refuses_other_options_and_other_people(runs, data):
     with pytest.raises(InputError, match=r"--lr: can't be given with --resume"):
         train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
@@ -370,17 +346,6 @@ def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shar
     shutil.copytree(tmp_path / "runs" / "run" / "fold0", tmp_path / "runs" / "run" / "fold0_old")  # a backup is no fold
     trained(["--resume", str(tmp_path / "runs" / "run"), "--fold", "0", "--quiet"])
     assert_same_run(tmp_path / "runs" / "whole", tmp_path / "runs" / "run")
-
-
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "folds.csv: is empty"), (b"path,fold\n000001,first\n", "folds.csv, line 2: fold 'first' is not a whole number"),
-    (b"\xff\xfe\0", "folds.csv, line 1: not in UTF-8"), (None, "folds.csv: no such file"),
-])  # fmt: skip
-def test_resume_with_damaged_folds_is_one_line(runs, tmp_path, content, message):
-    run = Path(shutil.copytree(runs["mask"], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "eval*")))
-    (run / "folds.csv").unlink() if content is None else (run / "folds.csv").write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        train.main(["--resume", str(run), "--quiet"])
 
 
 def test_resume_says_how_to_go_on_when_a_file_cannot_be_read_now(runs, tmp_path, monkeypatch):
@@ -520,20 +485,6 @@ def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, workplace, monkey
     option, _folder, what, estimate = told[0][0]
     assert (option, what) == ("--output-dir", "the run")
     assert max(most) < estimate < 2 * max(most) + train.PICTURES
-
-
-def test_only_what_is_missing_needs_room(runs, monkeypatch):
-    """A complete run needs nothing more but pixels."""
-    told, run = [], runs["label"]
-    monkeypatch.setattr(files, "check_room", told.append)
-    args = argparse.Namespace(**{**experiment.read_args(run), "fold": None, "resume": str(run)})
-    images, done = pd.read_csv(run / "oof.csv")[["image", "path"]], experiment.done_folds(run)
-    for found in (done, {0: done[0]}, {}):
-        monkeypatch.setattr(experiment, "done_folds", lambda run, found=found: found)
-        train.check_room(args, None, images, 7)
-    cache = ("--cache-dir", args.cache_dir, "decoded images", 7)
-    assert told[0] == [cache] and told[1][1] == told[2][1] == cache
-    assert told[1][0][:3] == told[2][0][:3] == ("", run, "the run") and told[1][0][3] > 0 < told[2][0][3]
 
 
 def load(args):
@@ -740,9 +691,3 @@ def test_the_rates_of_a_cosine_follow_other_epochs_and_that_is_said(tmp_path, ca
     assert experiment.read_args(tmp_path) == options | {"epochs": 5}
     train.record_changes(args, tmp_path)
     assert capsys.readouterr().err == ""
-
-
-def test_a_state_that_a_kill_left_beside_its_complete_fold_goes(fit, runs):
-    (runs["gender"] / "fold0" / "last.pt").write_bytes(b"left")
-    assert trained(["--resume", str(runs["gender"]), "--quiet"]) == 0
-    assert not (runs["gender"] / "fold0" / "last.pt").exists()
