@@ -506,14 +506,12 @@ def train_epoch(fit, writer, state, on=""):
 
 def keep_epoch(fit, writer, data, probs):
     """Keep what an epoch left, the weights and validation predictions too if it is the best one."""
-    first = []
+    first, rows = [], fit.data.val_rows
     if fit.best_epoch == len(fit.history):
         path = experiment.best_weights(writer.run, writer.fold)
         first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), metadata(fit), path))
         if probs is not None:
-            first.append(
-                functools.partial(write_predictions, writer, data, fit.args.target, fit.data.val_rows, probs, "oof.csv")
-            )
+            first.append(lambda: write_predictions(writer, data, fit.args.target, rows, probs, "oof.csv"))
     put_epoch(writer, first, fit.history, fit.state_dict(), epoch_line(fit))
 
 

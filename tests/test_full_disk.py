@@ -19,6 +19,7 @@ import engine
 import ensemble
 import errors
 import files
+import images
 import inference
 import leaderboard
 import train
@@ -138,9 +139,7 @@ def test_a_volume_that_becomes_read_only_and_a_folder_that_goes(shared_data, wor
         error = refused(capsys, train.main, [*command(shared_data, workplace / "cache", place), "--save-minutes", "0.00001"])
         if what == "gone":
             assert f"{run}/fold0/last.pt: can't be written (there is no folder {run}/fold0): " in error
-            assert (
-                f"are free on volume {place}; was it moved or deleted? {run} is gone, and what it had learnt; put it" in error
-            )
+            assert error.endswith(f"are free on volume {place}; was it moved or deleted?")
             assert list(place.rglob("*")) == [place / "runs"]
             return
         assert (
@@ -210,7 +209,8 @@ def test_a_drawing_that_fills_the_volume(volume, monkeypatch, capsys):
 def test_a_cache_that_fills_the_volume(shared_data, volume, tmp_path, monkeypatch, capsys):
     """The estimate is taken away: what the kernel says while room is reserved is told the same way."""
     place = volume(1)
-    monkeypatch.setattr(files, "check_room", lambda needs: None)
+    for module in (files, images):
+        monkeypatch.setattr(module, "check_room", lambda needs: None)
     error = refused(capsys, train.main, [*command(shared_data, place / "cache", tmp_path), "--img-size", "64", "64"])
-    assert ".npy: can't be written (No space left on device): 2.0 MiB are needed, and 1,0" in error
+    assert ".npy: can't be written (No space left on device): " in error
     assert [path.suffix for path in (place / "cache").iterdir()] == [".lock"]

@@ -15,7 +15,6 @@ import time
 
 import helpers
 import pytest
-import torch
 from conftest import assert_same_run, without_pictures
 from helpers import assert_equal
 
@@ -24,6 +23,7 @@ import errors
 import experiment
 import hardware
 import images
+import predictions
 import report
 import train
 
@@ -45,7 +45,7 @@ STOPS = {
     "epoch end": (train, "keep_epoch"),
     "mid-epoch": (engine, "train_step"),
     "validation": (engine, "evaluate"),
-    "checkpoint": (torch, "save"),
+    "checkpoint": (engine, "save_state"),
     "between folds": (experiment, "finish_fold"),
 }
 
@@ -62,9 +62,8 @@ def stop_in(where, main):
             time.sleep(0.5 if os.getpid() != main else 0)  # until it has handed on the request
 
     def stopping(*args, **options):
-        if name == "save" and (args[0]["epoch"], args[0]["history"][0]["fold"]) == (3, 0):
-            args[1].write(b"PK" * 1000)
-            args[1].flush()
+        if name == "save_state" and (args[1], args[2]["epoch"]) == (0, 3):
+            engine.state_file(*args[:2]).with_name(f".last.pt.{os.getpid()}.tmp.pt").write_bytes(b"PK" * 1000)
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "train_step" and (args[0].data.fold, args[0].epoch, args[0].step) == (0, 2, 2):
             strike()
@@ -99,7 +98,7 @@ def exit_codes(mode, where, said, argv, pictures=None):
 def facts(run):
     """What must be equal of two runs besides what assert_same_run looks at: states and summary, without times."""
     summary = json.loads((run / "summary.json").read_text())
-    for name in ("name", "seconds", "images_per_second", "peak_memory_mib"):
+    for name in ("name", "options", "seconds", "images_per_second", "peak_memory_mib"):
         summary.pop(name)
     states = [engine.load_state(run, number) for number in (0, 1)]
     for state in states:
@@ -165,8 +164,8 @@ def test_it_goes_on_to_the_same_bits(start, whole, tmp_path, mode, change, where
 PHASES = {
     "decoding": (images, "decode"),
     "measuring": (hardware, "choose_precision"),
-    "opening": (experiment, "write"),
-    "summary": (experiment, "write_summary"),
+    "opening": (experiment, "write_args"),
+    "summary": (predictions, "write_summary"),
     "pictures": (report, "confusion"),
 }
 

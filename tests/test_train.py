@@ -1,6 +1,5 @@
 """train.py as a user runs it: the run folder, names, resume, what is refused, and every error in one line."""
 
-import collections
 import copy
 import itertools
 import json
@@ -494,8 +493,7 @@ def load(args):
 
 def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_path, monkeypatch, capsys):
     """1 MiB is free: too little for the run, whose cache would lie on the same volume."""
-    facts = collections.namedtuple("Facts", "f_bavail f_frsize f_files f_favail")(256, 4096, 0, 0)
-    monkeypatch.setattr(os, "statvfs", lambda path: facts)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1 << 20))
     argv = ["--data-dir", str(shared_data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs"),
             "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--device", "cpu"]  # fmt: skip
     assert errors.run(lambda: train.main(argv)) == 2
