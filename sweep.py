@@ -1,12 +1,13 @@
-"""Many experiments, one after another or several at once, and what each changes: a file of command lines, run and compared.
+"""Many experiments, one after another or several at once, and their effects: a file of command lines, run and compared.
 
     python sweep.py sweep.txt --seeds 1 2 3 --jobs 2
 
-Reads a file of experiments (see plan.py) and runs `train.py` for each of them with each seed, into DIR/NAME-sSEED. What is
-finished is passed over and what was stopped goes on, so the same command goes on with a sweep, whatever ended it. A run that
-fails is told with its error, and the others go on. Ends with a table of the finished runs: scores, and differences to the
-first experiment (see ablation.py). Each run's output is in DIR/.sweep/NAME-sSEED.log, which also keeps other sweeps from it:
-several may work on one file at once, such as one a GPU.
+The file has a line `NAME: OPTIONS` for each experiment, the baseline first; `common: OPTIONS` holds for all below, # begins a
+comment, $NAME is a variable of the environment. `train.py` is run for each of them with each seed, into DIR/NAME-sSEED. What is
+finished is skipped, what was stopped goes on, so the same command goes on with a sweep, whatever ended it. A run that fails is
+reported with its error, and the others go on. At the end comes a table of the finished runs: scores, and differences to the
+first experiment. The output of a run is in DIR/.sweep/NAME-sSEED.log, which also keeps other sweeps from it: several may work
+on one file at once, such as one a GPU.
 
 Exit code 0: all runs are finished; 1: some failed; 2: bad input, found before the first run starts, or runs that can't be
 compared; 129, 130 or 143: stopped by a signal, after all runs have saved their state.
@@ -24,6 +25,7 @@ import os
 import re
 import shlex
 import signal
+import string
 import subprocess
 import sys
 import textwrap
@@ -35,7 +37,6 @@ import joblib
 import numpy as np
 import scipy.stats
 
-import experiment
 import files
 import metrics
 import options
@@ -46,11 +47,10 @@ from experiment import find_run, read_args, summed_folds
 
 # ---- plan -------------------------------------------------------------------------------------------------------------
 
-VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 OPTION = re.compile(r"--[a-z][a-z-]*")
-VARIABLE_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
-OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # what a line may not say, as the sweep does
-# What may be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
+OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # given by the sweep, so no line may
+# May be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
 MAY_CHANGE = ("--fold", "--cache-dir", "--cache-device", "--device", "--save-minutes")
 UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")
 
@@ -86,59 +86,49 @@ class Job:
         return {**options_of(self.experiment.words), "--seed": [str(self.seed)]}
 
     @property
-    def folds(self):
-        """The words of --fold, or [] where all folds are to be trained."""
-        return self.options.get("--fold", [])
-
-    @property
     def is_new(self):
-        """Whether there is no folder of this run yet; InputError for one that is no run."""
-        if self.run.exists():
-            find_run(self.run)
-            return False
-        return True
+        """No folder of this run is there yet; InputError for one that is no run."""
+        return not (self.run.exists() and find_run(self.run))
 
     @property
     def is_finished(self):
-        """Whether summary.json holds all folds that are asked for, and the last picture is drawn."""
+        """summary.json holds all folds that are asked for, and the last picture is drawn."""
         if not all((self.run / name).is_file() for name in ("args.yaml", "summary.json", "mistakes.png")):
             return False
         done = set(summed_folds(self.run))
-        asked = {int(number) for number in self.folds if number.isdigit()}
+        asked = {int(number) for number in self.options.get("--fold", []) if number.isdigit()}
         return all(number in done for number in asked or range(max(read_args(self.run).get("kfold", 0), 1)))
 
     def command(self, threads=None):
         """The words after `python` that start this run or go on with it; threads: of its CPU threads, if its line has none."""
+        options = self.options
         if not self.is_new:
-            kept = [word for option in MAY_CHANGE for word in _typed(option, self.options.get(option))]
+            kept = [word for option in MAY_CHANGE if option in options for word in (option, *options[option])]
             return ["train.py", "--resume", str(self.run), *kept, "--quiet"]
         own = ["--seed", str(self.seed), "--name", self.name, "--output-dir", str(self.run.parent), "--quiet"]
-        if threads is not None and "--threads" not in self.options:
-            folds = "".join(self.options.get("--parallel-folds", ["1"]))
-            own += ["--threads", str(max(threads // int(folds), 1) if folds.isdigit() and int(folds) else threads)]
+        if threads is not None and "--threads" not in options:
+            folds = "".join(options.get("--parallel-folds", ["1"]))
+            own += ["--threads", str(max(threads // max(int(folds), 1), 1) if folds.isdigit() else threads)]
         return ["train.py", *self.experiment.words, *own]
 
     def check(self):
         """InputError when the folder is no run, or one of other options than the line has now."""
         if self.is_new:
             return
-        try:
-            first = (self.run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
-            words = shlex.split(first.removeprefix("#"))
-            before, now = options_of(words[words.index("train.py") + 1 :]), self.options
-        except (OSError, ValueError) as error:
-            file = self.run / "args.yaml"
-            wrong = InputError(f"{file}: its first line is no command of train.py ({error})")
-            raise errors.unreadable(file, error) or wrong from error
+        file, now = self.run / "args.yaml", self.options
+        with errors.reading(file):
+            words = shlex.split(file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#"))
+            before = options_of(words[words.index("train.py") + 1 :])
         ignored = UNCOMPARED if "--threads" in now else (*UNCOMPARED, "--threads")
         apart = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
         if apart:
-            had, has = (" ".join(_said(option, side.get(option)) for option in apart) for side in (before, now))
-            place = self.experiment.places.get(apart[0], self.experiment.place)
-            raise InputError(
-                f"{self.run}: was started with {had}, and {place} now says {has}; give the experiment another name, or move "
-                "that folder away"
+            had, has = (
+                " ".join(shlex.join([option, *side[option]]) if option in side else f"no {option}" for option in apart)
+                for side in (before, now)
             )
+            place = self.experiment.places.get(apart[0], self.experiment.place)
+            advice = "give the experiment another name, or move that folder away"
+            raise InputError(f"{self.run}: was started with {had}, and {place} now says {has}; {advice}")
 
 
 def options_of(words):
@@ -155,21 +145,10 @@ def options_of(words):
     return found
 
 
-def _typed(option, values):
-    return [] if values is None else [option, *values]
-
-
-def _said(option, values):
-    return f"no {option}" if values is None else shlex.join([option, *values])
-
-
 def read_plan(path):
     """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
-    try:
+    with errors.reading(path):
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        wrong = InputError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})")
-        raise errors.unreadable(path, error) or wrong from error
     common, places, found = [], {}, {}
     for number, line in enumerate(lines, start=1):
         place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()
@@ -177,7 +156,7 @@ def read_plan(path):
             continue
         name, colon, text = line.partition(":")
         name = name.strip()
-        if not colon or not VARIABLE_NAME.fullmatch(name):
+        if not colon or not EXPERIMENT_NAME.fullmatch(name):
             raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
         words = _words(place, text)
         here = dict.fromkeys(options_of(words), place)
@@ -195,12 +174,18 @@ def read_plan(path):
 
 
 def _words(place, text):
-    """The words of a line's options, checked as far as that needs no train.py."""
+    """The words of a line's options with the variables of the environment, checked as far as that needs no train.py."""
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise InputError(f"{place}: {str(error).lower()} in {text.strip()!r}") from error
-    words = [VARIABLE.sub(lambda found: _variable(place, found[1] or found[2]), word) for word in words]
+    try:
+        words = [string.Template(word).substitute(os.environ) for word in words]
+    except KeyError as error:
+        name = error.args[0]
+        raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for") from error
+    except ValueError as error:
+        raise InputError(f"{place}: a $ before no name in {text.strip()!r}; write $$ for a dollar") from error
     try:
         taken = [option for option in options_of(words) if option in OWN]
     except ValueError as error:
@@ -210,17 +195,8 @@ def _words(place, text):
     return words
 
 
-def _variable(place, name):
-    if name not in os.environ:
-        raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for")
-    return os.environ[name]
-
-
 def check_options(experiments, refusals):
-    """InputError for the first experiment that has one of `refusals`, why train.py would refuse each or None.
-
-    It names the line that has the option of which the refusal speaks.
-    """
+    """InputError for the first of `refusals`, train.py's reason against each experiment or None, at the line of its option."""
     for one, refusal in zip(experiments, refusals, strict=True):
         if refusal is not None:
             spoken_of = (option for option in OPTION.findall(refusal) if option in one.places)
@@ -229,7 +205,7 @@ def check_options(experiments, refusals):
 
 def make_jobs(experiments, seeds, output_dir):
     """A Job of each experiment and seed: all experiments with the first seed, then with the next, so that a sweep that is
-    stopped early has what can be compared.
+    stopped early can be compared.
     """
     return [Job(one, seed, Path(output_dir) / f"{one.name}-s{seed}") for seed in seeds for one in experiments]
 
@@ -246,9 +222,8 @@ NOTE = (
 
 @dataclass
 class Run:
-    """A finished run: what it is scored on and its seconds; the bytes of folds.csv, a digest of the images' names, and the
-    person, truth and answer [N] of each image in order of these names. A nofold run has only the first three.
-    """
+    """A finished run: scored target and seconds; digests of folds.csv and of the images' names; person, truth and answer [N] of
+    each image in order of these names, None of a nofold run."""
 
     folder: Path
     scored_as: str
@@ -266,7 +241,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """What an experiment came to. `f1`: of each finished seed; `differences` to the baseline: of each seed that both have,
+    """Results of an experiment. `f1`: of each finished seed; `differences` to the baseline: of each seed that both have,
     with the 95 % interval (low, high) of their mean over people; [] and None where there is nothing to compare.
     """
 
@@ -289,32 +264,23 @@ class Row:
         count = len(self.differences)
         if count < 2:
             return ("-", "one seed")[count]
-        error = deviation(self.differences) / np.sqrt(count) * scipy.stats.t.ppf(0.975, count - 1)
+        error = np.std(self.differences, ddof=1) / np.sqrt(count) * scipy.stats.t.ppf(0.975, count - 1)
         return metrics.verdict(self.low, self.high) if abs(np.mean(self.differences)) > error else "noise"
 
     def cells(self):
         """The texts under HEAD."""
-        score = "-" if not self.f1 else f"{np.mean(self.f1):.4f}"
-        spread = deviation(self.f1)
-        score += "" if spread is None else f" ± {spread:.4f}"
+        sd_f1, sd = (f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else "" for values in (self.f1, self.differences))
+        score = f"{np.mean(self.f1):.4f}{sd_f1 and f' ± {sd_f1}'}" if self.f1 else "-"
         difference = interval = "-"
         if self.differences:
             difference, interval = f"{np.mean(self.differences):+.4f}", f"{self.low:+.4f} .. {self.high:+.4f}"
-        apart = deviation(self.differences)
-        sd = "-" if apart is None else f"{apart:.4f}"
         time = files.time_text(self.seconds)
-        return [self.name, str(self.seeds), score, difference, interval, sd, self.verdict, time]
-
-
-def deviation(values):
-    """Standard deviation of a sample (over n - 1); None of fewer than two values."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return [self.name, str(self.seeds), score, difference, interval, sd or "-", self.verdict, time]
 
 
 def read_run(folder):
     """The Run in a folder."""
-    folder = Path(folder)
-    args = experiment.read_args(folder)
+    args = read_args(folder)
     target = args["target"]
     with errors.reading(folder / "summary.json"):
         run = Run(folder, SCORED_AS[target], float(files.read_json(folder / "summary.json")["seconds"]))
@@ -329,15 +295,19 @@ def read_run(folder):
 
 def check_same(runs):
     """InputError when runs do not share their people and folds, or answer for other images."""
-    runs = [run for run in runs if run.truth is not None]
+    first = runs[0] if runs else None
     for run in runs:
-        if run.folds != runs[0].folds:
+        if run.folds != first.folds:
             raise InputError(
-                f"{run.folder / 'folds.csv'}: other folds than in {runs[0].folder}, so their scores make no pair; put "
+                f"{run.folder / 'folds.csv'}: other folds than in {first.folder}, so their scores make no pair; put "
                 "--fold-seed 0 into the common line (and --kfold and --limit-people there too)"
             )
-        if run.images != runs[0].images:
-            raise InputError(f"{run.folder / 'oof.csv'}: other images than in {runs[0].folder}; let all train the same folds")
+        if run.images != first.images:
+            raise InputError(f"{run.folder / 'oof.csv'}: other images than in {first.folder}; let all train the same folds")
+        if run.scored_as == first.scored_as and (run.truth != first.truth).any():
+            raise InputError(
+                f"{run.folder / 'oof.csv'}: other official labels than in {first.folder}; compare runs of the same data"
+            )
 
 
 def compare_rows(experiments, runs):
@@ -345,44 +315,33 @@ def compare_rows(experiments, runs):
 
     experiments: [(name, options)], the baseline first; runs: {name: {seed: Run}}.
     """
-    check_same([run for seeds in runs.values() for run in seeds.values()])
-    baseline = runs.get(experiments[0][0], {})
-    rows = []
-    for index, (name, words) in enumerate(experiments):
-        mine = runs.get(name)
-        if not mine:
-            continue
-        one = next(iter(mine.values()))
-        f1 = [run.f1 for run in mine.values() if run.f1 is not None]
-        differences, bounds = ([], (None, None)) if index == 0 else _differences(mine, baseline)
-        seconds = float(np.mean([run.seconds for run in mine.values()]))
-        rows.append(Row(name, words, one.scored_as, len(mine), f1, seconds, differences, *bounds))
+    check_same([run for seeds in runs.values() for run in seeds.values() if run.truth is not None])
+    (baseline, _options), rows = experiments[0], []
+    for name, words in experiments:
+        if mine := runs.get(name):
+            scored_as = next(iter(mine.values())).scored_as
+            f1 = [run.f1 for run in mine.values() if run.f1 is not None]
+            compared = _differences(mine, runs.get(baseline, {})) if name != baseline else ([], None, None)
+            seconds = float(np.mean([run.seconds for run in mine.values()]))
+            rows.append(Row(name, words, scored_as, len(mine), f1, seconds, *compared))
     return rows
 
 
 def _differences(mine, baseline):
-    """(differences in macro F1 of the seeds that both have, 95 % interval of their mean over people)."""
+    """(differences in macro F1 of the seeds that both have, low and high of the 95 % interval of their mean over people)."""
     pairs = [(run, baseline[seed]) for seed, run in mine.items() if seed in baseline]
     pairs = [(a, b) for a, b in pairs if a.truth is not None and b.truth is not None and a.scored_as == b.scored_as]
     if not pairs:
-        return [], (None, None)
+        return [], None, None
     first, C = pairs[0][0], len(CLASS_NAMES[pairs[0][0].scored_as])
-    for a, b in pairs:
-        if (a.truth != first.truth).any() or (b.truth != first.truth).any():
-            raise InputError(f"{b.folder / 'oof.csv'}: other official labels than in {a.folder}; compare runs of the same data")
     answers = ([run.answers for run in side] for side in zip(*pairs))
     samples = metrics.bootstrap_mean_difference(first.truth, *answers, first.persons, C)
-    return [a.f1 - b.f1 for a, b in pairs], metrics.interval(samples)
-
-
-# ---- tables --------------------------------------------------------------------------------------------------------
+    return [a.f1 - b.f1 for a, b in pairs], *metrics.interval(samples)
 
 
 def remarks(rows, baseline):
-    """What the table does not say by itself: what is scored on something else, which seeds lack a partner."""
-    if not rows:
-        return []
-    if rows[0].name != baseline:
+    """Notes to the table: experiments that are scored on something else, and seeds that lack a partner."""
+    if rows and rows[0].name != baseline:
         return [f"no run of the baseline {baseline} is finished, so there is nothing to compare with"]
     notes = []
     for row in rows[1:]:
@@ -396,24 +355,22 @@ def remarks(rows, baseline):
 def ablation_text(rows):
     """Lines of the table for a terminal."""
     cells = [row.cells() for row in rows]
-    names = files.shorten([row[0] for row in cells], 100 - _rest(cells))
+    others = sum(2 + max(map(files.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
+    names = files.shorten([row[0] for row in cells], errors.WIDTH - others)
     return files.aligned(HEAD, [[name, *row[1:]] for name, row in zip(names, cells)], left=(0, 6))
-
-
-def _rest(cells):
-    return sum(2 + max(map(files.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
 
 
 def ablation_markdown(rows):
     """Lines of the table as Markdown, with each experiment's own options."""
-    head = [HEAD[0], "options", *HEAD[1:]]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---', '---', *['---:'] * 5, '---', '---:'])} |"]
+    lines = [f"| {' | '.join([HEAD[0], 'options', *HEAD[1:]])} |", "| --- | --- |" + " ---: |" * 5 + " --- | ---: |"]
     for row in rows:
         name, *cells = row.cells()
         options = f"`{row.options}`" if row.options else ""
         lines.append(f"| `{name}` | {options} | {' | '.join(cells)} |".replace("  ", " "))
     return lines
 
+
+# ---- running ----------------------------------------------------------------------------------------------------------
 
 TRAIN = Path(__file__).parent / "train.py"
 OPTIONS = TRAIN.with_name("options.py")
@@ -453,9 +410,6 @@ def last_line(text):
     return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "no output")
 
 
-# ---- running -------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Running:
     """A run in a process of its own, whose output is in the file `log` from byte `begin` on."""
@@ -471,7 +425,7 @@ class Running:
         return time.monotonic() - self.started
 
     def failure(self):
-        """Why the run is not finished though its process ended, in a line; None where it is."""
+        """The reason in a line why the run is not finished though its process ended; None where it is."""
         code = self.process.returncode
         if code == 0 and self.job.is_finished:
             return None
@@ -498,22 +452,14 @@ def open_log(path):
 
 
 def start(job, path, handle, threads):
-    """Start the job's process, which writes into its log. It is in a process group of its own, so that Ctrl-C in a terminal
-    reaches it through the sweep alone.
+    """Start the job's process, which writes into its log: in a process group of its own, so that Ctrl-C in a terminal reaches
+    it through the sweep alone. When the sweep is killed it gets a SIGTERM, which saves its state (on Linux).
     """
-    parent, be_told = os.getpid(), errors.on_parents_death(signal.SIGTERM)
-
-    def end_with_sweep():
-        """In the new process: let a killed sweep be a SIGTERM, which saves the state."""
-        be_told()
-        if os.getppid() != parent:
-            os._exit(errors.EXIT_CODES[signal.SIGTERM])
-
     words = job.command(threads)
     files.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
     begin = os.fstat(handle).st_size
-    process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle,
-                               stderr=subprocess.STDOUT, process_group=0, preexec_fn=end_with_sweep)  # fmt: skip
+    process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle, process_group=0,
+                               stderr=subprocess.STDOUT, preexec_fn=errors.on_parents_death(signal.SIGTERM))  # fmt: skip
     return Running(job, process, path, begin)
 
 
@@ -530,7 +476,9 @@ class Sweep:
         try:
             while (self.waiting or self.running) and not stop.requested:
                 self.collect()
-                self.fill()
+                for job in list(self.waiting):
+                    if len(self.running) < self.at_once:
+                        self.begin(job)
                 time.sleep(POLL_SECONDS)
         finally:
             for one in self.running:
@@ -539,41 +487,37 @@ class Sweep:
                 one.process.wait()
 
     def collect(self):
-        """Tell of the runs that have ended since."""
+        """Report the runs that have ended since."""
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
-            failure = one.failure()
-            if failure:
+            if failure := one.failure():
                 self.failed.append(one.job.name)
-                self.tell(one.job, f"failed after {one.seconds:.0f} s: {failure}")
+                self.report(one.job, f"failed after {one.seconds:.0f} s: {failure}")
             else:
                 self.times.append(one.seconds)
-                self.tell(one.job, f"{result_text(one.job)}, {one.seconds:.0f} s")
+                self.report(one.job, f"{result_text(one.job)}, {one.seconds:.0f} s")
 
-    def fill(self):
-        """Start runs that wait and that no other process trains, as long as there is room for them."""
-        for job in list(self.waiting):
-            if len(self.running) == self.at_once:
-                return
-            path = self.logs / f"{job.name}.log"
-            handle = open_log(path)
-            if handle is None:
-                if job.name not in self.elsewhere:
-                    errors.log(f"{job.name}: another process trains it; waits for its end")
-                self.elsewhere.add(job.name)
-                continue
-            try:
-                self.waiting.remove(job)
-                if job.is_finished:
-                    self.tell(job, f"{result_text(job)}, by another process")
-                    continue
+    def begin(self, job):
+        """Start a run that waits, unless another process trains it, or has."""
+        path = self.logs / f"{job.name}.log"
+        handle = open_log(path)
+        if handle is None:
+            if job.name not in self.elsewhere:
+                errors.log(f"{job.name}: another process trains it; waits for its end")
+            self.elsewhere.add(job.name)
+            return
+        try:
+            self.waiting.remove(job)
+            if job.is_finished:
+                self.report(job, f"{result_text(job)}, by another process")
+            else:
                 errors.log(f"{job.name}: {'starts' if job.is_new else 'goes on'}")
                 self.running.append(start(job, path, handle, self.threads))
-            finally:
-                os.close(handle)  # the run has its own
+        finally:
+            os.close(handle)  # the run has its own
 
-    def tell(self, job, how):
-        """A line for the user when a job has ended, with how many are left and for how long."""
+    def report(self, job, how):
+        """A line on stderr when a job has ended, with how many are left and for how long."""
         left = len(self.waiting) + len(self.running)
         about = f", about {files.time_text(np.mean(self.times) * left / self.at_once)}" if left and self.times else ""
         errors.log(f"{job.name}: {how}; {left} left{about}")
@@ -585,29 +529,20 @@ def result_text(job):
     return "nofold, no score" if score is None else f"OOF F1 {score:.4f}"
 
 
-def threads_of(at_once):
-    """CPU threads of each of several runs at once; None for one alone, which may have what torch takes."""
-    return None if at_once == 1 else max(1, joblib.cpu_count() // at_once)
-
-
-# ---- the whole -----------------------------------------------------------------------------------------------------
-
-
 def table(experiments, jobs, as_markdown):
-    """The table of the finished runs and what it needs to be read, as text."""
+    """The table of the finished runs with its notes, as text."""
     runs = {}
     for job in jobs:
         if job.is_finished:
             runs.setdefault(job.experiment.name, {})[job.seed] = read_run(job.run)
-    listed = [(one.name, shlex.join(one.own)) for one in experiments]
-    rows, baseline = compare_rows(listed, runs), listed[0][0]
+    rows = compare_rows([(one.name, shlex.join(one.own)) for one in experiments], runs)
     if not rows:
         return "no run is finished yet"
-    lines = ablation_markdown(rows) if as_markdown else ablation_text(rows)
     finished = sum(map(len, runs.values()))
-    lacking = "" if finished == len(jobs) else f"{finished} of {len(jobs)} runs are finished. "
-    notes = [f"{note}." for note in remarks(rows, baseline)]
-    return "\n".join([*lines, "", *textwrap.wrap(f"{lacking}{' '.join([*notes, NOTE])}", errors.WIDTH)])
+    notes = [] if finished == len(jobs) else [f"{finished} of {len(jobs)} runs are finished."]
+    notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), NOTE]
+    lines = ablation_markdown(rows) if as_markdown else ablation_text(rows)
+    return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), errors.WIDTH)])
 
 
 def listing(jobs, threads):
@@ -628,7 +563,7 @@ def main(argv=None):
     jobs = make_jobs(experiments, args.seeds, args.output_dir)
     for job in jobs:
         job.check()
-    threads = threads_of(args.jobs)
+    threads = None if args.jobs == 1 else max(1, joblib.cpu_count() // args.jobs)  # one run alone may have torch's own number
     sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
     if sweep.waiting and not args.table:
         waiting = [one for one in experiments if any(job.experiment is one for job in sweep.waiting)]

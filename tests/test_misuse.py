@@ -188,7 +188,7 @@ CASES = [
     ("benchmark", BENCHMARK + "--device abacus", "--device abacus: can't be used here"),
     ("benchmark", BENCHMARK + "--loss focl", '--loss focl: unknown loss "focl"; allowed: ce,'),
 
-    ("sweep", "none.txt", "none.txt: not readable (No such file or directory)"),
+    ("sweep", "none.txt", "none.txt: no such file"),
     ("sweep", "empty.txt", "empty.txt: names no experiment; it takes lines such as baseline: and focal: --loss focal"),
     ("sweep", "wrong.txt", "wrong.txt line 2: --em: no such option. Did you mean --ema"),
     ("sweep", "value.txt", "value.txt line 1: argument --lr: 1x is not a number"),

@@ -1,10 +1,11 @@
-"""sweep.py as a user runs it: with a stand-in for train.py that takes no time, and once with train.py itself."""
+"""sweep.py: its file, its table, and as a user runs it, with a stand-in for train.py that takes no time and once with train.py."""
 
 import fcntl
 import json
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,13 +13,22 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
+import joblib
+import numpy as np
+import pandas as pd
 import pytest
+import yaml
 from conftest import until, without_pictures
 
 import errors
+import metrics
 import options
+import predictions
 import sweep
 import train
+from errors import InputError
+from sweep import Row
 
 ROOT = Path(__file__).parent.parent
 REFUSALS = sweep.refusals
@@ -94,6 +104,290 @@ def commands():
     """{run: the options it was started with}, from the runs' own records."""
     return {path.parent.name: path.read_text().partition("\n")[0] for path in sorted(Path("runs").glob("*/args.yaml"))}
 
+
+# ---- the file ---------------------------------------------------------------------------------------------------------
+
+SWEEP = """
+# two losses
+common: --data-dir "my faces" --epochs 3   # short
+common: --loss ce
+
+baseline:
+focal:   --loss focal --gamma=1
+many: --epochs 9 --no-pretrained --drop-ages 27 28
+"""
+
+
+def read(tmp_path, text):
+    (tmp_path / "sweep.txt").write_text(text)
+    return sweep.read_plan(tmp_path / "sweep.txt")
+
+
+def job(tmp_path, text, seed=1):
+    """The Job of a file's first experiment."""
+    return sweep.make_jobs(read(tmp_path, text), [seed], tmp_path / "runs")[0]
+
+
+def make_run(folder, command, folds=(0, 1), kfold=2, summary=True):
+    """A run folder as train.py leaves it, as far as a sweep looks into it."""
+    folder.mkdir(parents=True)
+    options = yaml.safe_dump({"target": "mask", "kfold": kfold})
+    (folder / "args.yaml").write_text(f"# {shlex.join(['python', 'train.py', *command])}\n{options}")
+    if summary:
+        (folder / "summary.json").write_text(json.dumps({"folds": [{"fold": fold} for fold in folds]}))
+        (folder / "mistakes.png").write_bytes(b"")
+
+
+def test_experiments_have_the_common_options_before_their_own(tmp_path):
+    common = ("--data-dir", "my faces", "--epochs", "3", "--loss", "ce")
+    baseline, focal, many = read(tmp_path, SWEEP)
+    assert (baseline.name, baseline.own, baseline.words) == ("baseline", (), common)
+    assert focal.words == (*common, "--loss", "focal", "--gamma=1")
+    assert many.own == ("--epochs", "9", "--no-pretrained", "--drop-ages", "27", "28")
+    assert focal.places["--loss"].endswith("sweep.txt line 7") and focal.places["--epochs"].endswith("sweep.txt line 3")
+    assert sweep.options_of(focal.words) == {
+        "--data-dir": ["my faces"], "--epochs": ["3"], "--loss": ["focal"], "--gamma": ["1"]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a:\nb: --loss 'ce\n", r"sweep.txt line 2: no closing quotation in \"--loss 'ce\""),
+    ("a:\n\n# x\na: --ema 0.9\n", "sweep.txt line 4: a stands twice, first in line 1"),
+    ("mix:\nMix: --ema 0.9\n", "sweep.txt line 2: Mix stands twice, first in line 1"),
+    ("Mix:\nmix: --ema 0.9\n", "sweep.txt line 2: mix stands twice, first in line 1"),
+    ("a b: --ema 0.9\n", r"sweep.txt line 1: takes NAME: OPTIONS, the name of letters.*found 'a b: --ema 0.9'"),
+    ("../a: --ema 0.9\n", "sweep.txt line 1: takes NAME: OPTIONS"),
+    ("--loss ce\n", "sweep.txt line 1: takes NAME: OPTIONS"),
+    ("a: halves --mix\n", "sweep.txt line 1: 'halves' follows no option"),
+    ("a: --seed 3\n", "sweep.txt line 1: --seed is given by sweep.py; see its --seeds"),
+    ("common: --output-dir=x\na:\n", "sweep.txt line 1: --output-dir is given by sweep.py"),
+    ("a:\ncommon: --epochs 3\n", "sweep.txt line 2: common stands below an experiment"),
+    ("# nothing\ncommon: --epochs 3\n", "sweep.txt: names no experiment"),
+])  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, text)
+
+
+def test_variables_of_the_environment_are_filled_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACES", "my faces")
+    text = 'common: --data-dir $FACES --cache-dir ${FACES}/cache\na: --label-fixes "$FACES/fixes.csv"\n'
+    words = ("--data-dir", "my faces", "--cache-dir", "my faces/cache", "--label-fixes", "my faces/fixes.csv")
+    assert read(tmp_path, text)[0].words == words
+    monkeypatch.delenv("FACES")
+    with pytest.raises(InputError, match=r"sweep.txt line 1: \$FACES is not set; export FACES=... first"):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path):
+    with pytest.raises(InputError, match=r"none.txt: no such file"):
+        sweep.read_plan(tmp_path / "none.txt")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"bytes: damaged \('utf-8' codec"):
+        sweep.read_plan(tmp_path / "bytes")
+
+
+@pytest.mark.parametrize(("refusal", "told"), [
+    ("--epoch: no such option", "sweep.txt line 1: --epoch: no such option"),
+    ("argument --lr: 1x is not a number", "sweep.txt line 3: argument --lr: 1x is not a number"),
+    ("--mix: goes with --epoch and --lr", "sweep.txt line 1: --mix"),  # the first of them that the file has
+    ("no training data", "sweep.txt line 3: no training data"),
+])  # fmt: skip
+def test_what_train_would_refuse_is_told_with_the_line_that_has_it(tmp_path, refusal, told):
+    experiments = read(tmp_path, "common: --epoch 3\na:\nb: --lr=1x\n")
+    sweep.check_options(experiments, [None, None])
+    with pytest.raises(InputError, match=f"^\\S*{told}"):
+        sweep.check_options(experiments, [None, refusal])
+
+
+def test_all_experiments_of_a_seed_come_before_the_next_seed(tmp_path):
+    jobs = sweep.make_jobs(read(tmp_path, "a:\nb:\n"), [3, 1], tmp_path / "runs")
+    assert [job.name for job in jobs] == ["a-s3", "b-s3", "a-s1", "b-s1"]
+
+
+def test_commands_of_new_runs_and_of_those_that_go_on(tmp_path):
+    one = job(tmp_path, "a: --epochs 3 --fold 0 1 --device cpu\n", seed=7)
+    own = ["--seed", "7", "--name", "a-s7", "--output-dir", str(tmp_path / "runs"), "--quiet"]
+    assert one.command() == ["train.py", "--epochs", "3", "--fold", "0", "1", "--device", "cpu", *own]
+    assert one.command(threads=4) == [*one.command(), "--threads", "4"]
+    assert job(tmp_path, "a: --threads 1\n").command(threads=4)[-1] == "--quiet"
+    assert job(tmp_path, "a: --parallel-folds 3\n").command(threads=8)[-2:] == ["--threads", "2"]
+    assert job(tmp_path, "a: --parallel-folds two\n").command(threads=8)[-2:] == ["--threads", "8"]
+    make_run(one.run, one.command()[1:])
+    assert one.command(threads=4) == ["train.py", "--resume", str(one.run), "--fold", "0", "1", "--device", "cpu", "--quiet"]
+
+
+def test_a_run_is_finished_when_all_folds_it_was_asked_for_are(tmp_path):
+    one = job(tmp_path, "a:\n")
+    assert one.is_new and not one.is_finished
+    make_run(one.run, [], folds=[0])
+    assert not one.is_new and not one.is_finished
+    assert job(tmp_path, "a: --fold 0\n").is_finished and not job(tmp_path, "a: --fold 0 1\n").is_finished
+    (one.run / "summary.json").write_text(json.dumps({"folds": [{"fold": 0}, {"fold": 1}]}))
+    assert one.is_finished
+    (one.run / "mistakes.png").unlink()  # killed as it drew
+    assert not one.is_finished
+    make_run(tmp_path / "runs" / "b-s1", [], folds=[0], kfold=0)
+    assert job(tmp_path, "b:\n").is_finished
+    make_run(tmp_path / "runs" / "c-s1", [], summary=False)
+    assert not job(tmp_path, "c:\n").is_finished
+    make_run(tmp_path / "runs" / "d-s1", [], folds=[0], kfold=10**15)  # of a damaged file: no memory holds so many numbers
+    assert not job(tmp_path, "d:\n").is_finished
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "runs" / "a-s1").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a-s1: not a run of train.py \(it holds no args.yaml\)"):
+        job(tmp_path, "a:\n").check()
+    (tmp_path / "runs" / "a-s1" / "args.yaml").write_text("target: mask\n")
+    with pytest.raises(InputError, match=r"args.yaml: damaged .*train.py. is not in list"):
+        job(tmp_path, "a:\n").check()
+
+
+def test_a_line_that_changed_since_is_refused(tmp_path):
+    make_run(tmp_path / "runs" / "a-s1", job(tmp_path, "a: --epochs 3 --loss=ce\n").command(threads=2)[1:])
+    for same in ("a: --loss ce --epochs 3\n", "common: --epochs 1\na: --epochs=3 --loss ce\n",
+                 "a: --epochs 3 --loss ce --cache-dir elsewhere --device cpu --fold 0 --quiet\n"):  # fmt: skip
+        job(tmp_path, same).check()
+    for other, message in [
+        ("common: --epochs 2\na: --loss ce\n", "a-s1: was started with --epochs 3, and .*sweep.txt line 1 now says --epochs 2"),
+        ("a: --loss ce --ema 0.9 --epochs 3\n", "with no --ema, and .*sweep.txt line 1 now says --ema 0.9; give"),
+        ("common:\na: --loss ce\n", "with --epochs 3, and .*sweep.txt line 2 now says no --epochs"),
+        ("a: --epochs 3 --loss ce --threads 1\n", "with --threads 2, and .* now says --threads 1"),
+        ("a: --epochs 4 --loss f1\n", "with --epochs 3 --loss ce, and .* now says --epochs 4 --loss f1"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            job(tmp_path, other).check()
+
+
+# ---- the table --------------------------------------------------------------------------------------------------------
+
+
+def write_run(folder, answers, truth=(0, 0, 1, 1), seconds=10.0, target="gender"):
+    """A finished run of target gender with one image of each person; returns it as read."""
+    folder.mkdir(parents=True)
+    images = pd.DataFrame({"image": [f"p{i}/normal.jpg" for i in range(len(truth))]})
+    images["path"] = images["image"].str[:2]
+    table = predictions.oof_table(images, 0, target, np.array(truth)[:, None], np.eye(2)[list(answers)])
+    shuffled = table.sample(frac=1, random_state=sum(answers) + int(seconds))  # the order of rows must not matter
+    shuffled.to_csv(folder / "oof.csv", index=False)
+    return complete(folder, target, seconds)
+
+
+def complete(folder, target, seconds=10.0, kfold=2):
+    """Give a run that was written as its oof.csv the other files that are read; returns it as read."""
+    (folder / "args.yaml").write_text(yaml.safe_dump({"target": target, "kfold": kfold}))
+    (folder / "summary.json").write_text(json.dumps({"seconds": seconds}))
+    (folder / "folds.csv").write_text("path,fold\np0,0\n")
+    return sweep.read_run(folder)
+
+
+def test_scores_and_differences_by_hand(tmp_path):
+    """Truth 0 0 1 1. Answers 0 0 1 0: class 0 has tp 2 of 3 + 2, 4/5, class 1 tp 1 of 1 + 2, 2/3, macro 11/15; 0 1 1 1 has
+    11/15 too, the right ones 1. Baseline 11/15 and 11/15, sd 0; mix 1 and 11/15, mean 13/15, sd (4/15) / sqrt(2) = 0.1886.
+    Differences 4/15 and 0: mean 2/15, sd 0.1886 again. Seconds 10 and 20: 15."""
+    base = {1: write_run(tmp_path / "b1", (0, 0, 1, 0)), 2: write_run(tmp_path / "b2", (0, 1, 1, 1))}
+    mix = {1: write_run(tmp_path / "m1", (0, 0, 1, 1)), 2: write_run(tmp_path / "m2", (0, 0, 1, 0), seconds=20.0)}
+    first, second = sweep.compare_rows([("base", ""), ("mix", "--mix halves")], {"base": base, "mix": mix})
+    assert first.f1 == pytest.approx([11 / 15, 11 / 15]) and (first.differences, first.low) == ([], None)
+    assert second.differences == pytest.approx([4 / 15, 0]) and second.seconds == 15
+    samples = metrics.bootstrap_mean_difference(
+        [0, 0, 1, 1], [[0, 0, 1, 1], [0, 0, 1, 0]], [[0, 0, 1, 0], [0, 1, 1, 1]], list("abcd"), 2
+    )
+    assert (second.low, second.high) == pytest.approx(metrics.interval(samples))
+    assert first.cells() == ["base", "2", "0.7333 ± 0.0000", "-", "-", "-", "-", "10 s"]
+    assert second.cells()[:4] == ["mix", "2", "0.8667 ± 0.1886", "+0.1333"]
+    assert second.cells()[5:] == ["0.1886", "noise", "15 s"]
+
+
+@pytest.mark.parametrize(("differences", "low", "high", "verdict"), [
+    ([0.02], 0.01, 0.03, "one seed"),
+    ([0.019, 0.021], 0.01, 0.03, "better"),  # 0.02 > 12.706 * 0.001414 / sqrt(2) = 0.0127
+    ([0.018, 0.022], 0.01, 0.03, "noise"),  # 0.02 < 0.0254
+    ([0.0125, 0.02, 0.0275], 0.01, 0.03, "better"),  # 0.02 > 4.303 * 0.0075 / sqrt(3) = 0.0186
+    ([0.01, 0.02, 0.03], 0.01, 0.03, "noise"),  # 0.02 < 0.0248: another seed might turn it
+    ([-0.01, -0.02, -0.03], -0.03, -0.01, "noise"),
+    ([-0.0125, -0.02, -0.0275], -0.03, -0.01, "worse"),
+    ([0.02, 0.02, 0.02], -0.01, 0.05, "noise"),
+    ([], None, None, "-"),
+])  # fmt: skip
+def test_verdicts_ask_people_and_seeds(differences, low, high, verdict):
+    assert Row("a", "", "label", 3, [], 1.0, differences, low, high).verdict == verdict
+
+
+@pytest.fixture(scope="module")
+def simulated_runs(tmp_path_factory):
+    """{experiment: {seed: Run}} of 150 people: a baseline, one as good, one less noisy, one of another target."""
+    place, people, held = tmp_path_factory.mktemp("simulated"), helpers.People(150, 0), helpers.People(2, 1)
+    found = {}
+    for name, target, noise in (("base", "label", 1.5), ("alike", "multi", 1.5), ("better", "label", 1.0), ("age", "age", 1.5)):
+        for seed in (1, 2, 3):
+            folder = helpers.write_run(place / f"{name}-s{seed}", target, people, held, noise)
+            found.setdefault(name, {})[seed] = complete(folder, target, kfold=5)
+    return found
+
+
+LISTED = [("base", ""), ("alike", "--target multi"), ("better", "--ema 0.9"), ("age", "--target age"), ("later", "")]
+
+
+def test_what_is_better_is_told_from_noise_and_targets_from_each_other(simulated_runs):
+    rows = {row.name: row for row in sweep.compare_rows(LISTED, simulated_runs)}
+    assert list(rows) == ["base", "alike", "better", "age"]
+    assert [row.verdict for row in rows.values()] == ["-", "noise", "better", "-"]
+    assert rows["age"].scored_as == "age_group" and rows["age"].f1 and not rows["age"].differences
+    notes = sweep.remarks(list(rows.values()), "base")
+    assert notes == ["age is scored on age_group, base on label: no difference"]
+
+
+def test_seeds_without_a_partner_are_left_out_and_said(simulated_runs):
+    runs = {"base": {1: simulated_runs["base"][1]}, "better": simulated_runs["better"]}
+    rows = sweep.compare_rows(LISTED, runs)
+    assert (rows[1].seeds, len(rows[1].f1), len(rows[1].differences)) == (3, 3, 1)
+    assert sweep.remarks(rows, "base") == ["better: difference of 1 of its 3 seeds, those of base too"]
+    rows = sweep.compare_rows(LISTED, {"better": simulated_runs["better"]})
+    assert rows[0].verdict == "-" and "no run of the baseline base is finished" in sweep.remarks(rows, "base")[0]
+    assert sweep.compare_rows(LISTED, {}) == [] and sweep.remarks([], "base") == []
+
+
+def test_tables(simulated_runs):
+    long = [*LISTED[:2], ("better" * 12, "--ema 0.9"), LISTED[3]]
+    runs = {{"better": "better" * 12}.get(name, name): seeds for name, seeds in simulated_runs.items()}
+    rows = sweep.compare_rows(long, runs)
+    lines = sweep.ablation_text(rows)
+    assert len(lines) == 5 and max(map(len, lines)) <= 100
+    assert " ".join(lines[0].split()) == "experiment seeds OOF F1 difference 95 % interval sd verdict time"
+    assert "...terbetter " in lines[3] and lines[3].split()[-3:] == ["better", "10", "s"]
+    head, rule, base, _alike, better, _age = sweep.ablation_markdown(rows)
+    assert head.count("|") == rule.count("|") == base.count("|") == better.count("|") == 10
+    assert base.startswith("| `base` | | 3 | 0.") and f"| `{'better' * 12}` | `--ema 0.9` | 3 | 0." in better
+
+
+def test_runs_of_other_folds_images_or_labels_are_no_pair(tmp_path):
+    one, other = write_run(tmp_path / "a", (0, 0, 1, 1)), write_run(tmp_path / "b", (0, 0, 1, 1))
+    other.folds = b"path,fold\np0,1\n"
+    with pytest.raises(InputError, match=r"b/folds.csv: other folds than in .*a, .* put --fold-seed 0 into the common line"):
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+    other = write_run(tmp_path / "c", (0, 0, 1), truth=(0, 0, 1))
+    with pytest.raises(InputError, match=r"c/oof.csv: other images than in .*a; let all train the same folds"):
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+    other = write_run(tmp_path / "d", (0, 0, 1, 1), truth=(0, 1, 1, 1))
+    with pytest.raises(InputError, match=r"d/oof.csv: other official labels than in .*a; compare runs of the same data"):
+        sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
+    (tmp_path / "d" / "folds.csv").unlink()
+    with pytest.raises(InputError, match=r"d/folds.csv: no such file"):
+        sweep.read_run(tmp_path / "d")
+
+
+def test_nofold_runs_have_a_time_and_no_score(tmp_path):
+    (tmp_path / "n").mkdir()
+    run = complete(tmp_path / "n", "mask", kfold=0)
+    rows = sweep.compare_rows(
+        [("a", ""), ("n", "--kfold 0")], {"a": {1: write_run(tmp_path / "a", (0, 0, 1, 1))}, "n": {1: run}}
+    )
+    assert rows[1].cells() == ["n", "1", "-", "-", "-", "-", "-", "10 s"]
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------
 
 TWO = "common: --fold-seed 0\nbase: --right 0010\nmix: --right 0011\n"
 
@@ -193,7 +487,7 @@ def test_as_many_at_once_as_asked_each_on_its_part_of_the_threads(place, monkeyp
     seen = []
     collect = sweep.Sweep.collect
     monkeypatch.setattr(sweep.Sweep, "collect", lambda self: (seen.append(len(self.running)), collect(self)))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(6))
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
     assert swept("a: --seconds 0.3\nb: --seconds 0.3\nc: --threads 1\nd:\n", "--jobs", 2) == 0
     assert max(seen) == 2
     assert [line.count("--threads 3") for line in commands().values()] == [1, 1, 0, 1]
@@ -251,19 +545,6 @@ def test_a_signal_is_handed_on_and_the_same_command_goes_on(place, process, caps
     assert all((place / "runs" / name / "saved").exists() for name in ("a-s42", "b-s42"))
     assert swept(LONG, "--jobs", 2) == 0
     assert "a-s42: goes on" in capsys.readouterr().err
-
-
-def test_all_runs_are_asked_to_stop_before_one_is_waited_for():
-    calls = []
-
-    def running(name):
-        process = SimpleNamespace(terminate=lambda: calls.append(f"ask {name}"), wait=lambda: calls.append(f"wait for {name}"))
-        return SimpleNamespace(process=process)
-
-    sweeping = sweep.Sweep([], Path("logs"), 2, None)
-    sweeping.running = [running("a"), running("b")]
-    sweeping.run(SimpleNamespace(requested=143))
-    assert calls == ["ask a", "ask b", "wait for a", "wait for b"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
@@ -328,17 +609,6 @@ def test_experiments_are_asked_of_train_before_the_first_starts(place, monkeypat
     assert asked == [[ROOT / "options.py"]] and not Path("runs").exists()
     code = 1
     assert swept(text) == 2 and "options.py: fails; No module" in capsys.readouterr().err
-
-
-def test_what_the_options_process_says_may_be_of_any_encoding(tmp_path, monkeypatch):
-    """As cp949 of a notice under PYTHONIOENCODING, or of a library's own words."""
-    answer = "import sys; sys.stderr.buffer.write(b'\\xbd\\xc7'); print('[null]')"
-    (tmp_path / "options.py").write_text(answer)
-    monkeypatch.setattr(sweep, "OPTIONS", tmp_path / "options.py")
-    assert REFUSALS([SimpleNamespace(words=())]) == [None]
-    (tmp_path / "options.py").write_text(f"{answer}; sys.exit(1)")
-    with pytest.raises(errors.InputError, match=r"options.py: fails; \ufffd"):
-        REFUSALS([SimpleNamespace(words=())])
 
 
 def test_only_experiments_with_runs_to_come_are_asked(place, monkeypatch):
