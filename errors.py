@@ -11,7 +11,6 @@ import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
 OUT_OF_MEMORY = (  # in torch's errors without a type of their own: of a CPU, a GPU's pinned memory, its libraries
     "DefaultCPUAllocator: can't allocate",
     "CUDA error: out of memory",
@@ -165,8 +164,8 @@ def run(main):
     StopSignals()
     code = _run(main)
     sys.stdout.flush()
-    lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
-    if lost:
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if lost := getattr(raw, "lost", None):
         log(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
         return code or 2
     return code
@@ -212,8 +211,8 @@ def under_torchrun():
 
 def on_parents_death(number):
     """A function that makes a new process get this signal when its parent dies (on Linux; elsewhere it does nothing)."""
-    libc, linux = ctypes.CDLL(None), sys.platform == "linux"  # before a fork, after which no library may be opened
-    return lambda: linux and libc.prctl(PR_SET_PDEATHSIG, number)
+    libc = ctypes.CDLL(None)  # before a fork, after which no library may be opened
+    return lambda: sys.platform == "linux" and libc.prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
@@ -240,10 +239,10 @@ class StopSignals:
 
     def _on_signal(self, number, _frame):
         code = EXIT_CODES[number]
-        if self.requested and (number == signal.SIGHUP or under_torchrun()):
-            return
         if self.requested:
-            os._exit(code)
+            if number != signal.SIGHUP and not under_torchrun():
+                os._exit(code)
+            return
         self.requested, self._by = code, signal.Signals(number).name
         if not self._defer:
             raise Interrupted(code, f"stopped by {self._by}")

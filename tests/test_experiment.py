@@ -161,14 +161,10 @@ def test_what_lies_in_a_run_stands_for_it(tmp_path, monkeypatch, inside):
     assert experiment.find_run(inside) == tmp_path / "runs" / "mine"
     with pytest.raises(InputError, match="no such run"):
         experiment.find_run(f"{inside.strip('/')}x")
-
-
-def test_find_run_suggests(tmp_path):
-    (tmp_path / "01-AdamW-StepLR-CE-v0-label_5fold").mkdir()
-    with pytest.raises(InputError, match=r"no such run. Did you mean 01-AdamW-StepLR-CE-v0-label_5fold"):
-        experiment.find_run(tmp_path / "01-AdamW-StepLR-CE-v0-label_5fo")
-    with pytest.raises(InputError, match=r"not a run of train.py"):
-        experiment.find_run(tmp_path / "01-AdamW-StepLR-CE-v0-label_5fold")
+    with pytest.raises(InputError, match=r"no such run. Did you mean mine"):
+        experiment.find_run(tmp_path / "runs" / "min")
+    with pytest.raises(InputError, match=r"runs: not a run of train.py"):
+        experiment.find_run(tmp_path / "runs")
 
 
 def test_a_run_is_named_by_its_folder_however_it_is_given(tmp_path, monkeypatch):
