@@ -120,6 +120,7 @@ def view(images, flipped, shift_x, shift_y):
 
 
 def _constants(mean, std, device):
+    """mean and std as float32 tensors on a device."""
     return (torch.as_tensor(v, dtype=torch.float32).to(device, non_blocking=True) for v in (mean, std))
 
 

@@ -28,6 +28,8 @@ from dataset import GENDERS, encode, to_age_group
 from demo_faces.photos import KINDS, person_images
 from errors import InputError, did_you_mean, log
 
+DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
+DEMO_DIR = Path("data-demo")
 VERSION = 2
 RACE = "Asian"
 IMAGE_BYTES = 24 << 10  # of an image, on disk
@@ -208,10 +210,6 @@ def main(argv=None):
     draw_demo(args.out, args.people, args.eval_people, args.seed)
     print(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")
     return 0
-
-
-DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
-DEMO_DIR = Path("data-demo")
 
 
 def locate(data_dir=None, draw=True):

@@ -286,6 +286,7 @@ def _find_part(files, part):
 # ---- the cache --------------------------------------------------------------------------------------------------------
 
 PART = 16  # images that a process takes at a time
+SKIP = "; --skip-bad-images leaves such files out of training"
 LOADED = 64  # images of a batch in which the cache goes to a device
 
 
@@ -318,7 +319,7 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
     _build_once(pixels, pixels.with_suffix(".json"), lambda: _build(files, geometry, faces, pixels, skip_bad, quiet))
     bad = _read_bad(pixels.with_suffix(".json"))
     if bad and not skip_bad:
-        raise InputError(f"{bad[0][1]}; {len(bad)} bad in all{_advice(skip_bad)}")
+        raise InputError(f"{bad[0][1]}; {len(bad)} bad in all{SKIP if skip_bad is False else ''}")
     for _index, error in bad:
         log(f"skipped: {error}")
     bad = [index for index, _error in bad]
@@ -369,10 +370,6 @@ def _build_once(array, listed, build):
             build()
 
 
-def _advice(skip_bad):
-    return "" if skip_bad is None else "; --skip-bad-images leaves such files out of training"
-
-
 def bytes_to_build(files, geometry, cache_dir):
     """The bytes that `open_cache` of these files would add to --cache-dir: 0 where they are there."""
     made = Path(cache_dir) / f"{cache_key(files, geometry)}.json"
@@ -411,7 +408,7 @@ def _decode_part(files, geometry, faces, file, offset, skip_bad, part):
             raise
         except InputError as error:
             if not skip_bad:
-                raise InputError(f"{error}{_advice(skip_bad)}") from error
+                raise InputError(f"{error}{SKIP if skip_bad is False else ''}") from error
             bad.append((index, str(error)))
     with open(file, "r+b") as stream:  # not by a memory map, whose every page would cost a fault, and a full disk a crash
         stream.seek(offset + part.start * images[0].nbytes)

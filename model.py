@@ -72,10 +72,10 @@ MAX_SIDE = 4096  # of a model's images, for files of others: a model made for mo
 # ---- making a model ---------------------------------------------------------------------------------------------------
 
 
-def current_name(name):
-    """timm's name of a model: `name`, or of a deprecated one what timm calls it now; a pretrained tag after a dot is allowed.
+def current_name(name, tell=False):
+    """timm's name of a model: `name`, or of a deprecated one the new name; a pretrained tag after a dot is allowed.
 
-    InputError with suggestions where there is no such model.
+    tell: say so on stderr where it is another one. InputError with suggestions where there is no such model.
     """
     old, name = name, timm.models.get_deprecated_models().get(name, name)
     if name is None or not timm.is_model(name):
@@ -87,15 +87,9 @@ def current_name(name):
         name = f"{base}.{tag}".rstrip(".")
     if tag and tag not in tags:
         raise InputError(f"--model {old}: {base} has no weights {tag!r}, but {', '.join(tags) or 'none at all'}")
+    if tell and name != old:
+        log(f"--model {old}: an old name; timm calls it {name} now")
     return name
-
-
-def told_name(name):
-    """`current_name`, told on stderr where it is another one."""
-    current = current_name(name)
-    if current != name:
-        log(f"--model {name}: an old name; timm calls it {current} now")
-    return current
 
 
 def native_size(name):

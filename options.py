@@ -353,7 +353,7 @@ def parse_args(argv, ranks=None, draw=True):
         errors.log(f"Defaults for the demo set (your own options win):\n  {as_typed(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
-    args.model = model.told_name(args.model)
+    args.model = model.current_name(args.model, tell=True)
     args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.scheduler = optim.scheduler_name(args.scheduler)
@@ -363,12 +363,6 @@ def parse_args(argv, ranks=None, draw=True):
     args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = pair(parser, "--crop", args.crop) if args.crop else None
     check_bounds(parser, args.age_bounds)
-    if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
-        parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
-    if args.kfold == 1:
-        parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
-    if args.kfold == 0 and args.scheduler == "Plateau":
-        parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
     check_together(parser, args)
     mixes = args.mix != "none"
     check_idle(parser, args, given, [
@@ -383,6 +377,12 @@ def check_together(parser, args):
     """Refuse options that contradict each other, and folds that there are not; of a run that goes on too."""
     import hardware
 
+    if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
+        parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
+    if args.kfold == 1:
+        parser.error("--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds")
+    if args.kfold == 0 and args.scheduler == "Plateau":
+        parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
     args.fold = args.fold and list(dict.fromkeys(args.fold))
     last = max(args.kfold, 1) - 1
     for number in args.fold or ():
@@ -434,7 +434,7 @@ def resumed_args(parser, args, given, ranks):
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(demo.locate(args.data_dir)[0])
-    args.model = model.told_name(args.model)
+    args.model = model.current_name(args.model, tell=True)
     check_together(parser, args)
     return args
 

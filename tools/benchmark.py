@@ -470,7 +470,7 @@ def parse_args(argv):
     args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
-    args.model = model.told_name(args.model)
+    args.model = model.current_name(args.model, tell=True)
     args.optimizer = optim.optimizer_name(args.optimizer)
     args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
