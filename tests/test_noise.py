@@ -1,15 +1,22 @@
-"""noise.py: how sure a label is wrong, worked by hand; planted errors are found; what does not fit together is refused."""
+"""noise.py: confidences by hand, planted errors, what is refused; report.py --label-noise and its page in a real browser."""
+
+import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from scipy.special import expit
+from sklearn.metrics import f1_score
 
 import dataset
+import demo
+import errors
 import noise
 import predictions
-from dataset import GENDERS, encode, to_age_group
+import report
+from dataset import GENDERS, decode, encode, to_age_group
 from errors import InputError
 
 KINDS = tuple(dataset.IMAGE_KINDS)
@@ -67,12 +74,6 @@ def plain(monkeypatch):
     monkeypatch.setattr(noise, "calibrate", lambda explain, size, noise_rate: np.zeros(size))
 
 
-def test_pool_is_the_mean_over_a_persons_images():
-    """Person 0: (0.2 + 0.6) / 2 = 0.4; person 1 has one image."""
-    pooled = noise.pool(np.array([[0.2, 0.8], [0.9, 0.1], [0.6, 0.4]]), np.array([0, 1, 0]))
-    np.testing.assert_allclose(pooled, [[0.4, 0.6], [0.9, 0.1]])
-
-
 def test_bayes_rule():
     """0.01 x 0.8 / (0.01 x 0.8 + 0.99 x 0.2) = 0.008 / 0.206; equal probabilities leave the prior."""
     got = noise.wrong_probability(np.array([0.2, 0.5]), np.array([0.8, 0.5]), 0.01)
@@ -119,14 +120,6 @@ def test_age_confidence_of_groups_takes_the_ages_of_a_group(plain):
     assert got[2] < 0.01 < got[3]
 
 
-def test_groups_and_years_are_joined_at_the_groups(plain):
-    """Years say 25 or 45 alike, other runs are sure of <30: then 45 is not likely any more."""
-    years = np.zeros((2, 43))
-    years[:, 25 - 18] = years[:, 45 - 18] = 0.5
-    _, likely = noise.age_confidence(np.array([[0.95, 0.05, 0.0], [0.05, 0.95, 0.0]]), years, np.array([25, 45]), 0.01)
-    assert likely.tolist() == [25, 45]
-
-
 @pytest.mark.parametrize("copies", [1, 7])
 def test_calibration_undoes_that_images_of_a_person_are_one_photograph(copies):
     """Odds that are true once are 7 times too large when 7 copies are added up: the fitted temperature is 1/7.
@@ -154,12 +147,6 @@ def test_calibration_undoes_that_images_of_a_person_are_one_photograph(copies):
     assert confidence.sum() == pytest.approx(300, abs=51)
     sure = confidence > 0.5
     assert confidence[sure].mean() == pytest.approx(np.isin(np.flatnonzero(sure), flipped).mean(), abs=0.12)
-
-
-def test_perfect_separation_stays_finite():
-    probs = np.array([[1.0, 0.0], [0.0, 1.0]] * 50)
-    confidence = noise.gender_confidence(probs, np.array([0, 1] * 50), 0.01)
-    assert np.isfinite(confidence).all() and (confidence < 1e-3).all()
 
 
 def plant(people, images_too=True):
@@ -282,15 +269,6 @@ def test_a_multi_run_alone_decides_all(tmp_path):
     assert set(noise.judge(evidence, people, 0.01).expected) == {"gender", "age", "mask"}
 
 
-def test_a_gender_run_alone_finds_genders_only(tmp_path):
-    people = make_people(30)
-    probs = probabilities(make_images(people)["gender"].to_numpy(), 2)
-    findings = noise.judge(
-        noise.average(noise.read_evidence([str(write_run(tmp_path / "g", "gender", people, probs))])), people, 0.01
-    )
-    assert list(findings.expected) == ["gender"] and set(findings.images["part"]) <= {"gender"}
-
-
 def test_what_does_not_fit_together_is_refused(tmp_path):
     people = make_people(3)
     probs = np.tile([0.2, 0.8], (21, 1))
@@ -314,18 +292,6 @@ def test_what_does_not_fit_together_is_refused(tmp_path):
         noise.read_evidence([str(run)])
 
 
-def test_patterns_pass_over_what_has_no_label_noise_to_tell(tmp_path, capsys):
-    """A nofold run and a quick look beside the runs; what is named is refused, as above."""
-    people = make_people(3)
-    probs = np.tile([0.2, 0.8], (21, 1))
-    for name, count in (("a", 3), ("nofold", 3), ("quick", 2)):
-        write_run(tmp_path / name, "gender", people[:count], probs[: 7 * count])
-    (tmp_path / "nofold" / "oof.csv").unlink()
-    assert [member.source.folder.name for member in noise.read_evidence([f"{tmp_path}/*"])] == ["a"]
-    told = f"{tmp_path}/nofold (no oof.csv); {tmp_path}/quick (other train images than {tmp_path}/a)\n"
-    assert capsys.readouterr().err == f"passed over, 2 of what patterns match: {told}"
-
-
 def test_fixes_that_runs_were_trained_with(tmp_path, capsys):
     people = make_people(3)
     (tmp_path / "fixes.csv").write_text("path,column,value,confidence\n0001,gender,swap,1\n0002,age,20,0.5\n")
@@ -337,3 +303,159 @@ def test_fixes_that_runs_were_trained_with(tmp_path, capsys):
     assert fixed == {("0001", "gender"): str(tmp_path / "fixes.csv")}
     err = capsys.readouterr().err
     assert "one was trained with 1 label fixes" in err and "two was trained with label fixes that can't be read now" in err
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------------
+
+KEYS = """<script>
+const said = {}, press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+press("j"); press("a"); said.count = count.textContent; said.list = list.value;
+press("j"); press("a"); press("a"); said.again = count.textContent;
+press("2"); said.age = visible().every(card => card.dataset.fix.includes(",age,")); said.shown = visible().length;
+press("0"); said.all = visible().length === cards.length;
+said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
+
+
+def write_label_run(folder, images, probs):
+    folder.mkdir(parents=True)
+    (folder / "args.yaml").write_text(yaml.safe_dump({"target": "label", "data_dir": "the/data"}))
+    label = images["label"].to_numpy()
+    predictions.oof_table(images, 0, "label", label[:, None], probs).to_csv(folder / "oof.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """A label run on 12 people that is sure of the truth, but of another gender for one person and an older age for another."""
+    people = dataset.read_people(data)
+    images = dataset.list_images(data, people)
+    label = images["label"].to_numpy()
+    _mask, gender, age = decode(label)
+    seen = np.where(images["path"] == people["path"][2], label + np.where(gender == 0, 3, -3), label)
+    seen = np.where(images["path"] == people["path"][5], label + np.where(age == 2, -2, 2 - age), seen)
+    probs = np.random.default_rng(0).dirichlet(np.ones(18), size=len(label)) * 0.02 + 0.98 * np.eye(18)[seen]
+    return write_label_run(tmp_path / "runs" / "sure", images, probs)
+
+
+def test_the_command_writes_what_train_can_read(run, data, tmp_path, capsys):
+    argv = ["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out")]
+    assert report.main(argv) == 0
+    out, folder = capsys.readouterr().out, tmp_path / "out"
+    assert sorted(path.name for path in folder.iterdir()) == ["images.csv", "index.html", "suggestions.csv"]
+    people = dataset.read_people(data)
+    table = pd.read_csv(folder / "suggestions.csv")
+    assert list(table.columns) == ["path", "column", "value", "confidence"]
+    assert table[table["column"] == "gender"]["path"].tolist() == [people["path"][2]]
+    assert people["path"][5] in table[table["column"] == "age"]["path"].tolist()
+    fixes, _left_out = dataset.read_label_fixes(folder / "suggestions.csv", people, 0.0)
+    assert len(fixes) == len(table)
+    images = pd.read_csv(folder / "images.csv")
+    assert list(images.columns) == ["image", "part", "label", "suggested", "probability"]
+    assert set(images[images["part"] == "gender"]["image"].str.split("/").str[0]) == {people["path"][2]}
+    assert people["path"][2] in out and "train.py --label-fixes accepted.csv" in out
+    assert (folder / "index.html").read_text().count("data:image/jpeg;base64,") >= 14
+    assert report.main([*argv, "--top", "1", "--noise-rate", "0.05"]) == 0  # older files are replaced
+    assert pd.read_csv(folder / "suggestions.csv")["column"].value_counts().max() == 1
+
+
+def test_missing_images_leave_a_page_without_them(run, data, tmp_path, capsys):
+    path = dataset.read_people(data)["path"][2]
+    for file in (data / "train" / "images" / path).iterdir():
+        file.unlink()
+    assert report.main(["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
+    assert "7 image files are missing" in capsys.readouterr().out
+    assert "images are not in" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_fixed_persons_are_marked(run, data, tmp_path, capsys):
+    path = dataset.read_people(data)["path"][2]
+    (tmp_path / "fixes.csv").write_text(f"path,column,value\n{path},gender,swap\n")
+    args = {"target": "label", "label_fixes": str(tmp_path / "fixes.csv"), "fix_confidence": 0.9, "data_dir": "x"}
+    (run / "args.yaml").write_text(yaml.safe_dump(args))
+    assert report.main(["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert "trained with 1 label fixes" in told.err and f"{path}  (fixed)" in told.out
+    assert f"fixed in {tmp_path / 'fixes.csv'}" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.fixture
+def guessing(data, tmp_path):
+    """A run whose predictions have nothing to do with the labels: nearly 1/18 each."""
+    images = dataset.list_images(data, dataset.read_people(data))
+    probs = np.random.default_rng(0).dirichlet(np.full(18, 1000.0), size=len(images))
+    return write_label_run(tmp_path / "runs" / "guessing", images, probs)
+
+
+OPEN = """<script>
+const said = {before: visible().length};
+document.querySelectorAll("section details").forEach(each => { each.open = true; });
+said.after = visible().length; said.cards = cards.length;
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
+
+
+def test_runs_at_chance_are_told_so_and_what_they_say_is_folded_away(guessing, data, tmp_path, capsys, browser):
+    assert report.main(["--label-noise", str(guessing), "--data-dir", str(data), "--out", str(tmp_path / "out")]) == 0
+    told, text = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
+    oof = pd.read_csv(guessing / "oof.csv")
+    f1 = f1_score(oof["target"], oof[dataset.columns("label")].to_numpy().argmax(1), average="macro", zero_division=0)
+    for shown in (told, text):
+        assert f"{guessing} (macro F1 of label {f1:.4f})" in shown
+        words = shown[shown.index("These models can") : shown.index("is chance.")]
+        assert re.findall(r"(\w+) \(macro F1 0\.\d\d, guessing has (0\.\d\d)\)", words) == [
+            ("gender", "0.50"), ("age", "0.33"), ("mask", "0.33")]  # fmt: skip
+    assert not re.findall(r"^ +\d\.\d%", told, re.MULTILINE) and "of them below 10%" in told
+    assert 'gender <span class="grey">0 of 10% or more' in text and 'mask <span class="grey">0 shown' in text
+    dom, _console = browser(text.replace("</body>", OPEN), "--dump-dom")
+    said = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
+    assert said["before"] == 0 and said["after"] == said["cards"] > 20
+
+
+def test_what_is_below_ten_percent_is_folded_away_and_good_runs_are_not_doubted(run, data, tmp_path, capsys):
+    """At a lower --noise-rate the same contradiction is less probably a wrong label."""
+    argv = ["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out"), "--noise-rate"]
+    for rate, likely in (("0.2", True), ("0.0001", False)):
+        assert report.main([*argv, rate]) == 0
+        told, table = capsys.readouterr().out, pd.read_csv(tmp_path / "out" / "suggestions.csv")
+        sure = table[(table["column"] == "gender") & (table["confidence"] >= 0.1)]
+        assert (len(sure) > 0) == likely and "can't judge" not in told and "(macro F1 of label 0." in told
+        text = (tmp_path / "out" / "index.html").read_text()
+        assert f'gender <span class="grey">{len(sure)} of 10% or more' in text
+        open_cards, _fold, folded = text.partition("below 10%</summary>")
+        gender = f'data-fix="{dataset.read_people(data)["path"][2]},gender,'
+        assert (gender in open_cards) == likely and (gender in folded) != likely
+
+
+def test_names_are_escaped_and_csv_lines_quoted():
+    nasty = '<script>owned()</script>",x'
+    row = pd.DataFrame(
+        {"path": [nasty], "column": "gender", "value": "male", "confidence": 0.9, "recorded": "female", "likely": "male"}
+    )
+    nothing = row.iloc[:0]
+    findings = noise.Findings(row, nothing, {"gender": 1.0}, 1, {})
+    fixed = {(nasty, "gender"): "<b>.csv"}
+    page = noise.document(findings, row, nothing, {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
+    assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
+    assert noise.csv_line(nasty, "gender", "male") == '"<script>owned()</script>"",x",gender,male'
+
+
+def test_in_a_browser_keys_move_filter_and_accept(run, data, tmp_path, browser):
+    argv = ["--label-noise", str(run), "--data-dir", str(data), "--out", str(tmp_path / "out"), "--noise-rate", "0.2"]
+    assert report.main(argv) == 0  # a rate at which nothing listed is below 10 %
+    text = (tmp_path / "out" / "index.html").read_text()
+    dom, console = browser(text.replace("</body>", KEYS), "--dump-dom", "--window-size=420,900")
+    said = json.loads(re.search(r'data-said="([^"]*)"', dom).group(1).replace("&quot;", '"'))
+    path = dataset.read_people(data)["path"][2]
+    assert said["count"] == said["again"] == "1 accepted" and said["list"].splitlines()[0] == "path,column,value,confidence"
+    assert said["list"].splitlines()[1].startswith(f"{path},gender,") and said["list"].splitlines()[1].endswith(",1")
+    assert said["age"] and said["shown"] >= 1 and said["all"] and said["wide"] <= 0
+    assert not [line for line in console if "Error" in line or "Refused" in line]
+
+
+def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "DATA_PLACES", ())
+    assert errors.run(lambda: report.main(["--label-noise", str(run)])) == 2
+    assert "--data-dir: no data folder here" in (err := capsys.readouterr().err) and "trained on the/data" in err
