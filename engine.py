@@ -613,7 +613,6 @@ def state_file(run, fold):
 
 def save_state(run, fold, state):
     """Write last.pt of a fold: what --resume needs (tensors and plain values)."""
-
     buffer = io.BytesIO()  # into a file torch would hide the disk's error behind one of its own
     torch.save(state, buffer)
     files.write_bytes(state_file(run, fold), buffer.getbuffer())

@@ -283,9 +283,8 @@ CLEARLY = 1.3  # how much faster than the usual one another candidate must be: t
 def choose_precision(args, net, ranks):
     """Resolve --amp auto and --memory-format auto in `args`, and put `net`, the run's model, into that format.
 
-    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed, forward and backward, once a machine: the
-    result is kept in the cache folder. Another than the usual format, and on a CPU another than float32, must be CLEARLY
-    faster, so that the same command rounds alike everywhere.
+    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in the cache
+    folder. Another format than the usual, and on a CPU bf16, must be CLEARLY faster: the same command rounds alike everywhere.
     """
     if ranks.first:
         args.amp, args.memory_format = _fastest(args, net, ranks.device, args.batch_size // ranks.world)
@@ -416,8 +415,7 @@ POLL_SECONDS = 0.2
 
 
 class _Stop:
-    """The StopSignals of a fold's process: the parent asks through shared memory, so that the state is saved once whichever
-    process a signal reaches; when the parent is gone it stops by itself."""
+    """StopSignals of a fold's process: the parent asks through shared memory, whoever got the signal; or it died."""
 
     def __init__(self, code):
         self.code, self.parent = code, multiprocessing.parent_process()

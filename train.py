@@ -149,10 +149,7 @@ class Data:
 
 
 def load_data(args, tables, net, ranks):
-    """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0.
-
-    Writes nothing but the image cache, and the predictions that --pseudo needs.
-    """
+    """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0."""
     with ranks.local_rank0_first():
         data = decode(args, tables, net, ranks)
     if ranks.all_reduce_max(int(data.digest != ranks.broadcast(data.digest))):
@@ -234,8 +231,6 @@ def check_seen(args, tables):
     path = Path(args.weights).absolute()
     try:
         number, theirs = int(path.parent.name.removeprefix("fold")), experiment.read_folds(path.parent.parent)
-    except errors.Unreadable:
-        raise
     except ValueError:  # InputError too
         errors.log(f"--weights {args.weights}: train.py wrote them; if it was on people of this data, scores are too good")
         return
@@ -412,8 +407,7 @@ def train_folds(args, run, data, ranks, stop):
 def train_missing(args, run, data, fold, ranks, stop):
     """Train a fold, unless it is complete; its folder is locked meanwhile.
 
-    Raises Interrupted, with the state saved, when a signal came; InputError when another process trains the fold, and for a
-    loss or weights that are not finite.
+    Interrupted, with the state saved, when a signal came; InputError when another process trains it, and for a NaN.
     """
     if code := ranks.all_reduce_max(stop.requested):
         raise Interrupted(code, "stopped between two folds")
@@ -446,8 +440,7 @@ def not_finite(args, run, data, fold, error, ranks):
 def train_fold(args, data, ranks, writer):
     """Train the fold of a CheckpointWriter to its end, from its saved state where there is one, and leave its folder complete.
 
-    With more --epochs than it had a fold is trained on from its end: what is done stays as it is, and --scheduler Cosine,
-    alone, has other rates from there on than a run that began with them.
+    With more --epochs than it had a fold is trained on from its end; --scheduler Cosine alone has other rates from there on.
     """
     run, fold = writer.run, writer.fold
     state = ranks.broadcast(engine.load_state(run, fold) if ranks.first else None) or {}
@@ -479,10 +472,8 @@ def train_fold(args, data, ranks, writer):
 
 
 def train_epoch(fit, writer, state, on=""):
-    """Train the rest of an epoch under a progress bar; save `state()` every --save-minutes and when a signal asks to stop.
-
-    on: words of the bar about who trains.
-    """
+    """Train the rest of an epoch under a progress bar, with the words `on` about who trains; save `state()` every
+    --save-minutes and when a signal asks to stop."""
     args, saved = fit.args, time.monotonic()
     label = f"fold {writer.fold} epoch {fit.epoch}/{args.epochs}{on}"
     bar = tqdm(total=fit.steps * fit.step_size, initial=fit.step * fit.step_size, desc=label, unit="img", leave=False,
@@ -516,10 +507,8 @@ def keep_epoch(fit, writer, data, probs):
 
 
 def put_epoch(writer, first, history, state, line):
-    """Have an epoch's files written while training goes on, as they are now, and `line` logged once they are there.
-
-    The functions `first` write theirs, then come the log (`history`), the `state` and the TensorBoard events of the last row.
-    """
+    """Write an epoch's files while training goes on: by the functions `first`, then log (`history`), `state` and events, all as
+    they are now. `line` is logged once they are there."""
     history, state = engine.copied(history), engine.copied(state)
 
     def write():
@@ -648,9 +637,11 @@ def draw_crops(args, run, data):
     """Draw crops.png: what --face-crop cuts out of the images, before anything is learnt from them."""
     faces = images.open_faces(data.files, args.cache_dir, args.quiet)[: len(data.images)]
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
-    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
+    root, geometry = Path(dataset.images_root(args.data_dir)), Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.lock(run, wait=True):  # another process that joins the run clears away what is half-written there
-        files.write_figure(run / "crops.png", report.crops(rows, opener(args), geometry, run.name))
+        files.write_figure(
+            run / "crops.png", report.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
+        )
 
 
 def draw_pictures(args, run):
@@ -663,12 +654,10 @@ def draw_pictures(args, run):
     files.write_figure(run / "curves.png", report.curves(experiment.read_log(run / "log.csv"), run.name))
     files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, title))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
-    files.write_figure(run / "mistakes.png", report.mistakes(rows, opener(args), scored_as, title))
-
-
-def opener(args):
-    """A function that opens a training image by its name."""
-    return lambda image: images.open_rgb(Path(dataset.images_root(args.data_dir), image))
+    root = Path(dataset.images_root(args.data_dir))
+    files.write_figure(
+        run / "mistakes.png", report.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
+    )
 
 
 def closing(args, run, tables, summary, started):
