@@ -398,6 +398,8 @@ def _page_cell(value):
 
 # ---- for the terminal -------------------------------------------------------------------------------------------------
 
+NARROWEST_NAME = 14
+
 
 def time_text(seconds):
     """A duration in s, min or h."""
@@ -406,13 +408,17 @@ def time_text(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def aligned(head, rows, left=(0,), widths=None):
+def aligned(head, rows, left=(0,), widths=None, fit=None):
     """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right. Texts longer than
-    their column's number in `widths` (None: any) go on in a row of their own."""
+    their column's number in `widths` (None: any) go on in a row of their own; with `fit`, those of the first column are cut in
+    the middle so that lines have no more columns than that."""
+    if fit:
+        others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
+        names = shorten([row[0] for row in rows], max(fit - others, NARROWEST_NAME))
+        rows = [[name, *row[1:]] for name, row in zip(names, rows)]
     sides = ["left" if index in left else "right" for index in range(len(head))]
-    return tabulate.tabulate(
-        [head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths
-    ).splitlines()
+    lines = tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)
+    return lines.splitlines()
 
 
 def display_width(text):

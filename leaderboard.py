@@ -262,7 +262,6 @@ def collect(directories):
 
 SECTIONS = ("label", "age_group", "gender", "mask")
 PICTURES = ("curves", "confusion", "mistakes")
-NARROWEST_NAME = 14
 
 
 def four(value):
@@ -340,9 +339,7 @@ def text_table(found, sort, width):
     """The table for a terminal of `width` columns: long names are shortened in the middle."""
     groups = sections(found, sort)
     rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
-    rest = sum(2 + max(map(files.display_width, column)) for column in list(zip(COLUMNS.values(), *rows))[1:])
-    names = files.shorten([row[0] for row in rows], max(width - rest, NARROWEST_NAME))
-    head, *lines = files.aligned([*COLUMNS.values()], [[name, *row[1:]] for name, row in zip(names, rows)], left=(0, 1))
+    head, *lines = files.aligned([*COLUMNS.values()], rows, left=(0, 1), fit=width)
     remaining, text = iter(lines), [head]
     for title, group in groups.items():
         text += ["", title, *itertools.islice(remaining, len(group))]

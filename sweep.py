@@ -355,9 +355,7 @@ def remarks(rows, baseline):
 def ablation_text(rows):
     """Lines of the table for a terminal."""
     cells = [row.cells() for row in rows]
-    others = sum(2 + max(map(files.display_width, column)) for column in list(zip(HEAD, *cells))[1:])
-    names = files.shorten([row[0] for row in cells], errors.WIDTH - others)
-    return files.aligned(HEAD, [[name, *row[1:]] for name, row in zip(names, cells)], left=(0, 6))
+    return files.aligned(HEAD, cells, left=(0, 6), fit=errors.WIDTH)
 
 
 def ablation_markdown(rows):
