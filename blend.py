@@ -16,22 +16,7 @@ from tqdm import tqdm
 
 import dataset
 import metrics
-from dataset import (
-    AGE_GROUPS,
-    COMPONENTS,
-    FIRST_AGE,
-    GENDERS,
-    LABELS,
-    MASK_PRIOR,
-    MASKS,
-    OFFICIAL_BOUNDS,
-    age_group_probs,
-    combine,
-    decode,
-    head_slices,
-    marginals,
-    to_age_group,
-)
+from dataset import COMPONENTS, FIRST_AGE, LABELS, MASKS, OFFICIAL_BOUNDS, combine, decode, head_slices, marginals
 from errors import InputError
 
 BLEND_METHODS = ("soft", "hard")
@@ -59,7 +44,7 @@ def check_decided(targets):
 def member_components(target, probs, bounds=OFFICIAL_BOUNDS):
     """A member's tables: {"label": [N, 18]} or {component: [N, C]}; `age` is cut at `bounds`, or stays {"age": ...} at None."""
     if target == "age" and bounds:
-        return {"age_group": age_group_probs(probs, bounds)}
+        return {"age_group": dataset.age_group_probs(probs, bounds)}
     return {target: probs} if target in ("label", "age") else {head: probs[:, c] for head, c in head_slices(target).items()}
 
 
@@ -149,7 +134,7 @@ def fit_member_temperatures(target, probs, truth):
     for head, columns in head_slices(target).items():
         classes = np.arange(columns.stop - columns.start)
         if head == "age":
-            right = to_age_group(classes + FIRST_AGE) == true["age_group"][:, None]
+            right = dataset.to_age_group(classes + FIRST_AGE) == true["age_group"][:, None]
         else:
             right = classes == true[head][:, None]
         temperatures[head] = fit_temperature(probs[:, columns], right)
@@ -172,8 +157,8 @@ APART = 1e-9  # in log probability; images nearer than that are tied
 
 
 def expected_counts(images):
-    """Images of each mask state by the prior, int64 [3]: MASK_PRIOR x images, remainders to the largest ones."""
-    exact = np.multiply(MASK_PRIOR, images)
+    """Images of each mask state by the prior, int64 [3]: dataset.MASK_PRIOR x images, remainders to the largest ones."""
+    exact = np.multiply(dataset.MASK_PRIOR, images)
     counts = np.floor(exact + 1e-9).astype(np.int64)
     largest = np.argsort(-(exact - counts), kind="stable")
     counts[largest[: images - counts.sum()]] += 1
@@ -480,7 +465,7 @@ def assign_groups(truth, persons, folds, seed=0):
     if len(names) < folds:
         raise InputError(f"out-of-fold predictions of {len(names)} people: cross-fitting deals them into {folds} groups")
     rng = np.random.default_rng(seed)
-    stratum = np.asarray(truth)[first] % (len(GENDERS) * len(AGE_GROUPS))
+    stratum = np.asarray(truth)[first] % (len(dataset.GENDERS) * len(dataset.AGE_GROUPS))
     order = np.lexsort((rng.random(len(names)), stratum))
     group = np.empty(len(names), dtype=np.int64)
     group[order] = np.arange(len(names)) % folds  # goes on from stratum to stratum, so the folds are of one size
