@@ -57,7 +57,7 @@ def _number_persons(persons, num_images):
 
 
 def _counts_per_person(truth, pred, person, P, C):
-    """What macro F1 adds up, for each person: float64 [P, 2 C], 2 tp of each class, then predicted + true."""
+    """The counts of macro F1 for each person: float64 [P, 2 C], 2 tp of each class, then predicted + true."""
 
     def per_person(classes, persons):
         return np.bincount(persons * C + classes, minlength=P * C).reshape(P, C)
@@ -126,9 +126,7 @@ def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, res
 
 def phi(wrong_a, wrong_b):
     """Correlation of two bool arrays [N] in -1..1: how much two make the same errors. nan where one is all equal."""
-    wrong_a, wrong_b = np.asarray(wrong_a, dtype=np.float64), np.asarray(wrong_b, dtype=np.float64)
-    spread = wrong_a.std() * wrong_b.std()
-    return float(((wrong_a - wrong_a.mean()) * (wrong_b - wrong_b.mean())).mean() / spread) if spread > 0 else float("nan")
+    return float(np.corrcoef(wrong_a, wrong_b)[0, 1]) if np.std(wrong_a) * np.std(wrong_b) > 0 else float("nan")
 
 
 def boundary_share(truth, pred_a, pred_b, near, num_classes):
@@ -140,9 +138,6 @@ def boundary_share(truth, pred_a, pred_b, near, num_classes):
     """
     truth, pred_a = _as_classes(truth, pred_a, num_classes)
     truth, pred_b = _as_classes(truth, pred_b, num_classes)
-    near = np.asarray(near)
-    if near.shape != truth.shape or near.dtype != bool:
-        raise ValueError(f"near is {near.dtype} of shape {near.shape}; it takes a bool for each of {len(truth)} images")
     score_a, score_b = (macro_f1(truth, pred, num_classes) for pred in (pred_a, pred_b))
     mixed = macro_f1(truth, np.where(near, pred_a, pred_b), num_classes)
     gain = score_a - score_b
@@ -191,7 +186,7 @@ def _smooth_best(edges, scores, now, window=0.5):
 def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     """Factors of the classes for macro F1: float64 [C], geometric mean 1, each in 1 / largest .. largest.
 
-    probs: [N, C], >= 0. Decode with (probs * biases).argmax(1). Coordinate ascent from equal factors, class by class until
+    probs: [N, C], >= 0. Decode with (probs * factors).argmax(1). Coordinate ascent from equal factors, class by class until
     nothing improves, at most `rounds` times round; deterministic. The line search knows macro F1 exactly at every factor
     and takes the best of its mean over a window of half a unit of log factor to each side, which follows the noise less
     than the exact optimum does. Rare classes make or break it: factors fitted to simulated images of 100, 700 and 2,700
@@ -224,9 +219,9 @@ def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     return factors if gain > 0 else np.ones(C)
 
 
-def apply_class_factors(probs, biases):
-    """Rows of probs [N, C] times biases [C], divided so that each sums to 1 again; a row of zeros stays one."""
-    weighted = np.asarray(probs) * biases
+def apply_class_factors(probs, factors):
+    """Rows of probs [N, C] times factors [C], divided so that each sums to 1 again; a row of zeros stays one."""
+    weighted = np.asarray(probs) * factors
     total = weighted.sum(1, keepdims=True)
     return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0)
 
@@ -240,7 +235,7 @@ def interval(samples, level=0.95):
 
 
 def verdict(low, high):
-    """What the interval of a gain says: 'better' or 'worse' when it leaves out 0, else 'noise'."""
+    """'better' or 'worse' when the interval of a gain leaves out 0, else 'noise'."""
     return "better" if low > 0 else "worse" if high < 0 else "noise"
 
 
