@@ -394,7 +394,7 @@ def parse_args(argv):
 
 
 def refusals(experiments):
-    """What options.refusals says of experiments, from a process of its own: this one does without torch."""
+    """The refusals of options.py for experiments, from a process of its own: this one does without torch."""
     lines = json.dumps([one.words for one in experiments])
     done = subprocess.run([sys.executable, OPTIONS], input=lines, capture_output=True, text=True, errors="replace")
     if done.returncode:
