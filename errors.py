@@ -150,6 +150,9 @@ def begin():
             setattr(sys, name, io.TextIOWrapper(buffer, encoding, errors, line_buffering=True))
     on_signals(_leave)
     os.environ |= {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
+    for name, value in list(os.environ.items()):
+        if name.startswith("TQDM_") or (name.startswith("TIMM_") and not value.isdecimal()):
+            del os.environ[name]  # tqdm and timm read them while they are imported, and stop at what is no number
 
 
 def _leave(number, _frame):

@@ -94,11 +94,18 @@ def test_a_name_of_other_bytes_can_be_printed(tmp_path):
 
 
 def test_figures_are_drawn_alike_whatever_the_environment_sets_for_other_programs(tmp_path):
-    """Such as what a notebook leaves in MPLBACKEND for each !python; `style` has a font size of its own."""
-    (tmp_path / "style").write_text("font.size: 40\n")
+    """Such as what a notebook leaves in MPLBACKEND for each !python; `style` has a font size of its own, and is broken."""
+    (tmp_path / "style").write_bytes(b"font.size: 40\n\xff\n")
     code = "import matplotlib; print(matplotlib.rcParams['font.size'], matplotlib.rcParams['backend'])"
     done = begun(code, tmp_path, MPLBACKEND="module://matplotlib_inline.backend_inline", MATPLOTLIBRC="style")
     assert (done.returncode, done.stdout.lower(), done.stderr) == (0, b"10.0 agg\n", b"")
+
+
+def test_what_is_set_for_other_programs_stops_no_import(tmp_path):
+    """timm takes TIMM_FUSED_ATTN for a number, and tqdm changes its bars by any TQDM_*."""
+    done = begun("import timm.layers, tqdm; print(sorted(name for name in os.environ if name[:5] in ('TQDM_', 'TIMM_')))", tmp_path,
+                 TQDM_MININTERVAL="often", TQDM_DISABLE="1", TIMM_FUSED_ATTN="true", TIMM_USE_OLD_CACHE="0")  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"['TIMM_USE_OLD_CACHE']\n"), done.stderr
 
 
 SCRIPTS = ("train", "inference", "ensemble", "compare", "leaderboard", "report", "sweep", "benchmark", "demo", "losses_picture")
