@@ -17,6 +17,7 @@ OUT_OF_MEMORY = (  # in torch's errors without a type of their own: of a CPU, a 
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT")
 # errno of what a file's name or content is to blame for, as a seek to a place that none is; all else may pass.
 OF_FILES = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -208,8 +209,8 @@ def ignore_signals():
 
 
 def under_torchrun():
-    """True in a process that torchrun has started. Schedulers and containers set some of its variables, as WORLD_SIZE, too."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """True in a process that torchrun has started: schedulers and containers set some of its variables, not all."""
+    return all(os.environ.get(name) for name in TORCHRUN)
 
 
 def on_parents_death(number):

@@ -16,9 +16,9 @@ import resource
 import shlex
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -35,7 +35,7 @@ from errors import InputError, Interrupted, first_line
 
 # ---- torchrun ---------------------------------------------------------------------------------------------------------
 
-MEETING_SECONDS = 300  # that processes wait for each other at the start; torchrun starts them side by side
+QUIET_SECONDS, MEETING_SECONDS = 5, 300  # that processes wait for each other at the start: until a line says so, and at most
 
 
 @dataclass(frozen=True)
@@ -181,22 +181,35 @@ def launcher():
 def join():
     """Join torchrun's process group, if there is one; returns the Ranks of this process, still on the CPU.
 
-    InputError when the others don't come.
+    InputError when the others don't come. They are met in a thread: a signal would have to wait for torch's call to end.
     """
     if world_size() == 1:
         if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
             errors.log(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
         return ALONE
+    place, met = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), [TimeoutError(f"not all came in {MEETING_SECONDS} s")]
+    thread = threading.Thread(target=_meet, args=(met,), daemon=True)
+    thread.start()
+    thread.join(QUIET_SECONDS)
+    if thread.is_alive():
+        errors.log(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
+        thread.join(MEETING_SECONDS)
+    if isinstance(met[0], Exception):
+        raise InputError(
+            f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(met[0])})"
+        )
+    return met[0]
+
+
+def _meet(met):
+    """Put into the list `met` the Ranks of this process once it has joined the others, or torch's error."""
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        store, rank, world = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        met[0] = Ranks(rank, world, torch.device("cpu"), store)
     except Exception as error:  # torch has many
-        place = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
-        raise InputError(
-            f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(error)})"
-        ) from error
-    return Ranks(rank, world, torch.device("cpu"), store)
+        met[0] = error
 
 
 def finish():

@@ -74,20 +74,39 @@ def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypa
     for name, value in helpers.torchrun_environment(3).items():
         monkeypatch.setenv(name, value)
     assert hardware.world_size() == 3
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert hardware.world_size() == 1
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK"):
+        with monkeypatch.context() as without:
+            without.setenv(name, "")
+            assert hardware.world_size() == 1
 
 
-@pytest.mark.parametrize(("rank", "port"), [(0, None), (1, None), (0, "99999")])
-def test_who_waits_in_vain_for_others_says_so(rank, port, monkeypatch):
+def alone(seconds):
+    """The exit code of a process of two whose other one never comes."""
+    hardware.QUIET_SECONDS, hardware.MEETING_SECONDS = seconds
+    return errors.run(hardware.join)
+
+
+@pytest.mark.parametrize(("rank", "port", "number", "code"), [
+    (0, None, None, 2), (0, "99999", None, 2), (0, None, signal.SIGTERM, 143), (1, None, signal.SIGINT, 130),
+])  # fmt: skip
+def test_who_waits_in_vain_for_others_says_so_and_can_be_stopped(rank, port, number, code, capfd):
     """Rank 0 waits as the others' server, rank 1 for that server; and no server has such a port."""
-    monkeypatch.setattr(hardware, "MEETING_SECONDS", 1)
     told = helpers.torchrun_environment(2, rank) | ({"MASTER_PORT": port} if port else {})
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    message = f"the 2 processes of WORLD_SIZE can't meet at localhost:{told['MASTER_PORT']}"
-    with pytest.raises(InputError, match=f"MASTER_ADDR, MASTER_PORT: {message}"):
-        hardware.join()
+    bound, place, said = 60 if number else 1, f"localhost:{told['MASTER_PORT']}", []
+    process = helpers.context().Process(target=helpers._main, args=(alone, (0.1, bound), told))
+    process.start()
+    try:
+        if number:
+            until(lambda: said.append(capfd.readouterr().err) or "waits at" in "".join(said))
+            os.kill(process.pid, number)
+        process.join(20)
+    finally:
+        process.kill()
+    *waits, last = "".join([*said, capfd.readouterr().err]).splitlines()
+    assert process.exitcode == code
+    assert port or waits == [f"waits at {place} for the others of WORLD_SIZE=2 processes, {bound} s at most"]
+    ends = f"error: MASTER_ADDR, MASTER_PORT: the 2 processes of WORLD_SIZE can't meet at {place} ({'' if port else 'not all came in 1 s)'}"
+    assert last == f"stopped by {number.name}" if number else last.startswith(ends)
 
 
 @pytest.mark.parametrize(("there", "possible"), [(True, "cpu, cuda and cuda:N are possible"), (False, "so only cpu is")])
