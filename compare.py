@@ -2,11 +2,9 @@
 
     python compare.py runs/01-AdamP-StepLR-FL-v0-label_5fold submissions/01-soft-3runs
 
-A and B: a submission csv (ImageID,ans), a run (the mean of its folds), RUN:fold2 or RUN:best, or an ensemble, whose answer is
-the most probable class. Both are scored on the same, or one on the label and the other on a part of it: then the label's
-probabilities are summed over its other parts. A disagreement is as certain as the less certain of its two answers. The effect
-on macro F1 takes the mean of both probabilities as the chance of each class. Out of fold, persons are drawn, the same for A
-and B; single folds are stood in for by their run. Writes comparisons/A--B.html with a thumbnail of each image that differs.
+A and B: a submission csv, a run (the mean of its folds), RUN:fold2 or RUN:best, or an ensemble; the answer is the most probable
+class. A label is compared with its mask, gender or age group by the sums of its probabilities. The same persons are drawn for A
+and B out of fold. Writes comparisons/A--B.html with a thumbnail of each image that differs.
 """
 
 import errors
@@ -14,7 +12,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import os
 import re
 import shlex
 import sys
@@ -35,14 +32,22 @@ import predictions
 from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, class_parts, marginals, scored_probs
 from errors import InputError, did_you_mean
 
-# ---- differences ------------------------------------------------------------------------------------------------------
+HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
+FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
 
-def common_part(scored_a, scored_b):
-    """The part that answers scored as these two can be compared on: the same, or what one of them decides; else None."""
-    if scored_a == scored_b or scored_b == "label":
-        return scored_a
-    return scored_b if scored_a == "label" else None
+def parse_args(argv):
+    parser = options.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
+    parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
+    parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
+    parser.add_argument("--images", action="store_true", help="list every image that differs")
+    parser.add_argument("--out", type=options.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
+    parser.add_argument("--limit", type=options.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
+    parser.add_argument("--data-dir", help="the competition's folder, for the images; without it as in train.py")
+    return parser.parse_args(argv)
+
+
+# ---- two answers ------------------------------------------------------------------------------------------------------
 
 
 def narrow(values, scored_as, part):
@@ -54,8 +59,8 @@ def narrow(values, scored_as, part):
 
 def changed_words(index_a, index_b, scored_as):
     """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
-    pairs = zip(class_parts(index_a, scored_as).items(), class_parts(index_b, scored_as).values())
-    return [(part, CLASS_NAMES[part][one], CLASS_NAMES[part][other]) for (part, one), other in pairs]
+    a, b = (class_parts(index, scored_as) for index in (index_a, index_b))
+    return [(part, CLASS_NAMES[part][a[part]], CLASS_NAMES[part][b[part]]) for part in a]
 
 
 @dataclass
@@ -85,16 +90,10 @@ class Comparison:
         return tuple(None if probs is None else probs[np.arange(len(answers)), answers] for probs, answers in pairs)
 
     @cached_property
-    def certainty(self):
-        """The smaller of the two own probabilities [N], of those that are known; else None."""
-        own = [each for each in self.own_probs if each is not None]
-        return np.min(own, axis=0) if own else None
-
-    @cached_property
     def rows(self):
-        """Rows that differ, int64 [D]: the most certain disagreements first."""
-        differ = np.flatnonzero(self.a != self.b)
-        return differ if self.certainty is None else differ[np.argsort(-self.certainty[differ], kind="stable")]
+        """Rows that differ, int64 [D], the most certain first: a disagreement is as certain as its less certain answer."""
+        differ, own = np.flatnonzero(self.a != self.b), [each for each in self.own_probs if each is not None]
+        return differ[np.argsort(-np.min(own, axis=0)[differ], kind="stable")] if own else differ
 
     @cached_property
     def flows(self):
@@ -105,41 +104,46 @@ class Comparison:
 
     @cached_property
     def parts(self):
-        """[(part, its classes in A, in B)], int64 [N] each."""
-        both = zip(class_parts(self.a, self.scored_as).items(), class_parts(self.b, self.scored_as).values())
-        return [(part, one, other) for (part, one), other in both]
+        """{part: (its classes in A, in B)}, int64 [N] each."""
+        a, b = (class_parts(answers, self.scored_as) for answers in (self.a, self.b))
+        return {part: (a[part], b[part]) for part in a}
 
     @property
     def part_changes(self):
         """{part: rows in which it differs}; a row may differ in more than one."""
-        return {part: int((one != other).sum()) for part, one, other in self.parts}
+        return {part: int((a != b).sum()) for part, (a, b) in self.parts.items()}
 
     @property
     def part_counts(self):
-        """[(part, word, count of A, count of B, count expected by the prior or None)] of every class of every part."""
+        """[(part, word, count of A, of B, its change, count expected by the prior or None)] of every class of every part."""
         table = []
-        for part, one, other in self.parts:
+        for part, (a, b) in self.parts.items():
             for index, word in enumerate(CLASS_NAMES[part]):
-                prior = len(self.images) * MASK_PRIOR[index] if part == "mask" else None
-                table.append((part, word, int((one == index).sum()), int((other == index).sum()), prior))
+                times_a, times_b = int((a == index).sum()), int((b == index).sum())
+                expected = len(self.images) * MASK_PRIOR[index]
+                prior = (f"{expected:,.0f}", expected) if part == "mask" else None
+                table.append((part, word, times_a, times_b, (f"{times_b - times_a:+,}", times_b - times_a), prior))
         return table
 
     @cached_property
     def effects(self):
-        """[(class, count of A, of B, expected F1 of A, of B, effect on macro F1)], None where no probabilities are known."""
+        """([(class, count of A, of B, expected F1 of A, of B, (effect on macro F1 as text, effect))], macro F1 of A, of B).
+
+        The mean of the known probabilities is taken as the chance of each class; None where none are known.
+        """
         if not self.known:
             return None
         probs, C = np.mean([probs for _letter, probs in self.known], axis=0), len(self.names)
         f1_a, f1_b = (expected_f1(answers, probs) for answers in (self.a, self.b))
         times_a, times_b = (np.bincount(answers, minlength=C) for answers in (self.a, self.b))
-        return list(zip(self.names, times_a.tolist(), times_b.tolist(), f1_a, f1_b, (f1_b - f1_a) / C))
+        effects = [(signed(effect), effect) for effect in (f1_b - f1_a) / C]
+        return list(zip(self.names, times_a, times_b, f1_a, f1_b, effects)), f1_a.mean(), f1_b.mean()
 
 
 def expected_f1(answers, probs):
     """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes.
 
-    2 E[tp] / (times answered + E[images]): the expected true positives of class c are the sum of probs[:, c] over the rows
-    that answer c, its expected images the sum over all rows. A class that is neither answered nor expected has 0.
+    2 E[tp] / (times answered + E[images]); a class that is neither answered nor expected has 0.
     """
     C = probs.shape[1]
     hits = np.bincount(answers, weights=probs[np.arange(len(answers)), answers], minlength=C)
@@ -147,21 +151,9 @@ def expected_f1(answers, probs):
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
 
 
-def near_boundary(persons):
-    """True for persons (folders such as '000001_female_Asian_45') of ages where the age groups meet: bool [N].
-
-    That is 27 to 32, and from 57 on, as old people are all 60. None where a name ends with no age.
-    """
-    ends = [str(person).rpartition("_")[2] for person in persons]
-    if not all(end.isascii() and end.isdigit() for end in ends):
-        return None
-    years = np.array(ends, dtype=np.int64)
-    return ((years >= 27) & (years <= 32)) | (years >= 57)
-
-
 @dataclass(frozen=True)
 class Paired:
-    """Macro F1 of A and B on the same images, and the 95 % interval (low, high) of A - B from `units` drawn units."""
+    """Macro F1 of A and B on the same images, and the 95 % interval (low, high) of A - B over `units` (people, images)."""
 
     f1_a: float
     f1_b: float
@@ -173,25 +165,21 @@ class Paired:
     def difference(self):
         return self.f1_a - self.f1_b
 
-    @property
-    def is_noise(self):
-        return self.low <= 0 <= self.high
-
-    def __str__(self):
+    def lines(self, units):
+        """The verdict and, where it is noise, how many `units` (people, images) would tell, as lines for the user."""
         numbers = self.difference, self.low, self.high
         digits = 4 if any(0 < abs(number) < 0.0005 for number in numbers) else 3
         difference, low, high = (f"{number:+.{digits}f}" for number in numbers)
-        verdict = "noise" if self.is_noise else "A is better" if self.low > 0 else "B is better"
-        return f"A - B = {difference}, 95 % CI {low} .. {high}: {verdict}"
-
-    def units_to_tell(self):
-        """The number of units for an interval without 0 if the difference stayed: its width falls as 1 / sqrt(units).
-
-        units (half width / |difference|)^2; None where the difference is 0.
-        """
-        if abs(self.difference) < 1e-9:
-            return None
-        return self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
+        verdict = {"better": "A is better", "worse": "B is better"}.get(metrics.verdict(self.low, self.high), "noise")
+        lines = [f"A - B = {difference}, 95 % CI {low} .. {high}: {verdict}"]
+        if verdict == "noise" and abs(self.difference) > 1e-9:
+            # the interval's width falls as 1 / sqrt(units)
+            needed = self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
+            told = f"little more than the {self.units:,} {units} you have"
+            if needed > self.units:
+                told = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
+            lines.append(f"to tell a difference of this size takes {told}")
+        return lines
 
 
 def paired(truth, a, b, persons, num_classes, resamples=2000):
@@ -207,150 +195,63 @@ def signed(number):
     return text if float(text) else text[1:]
 
 
-# ---- page -------------------------------------------------------------------------------------------------------------
-
-HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
-
-
-def choose(comparison, limit):
-    """At most `limit` of the rows that differ, int64, by flow: each flow gives in turn its most certain row that is left."""
-    rows = comparison.rows
-    flow_of = {(a, b): index for index, (a, b, _count) in enumerate(comparison.flows)}
-    flow = np.array([flow_of[pair] for pair in zip(comparison.a[rows], comparison.b[rows])], dtype=np.int64)
-    turn = np.zeros(len(rows), dtype=np.int64)
-    for index in range(len(flow_of)):
-        turn[flow == index] = np.arange((flow == index).sum())
-    kept = np.sort(np.lexsort((flow, turn))[:limit])
-    return rows[kept[np.argsort(flow[kept], kind="stable")]]
-
-
-def thumbnails(data_dir, names):
-    """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
-    if data_dir is None:
-        return {}, "no data folder here; --data-dir DIR names it"
-    root = Path(data_dir) / "eval" / "images"
-    on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
-    found = {name: images.thumbnail(root / name, HEIGHT) for name in names if name in on_disk}
-    lacking = [name for name in names if name not in found]
-    return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
-
-
-def document(names, comparison, rows, pictures, why, verdict, scores):
-    """The HTML of the page of A and B by their names; rows: those shown, see `choose`; pictures and why: see `thumbnails`.
-
-    verdict and scores are lines of text, as the console shows them.
-    """
-    notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
-    if len(rows) < len(comparison.rows):
-        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
-    if why:
-        notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
-    flows = [
-        (changed_words(a, b, comparison.scored_as), count, rows[(pairs == (a, b)).all(1)]) for a, b, count in comparison.flows
-    ]
-    counts = [
-        (part, word, a, b, (f"{b - a:+,}", b - a), None if prior is None else (f"{prior:,.0f}", prior))
-        for part, word, a, b, prior in comparison.part_counts
-    ]
-    effects = expected = None
-    if comparison.effects:
-        table = [(*row, (signed(effect), effect)) for *row, effect in comparison.effects]
-        effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
-        a, b = (np.mean([row[column] for row in comparison.effects]) for column in (3, 4))
-        expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
-    return files.page(
-        "compare.html", title=" against ".join(Path(name).name for name in names), sides=names, comparison=comparison,
-        flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects, expected=expected,
-        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], counts),
-    )  # fmt: skip
-
-
-FLOWS, CERTAIN = 15, 10  # rows of the console's lists
-
-
-def parse_args(argv):
-    parser = options.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
-    parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
-    parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
-    parser.add_argument("--images", action="store_true", help="list every image that differs")
-    parser.add_argument("--out", type=options.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
-    parser.add_argument("--limit", type=options.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
-    parser.add_argument("--data-dir", help="the competition's folder, for the images; without it as in train.py")
-    return parser.parse_args(argv)
-
-
-# ---- reading -------------------------------------------------------------------------------------------------------
+# ---- reading and scoring ----------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Side:
-    """A or B: `images`, answers int [N] and probs [N, C] are None where there are none, which `lacks` then tells.
-
-    `folds` are those whose mean they are. `source` (predictions.Source) is None for a csv, whose probs are unknown.
-    """
+    """A or B. `values`: classes [N] of a csv or probabilities [N, C] of `images`; None where there are none: see `lacks`."""
 
     name: str
+    described: str
     scored_as: str
-    source: predictions.Source | None
+    source: predictions.Source | None  # None for a csv
     images: list | None = None
-    answers: np.ndarray | None = None
-    probs: np.ndarray | None = None
-    folds: list = ()
+    values: np.ndarray | None = None
     lacks: str = "has no eval predictions"
-
-    @property
-    def described(self):
-        if self.source is None or not self.source.is_run:
-            return "csv" if self.source is None else "ensemble"
-        folds = f", fold{'s' * (len(self.folds) > 1)} {' '.join(map(str, self.folds))}" if self.folds else ""
-        return f"run, target {self.source.target}{folds}"
 
 
 def read_side(name):
     """The Side of a csv, a run, a fold of a run or an ensemble."""
     path = Path(name)
     if path.is_file() and path.suffix not in (".yaml", ".pt", ".safetensors"):  # those of a run stand for it
-        return Side(name, "label", None, *dataset.read_submission(path))
+        return Side(name, "csv", "label", None, *dataset.read_submission(path))
     if path.suffix == ".csv":
-        known = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
-        raise InputError(f"{name}: no such file.{did_you_mean(path.name, known)}")
+        raise InputError(f"{name}: no such file.{did_you_mean(path.name, [csv.name for csv in path.parent.glob('*.csv')])}")
     source = predictions.open_source(name)
     with predictions.predicting([source.folder] if source.is_run else []):
         tables, folds = predictions.read_eval(source)
-    side = Side(source.name, SCORED_AS[source.target], source, folds=folds)
+    described = "ensemble"
+    if source.is_run:
+        numbers = f", fold{'s' * (len(folds) > 1)} {' '.join(map(str, folds))}" if folds else ""
+        described = f"run, target {source.target}{numbers}"
+    side = Side(source.name, described, SCORED_AS[source.target], source)
     if tables:
         table = predictions.mean(tables, source.target)
         probs = table[dataset.columns(source.target)].to_numpy(dtype=np.float64)
-        side.images, side.probs = table["ImageID"].tolist(), scored_probs(source.target, probs)
-        side.answers = side.probs.argmax(1)
+        side.images, side.values = table["ImageID"].tolist(), scored_probs(source.target, probs)
     return side
 
 
 def hold_against_info(sides, data_dir):
-    """Keep the eval images of the sides that info.csv of the data folder has, with a line of the others; a side that lacks some
-    of them has no answers."""
+    """Keep the eval images of the sides that info.csv of the data folder has; a side that lacks some of them has no values."""
     there = [side for side in sides if side.images is not None]
     known = predictions.known_names(data_dir, [side.images for side in there])
     for side in there if known else ():
         info, names = known
         apart, gone = predictions.lacking(names, side.images), predictions.lacking(side.images, names)
         if apart:
-            side.lacks = predictions.lacking_message(apart, names, info)
-            side.images = side.answers = side.probs = None
+            side.lacks, side.values = predictions.lacking_message(apart, names, info), None
             continue
         if gone:
             print(predictions.gone_message(side.name, gone, info))
-        rows = pd.Index(side.images).get_indexer(names)
-        side.images, side.answers = list(names), side.answers[rows]
-        side.probs = None if side.probs is None else side.probs[rows]
+        side.images, side.values = list(names), side.values[pd.Index(side.images).get_indexer(names)]
 
 
 def remedy(side, data_dir):
     """The command that makes the answers to eval images that a side lacks."""
-    if side.source is None or not side.source.is_run:
-        return f"make {'the ensemble' if side.source else 'it'} anew"
-    if predictions.is_brought(side.source, "none"):
-        return "bring it along anew"
+    if side.source is None or not side.source.is_run or predictions.is_brought(side.source, "none"):
+        return "make it anew"
     choice = side.source.choice
     folds = "" if choice == "all" else f" --folds {choice if choice == 'best' else choice[0]}"
     place = demo.as_option(data_dir) if data_dir else ""
@@ -365,21 +266,14 @@ def join(a, b, part):
             f"{a.name} and {b.name}: answers to different images ({len(a.images):,} and {len(b.images):,}, {len(apart):,} in "
             f"one alone, such as {min(apart)}); compare answers to the same eval images"
         )
-    row = {image: index for index, image in enumerate(b.images)}
-    order = np.array([row[image] for image in a.images])
-    columns = []
-    for side, rows in ((a, slice(None)), (b, order)):
-        probs = None if side.probs is None else narrow(side.probs, side.scored_as, part)[rows]
-        answers = narrow(side.answers, side.scored_as, part)[rows] if probs is None else probs.argmax(1)
-        columns.append((answers, probs))
-    return Comparison(part, a.images, *(column for pair in zip(*columns) for column in pair))
-
-
-# ---- scores --------------------------------------------------------------------------------------------------------
+    of_a = narrow(a.values, a.scored_as, part)
+    of_b = narrow(b.values, b.scored_as, part)[pd.Index(b.images).get_indexer(a.images)]
+    answers = [values if values.ndim == 1 else values.argmax(1) for values in (of_a, of_b)]
+    return Comparison(part, a.images, *answers, *(None if values.ndim == 1 else values for values in (of_a, of_b)))
 
 
 def read_oof(side, part, data_dir):
-    """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv."""
+    """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv; a fold has its run's."""
     table = predictions.read_oof(side.source) if side.source else None
     if table is None:
         return None
@@ -391,8 +285,6 @@ def read_oof(side, part, data_dir):
 
 def oof_lines(a, b, part, data_dir):
     """The out-of-fold verdict in lines for the user, or one line that says why there is none."""
-    if a.source and b.source and a.source.folder.resolve() == b.source.folder.resolve():
-        return ["no out-of-fold verdict: both have the same oof.csv"]
     tables = [read_oof(side, part, data_dir) for side in (a, b)]
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
@@ -403,9 +295,9 @@ def oof_lines(a, b, part, data_dir):
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
     other = truth != both["truth_b"].to_numpy()
     if other.any():
+        image = both["image"][other].iloc[0]
         raise InputError(
-            f"{a.name} and {b.name}: official labels differ, such as that of {both['image'][other].iloc[0]}; "
-            "compare runs of the same data"
+            f"{a.name} and {b.name}: official labels differ, such as that of {image}; compare runs of the same data"
         )
     answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
     if (answers[0] == answers[1]).all():
@@ -413,40 +305,28 @@ def oof_lines(a, b, part, data_dir):
     C = len(CLASS_NAMES[part])
     result = paired(truth, *answers, persons, C)
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
-    lines = [
-        f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
-        f"({len(both):,} images of {result.units:,} people{note})",
-        *verdict_lines(result, "people"),
-    ]
     wrong = [answer != truth for answer in answers]
     counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
-    lines.append(f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}")
-    return lines + boundary_lines(result, truth, *answers, persons, C)
-
-
-def verdict_lines(result, units):
-    """The verdict of a Paired and, where it is noise, how many `units` (people, images) would tell."""
-    lines = [str(result)]
-    needed = result.units_to_tell()
-    if result.is_noise and needed is not None:
-        if needed > result.units:
-            told = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {result.units:,}"
-        else:
-            told = f"little more than the {result.units:,} {units} you have"
-        lines.append(f"to tell a difference of this size takes {told}")
-    return lines
+    return [
+        f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
+        f"({len(both):,} images of {result.units:,} people{note})",
+        *result.lines("people"),
+        f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}",
+        *boundary_lines(result, truth, *answers, persons, C),
+    ]
 
 
 def boundary_lines(result, truth, a, b, persons, num_classes):
     """The part of the difference that people next to an age boundary make, in a line for the user."""
-    near = near_boundary(persons)
-    if near is None or result.units_to_tell() is None:
+    # folders such as '000001_female_Asian_45'; from 57 on, as old people are all 60
+    years = pd.Series(persons).str.extract("_([0-9]+)$", expand=False).astype(float)
+    near, difference = (years.between(27, 32) | (years >= 57)).to_numpy(), result.difference
+    if not near.any() or abs(difference) < 1e-9:
         return []
     share = metrics.boundary_share(truth, a, b, near, num_classes)
-    people, difference = len(set(persons[near])), result.difference
     part = f" ({share:.0%})" if 0 <= share <= 1 else ""
     return [
-        f"boundary people (ages 27-32 and 57 or more; {people:,} of {result.units:,}) make "
+        f"boundary people (ages 27-32 and 57 or more; {len(set(persons[near])):,} of {result.units:,}) make "
         f"{signed(share * difference)} of the {signed(difference)}{part}"
     ]
 
@@ -461,85 +341,109 @@ def label_lines(path, comparison):
             f"--labels {path}: holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
         )
     truth = narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
-    C = len(comparison.names)
-    result = paired(truth, comparison.a[rows], comparison.b[rows], rows, C)
+    result = paired(truth, comparison.a[rows], comparison.b[rows], rows, len(comparison.names))
     return [
         f"macro F1 of {comparison.scored_as} against {path}: A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)",
-        *verdict_lines(result, "images"),
+        *result.lines("images"),
         "images are drawn one by one, as nobody knows who is on them: the true interval is wider",
     ]
 
 
-# ---- printing ------------------------------------------------------------------------------------------------------
+# ---- printing and the page --------------------------------------------------------------------------------------------
 
 
-def print_table(head, *rows, left=()):
-    """Print rows of text in columns, flush right but for the columns in `left`."""
-    for line in files.aligned(head, rows, left):
+def print_table(head, rows, left):
+    """Print rows of cells as in files.page_table in columns, flush right but for the columns in `left`."""
+    texts = [[text for text, _key, _links in row] for row in files.page_table(head, rows)["rows"]]
+    for line in files.aligned(head, texts, left):
         print(f"  {line}")
 
 
 def print_changes(comparison):
     """Print the number of rows that differ, in which parts, and the flow from class to class."""
-    total, differ = len(comparison.images), len(comparison.rows)
+    total, differ, names = len(comparison.images), len(comparison.rows), comparison.names
     print(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
     if not differ:
         return
     if len(comparison.part_changes) > 1:
         changes = ", ".join(f"{part} {count:,}" for part, count in comparison.part_changes.items())
         print(f"  by part: {changes} (a row may differ in more than one)")
-    shown = comparison.flows[:FLOWS]
     rest = f", the first {FLOWS} of {len(comparison.flows)}" if len(comparison.flows) > FLOWS else ""
     print(f"\nfrom class to class{rest}")
-    rows = [(f"{count:,}", f"{count / differ:.1%}", comparison.names[a], "->", comparison.names[b]) for a, b, count in shown]
-    print_table(("rows", "share", "A", "", "B"), *rows, left=(2, 3, 4))
+    rows = [(count, f"{count / differ:.1%}", names[a], "->", names[b]) for a, b, count in comparison.flows[:FLOWS]]
+    print_table(["rows", "share", "A", "", "B"], rows, left=(2, 3, 4))
 
 
 def print_counts(comparison):
     """Print counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
-    has_mask = "mask" in comparison.part_changes
+    has_mask = "mask" in comparison.parts
     print("\nclass counts" + (" beside the prior (5:1:1 by mask)" if has_mask else ""))
-    rows = [
-        (word, f"{a:,}", f"{b:,}", f"{b - a:+,}", "" if prior is None else f"{prior:,.0f}")
-        for _part, word, a, b, prior in comparison.part_counts
-    ]
-    print_table(("", "A", "B", "B - A", "prior" if has_mask else ""), *rows, left=(0,))
+    rows = [row for _part, *row in comparison.part_counts]
+    print_table(["", "A", "B", "B - A", "prior" if has_mask else ""], rows, left=(0,))
     if not comparison.effects:
         print("\nno expected effect on macro F1: neither has probabilities")
         return
     alone = f", as {comparison.known[0][0]} alone sees it" if len(comparison.known) == 1 else ""
     print(f"\nexpected effect on macro F1 of going from A to B{alone}")
-    strongest = sorted(comparison.effects, key=lambda row: -abs(row[-1]))
-    f1_a, f1_b, effects = (np.array([row[column] for row in comparison.effects]) for column in (3, 4, 5))
-    total = len(comparison.images)
-    rows = [
-        (name, f"{times_a:,}", f"{times_b:,}", f"{a:.4f}", f"{b:.4f}", signed(effect))
-        for name, times_a, times_b, a, b, effect in [*strongest, ("all", total, total, f1_a.mean(), f1_b.mean(), effects.sum())]
-    ]
-    print_table(("class", "A", "B", "F1 of A", "F1 of B", "effect"), *rows, left=(0,))
-
-
-def answer_line(comparison, row):
-    """'worn, male, 30-59 (0.61) -> >=60 (0.58)': A's answer, then what B changes, with what each one gives its own answer."""
-    a, b = comparison.a[row], comparison.b[row]
-    changed = [other for _part, word, other in changed_words(a, b, comparison.scored_as) if word != other]
-    sure_a, sure_b = ("" if own is None else f" ({own[row]:.2f})" for own in comparison.own_probs)
-    return f"{comparison.names[a]}{sure_a} -> {', '.join(changed)}{sure_b}"
+    (effects, f1_a, f1_b), total = comparison.effects, len(comparison.images)
+    strongest = sorted(effects, key=lambda row: -abs(row[-1][1]))
+    every = ("all", total, total, f1_a, f1_b, signed(f1_b - f1_a))
+    print_table(["class", "A", "B", "F1 of A", "F1 of B", "effect"], [*strongest, every], left=(0,))
 
 
 def print_images(comparison, every):
-    """Print the most certain disagreements, or with `every` all rows that differ, in the same order."""
+    """Print the most certain rows that differ, or `every` one: A's answer, then what B changes, each with its probability."""
     rows = comparison.rows if every else comparison.rows[:CERTAIN]
-    if not len(rows) or (comparison.certainty is None and not every):
+    if not len(rows) or not (comparison.known or every):
         return
     print("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
     for row in rows:
-        name, answers = comparison.images[row], answer_line(comparison, row)
-        room = len(name) if every else errors.WIDTH - len(answers) - 4
-        print(f"  {name if len(name) <= room else name[: max(room - 1, 8)] + '…'}  {answers}")
+        a, b = comparison.a[row], comparison.b[row]
+        changed = ", ".join(other for _part, word, other in changed_words(a, b, comparison.scored_as) if word != other)
+        sure_a, sure_b = ("" if own is None else f" ({own[row]:.2f})" for own in comparison.own_probs)
+        print(f"  {comparison.images[row]}  {comparison.names[a]}{sure_a} -> {changed}{sure_b}")
 
 
-# ---- the whole -----------------------------------------------------------------------------------------------------
+def choose(comparison, limit):
+    """At most `limit` of the rows that differ, int64, by flow: each flow gives in turn its most certain row that is left."""
+    number = {(a, b): index for index, (a, b, _count) in enumerate(comparison.flows)}
+    flow = [number[comparison.a[row], comparison.b[row]] for row in comparison.rows]
+    shown = pd.DataFrame({"row": comparison.rows, "flow": flow})
+    shown["turn"] = shown.groupby("flow").cumcount()
+    return shown.sort_values(["turn", "flow"]).head(limit).sort_values(["flow", "turn"])["row"].to_numpy()
+
+
+def thumbnails(data_dir, names):
+    """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
+    if data_dir is None:
+        return {}, "no data folder here; --data-dir DIR names it"
+    root = Path(data_dir) / "eval" / "images"
+    there = [name for name in names if name == Path(name).name and (root / name).is_file()]
+    found = {name: images.thumbnail(root / name, HEIGHT) for name in there}
+    lacking = [name for name in names if name not in found]
+    return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
+
+
+def document(names, comparison, rows, pictures, why, verdict, scores):
+    """The HTML of the page of A and B by their names; rows: see `choose`; pictures and why: see `thumbnails`."""
+    notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
+    if len(rows) < len(comparison.rows):
+        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
+    if why:
+        notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
+    flows = [
+        (changed_words(a, b, comparison.scored_as), count, rows[(pairs == (a, b)).all(1)]) for a, b, count in comparison.flows
+    ]
+    effects = expected = None
+    if comparison.effects:
+        table, a, b = comparison.effects
+        effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
+        expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
+    return files.page(
+        "compare.html", title=" against ".join(Path(name).name for name in names), sides=names, comparison=comparison,
+        flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects, expected=expected,
+        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.part_counts),
+    )  # fmt: skip
 
 
 def page_name(name):
@@ -556,8 +460,7 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
         files.make_dir(out.parent, "--out")
     rows = choose(comparison, args.limit)
     pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
-    text = document((a.name, b.name), comparison, rows, pictures, why, verdict, scores)
-    files.write_text(out, text)
+    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores))
     note = f" ({why})" if why else ""
     print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
 
@@ -566,32 +469,30 @@ def main(argv=None):
     args = parse_args(argv)
     data_dir = demo.find(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
-    part = common_part(a.scored_as, b.scored_as)
-    if part is None:
+    parts = {a.scored_as, b.scored_as} - {"label"} or {"label"}
+    if len(parts) > 1:
         raise InputError(
             f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as} have no answer in common; compare two that are scored "
             "on the same, or one of them with label"
         )
-    for name, side in (("A", a), ("B", b)):
-        print(f"{name}  {side.name}  ({side.described})")
-    print(f"compared on {part}")
+    part = parts.pop()
+    print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})\ncompared on {part}")
     hold_against_info((a, b), args.data_dir)
-    lacking = [side for side in (a, b) if side.answers is None]
-    commands = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in lacking]
-    verdict = oof_lines(a, b, part, args.data_dir)
+    lacking = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in (a, b) if side.values is None]
+    verdict, scores = oof_lines(a, b, part, args.data_dir), []
     if lacking and len(verdict) == 1:
-        raise InputError(f"{'; '.join(commands)}. Without them: {verdict[0]}")
-    comparison = None if lacking else join(a, b, part)
-    scores = label_lines(args.labels, comparison) if args.labels and comparison else []
-    if comparison:
+        raise InputError(f"{'; '.join(lacking)}. Without them: {verdict[0]}")
+    if not lacking:
+        comparison = join(a, b, part)
+        scores = label_lines(args.labels, comparison) if args.labels else []
         print_changes(comparison)
         print_counts(comparison)
         print_images(comparison, args.images)
-    for lines in (verdict, scores):
-        print("\n" + "\n".join(lines) if lines else "", end="\n" if lines else "")
-    for command in commands:
-        print(f"answers to the eval images are not compared: {command}")
-    if comparison:
+    for lines in filter(None, (verdict, scores)):
+        print("\n" + "\n".join(lines))
+    if lacking:
+        print(f"answers to the eval images are not compared: {'; '.join(lacking)}")
+    else:
         write_page(args, data_dir, a, b, comparison, verdict, scores)
     return 0
 
