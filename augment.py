@@ -1,17 +1,7 @@
 """Augmentation, TTA views and mixing: batched tensor operations on the images' device, with a random draw per sample.
 
-| level | what it does |
-| --- | --- |
-| none | only normalises |
-| light | mirrors half of the images |
-| medium | and shifts up to 6 %, scales within 10 %, turns within 10 degrees; brightness, contrast, saturation within 20 % |
-| strong | the same up to 10 %, 15 %, 15 degrees and 35 %; half of the images lose a box of 2 to 10 % of their area |
-
-No vertical flip and no strong rotation: faces stand upright in the competition's images, and teams lost score by both.
-The erased box stays small, as one that hides the mouth turns "not worn" or "incorrect" into a false example of a mask.
-
-Drawing and changing are apart: `draw_augment` makes all random numbers of a batch on the CPU, so every device gets the same
-ones, and row i of them belongs to sample i, so a rank that holds some rows of a batch takes the same rows of the draw.
+Faces stand upright, so nothing flips or turns them far; the erased box is small, as one over the mouth makes a false mask.
+All random numbers of a batch are drawn on the CPU, so every device gets the same ones; row i of them belongs to sample i.
 """
 
 import numpy as np
@@ -28,20 +18,15 @@ LEVELS = {
 AUGS = tuple(LEVELS)
 ERASED_AREA = (0.02, 0.10)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-PARAMS = (
-    *("flip", "shift_x", "shift_y", "scale", "degrees"),
-    *("brightness", "contrast", "saturation"),
-    *("area", "aspect", "left", "top"),
-)
+PARAMS = ("flip", "shift_x", "shift_y", "scale", "degrees", "brightness", "contrast", "saturation",
+          "area", "aspect", "left", "top")  # fmt: skip
 
 
 def draw_augment(aug, batch_size, generator):
-    """Draw the random numbers of a batch: float32 [batch_size, len(PARAMS)] on the CPU, one row a sample.
+    """The random numbers of a batch: float32 [batch_size, len(PARAMS)] on the CPU; every level takes as many draws.
 
-    flip 0 or 1; shift_x, shift_y as parts of the width and height, positive to the right and down; scale; degrees,
-    positive clockwise; brightness, contrast, saturation as factors; the erased box's area (0: none) as a part of the
-    image, its aspect (height over width, both as parts of the sides) and its place, 0 to 1 from border to border.
-    generator: a torch.Generator of the CPU; every level takes the same number of draws from it.
+    Shifts are parts of the sides, to the right and down; degrees are clockwise; colours are factors; of the erased box the area
+    (0: none) is a part of the image, the aspect height over width as parts of the sides, the place 0 to 1 between borders.
     """
     flip, shift, scale, degrees, colour, erase = LEVELS[aug]
     u = torch.rand(batch_size, len(PARAMS) + 1, generator=generator)
@@ -57,7 +42,7 @@ def draw_augment(aug, batch_size, generator):
 def normalise(images, mean, std):
     """(images / 255 - mean) / std: uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in channels_last memory, on their device.
 
-    mean, std: 3 numbers in units of 0..1, as a tuple or a tensor; tensors on the device are not copied at each call.
+    mean, std: 3 numbers in units of 0..1, as a tuple or a tensor.
     """
     B, H, W, C = images.shape
     mean, std = _constants(mean, std, images.device)
@@ -70,8 +55,7 @@ def normalise(images, mean, std):
 def augment(images, params, aug, mean, std):
     """Change each image by its row of `params` and normalise: float32 [B, 3, H, W] in channels_last memory.
 
-    images: uint8 [B, H, W, 3]. params: float32 [B, len(PARAMS)] from draw_augment(aug, ...), or rows of it. mean, std as in
-    normalise, which is all that 'none' does. Colours are not clipped to 0..1.
+    images: uint8 [B, H, W, 3]. params: rows of draw_augment(aug, ...). Colours are not clipped to 0..1.
     """
     if aug == "none":
         return normalise(images, mean, std)
@@ -105,8 +89,7 @@ def augment(images, params, aug, mean, std):
 def view(images, flipped, shift_x, shift_y):
     """A view for TTA: float images [B, 3, H, W] mirrored if `flipped`, then moved by parts of the width and height.
 
-    Positive is to the right and down; shifts are rounded to whole pixels and borders are reflected as by `warp`. The memory
-    format stays.
+    Positive is to the right and down; shifts are rounded to whole pixels and borders are reflected as by `warp`.
     """
     channels_last = images.is_contiguous(memory_format=torch.channels_last)
     images = images.flip(-1) if flipped else images
@@ -120,21 +103,18 @@ def view(images, flipped, shift_x, shift_y):
 
 
 def _constants(mean, std, device):
-    """mean and std as float32 tensors on a device."""
     return (torch.as_tensor(v, dtype=torch.float32).to(device, non_blocking=True) for v in (mean, std))
 
 
 def decided(params, height, width):
-    """Tensors that depend on the draws alone: GREY [3], `centres` x [width] and y [height], then by sample shift, turn, colour
-    matrix and lift, and box, as `warp`, `turns`, `colour_change` and `erased_box` have them.
+    """GREY [3], pixels' centres x [width] and y [height] in -1..1, then by sample shift, turn, colour matrix and lift, and box.
 
     Computed on the CPU: a GPU would take longer to begin fifty small sums than for all the rest.
     """
     flip, shift_x, shift_y, scale, degrees, brightness, contrast, saturation, *box = params.unbind(1)
     return (
         torch.tensor(GREY, device=params.device),
-        centres(width, params.device),
-        centres(height, params.device),
+        *((2 * torch.arange(side, device=params.device) + 1) / side - 1 for side in (width, height)),
         2 * torch.stack((shift_x, shift_y), dim=1),
         turns(flip, scale, degrees, height, width),
         *colour_change(brightness, contrast, saturation),
@@ -151,16 +131,10 @@ def moved(tensors, device):
     return [part.view_as(tensor) for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors)]
 
 
-def centres(side, device):
-    """The centres of a side's pixels if it spans -1..1: float32 [side]."""
-    return (2 * torch.arange(side, device=device) + 1) / side - 1
-
-
 def turns(flip, scale, degrees, height, width):
     """Matrices from a pixel of the mirrored, scaled and turned image to its source: [B] each -> float32 [B, 2, 2].
 
-    The first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1. The
-    rotation is one of pixels, not of a square stretched to height x width.
+    The first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1.
     """
     mirror = 1 - 2 * flip
     cos, sin = (f(torch.deg2rad(degrees)) / scale for f in (torch.cos, torch.sin))
@@ -171,7 +145,7 @@ def turns(flip, scale, degrees, height, width):
 def warp(pixels, shift, turn, x, y):
     """Turn about the centre, then shift, in one bilinear sampling with reflected borders.
 
-    pixels float32 [B, 3, H, W]; shift [B, 2], x and y in the units of `centres`; turn [B, 2, 2] of `turns`; x [W], y [H].
+    pixels float32 [B, 3, H, W]; shift [B, 2], in the units of x and y; turn [B, 2, 2] of `turns`; x [W], y [H] of `decided`.
     """
     x, y = x - shift[:, :1], y - shift[:, 1:]
     along_x, along_y = turn[:, 0, :, None] * x[:, None], turn[:, 1, :, None] * y[:, None]
@@ -183,8 +157,8 @@ def warp(pixels, shift, turn, x, y):
 def colour_change(brightness, contrast, saturation):
     """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
 
-    Factors [B] as in draw -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ colour + lift * m. With x a colour and m the
-    grey mean: y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
+    Factors [B] -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ x + lift * m, with x a colour and m the grey mean:
+    y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
     """
     own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=brightness.device)
     grey = torch.tensor(GREY, device=brightness.device)
@@ -200,7 +174,7 @@ def erased_box(area, aspect, left, top):
 
 
 def inside(box, x, y):
-    """Mask bool [B, 1, H, W] of the pixels in the box [B, 4] of `erased_box`, from the `centres` x [W] and y [H]."""
+    """Mask bool [B, 1, H, W] of the pixels in the box [B, 4] of `erased_box`; x [W], y [H] as in `warp`."""
     left, right, upper, lower = box[:, :, None].unbind(1)
     columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
@@ -208,10 +182,8 @@ def inside(box, x, y):
 
 # ---- TTA --------------------------------------------------------------------------------------------------------------
 
-SHIFT = 0.04  # of a side, in a shifted view
-PLACES = ((0.0, 0.0), (-SHIFT, 0.0), (SHIFT, 0.0), (0.0, -SHIFT), (0.0, SHIFT))
-# The views over which predictions are averaged, as Krizhevsky et al. 2012 do over crops and mirror images: (flipped, shift to
-# the right and down as parts of the sides).
+PLACES = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
+# The views over which predictions are averaged (Krizhevsky et al. 2012): (flipped, shift right and down as parts of the sides).
 TTAS = {
     "none": ((False, 0.0, 0.0),),
     "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
@@ -229,8 +201,8 @@ MIX_COLUMNS = ("share", "x", "y", "side")
 def draw_mix(mix, count, prob, alpha, generator):
     """Mask bool [count] of the mixed samples, float32 [count, len(MIX_COLUMNS)], float64 [count] from 0 to 1 for the partners.
 
-    share of the sample itself, Beta(alpha, alpha) for mixup and cutmix, a half for halves; x, y: where cutmix's box lies, 0 to
-    1 from border to border; side: 0 where halves takes the partner's left half, 1 its right one. generator: numpy's.
+    share of the sample itself, Beta(alpha, alpha); x, y: where cutmix's box lies, 0 to 1 from border to border; side: 0 where
+    halves takes the partner's left half, 1 its right one. generator: numpy's.
     """
     mixed = generator.random(count) < prob if mix != "none" else np.zeros(count, dtype=bool)
     share = generator.beta(alpha, alpha, count)
@@ -246,8 +218,7 @@ def own_share(mix, params, height, width):
         return share[:, None, None, None]
     columns = (torch.arange(width, device=params.device) + 0.5) / width
     if mix == "halves":
-        left = (columns < 0.5).float().expand(len(params), width)
-        own = torch.where(side[:, None] > 0.5, left, 1 - left)
+        own = ((columns < 0.5) == (side[:, None] > 0.5)).float()
         return own[:, None, None, :].expand(-1, 1, height, -1)
     rows = (torch.arange(height, device=params.device) + 0.5) / height
     length = (1 - share).sqrt()
@@ -260,10 +231,9 @@ def own_share(mix, params, height, width):
 
 
 def mix_batch(mix, images, targets, mixed, params, others, other_targets):
-    """Images [B, 3, H, W] and soft targets [B, C] whose samples `mixed` (int64 [M]; bools would make a GPU wait) are changed.
+    """Images [B, 3, H, W] and soft targets [B, C], changed in place at `mixed` (int64 [M]; bools would make a GPU wait).
 
-    params: the rows [M, len(MIX_COLUMNS)] of `draw_mix` for those; others [M, 3, H, W] and other_targets [M, C]: their
-    partners, whose share of the targets is that of the pixels.
+    params [M, len(MIX_COLUMNS)] of those by `draw_mix`; others [M, 3, H, W] and other_targets [M, C]: their partners.
     """
     own = own_share(mix, params, *images.shape[2:])
     share = own.mean((2, 3))

@@ -1,4 +1,4 @@
-"""Training losses, pure functions of logits and targets.
+"""Training losses, pure functions of logits and targets; docs/losses.md says when to try which.
 
 A target is either hard, class numbers int64 [B], or soft, probabilities float [B, C] (mixed images, smoothed ages); a
 one-hot soft target gives what the hard one gives. Logits may be half precision: everything is computed in float32 or
@@ -48,11 +48,9 @@ def loss_code(spec):
 
 
 def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=None):
-    """Make the loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar.
+    """The loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar.
 
-    class_counts [C] are the training images of each class; they fix C and are the prior of logit_adjusted, where a
-    count of 0 is taken as 1. gamma >= 0 belongs to focal, 0 <= smoothing < 1 to label_smoothing; class_weights [C] to
-    every part. Counts and weights that lie on the logits' device are not copied at each step. InputError for a bad spec.
+    class_counts [C]: training images of each class, the prior of logit_adjusted; class_weights [C] belong to every part.
     """
     parts, class_counts = parse_loss(spec), torch.as_tensor(class_counts)
     class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
@@ -84,12 +82,7 @@ def _prepare(logits, target):
 
 
 def cross_entropy(logits, target, class_weights=None):
-    """Cross entropy, the mean over the batch of -sum_c w_c t_c log p_c.
-
-    Easy samples: their pull fades as 1 - p_t but never ends; late in training the many easy ones outweigh the few hard.
-    Hard and mislabelled samples: pull with full strength, and are learnt by heart in the end.
-    Try it first: it is the base line, and 2nd place used it.
-    """
+    """Cross entropy, the mean over the batch of -sum_c w_c t_c log p_c."""
     logits, target = _prepare(logits, target)
     if class_weights is not None:
         target = target * class_weights
@@ -97,12 +90,7 @@ def cross_entropy(logits, target, class_weights=None):
 
 
 def label_smoothing(logits, target, smoothing=0.025, class_weights=None):
-    """Cross entropy against (1 - smoothing) * target + smoothing / C (Szegedy et al. 2016, 1512.00567), as in torch.
-
-    Easy samples: pull until p_t is 1 - smoothing + smoothing / C, and push back beyond it, so logits stay small.
-    Hard and mislabelled samples: pull a touch less than in cross entropy; it curbs certainty, not the wrong pull.
-    Try it when validation loss rises while F1 still improves, or when probabilities of several runs are averaged.
-    """
+    """Cross entropy against (1 - smoothing) * target + smoothing / C (Szegedy et al. 2016, 1512.00567), as in torch."""
     logits, target = _prepare(logits, target)
     return cross_entropy(logits, (1 - smoothing) * target + smoothing / logits.shape[1], class_weights)
 
@@ -110,12 +98,7 @@ def label_smoothing(logits, target, smoothing=0.025, class_weights=None):
 def focal(logits, target, gamma=2.0, class_weights=None):
     """Focal loss over softmax, the mean of -sum_c w_c t_c (1 - p_c)^gamma log p_c (Lin et al. 2017, 1708.02002).
 
-    Easy samples: all but dropped; with gamma 2 one at p_t = 0.9 counts 0.01 of its cross entropy, at 0.5 still 0.25.
-    Hard and mislabelled samples: keep nearly all (0.98 at p_t = 0.01), so label errors gain weight: fix them first.
-    Try it when most samples are soon right and the rest matter; it looks at difficulty, not at how rare a class is.
-
-    The paper's is sigmoid over one logit z. With logits [z, 0] softmax gives p_0 = e^z / (e^z + 1) = sigmoid(z) and
-    p_1 = 1 - sigmoid(z), so the two agree, and the paper's alpha is class_weights [alpha, 1 - alpha].
+    The paper's sigmoid over one logit z is this with logits [z, 0]; its alpha is class_weights [alpha, 1 - alpha].
     """
     logits, target = _prepare(logits, target)
     if class_weights is not None:
@@ -129,14 +112,9 @@ def focal(logits, target, gamma=2.0, class_weights=None):
 def soft_f1(logits, target, class_weights=None, eps=1e-7):
     """1 - macro F1 of the batch, counted with probabilities: tp = sum p t, fp = sum p (1 - t), fn = sum (1 - p) t.
 
-    Easy samples: pull little, the slope is p_t (1 - p_t); but what they add to another class's fp still counts.
-    Hard and mislabelled samples: dropped once surely wrong (same slope), so label errors do little, but it learns slowly.
-    Try it as a part, 'ce+f1' or '0.6*focal+0.4*f1', in batches of 32 or more; classes count alike, as in the metric.
-
-    Only classes in the batch's targets are averaged: an absent class has tp = 0, so its F1 is 0 with no slope at all,
-    and would only scale the gradient by how many of the classes the batch happened to draw. A wrong guess at an absent
-    class is still paid for, as fn of the true one. Under soft targets a class with less than one whole image counts by
-    that part. class_weights weigh the mean over classes. It is no mean over samples: splitting a batch changes it.
+    Only classes in the batch's targets are averaged (an absent one has F1 0 with no slope, and would only scale the gradient);
+    under soft targets a class with less than one whole image counts by that part. class_weights weigh the mean over classes.
+    It is no mean over samples: splitting a batch changes it.
     """
     logits, target = _prepare(logits, target)
     probs = logits.softmax(1)
@@ -151,12 +129,7 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
 def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
     """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314).
 
-    Easy samples: of common classes pull less; of rare ones on, until they win by a margin of log(n_common / n_rare).
-    Hard and mislabelled samples: of rare classes pull as in cross entropy or more, so check those labels; of common ones less.
-    Try it for macro F1 under imbalance, in place of a weighted sampler or class weights (with them it corrects twice).
-
-    class_counts [C] are training images a class, a 0 taken as 1; log counts stand for the log prior, as softmax ignores
-    the constant between them. Predict from the plain logits: they speak for classes that are equally likely.
+    class_counts [C] are training images a class, a 0 taken as 1. Predict from the plain logits.
     """
     counts = torch.as_tensor(class_counts).to(logits.device, non_blocking=True)
     prior = counts.clamp(min=1).to(torch.promote_types(logits.dtype, torch.float32)).log()
@@ -166,12 +139,8 @@ def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
 def ordinal(logits, target, class_weights=None):
     """Mean binary cross entropy of the C - 1 questions "is it above class k?", for classes that have an order.
 
-    After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation": they train a classifier a
-    question, here each answer is the sum of the softmax above k, so answers can't contradict each other and what comes
-    out is a distribution as of any other loss. With two classes it is cross entropy.
-    Easy samples: fade as in cross entropy. Hard and mislabelled samples: an error of ten years pulls at ten questions, one
-    of a year at one, so far-off labels weigh most.
-    Try it for `age` and `age_group`; class_weights weigh a sample by its class.
+    After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation", who train a classifier a question;
+    here each answer is the sum of the softmax above k. class_weights weigh a sample by its class.
     """
     logits, target = _prepare(logits, target)
     log_probs = logits.log_softmax(1)
@@ -187,17 +156,10 @@ def ordinal(logits, target, class_weights=None):
 def age_distribution(ages, sigma=2.0, top_spread=None):
     """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
 
-    After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731): neighbouring ages look
-    alike, so a person of 40 teaches 39 and 41 too. The paper samples the normal density at each age and rescales; here
-    each class takes the normal's mass of its year, age - 0.5 to age + 0.5, and the end classes all beyond, with nothing
-    rescaled. 18 and 60 are censored: records were clipped, and 60 means "60 or older", age unknown. Such a person is
-    certainly in the end class, so all mass goes there; a bell around 60 would call 40 % of every old person younger.
-    (59 gives the class 60 as much, twice what its own year gets, and 57 gives it 11 %: the boundary is soft from below
-    only, and near an end a sum over the age group says more than the likeliest age.) Ages outside are clipped.
-    top_spread: years over which the people behind a recorded 60 are spread evenly, 60 to 60 + top_spread (ours, as the
-    contest clips ages at 60); those near 60 then look as young as 58 too, and the mass that their bells have below goes
-    there. None: none of it, as above.
-    Use with cross_entropy, whose gradient is that of the paper's KL divergence.
+    After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731); where the paper samples the
+    normal density at each age and rescales, each class here takes the normal's mass of its year, the end classes all beyond.
+    18 and 60 are censored (60 means "60 or older"), so all mass of such a person goes to the end class; ages outside are
+    clipped. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead.
     """
     ages = ages.double()
     top = ages >= LAST_AGE
@@ -237,8 +199,8 @@ def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
 def build_criterion(recipe, train_targets, device):
     """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses.
 
-    train_targets int64 [N, heads] are those of the training rows: their class counts are the class weights and the prior, that
-    of single years as the label distributions have them, which reach years that nobody has.
+    train_targets int64 [N, heads] of the training rows: their class counts give the class weights and the prior (of single
+    years that of the label distributions, which reach years that nobody has).
     """
     parts = []
     soft = soft_targets(recipe.target, train_targets, recipe.age_sigma, recipe.top_age_spread).sum(0)
@@ -259,9 +221,8 @@ def build_criterion(recipe, train_targets, device):
 def class_weights(kind, counts):
     """Class weights float32 [C] of `kind`, with mean 1 over the images that `counts` [C] counts, or None for 'none'.
 
-    balanced: in inverse proportion to the counts, as scikit-learn's (King and Zeng 2001). effective: to the effective number
-    of images (1 - BETA^n) / (1 - BETA), which stops growing where more images bring nothing new (Cui et al. 2019, 1901.05555).
-    Empty classes get 1.
+    balanced: in inverse proportion to the counts, as scikit-learn's. effective: to the effective number of images
+    (1 - BETA^n) / (1 - BETA) (Cui et al. 2019, 1901.05555). Empty classes get 1.
     """
     if kind == "none":
         return None

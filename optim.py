@@ -21,23 +21,17 @@ class _Projected:
         with torch.enable_grad():
             loss = closure() if closure else None
         for number, group in enumerate(self.param_groups):
-            pieces = self._pieces(p for p in group["params"] if p.grad is not None)
-            made = [self._steps(group, piece, [p.grad for p in piece]) for piece in pieces]
-            moves = [(p, step, rate) for piece, (steps, rate) in zip(pieces, made) for p, step in zip(piece, steps)]
-            self._shrink(number, group, moves)
-            for piece, (steps, rate) in zip(pieces, made):
+            pieces = {}  # updated together: on a CPU one, which its cache holds, elsewhere all with the same step count
+            for p in group["params"]:
+                if p.grad is not None:
+                    pieces.setdefault(p if p.is_cpu else self.state[p].get("step", 0), []).append(p)
+            made = [(piece, *self._steps(group, piece, [p.grad for p in piece])) for piece in pieces.values()]
+            self._shrink(number, group, [(p, step, rate) for piece, steps, rate in made for p, step in zip(piece, steps)])
+            for piece, steps, rate in made:
                 torch._foreach_add_(piece, steps, alpha=-rate)
         return loss
 
-    def _pieces(self, params):
-        """Lists of params to update together: one on a CPU, whose cache holds it, elsewhere all with the same step count."""
-        pieces = {}
-        for p in params:
-            pieces.setdefault(p if p.is_cpu else self.state[p].get("step", 0), []).append(p)
-        return list(pieces.values())
-
     def _states(self, params, *names):
-        """The optimizer state of params by these names, as lists; zeros at the first step."""
         for p in params:
             if not self.state[p]:
                 self.state[p].update({name: torch.zeros_like(p) for name in names})
@@ -53,18 +47,13 @@ class _Projected:
         if not moves:
             return
         params, steps, rates = zip(*moves)
-        channels = self._channels(number, params)
-        along, factor = project(params, steps, channels, group["delta"], group["wd_ratio"], group["eps"])
-        rates = torch.tensor(rates)[:, None].to(along.device, non_blocking=True)
-        for p, keep in zip(params, 1 - decay * factor + rates * along):
-            p.mul_(keep[: len(p)].reshape(-1, *(1 for _ in p.shape[1:])))
-
-    def _channels(self, number, params):
-        """The Channels of a group's params, made once."""
         made, shapes = self.__dict__.setdefault("_made", {}), [p.shape for p in params]
         if number not in made or made[number].shapes != shapes:
             made[number] = Channels(shapes, params[0].device)
-        return made[number]
+        along, factor = project(params, steps, made[number], group["delta"], group["wd_ratio"], group["eps"])
+        rates = torch.tensor(rates)[:, None].to(along.device, non_blocking=True)
+        for p, keep in zip(params, 1 - decay * factor + rates * along):
+            p.mul_(keep[: len(p)].reshape(-1, *(1 for _ in p.shape[1:])))
 
 
 class AdamP(_Projected, timm.optim.AdamP):
@@ -84,13 +73,12 @@ class AdamP(_Projected, timm.optim.AdamP):
         torch._foreach_add_(divisors, group["eps"])
         steps = mean
         if group["nesterov"]:
-            steps = torch._foreach_mul(mean, beta1)
-            torch._foreach_add_(steps, grads, alpha=1 - beta1)
+            steps = torch._foreach_add(torch._foreach_mul(mean, beta1), grads, alpha=1 - beta1)
         return torch._foreach_div(steps, divisors), group["lr"] / (1 - beta1**count)
 
 
 class SGDP(_Projected, timm.optim.SGDP):
-    """timm's SGDP, momentum whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
+    """timm's SGDP, momentum whose steps are projected, in the same way."""
 
     def _steps(self, group, params, grads):
         (momentum,) = self._states(params, "momentum")
@@ -103,11 +91,8 @@ class SGDP(_Projected, timm.optim.SGDP):
 
 
 class Channels:
-    """The output channels of weights of these shapes as rows of one padded table.
-
-    `take` int64 [weights * width]: indices into their concatenation, one past whose end is the padding; `inner` and `total`
-    float32 [weights, 1]: elements of a channel and of a weight.
-    """
+    """The output channels of weights of these shapes as rows of one padded table: `take` int64 [weights * width] indexes their
+    concatenation, the padding behind its end; `inner` and `total` float32 [weights, 1]: elements of a channel, a weight."""
 
     def __init__(self, shapes, device):
         self.shapes, self.width = shapes, max(shape[0] for shape in shapes)
@@ -116,14 +101,12 @@ class Channels:
             take += [*range(at, at + shape[0]), *[end] * (self.width - shape[0])]
             at += shape[0]
         self.take = torch.tensor(take).to(device)
-        self.inner, self.total = (
-            torch.tensor([[float(math.prod(shape[start:]))] for shape in shapes]).to(device) for start in (1, 0)
-        )
+        self.inner = torch.tensor([[float(math.prod(shape[1:]))] for shape in shapes]).to(device)
+        self.total = torch.tensor([[float(math.prod(shape))] for shape in shapes]).to(device)
 
 
 def project(params, steps, channels, delta, wd_ratio, eps):
-    """(along [weights, width], factor [weights, 1]): `along[i, c]` times the weights is to be taken off a step of weight i,
-    channel c, and `factor` multiplies weight decay.
+    """(along [weights, width], factor [weights, 1]): the shares of the weights to take off a step, and factors of weight decay.
 
     Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, they are the part of the step
     along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...].
@@ -184,9 +167,8 @@ def _spelling(name):
 def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
     """timm's optimizer of that name; biases and norms get no weight decay. InputError when it can't be made here.
 
-    layer_decay below 1: each block's learning rate is that of the next one, seen from the head, times this (Clark et al.
-    2020, ELECTRA, 2003.10555; BEiT), by the `lr_scale` of the parameter groups. torch's fused kernels are used where there
-    are some: four to six times quicker than its loop over tensors, on a CPU too.
+    layer_decay below 1: each block's learning rate is that of the next one towards the head times this (Clark et al. 2020,
+    ELECTRA, 2003.10555). torch's fused kernels are four to six times quicker than its loop over tensors, on a CPU too.
     """
     kind = timm.optim.get_optimizer_info(name.lower().removeprefix("lookahead_")).opt_class
     fused = {"fused": True} if callable(kind) and "fused" in inspect.signature(kind).parameters else {}
@@ -199,19 +181,18 @@ def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
 
 def scheduler_name(name):
     """The scheduler's usual spelling, case-insensitive. InputError with suggestions when it is unknown."""
-    for known in SCHEDULERS:
-        if known.lower() == name.lower():
-            return known
-    raise InputError(f"--scheduler {name}: none of {', '.join(SCHEDULERS)}.{did_you_mean(name, SCHEDULERS)}")
+    spelt = {known.lower(): known for known in SCHEDULERS}
+    if name.lower() not in spelt:
+        raise InputError(f"--scheduler {name}: none of {', '.join(SCHEDULERS)}.{did_you_mean(name, SCHEDULERS)}")
+    return spelt[name.lower()]
 
 
 def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5, warmup_epochs=0, history=()):
     """Learning rate of a step: a pure function, so nothing of a scheduler has to be saved.
 
     epoch counts from 1, step from 0 to steps - 1 within it; `history` is the validation F1 of each epoch before this one.
-    StepLR: times lr_gamma every lr_step epochs. Cosine: half a cosine from lr to 0, stepwise. CAWR: the same, restarted
-    every lr_step epochs (Loshchilov & Hutter, SGDR, 2016). Plateau: times lr_gamma when F1 has not risen for more than
-    lr_step epochs. During the first warmup_epochs the rate climbs linearly to lr, and the schedule starts after them.
+    Cosine: half a cosine from lr to 0. CAWR: the same, restarted every lr_step epochs (Loshchilov & Hutter, SGDR, 2016).
+    Plateau: times lr_gamma when F1 has not risen for more than lr_step epochs. Warm-up is linear, the schedule starts after it.
     """
     done = epoch - 1 + step / steps  # epochs behind us
     if done < warmup_epochs:
@@ -223,16 +204,11 @@ def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5,
         return lr * 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
     if scheduler == "CAWR":
         return lr * 0.5 * (1 + math.cos(math.pi * (done % lr_step) / lr_step))
-    if scheduler == "Plateau":
-        return lr * lr_gamma ** _plateau_drops(history, lr_step)
+    if scheduler == "Plateau":  # as torch's ReduceLROnPlateau with threshold 0
+        best, waited, drops = -math.inf, 0, 0
+        for value in history:
+            best, waited = (value, 0) if value > best else (best, waited + 1)
+            if waited > lr_step:
+                drops, waited = drops + 1, 0
+        return lr * lr_gamma**drops
     return lr
-
-
-def _plateau_drops(history, patience):
-    """Number of times that F1 stood still for over `patience` epochs in a row (torch's ReduceLROnPlateau, threshold 0)."""
-    best, waited, drops = -math.inf, 0, 0
-    for value in history:
-        best, waited = (value, 0) if value > best else (best, waited + 1)
-        if waited > patience:
-            drops, waited = drops + 1, 0
-    return drops
