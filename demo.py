@@ -1,9 +1,6 @@
-"""The embedded demo set: drawn faces (photos.py) in the competition's layout, so that everything runs where no data is.
+"""The drawn demo set, in the competition's layout with its traps, and the folder that data are read from.
 
-    python demo.py --out DIR
-
-The competition's traps are there too: dot-files at both levels, png and jpeg among the jpg, ids that are no numbers, and an
-id on two rows. The ages are spread as in the competition.
+python demo.py --out DIR
 """
 
 import errors
@@ -11,7 +8,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import io
 import json
 import os
 import shlex
@@ -21,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 
 import files
 from dataset import GENDERS, encode, to_age_group
@@ -31,10 +26,8 @@ from errors import InputError, did_you_mean, log
 DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
 DEMO_DIR = Path("data-demo")
 VERSION = 2
-RACE = "Asian"
 IMAGE_BYTES = 24 << 10  # of an image, on disk
-# People of the competition by gender (male, female) and age group, and how the ages of a group are spread there: 27 to 32
-# sparse, 56 to 59 crowded, the old all 60. {(first, last): people}, even between first and last.
+# People of the competition by gender (male, female) and age group; of each group {(first, last age): people}, even in between.
 COUNTS = ((549, 410, 83), (732, 817, 109))
 AGE_SPREAD = (
     {(18, 26): 1243, (27, 29): 38},
@@ -72,10 +65,9 @@ def pick_age(seed, key):
 
 
 def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
-    """Draw the demo set into the folder `out`, in the competition's layout plus eval/answers.csv; at once if it is there.
+    """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits.
 
-    It is built beside `out` and renamed, so a kill leaves nothing under the final name; of two processes one draws and the
-    other waits. InputError when `out` is there and is no demo set, or can't be written.
+    InputError when `out` is there and is no demo set, or can't be written; then nothing is left.
     """
     out = Path(out)
     facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
@@ -99,7 +91,6 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
 
 
 def _is_drawn(out, facts):
-    """True if the folder `out` holds this demo set; InputError when it holds anything else."""
     if not out.exists():
         return False
     if not is_demo(out):
@@ -110,7 +101,6 @@ def _is_drawn(out, facts):
 
 
 def is_demo(folder):
-    """True if a folder holds a drawn demo set."""
     return (Path(folder) / "demo.json").is_file()
 
 
@@ -134,11 +124,11 @@ def _draw_all(out, people, eval_people, seed, progress):
 
 
 def _name_people(plan):
-    """Rows of train.csv. As in the competition one id holds a suffix, and one stands on two rows (female 20, female 19)."""
+    """Rows of train.csv. As in the competition one id has a suffix, and one is on two rows (female 20, female 19)."""
     rows = []
     for index, (gender, age, _) in enumerate(plan):
         name = f"{index * 7 + 1:06d}" + ("-1" if index == 3 else "")
-        rows.append([name, GENDERS[gender], RACE, age])
+        rows.append([name, GENDERS[gender], "Asian", age])
     twins = [index for index, (gender, age, _) in enumerate(plan) if gender == 1 and age < 30][:2]
     if len(twins) == 2:
         for index, age in zip(twins, (20, 19)):
@@ -152,10 +142,9 @@ def _write_person(job):
     folder, gender, age, seed, key = job
     rng = np.random.default_rng((seed, *key, 2))
     named = []
-    hide = folder.name == "images"
     folder.mkdir(exist_ok=True)
     for kind, image in person_images(gender, age, seed, *key).items():
-        if hide:
+        if folder.name == "images":
             name = f"{rng.bytes(20).hex()}.jpg"
             mask = {"incorrect_mask": 1, "normal": 2}.get(kind, 0)
             named.append((name, int(encode(mask, gender, to_age_group(age)))))
@@ -167,31 +156,6 @@ def _write_person(job):
     return named
 
 
-def draw_sheet(path):
-    """Draw a contact sheet: a column a person, with a worn, an incorrect and no mask, and a caption.
-
-    InputError, before anything is drawn, when a picture can't have that name.
-    """
-    if not Path(path).parent.is_dir():
-        raise InputError(f"--sheet {path}: there is no folder {Path(path).parent}")
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"--sheet {path}: must be the name of a picture, FILE.png")
-    people = [(1, 20), (0, 22), (1, 25), (0, 34), (1, 45), (0, 57), (1, 60), (0, 60)]
-    columns, width, height = len(people), 144, 192
-    sheet = Image.new("RGB", (columns * width + 8 * (columns + 1), 3 * (height + 8) + 34), (255, 255, 255))
-    font = ImageFont.load_default(15)
-    for column, (gender, age) in enumerate(people):
-        images = person_images(gender, age, 0, 500 + column)
-        left = 8 + column * (width + 8)
-        for row, kind in enumerate(("mask1", "incorrect_mask", "normal")):
-            sheet.paste(images[kind].resize((width, height), Image.Resampling.LANCZOS), (left, 8 + row * (height + 8)))
-        text = f"{GENDERS[gender]}, {age}" + ("+" if age == 60 else "")
-        ImageDraw.Draw(sheet).text((left + width / 2, 3 * (height + 8) + 18), text, (50, 54, 60), font, anchor="mm")
-    drawn = io.BytesIO()
-    sheet.save(drawn, Image.registered_extensions().get(Path(path).suffix.lower(), "PNG"), optimize=True)
-    files.write_bytes(path, drawn.getvalue())
-
-
 def main(argv=None):
     import options  # not at the top: options.py asks this module for the data folder
 
@@ -200,23 +164,16 @@ def main(argv=None):
     parser.add_argument("--people", type=options.positive_int, default=300, metavar="N", help="people to train on")
     parser.add_argument("--eval-people", type=options.positive_int, default=80, metavar="N", help="people to be judged on")
     parser.add_argument("--seed", type=options.natural_int, default=0)
-    parser.add_argument("--sheet", metavar="FILE.png", help="draw only a contact sheet")
-    args, others = parser.parse_args(argv), sorted(parser.given(argv) - {"sheet"})
-    if args.sheet and others:
-        parser.error(f"--{others[0].replace('_', '-')}: a --sheet always shows the same people; leave it out")
-    if args.sheet:
-        draw_sheet(args.sheet)
-        return 0
+    args = parser.parse_args(argv)
     draw_demo(args.out, args.people, args.eval_people, args.seed)
     print(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")
     return 0
 
 
 def locate(data_dir=None, draw=True):
-    """(data folder, is it the drawn demo set). A folder that is given must be there; without one see DATA_PLACES.
+    """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv.
 
-    Where neither place holds train/train.csv it is data-demo/, into which the demo set is drawn, with a banner on stderr,
-    unless `draw` is False.
+    Where none does it is data-demo/, into which the demo set is drawn, with a banner on stderr, unless `draw` is False.
     """
     found = find(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
@@ -249,8 +206,7 @@ def find(data_dir=None):
 
 
 def _holds_data(folder):
-    """True if a folder has the competition's files, or at least one part of them."""
-    return any(os.path.isfile(os.path.join(folder, *name)) for name in (("train", "train.csv"), ("eval", "info.csv")))
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("train/train.csv", "eval/info.csv"))
 
 
 def as_option(data_dir):

@@ -184,7 +184,6 @@ def test_every_other_script_on_a_full_volume(runs, fit, shared_data, workplace, 
         (leaderboard.main, [place / "runs", "--html", place / "a.html"], f"{place}/a.html: can't be written (No space left on"),
         (leaderboard.main, [place / "runs", "--lb", "mine=0.7"], f"{run}/lb.json: can't be written (No space left on device)"),
         (demo.main, ["--out", place / "demo"], f"{place}/demo: 62.3 MiB (the demo set) are needed, and 0 bytes are free"),
-        (demo.main, ["--sheet", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),
         (losses_picture.main, ["--out", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),
     ):
         error = refused(capsys, main, argv)

@@ -214,9 +214,6 @@ CASES = [
     ("demo", "--people 0", "argument --people: 0 is not above 0"),
     ("demo", "--out data", "data: exists and is no demo set (it holds no demo.json); move it away or name another folder"),
     ("demo", "--out mine.csv", "mine.csv: exists and is no demo set"),
-    ("demo", "--sheet sheet.png --people 5", "--people: a --sheet always shows the same people; leave it out"),
-    ("demo", "--sheet nowhere/sheet.png", "--sheet nowhere/sheet.png: there is no folder nowhere"),
-    ("demo", "--sheet sheet.txt", "--sheet sheet.txt: must be the name of a picture, FILE.png"),
 
     ("losses_picture", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
     ("losses_picture", "--ot x.png", "--ot: no such option. Did you mean --out?"),
