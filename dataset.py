@@ -332,7 +332,7 @@ def read_label_fixes(path, people, min_confidence):
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    if not table["path"].isin([*by_name]).any():
+    if len(table) and not table["path"].isin([*by_name]).any():
         raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
     fixes = []
     for row, (line, name, column, value) in enumerate(table[[files.LINE, "path", "column", "value"]].itertuples(index=False)):
@@ -478,7 +478,7 @@ def read_tables(args):
     images = labelled = list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
     fixes = None
     if args.label_fixes:
-        kept = args.resume and not Path(args.label_fixes).exists() and Path(args.resume, "label_fixes.csv")
+        kept = args.resume and Path(args.resume, "label_fixes.csv")
         fixes, left_out = read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
         fixes = fixes[fixes["path"].isin(people["path"])].reset_index(drop=True)
         labelled = apply_label_fixes(images, fixes)

@@ -108,13 +108,6 @@ def is_out_of_memory(error):
     return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
-def compile_advice(error):
-    """The message for an exception by which torch.compile tells that it could not; None of any other."""
-    if not any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
-        return None
-    return f"--compile: {first_line(error)}; torch.compile needs a C++ compiler; leave --compile out where it can't do without"
-
-
 def log(text):
     """Print a line for the user to stderr, at once. Where nobody can read it work goes on."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal's handler, amid another line

@@ -1,4 +1,4 @@
-"""The machine: torchrun's processes, folds in parallel, device, threads and malloc, --amp auto and --auto-batch.
+"""The machine: torchrun's processes, device, threads and malloc, --amp auto, --auto-batch, folds in parallel.
 
 Ranks exchange Python values over gloo on the CPU, so that nothing waits for a GPU; only tensors that lie on one go over nccl.
 """
@@ -52,7 +52,7 @@ class Ranks:
 
     @property
     def first(self):
-        """True for rank 0, which writes the files and the log lines."""
+        """Rank 0 writes the files and the log lines."""
         return self.rank == 0
 
     def shard(self, rows):
@@ -96,13 +96,12 @@ class Ranks:
         return box[0]
 
     def broadcast_buffers(self, module):
-        """Give every rank rank 0's buffers of a module: otherwise each keeps the running statistics of its own images."""
+        """Give every rank rank 0's running statistics of a module."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def barrier(self):
-        """Wait for all ranks."""
         self.all_reduce_max(0)
 
     @contextlib.contextmanager
@@ -139,9 +138,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def only_rank0_reports(self):
-        """Silence stderr of all ranks but 0. The first rank that raises reports the error; ranks that fail with it, or
-        because they lost a peer, exit silently.
-        """
+        """Only rank 0 logs. The first rank that raises reports the error; those that fail with it, or lost it, are silent."""
         if self.world == 1:
             yield
             return
@@ -218,14 +215,11 @@ def finish():
         dist.destroy_process_group()
 
 
-# ---- device, malloc, threads ------------------------------------------------------------------------------------------
+# ---- device, precision, batch size ------------------------------------------------------------------------------------
 
 
 def pick_device(name):
-    """The torch device of `--device`; None: a GPU if there is one. InputError when it can't be used.
-
-    A numbered GPU becomes torch's current one.
-    """
+    """The torch device of `--device`, a numbered GPU as torch's current one; None: a GPU if there is one."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -243,6 +237,11 @@ def describe(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
+def device_name(device):
+    """A device in an error message: 'the CPU', or 'cuda:0, NVIDIA H100'."""
+    return "the CPU" if device.type == "cpu" else f"{device}, {describe(device)}"
+
+
 def synchronise(device):
     """Wait until a GPU has done all that it was given."""
     if device.type == "cuda":
@@ -252,7 +251,7 @@ def synchronise(device):
 
 
 def free_memory(device):
-    """Return a device's unused memory to other programs, and count a GPU's peak from here on."""
+    """Return unused memory to other programs, and count a GPU's peak from here on."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -268,12 +267,9 @@ def peak_memory_mib(device):
 
 
 def tune_malloc():
-    """Tell glibc to keep freed blocks: it would hand every large tensor back to the kernel and fault it in again.
-
-    Worth up to 1.4x on the CPU. Other C libraries have no mallopt.
-    """
+    """Tell glibc to keep freed blocks instead of faulting every large tensor in again: up to 1.4x as fast on the CPU."""
     m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for option in ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 512 << 20)):
             mallopt(*option)
@@ -286,9 +282,7 @@ def use_threads(count):
     return torch.get_num_threads()
 
 
-# ---- --amp auto, --memory-format auto ---------------------------------------------------------------------------------
-
-BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step: few, as it is the model that decides, not the batch
+BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step
 ROUNDS, SECONDS, MOST_SECONDS = 3, 0.5, 4.0  # a measurement lasts so long and so many rounds, but ends after the most
 CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
 
@@ -296,8 +290,7 @@ CLEARLY = 1.3  # how much faster than the usual one another candidate must be: t
 def choose_precision(args, net, ranks):
     """Resolve --amp auto and --memory-format auto in `args`, and put `net`, the run's model, into that format.
 
-    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in the cache
-    folder. Another format than the usual, and on a CPU bf16, must be CLEARLY faster: the same command rounds alike everywhere.
+    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in --cache-dir.
     """
     if ranks.first:
         args.amp, args.memory_format = _fastest(args, net, ranks.device, args.batch_size // ranks.world)
@@ -314,20 +307,20 @@ def _fastest(args, net, device, batch):
         amps.append("bf16")
     candidates = [f"{amp} {memory_format}" for amp in amps for memory_format in formats]
     if len(candidates) == 1:
-        return amps[0], formats[0]
+        return candidates[0].split()
     runs_on = torch.get_num_threads() if device.type == "cpu" else describe(device)
     cpu = torch.cpu.get_capabilities().get("cpu_name")
     key = repr((args.model, *args.img_size, candidates, runs_on, torch.__version__, cpu))
     path = Path(args.cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
-    measured = "measured before" if path.exists() else "measured"
-    if not path.exists():
+    if measure := not path.exists():
         rates = images_per_second(net, candidates, args.img_size, max(min(batch, BATCH[device.type]), 1), device)
         files.write_json(path, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
     rates = read_rates(path, candidates)
     chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{amp} {f}" for f in formats]) for amp in amps])
     others = ", ".join(f"{name} {rates[name]:.3g}" for name in candidates if name != chosen)
-    errors.log(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; {measured}, {path})")
-    return tuple(chosen.split())
+    errors.log(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; "
+               f"{'measured' if measure else 'measured before'}, {path})")  # fmt: skip
+    return chosen.split()
 
 
 def read_rates(path, names):
@@ -338,14 +331,14 @@ def read_rates(path, names):
 
 
 def clearly_fastest(rates, names):
-    """The first of `names` unless one after it is CLEARLY faster, by `rates` {name: images/s}; ties go to the earlier one."""
+    """The first of `names` unless one after it is CLEARLY faster, by `rates` {name: images/s}."""
     return functools.reduce(lambda best, name: name if rates[name] >= CLEARLY * rates[best] else best, names)
 
 
 def images_per_second(net, candidates, img_size, batch, device):
     """{"amp format": images/s} of forward and backward of a copy of `net`, of each the fastest of some alternating rounds.
 
-    `batch` images a step, or half as many, or half of those, where they do not fit in memory.
+    `batch` images a step, or half as many where they do not fit in memory.
     """
     try:
         net, rates = copy.deepcopy(net), dict.fromkeys(candidates, 0.0)
@@ -377,9 +370,6 @@ def _step_seconds(net, pixels, amp, memory_format):
     return time.perf_counter() - started
 
 
-# ---- --auto-batch -----------------------------------------------------------------------------------------------------
-
-
 def find_batch_size(args, store, ranks, take_steps):
     """--auto-batch: halve --batch-size and double --accum in `args` until `take_steps()`, which goes by them, fits in memory.
 
@@ -391,34 +381,39 @@ def find_batch_size(args, store, ranks, take_steps):
         try:
             take_steps()
         except (RuntimeError, MemoryError) as error:
-            if not errors.is_out_of_memory(error):
+            out_of_memory = errors.is_out_of_memory(error)
+            if not out_of_memory:
                 raise
-            out_of_memory = True
         free_memory(ranks.device)
         return not ranks.all_reduce_max(int(out_of_memory))
 
-    device, asked, room = device_name(ranks.device), args.batch_size, fits()
-    if not room and ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
-        store.leave_device()
-        args.cache_device = "host"
-        errors.log(f"auto batch: --batch-size {asked} has no room beside the images, taken: --cache-device host")
-        room = fits()
-    while not room:
-        if args.batch_size % (2 * ranks.world):
+    device, asked = device_name(ranks.device), args.batch_size
+    while not fits():
+        if ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
+            store.leave_device()
+            args.cache_device = "host"
+            errors.log(f"auto batch: --batch-size {asked} has no room beside the images, taken: --cache-device host")
+        elif args.batch_size % (2 * ranks.world) == 0:
+            args.batch_size, args.accum = args.batch_size // 2, args.accum * 2
+        else:
             raise InputError(
                 f"--batch-size {asked}: out of memory on {device}, and so are its halves down to the smallest; "
                 "a smaller --img-size or --model may fit"
             )
-        args.batch_size, args.accum = args.batch_size // 2, args.accum * 2
-        room = fits()
     if args.batch_size < asked:
         errors.log(f"auto batch: --batch-size {asked} has no room on {device}, "
                    f"taken: --batch-size {args.batch_size} --accum {args.accum}")  # fmt: skip
 
 
-def device_name(device):
-    """A device in an error message: 'the CPU', or 'cuda:0, NVIDIA H100'."""
-    return "the CPU" if device.type == "cpu" else f"{device}, {describe(device)}"
+def step_advice(error):
+    """The line about an exception by which torch tells that it can't compile, or train on one image; None of any other."""
+    if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
+        return (
+            f"--compile: {first_line(error)}; torch.compile needs a C++ compiler; leave --compile out where it can't do without"
+        )
+    if "more than 1 value per channel" in str(error):
+        return "--batch-size: the model has batch norm, which can't train on one image at a time"
+    return None
 
 
 # ---- folds in parallel ------------------------------------------------------------------------------------------------
@@ -428,7 +423,7 @@ POLL_SECONDS = 0.2
 
 
 class _Stop:
-    """StopSignals of a fold's process: the parent asks through shared memory, whoever got the signal; or it died."""
+    """StopSignals of a fold's process: the parent asks through shared memory; or it died."""
 
     def __init__(self, code):
         self.code, self.parent = code, multiprocessing.parent_process()
@@ -444,10 +439,10 @@ def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     Each runs in a process of its own, on the image cache's file, and ends in the same bits as alone. When one fails the others
     save their state and stop, and its error is raised: InputError for one that was killed. Interrupted when `stop` asks to.
     """
-    with errors.signals_blocked():
-        resource_tracker.ensure_running()  # of the locks below
     context = multiprocessing.get_context(START)
-    taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
+    with errors.signals_blocked():
+        resource_tracker.ensure_running()  # of these locks
+        taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
     data.store.leave_device()
     free_memory(device)
     pixels, at_once = data.store.images, min(args.parallel_folds, len(numbers))
@@ -458,13 +453,10 @@ def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     with errors.signals_blocked():
         for worker in workers:
             worker.start()
-    running = {worker.sentinel: worker for worker in workers}
-    while running:
-        for sentinel in wait(running, POLL_SECONDS):
-            worker = running.pop(sentinel)
-            worker.join()  # its end of the pipe closes a little before its exit code is known
-            if worker.exitcode or not outcome.empty():
-                code.value = code.value or errors.EXIT_CODES[signal.SIGTERM]
+    while running := [worker.sentinel for worker in workers if worker.is_alive()]:
+        wait(running, POLL_SECONDS)
+        if not outcome.empty() or any(worker.exitcode for worker in workers):
+            code.value = code.value or errors.EXIT_CODES[signal.SIGTERM]
         code.value = code.value or stop.requested
     ended = []
     while not outcome.empty():
@@ -497,16 +489,11 @@ def _train_folds(train_fold, args, run, data, source, device, numbers, taken, co
             train_fold(args, run, data, numbers[number], ranks, stop)
     except Interrupted as stopped:
         outcome.put(str(stopped))
-    except InputError as error:
-        outcome.put(error)
-    except OSError as error:
-        if not errors.about_file(error):
-            raise
-        outcome.put(error)
-    except (RuntimeError, MemoryError) as error:
-        if advice := errors.compile_advice(error):
-            outcome.put(InputError(advice))
+    except Exception as error:  # not all of torch's pickle
+        if advice := step_advice(error):
+            error = InputError(advice)
         elif errors.is_out_of_memory(error):
-            outcome.put(MemoryError(first_line(error)))
-        else:
+            error = MemoryError(first_line(error))
+        elif not isinstance(error, InputError) and not errors.about_file(error):
             raise
+        outcome.put(error)

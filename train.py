@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 import dataset
@@ -65,22 +64,24 @@ def main(argv=None):
             refuse(args, tables, ranks)
             net = None if args.resume else model.build_model(args, 0, ranks.device, try_size=True)
             data = load_data(args, tables, net, ranks)
-            check_or_measure(args, data, net, ranks)
+            settle(args, data, net, ranks)
             del net  # each fold builds its own
             with stop.deferred(), ranks.peers_alive():
                 run = open_run(args, argv, tables, data, ranks)
                 train_folds(args, run, data, ranks, stop)
             if ranks.first:
-                finish_run(args, run, tables, started)
+                summary = predictions.write_summary(run, args.target, args.kfold)
+                with files.lock(run, wait=True):
+                    draw_pictures(args, run)
+                closing(args, run, summary, started)
     hardware.finish()
     return 0
 
 
 def threads_of_a_fold(args):
     """Let torch use --threads, or the cores shared among --parallel-folds; returns their number, on which rounding depends."""
-    cores = hardware.use_threads(None)
     at_once = min(args.parallel_folds, len(experiment.fold_numbers(args)))
-    return hardware.use_threads(args.threads or max(cores // at_once, 1))
+    return hardware.use_threads(args.threads or max(hardware.use_threads(None) // at_once, 1))
 
 
 @contextlib.contextmanager
@@ -92,33 +93,26 @@ def resumable(args, argv, ranks):
     is_new = args.resume is None
     try:
         yield
-    except (Interrupted, files.DiskError, errors.Unreadable, OSError) as error:
-        if args.resume is None or not Path(args.resume, "args.yaml").exists():
+    except (Interrupted, OSError, RuntimeError, MemoryError, ValueError) as error:
+        passing = isinstance(error, (Interrupted, files.DiskError, errors.Unreadable, OSError))
+        message = (errors.about_file(error) or str(error)) if passing else advice(args, error, ranks.device)
+        run = args.resume and Path(args.resume, "args.yaml").exists() and Path(args.resume)
+        if not message or (passing and not run):
             raise
-        message = errors.about_file(error) or str(error)
-        message = f"{message}. Go on with: {resume_command(args, argv, is_new)}"
-        raise Interrupted(error.code, message) if isinstance(error, Interrupted) else InputError(message) from None
-    except (RuntimeError, MemoryError) as error:
-        advice = errors.compile_advice(error) or (errors.is_out_of_memory(error) and out_of_memory(args, ranks.device))
-        if not advice:
-            raise
-        run = args.resume and Path(args.resume)
-        if is_new and run and not any(run.glob("fold*/last.pt")) and not experiment.done_folds(run):
+        if run and is_new and not passing and not any(run.glob("fold*/last.pt")) and not experiment.done_folds(run):
             if ranks.first:
                 shutil.rmtree(run)
         elif run:
-            advice = f"{advice}. What {run} has learnt is kept. Go on with: {resume_command(args, argv, is_new)}"
-        raise InputError(advice) from error
+            folds = ["--fold", *map(str, args.fold)] if args.fold else []
+            again = ["--resume", args.resume, *folds] if is_new else argv
+            message = f"{message}. Go on with: {shlex.join([*hardware.launcher(), 'train.py', *again])}"
+        raise Interrupted(error.code, message) if isinstance(error, Interrupted) else InputError(message) from error
 
 
-def resume_command(args, argv, is_new):
-    """The command that goes on with a run that was stopped."""
-    folds = ["--fold", *map(str, args.fold)] if args.fold else []
-    return shlex.join([*hardware.launcher(), "train.py", *(["--resume", args.resume, *folds] if is_new else argv)])
-
-
-def out_of_memory(args, device):
-    """The one line of advice when memory runs out."""
+def advice(args, error, device):
+    """The line about an error by which torch tells that a step can't be; None of any other."""
+    if not errors.is_out_of_memory(error):
+        return hardware.step_advice(error)
     remedy = "a new run with --auto-batch takes the largest batch that fits, and makes the same steps"
     if args.parallel_folds > 1:
         remedy = "--parallel-folds 1 trains one fold at a time"
@@ -127,7 +121,7 @@ def out_of_memory(args, device):
     return f"--batch-size {args.batch_size}: out of memory on {hardware.device_name(device)}; {remedy}"
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data and checks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -150,35 +144,29 @@ class Data:
 
 def load_data(args, tables, net, ranks):
     """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0."""
-    with ranks.local_rank0_first():
-        data = decode(args, tables, net, ranks)
-    if ranks.all_reduce_max(int(data.digest != ranks.broadcast(data.digest))):
-        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
-    return data
-
-
-def decode(args, tables, net, ranks):
-    """The Data of a run's Tables."""
-    names, files, pseudo = [], dataset.image_files(args.data_dir, tables.images["image"]), None
-    if args.pseudo:
-        held = dataset.read_eval_images(args.data_dir)
-        names, files, pseudo = held.names, [*files, *held.files], read_pseudo(args, tables, held, ranks.device)
     geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
-    if ranks.first:
-        check_room(args, net, tables.images, images.bytes_to_build(files, geometry, args.cache_dir))
-    pixels, bad = images.open_cache(files, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+    names, paths, pseudo = [], dataset.image_files(args.data_dir, tables.images["image"]), None
+    with ranks.local_rank0_first():
+        if args.pseudo:
+            held = dataset.read_eval_images(args.data_dir)
+            names, paths, pseudo = held.names, [*paths, *held.files], read_pseudo(args, tables, held, ranks.device)
+        if ranks.first:
+            check_room(args, net, tables.images, images.bytes_to_build(paths, geometry, args.cache_dir))
+        pixels, bad = images.open_cache(paths, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
     if bad or missing:
         errors.log(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
-    good, good_eval = np.split(~np.isin(np.arange(len(files)), bad), [len(tables.images)])
+    good, good_eval = np.split(~np.isin(np.arange(len(paths)), bad), [len(tables.images)])
     labels = dataset.make_labels(args, tables.people, tables.folds, tables.images, tables.labelled, good)
     found = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
-    for values in ([size for size, _time in images.stat_all(files)], good_eval, *vars(labels).values()):
+    for values in ([size for size, _time in images.stat_all(paths)], good_eval, *vars(labels).values()):
         found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
     if pseudo is not None:
         found.update(pseudo.to_csv(float_format=inference.PSEUDO_FORMAT).encode())
+    if ranks.all_reduce_max(int(found.hexdigest() != ranks.broadcast(found.hexdigest()))):
+        raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
     store = ImageStore(pixels, ranks.device, args.cache_device)
-    return Data(tables.images, labels, files, store, names, good_eval, pseudo, found.hexdigest())
+    return Data(tables.images, labels, paths, store, names, good_eval, pseudo, found.hexdigest())
 
 
 def read_pseudo(args, tables, eval_images, device):
@@ -189,12 +177,9 @@ def read_pseudo(args, tables, eval_images, device):
         labels = inference.make_pseudo(args, tables.people, tables.folds, eval_images, device)
     counts = labels["fold"].value_counts().sort_index()
     used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
-    confidence = f"confidence {args.pseudo_min_confidence:g} and above"
-    errors.log(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, {confidence}")
+    errors.log(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, "
+               f"confidence {args.pseudo_min_confidence:g} and above")  # fmt: skip
     return labels
-
-
-# ---- checks before the run ---------------------------------------------------------------------------------------------
 
 
 def refuse(args, tables, ranks):
@@ -206,16 +191,17 @@ def refuse(args, tables, ranks):
         experiment.check_free(args.output_dir, args.name)
         return
     run, folds = Path(args.resume), experiment.fold_numbers(args)
-    kept = run / "label_fixes.csv"
-    if tables.fixes is not None:
-        with errors.reading(kept):
-            before = kept.read_bytes()
-        if before != files.csv_text(tables.fixes).encode():
+    done = experiment.done_folds(run)
+    for fold in range(max(args.kfold, 1)):
+        begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
+        if args.epochs < begun:
+            raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
+        gone = not engine.state_file(run, fold).exists()
+        if gone and fold in done and not experiment.is_complete(args, done[fold]):
             raise InputError(
-                f"--label-fixes {args.label_fixes}: its {len(tables.fixes)} fixes are not those that this run began with; copy "
-                f"{kept} over it, or start a new run"
+                f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
+                f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
             )
-    check_epochs(args, run)
     experiment.check_not_trained(run, folds)
     if experiment.untouched(run, folds):
         experiment.check_weights(run, args.weights)
@@ -244,106 +230,83 @@ def check_seen(args, tables):
         )
 
 
-def check_epochs(args, run):
-    """InputError for --resume with --epochs below those already trained, or where the state of a complete fold was deleted."""
-    done = experiment.done_folds(run)
-    for fold in range(max(args.kfold, 1)):
-        kept = engine.state_file(run, fold).exists()
-        begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
-        if args.epochs < begun:
-            raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
-        if fold in done and not experiment.is_complete(args, done[fold]) and not kept:
-            raise InputError(
-                f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
-                f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
-            )
-
-
 PICTURES = 2 << 20  # bytes of curves, confusion and mistakes, with the logs and events
-NUMBER = 11  # bytes of a probability in a csv, with its comma
+NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and of a probability
 
 
 def check_room(args, net, images, pixels):
-    """InputError where a volume has no room for the run's files and the `pixels` bytes of the image cache.
+    """InputError where a volume has no room for a new run of models like `net`, and for `pixels` bytes of the image cache.
 
     An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
-    training also have their checkpoint, twice while it is replaced. Of a resumed run only what is missing needs room.
+    training also have their checkpoint, twice while it is replaced.
     """
-    run, folds = args.resume and Path(args.resume), experiment.fold_numbers(args)
-    folds = experiment.missing(run, args, folds) if run else folds
-    if net is None and not (kept := sorted(run.glob("fold*/best.safetensors"))):
-        return  # nothing of the run tells the size of its model
-    weights = sum(value.nbytes for value in net.state_dict().values()) if net else kept[0].stat().st_size
-    weights *= 2 if args.finish_on_all else 1
-    at_once = min(len(folds), args.parallel_folds)
-    states = at_once + (len(folds) if args.keep_state else at_once)
-    names = int(images["image"].str.len().sum() + images["path"].str.len().sum())
-    table = names + len(images) * NUMBER * (len(dataset.columns(args.target)) + 1)
-    needed = weights * (len(folds) + states * (3 + bool(args.ema) + args.average_last)) + 2 * table + PICTURES
-    needed -= sum(file.stat().st_size for fold in folds for file in experiment.fold_dir(run, fold).glob("*")) if run else 0
-    place = ("", run) if run else ("--output-dir", args.output_dir)
-    needs = [(*place, "the run", needed if folds else 0), ("--cache-dir", args.cache_dir, "decoded images", pixels)]
-    files.check_room([need for need in needs if need[3] > 0])
-
-
-def check_or_measure(args, data, net, ranks):
-    """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net`; InputError when no step is possible."""
+    needs = [("--cache-dir", args.cache_dir, "decoded images", pixels)] if pixels else []
     if net is not None:
-        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)  # some can't be
+        folds = len(experiment.fold_numbers(args))
+        weights = sum(value.nbytes for value in net.state_dict().values()) * (2 if args.finish_on_all else 1)
+        at_once = min(folds, args.parallel_folds)
+        states = at_once + (folds if args.keep_state else at_once)
+        table = len(images) * (NAMES + NUMBER * (len(dataset.columns(args.target)) + 1))
+        needed = weights * (folds + states * (3 + bool(args.ema) + args.average_last)) + 2 * table + PICTURES
+        needs.insert(0, ("--output-dir", args.output_dir, "the run", needed))
+    files.check_room(needs)
+
+
+def settle(args, data, net, ranks):
+    """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net` (None: resumed, and they are).
+
+    InputError for what would only fail in training: an optimizer that can't be, nobody left to train, images for no step.
+    """
+    if net is not None:
+        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         hardware.choose_precision(args, net, ranks)
-    if net is not None and args.auto_batch:
-        hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
-    else:  # a resumed run may have other processes than it began with
-        check_steps(args, data, net, ranks)
-
-
-def check_steps(args, data, net, ranks):
-    """InputError for what would only fail in training: nobody left to train, or too few images a step."""
-    for fold in range(max(args.kfold, 1)):
-        shown = engine.epoch_images(args, dataset.fold_data(args, data, fold, None, None))
-        if engine.step_size(args, shown, ranks.world) == args.accum * ranks.world:  # one image at a time
-            net = net or model.build_model(args, fold, ranks.device, empty=True)
-            try:
-                copy.deepcopy(net)(torch.zeros(1, 3, *args.img_size, device=ranks.device))
-            except ValueError as error:
-                raise InputError(
-                    f"--batch-size {args.batch_size}: {args.model} has batch norm, which can't train on one image at a time"
-                ) from error
+        if args.auto_batch:
+            hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
+    for fold in range(max(args.kfold, 1)):  # a resumed run may have other processes than it began with
+        engine.step_size(args, engine.epoch_images(args, dataset.fold_data(args, data, fold, None, None)), ranks.world)
 
 
 def try_steps(args, data, net, ranks):
     """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory."""
-    check_steps(args, data, net, ranks)
     alone = {"batch_size": args.batch_size // ranks.world, "freeze_epochs": 0, "compile": False}
     rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
-    one = hardware.Ranks(0, 1, ranks.device)
-    fit = engine.Fit(copy.deepcopy(net), argparse.Namespace(**vars(args) | alone), rows, one)
+    alone = argparse.Namespace(**vars(args) | alone)
+    fit = engine.Fit(copy.deepcopy(net), alone, rows, hardware.Ranks(0, 1, ranks.device))
     with contextlib.suppress(engine.NotFinite):  # the training itself will say so
         engine.train_one_epoch(fit, lambda: fit.step == 2)
 
 
-# ---- the run folder ----------------------------------------------------------------------------------------------------
-
-
 def open_run(args, argv, tables, data, ranks):
-    """The run folder, which is `args.resume` from here on: a new one, or that of --resume."""
-    args.resume = ranks.broadcast(str(make_run(args, argv, tables, data, ranks.device)) if ranks.first else None)
+    """The Path of the run folder, which is `args.resume` from here on: a new one, or that of --resume."""
+    if ranks.first:
+        folds = pd.DataFrame({"path": tables.people["path"], "fold": tables.folds})
+        if args.resume:
+            continue_run(args, Path(args.resume), folds, data.digest)
+        else:
+            args.resume = str(make_run(args, argv, tables.fixes, folds, data, ranks.device))
+    args.resume = ranks.broadcast(args.resume)
     return Path(args.resume)
 
 
-def make_run(args, argv, tables, data, device):
-    """The Path of a new run folder with its first files, or of that of --resume, whose people and images must be the same."""
-    folds = pd.DataFrame({"path": tables.people["path"], "fold": tables.folds})
-    if args.resume:
-        run = Path(args.resume)
-        recorded = experiment.read_folds(run)
-        if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
-            raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
-        if experiment.missing(run, args, experiment.fold_numbers(args)):
-            experiment.check_data(run, data.digest)
-        experiment.remove_leftovers(run)
-        record_changes(args, run)
-        return run
+def continue_run(args, run, folds, digest):
+    """Check that the people and images of a run are the same, and write into args.yaml what --resume may change for good."""
+    recorded = experiment.read_folds(run)
+    if any(recorded[column].tolist() != folds[column].tolist() for column in ("path", "fold")):
+        raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
+    if experiment.missing(run, args, experiment.fold_numbers(args)):
+        experiment.check_data(run, digest)
+    experiment.remove_leftovers(run)
+    before, names = experiment.read_args(run), ("epochs", "keep_state", "weights", "model")
+    changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
+    if changed:
+        with files.lock(run, wait=True):
+            experiment.change_args(run, **changed)
+    if "epochs" in changed:
+        errors.log(f"epochs: {args.epochs} instead of {before['epochs']}")
+
+
+def make_run(args, argv, fixes, folds, data, device):
+    """The Path of a new run folder with its first files."""
 
     def next_name():
         recipe = f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
@@ -357,8 +320,8 @@ def make_run(args, argv, tables, data, device):
         experiment.write_args(folder, recorded_options(args), [*hardware.launcher(), "train.py", *argv])
         experiment.write_env(folder, hardware.describe(device), data.digest, args.weights)
         files.write_csv(folder / "folds.csv", folds)
-        if tables.fixes is not None:
-            files.write_csv(folder / "label_fixes.csv", tables.fixes)
+        if fixes is not None:
+            files.write_csv(folder / "label_fixes.csv", fixes)
         if data.pseudo is not None:
             files.write_csv(folder / "pseudo.csv", data.pseudo, inference.PSEUDO_FORMAT)
 
@@ -368,19 +331,6 @@ def make_run(args, argv, tables, data, device):
 def recorded_options(args):
     """The options that a run keeps: all but those of one command."""
     return {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
-
-
-def record_changes(args, run):
-    """Write into args.yaml what --resume may change for good."""
-    before = experiment.read_args(run)
-    names = ("epochs", "keep_state", "weights", "model")
-    changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
-    if changed:
-        with files.lock(run, wait=True):
-            experiment.change_args(run, **changed)
-    if "epochs" in changed:
-        cosine = ": from here on the rates of --scheduler Cosine follow that number" if args.scheduler == "Cosine" else ""
-        errors.log(f"epochs: {args.epochs} instead of {before['epochs']}{cosine}")
 
 
 # ---- folds ------------------------------------------------------------------------------------------------------------
@@ -421,20 +371,15 @@ def train_missing(args, run, data, fold, ranks, stop):
         try:
             train_fold(args, data, ranks, writer)
         except engine.NotFinite as error:
-            raise InputError(not_finite(args, run, data, fold, error, ranks)) from None
-
-
-def not_finite(args, run, data, fold, error, ranks):
-    """The message for a NotFinite: its step, its images, all of which are listed in a file, and what to try."""
-    paths, listed = [str(data.files[row]) for row in error.rows], experiment.fold_dir(run, fold) / "not_finite.txt"
-    if ranks.first:
-        files.write_text(listed, "".join(f"{path}\n" for path in paths))
-    tries = [f"a lower --lr than {args.lr:g}", *(["--clip-grad 1"] if not args.clip_grad else [])]
-    tries += {"fp16": ["--amp bf16", "--amp off"], "bf16": ["--amp off"]}.get(args.amp, [])
-    return (
-        f"fold {fold}, epoch {error.epoch}, step {error.step}: {error}; the step's {len(paths)} images are {paths[0]} and "
-        f"others, listed in {listed}. The last good state is kept; try a new run with {' or '.join(tries)}"
-    )
+            paths, listed = [str(data.files[row]) for row in error.rows], experiment.fold_dir(run, fold) / "not_finite.txt"
+            if ranks.first:
+                files.write_text(listed, "".join(f"{path}\n" for path in paths))
+            tries = [f"a lower --lr than {args.lr:g}"] + ["--clip-grad 1"] * (not args.clip_grad)
+            tries += ["--amp off"] * (args.amp != "off")
+            raise InputError(
+                f"fold {fold}, epoch {error.epoch}, step {error.step}: {error}; the step's {len(paths)} images are {paths[0]} "
+                f"and others, listed in {listed}. The last good state is kept; try a new run with {' or '.join(tries)}"
+            ) from None
 
 
 def train_fold(args, data, ranks, writer):
@@ -467,7 +412,12 @@ def train_fold(args, data, ranks, writer):
     if not args.kfold:
         predict_training(fit, writer, data)
     if ranks.first:
-        finish_fold(fit, writer, rows)
+        best = fit.history[fit.best_epoch - 1]
+        facts = {"fold": fold, "best_epoch": fit.best_epoch, "val_f1": best["val_f1"], "val_acc": best["val_acc"]}
+        facts |= {"epochs": len(fit.history), "seconds": sum(row["seconds"] for row in rows)}
+        facts |= {"images_per_second": float(np.mean([row["images_per_second"] for row in rows]))}
+        facts |= {"peak_memory_mib": hardware.peak_memory_mib(ranks.device)}
+        experiment.finish_fold(run, fold, facts, args.keep_state)
     ranks.barrier()
 
 
@@ -497,19 +447,25 @@ def train_epoch(fit, writer, state, on=""):
 
 def keep_epoch(fit, writer, data, probs):
     """Keep what an epoch left, the weights and validation predictions too if it is the best one."""
-    first, rows = [], fit.data.val_rows
+    first = []
     if fit.best_epoch == len(fit.history):
         path = experiment.best_weights(writer.run, writer.fold)
         first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), metadata(fit), path))
         if probs is not None:
-            first.append(lambda: write_predictions(writer, data, fit.args.target, rows, probs, "oof.csv"))
-    put_epoch(writer, first, fit.history, fit.state_dict(), epoch_line(fit))
+            first.append(lambda: write_predictions(writer, data, fit.args.target, fit.data.val_rows, probs, "oof.csv"))
+    put_epoch(fit, writer, first, fit.state_dict())
 
 
-def put_epoch(writer, first, history, state, line):
-    """Write an epoch's files while training goes on: by the functions `first`, then log (`history`), `state` and events, all as
-    they are now. `line` is logged once they are there."""
-    history, state = engine.copied(history), engine.copied(state)
+def put_epoch(fit, writer, first, state, earlier=(), on=""):
+    """Write an epoch's files while training goes on: by the functions `first`, then log (`earlier` rows before the fit's own),
+    `state` and events, all as they are now. A line about it, with the words `on` about who trained, is logged once they are
+    there.
+    """
+    history, state, row = engine.copied([*earlier, *fit.history]), engine.copied(state), fit.history[-1]
+    score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
+    best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
+    start = "fold {fold} epoch {epoch:>2}{on}  lr {lr:.1e}  loss {train_loss:.4f}".format(**row, on=on or f"/{fit.args.epochs}")
+    line = "{}{}  {seconds:.1f} s  {images_per_second:.0f} img/s{}".format(start, score, best, **row)
 
     def write():
         for write_file in first:
@@ -544,9 +500,6 @@ def finish_on_all(fit, writer, data, last):
     `last`: the state of a stopped `finish_on_all`, or None. Returns the epochs' rows of the log.
     """
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
-    if best < args.finish_on_all and ranks.first:
-        on = f"--finish-on-all {args.finish_on_all}"
-        errors.log(f"fold {fold}: epoch {best} was the best, so {on} repeats {best} of them on everyone")
     before = engine.copied(fit.state_dict())
     fit.release()
     net = model.build_model(args, fold, ranks.device, empty=True)
@@ -570,8 +523,7 @@ def finish_on_all(fit, writer, data, last):
             facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
             path = experiment.fold_dir(run, fold) / "final.safetensors"
             save = functools.partial(model.save_weights, model.weights(final.evaluated), facts, path)
-            first = [save] if final.epoch > best else []
-            put_epoch(writer, first, fit.history + final.history, state(), epoch_line(final, " on everyone"))
+            put_epoch(final, writer, [save] if final.epoch > best else [], state(), fit.history, " on everyone")
     writer.wait()
     return final.history
 
@@ -603,34 +555,7 @@ def metadata(fit):
     return facts | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
 
 
-def epoch_line(fit, on=""):
-    """The log line of the epoch that just ended, with the words `on` about who trained."""
-    row = fit.history[-1]
-    score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
-    best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
-    start = "fold {fold} epoch {epoch:>2}{on}  lr {lr:.1e}  loss {train_loss:.4f}".format(**row, on=on or f"/{fit.args.epochs}")
-    return "{}{}  {seconds:.1f} s  {images_per_second:.0f} img/s{}".format(start, score, best, **row)
-
-
-def finish_fold(fit, writer, rows):
-    """Mark a fold complete with its scores and the costs of all its `rows` of the log."""
-    best = fit.history[fit.best_epoch - 1]
-    facts = {"fold": writer.fold, "best_epoch": fit.best_epoch, "val_f1": best["val_f1"], "val_acc": best["val_acc"]}
-    facts |= {"epochs": len(fit.history), "seconds": sum(row["seconds"] for row in rows)}
-    facts |= {"images_per_second": float(np.mean([row["images_per_second"] for row in rows]))}
-    facts |= {"peak_memory_mib": hardware.peak_memory_mib(fit.ranks.device)}
-    experiment.finish_fold(writer.run, writer.fold, facts, fit.args.keep_state)
-
-
 # ---- the end of a run --------------------------------------------------------------------------------------------------
-
-
-def finish_run(args, run, tables, started):
-    """Write summary.json, draw the pictures, and print what the run came to."""
-    summary = predictions.write_summary(run, args.target, args.kfold)
-    with files.lock(run, wait=True):
-        draw_pictures(args, run)
-    closing(args, run, tables, summary, started)
 
 
 def draw_crops(args, run, data):
@@ -660,7 +585,7 @@ def draw_pictures(args, run):
     )
 
 
-def closing(args, run, tables, summary, started):
+def closing(args, run, summary, started):
     """Print folds, score with its interval, where the run is, and the next command."""
     print(f"\n{'fold':>6}{'best epoch':>12}{'macro F1':>10}{'accuracy':>10}")
     for row in summary["folds"]:
@@ -675,12 +600,8 @@ def closing(args, run, tables, summary, started):
         print("\nnofold: everyone trained, so there is no validation score")
     missing = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if missing:
-        how = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, missing)])
-        try:
-            check_seen(argparse.Namespace(**vars(args) | {"fold": missing}), tables)
-        except InputError:
-            how = "whose people --weights have learnt"
-        print(f"folds not trained yet: {' '.join(map(str, missing))} ({how})")
+        again = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, missing)])
+        print(f"folds not trained yet: {' '.join(map(str, missing))} ({again})")
     print(f"run: {run}/  (training and validation of its folds {summary['seconds']} s, this command "
           f"{time.monotonic() - started:.0f} s; {summary['images_per_second']:.0f} images/s, "
           f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip

@@ -122,8 +122,7 @@ def test_a_disk_that_fills_up_in_training(never_full, shared_data, workplace, vo
         )
         assert hidden(place) == []
         error = refused(capsys, train.main, ["--resume", run, "--quiet"])
-        known = "/fold0/last.pt" if step == 3 else ": "  # before its first epoch is over a run's weights are not there to go by
-        assert error.startswith(f"error: {run}{known}") and f"are needed, and 0 bytes are free on volume {place}" in error
+        assert error.startswith(f"error: {run}/") and f"are needed, and 0 bytes are free on volume {place}" in error
         (place / "filler").unlink()
         monkeypatch.undo()
         assert train.main(["--resume", str(run), "--quiet"]) == 0

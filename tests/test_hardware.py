@@ -449,7 +449,7 @@ def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(command, tmp_pat
     assert run(command("--compile", "--name", "old")) == 0
     forward["compiled"] = no_compiler
     assert run(["--resume", str(tmp_path / "old"), "--fold", "1", "--quiet"]) == 2
-    assert "has learnt is kept. Go on with: python train.py --resume" in capsys.readouterr().err.splitlines()[-1]
+    assert "Go on with: python train.py --resume" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(command, tmp_path, monkeypatch, capsys):
@@ -465,7 +465,7 @@ def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(command, tmp_pat
     monkeypatch.setattr(train, "train_fold", train_fold)
     assert run(command("--batch-size", "16", "--name", "later", "--fold", "0", "1")) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"has learnt is kept. Go on with: python train.py --resume {tmp_path}/later --fold 0 1" in last
+    assert f"Go on with: python train.py --resume {tmp_path}/later --fold 0 1" in last
     assert begun == [0, 1] and (tmp_path / "later" / "fold0" / "best.safetensors").exists()
 
 
