@@ -2,9 +2,8 @@
 
     python leaderboard.py runs/ --lb 04-soft-3runs=0.7478 --html leaderboard.html
 
-Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble, and lb.json; trains and predicts nothing.
-`--lb` writes lb.json into the run's or ensemble's own folder, `--html` a page. A folder with a damaged file is named and passed
-over: the rest is shown all the same, and the exit code is 2.
+Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` writes lb.json into the run's or
+ensemble's own folder, `--html` a page. A folder with a damaged file is named and passed over, and the exit code is 2.
 """
 
 import errors
@@ -21,12 +20,12 @@ import shutil
 import sys
 import textwrap
 import urllib.parse
+from collections import namedtuple
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.special import stdtrit
 
 import experiment
@@ -41,21 +40,9 @@ from files import page_table
 
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
 
-
-@dataclass(frozen=True)
-class Effect:
-    """Mean score of the runs of a level of a factor minus that of the other runs: as it is, and with other factors held equal.
-
-    `value` is None where the runs don't determine it, its 95 % interval where nothing gives one.
-    """
-
-    factor: str
-    level: str
-    runs: int
-    raw: float
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+# The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
+# interval. `value` is None where the runs don't determine it, the interval where nothing gives one.
+Effect = namedtuple("Effect", "factor level runs raw value low high")
 
 
 def merge_aliases(factors):
@@ -71,10 +58,8 @@ def merge_aliases(factors):
 def main_effects(scores, factors, draws=None):
     """(list of Effect, degrees of freedom left) of a main-effects model, fitted by least squares.
 
-    scores [R]; factors {name: levels [R] as text}. Intervals are Student's t on the residuals: what the model leaves open
-    (other seeds, options that are no factor, interactions). `draws` [R, B]: the scores of the same runs on B resamples of
-    people, the same people for every run; then the spread of the effect over people is added to the interval, and with no
-    degree of freedom left it stands alone.
+    scores [R]; factors {name: levels [R] as text}. Intervals are Student's t on the residuals; the spread of the effect over
+    `draws` [R, B], scores of the same runs on B resamples of people, the same for every run, is added in squares.
     """
     scores, factors = np.asarray(scores, dtype=np.float64), merge_aliases(factors)
     columns = {
@@ -91,36 +76,17 @@ def main_effects(scores, factors, draws=None):
         # the level's coefficient minus those of the others, each as often as it occurs among the other runs
         others = [column[~here].mean() if key[0] == name else 0.0 for key, column in columns.items()]
         contrast = np.array([0.0, *(float(key == (name, level)) - share for key, share in zip(columns, others))])
-        if not np.allclose(contrast @ row_space, contrast, atol=1e-6):  # the runs don't determine it
-            found.append(Effect(name, level, int(here.sum()), raw))
-            continue
-        of_runs = contrast @ inverse
-        value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
-        if draws is not None:
-            half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
-        known = freedom > 0 or draws is not None
-        low, high = (value - float(half), value + float(half)) if known else (None, None)
+        value = low = high = None
+        if np.allclose(contrast @ row_space, contrast, atol=1e-6):  # else the runs don't determine it
+            of_runs = contrast @ inverse
+            value, half = float(of_runs @ scores), noise * np.linalg.norm(of_runs)
+            if draws is not None:
+                half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
+            if freedom or draws is not None:
+                low, high = value - float(half), value + float(half)
         found.append(Effect(name, level, int(here.sum()), raw, value, low, high))
     order = list(factors)
     return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
-
-
-def correlation_text(name, x, y):
-    """'Pearson 0.95 (95 % interval 0.80 .. 0.99)' of x and y [N], or Spearman, of their ranks.
-
-    Intervals are Fisher's z, of ranks with the variance of Bonett & Wright (2000); there is none below 4 pairs and at -1 and 1.
-    """
-    if name == "Spearman":
-        x, y = pd.Series(x).rank(), pd.Series(y).rank()
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return f"{name} not defined"
-    value = np.corrcoef(x, y)[0, 1]
-    if len(x) < 4 or abs(value) > 1 - 1e-9:
-        return f"{name} {value:.2f}"
-    half = NORMAL_95 * np.sqrt((1 + value**2 / 2 if name == "Spearman" else 1) / (len(x) - 3))
-    return (
-        f"{name} {value:.2f} (95 % interval {np.tanh(np.arctanh(value) - half):.2f} .. {np.tanh(np.arctanh(value) + half):.2f})"
-    )
 
 
 # ---- runs and ensembles -----------------------------------------------------------------------------------------------
@@ -128,7 +94,10 @@ def correlation_text(name, x, y):
 
 @dataclass
 class Record:
-    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who)."""
+    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who).
+
+    folds: those of a run that are complete; of an ensemble the members that a search has left in use.
+    """
 
     folder: Path
     is_run: bool
@@ -142,55 +111,44 @@ class Record:
     oof_acc: float | None = None
     seconds: float | None = None
     lb: float | None = None
-    people: tuple = ()
+    people: tuple = (0, "")
 
     @property
     def name(self):
         return self.folder.name
 
-    @property
-    def kind(self):
-        """A run's target; 'ensemble'."""
-        return self.target if self.is_run else "ensemble"
-
-    @property
-    def used(self):
-        """The number of members of an ensemble that have a weight; a search leaves others at 0."""
-        weights = [member.get("weight") for member in self.options.get("members", [])]
-        return sum(weight is None or any(weight.values() if isinstance(weight, dict) else [weight]) for weight in weights)
-
 
 def kind_of(folder):
     """'run', 'ensemble' or None for a folder of something else."""
-    marks = {"args.yaml": "run", "recipe.yaml": "ensemble"}
-    return next((kind for mark, kind in marks.items() if (Path(folder) / mark).is_file()), None)
+    if (Path(folder) / "args.yaml").is_file():
+        return "run"
+    return "ensemble" if (Path(folder) / "recipe.yaml").is_file() else None
 
 
 def read_record(folder):
     """The Record of a folder; InputError that names a damaged file."""
-    folder = Path(folder)
-    is_run = kind_of(folder) == "run"
+    folder, is_run = Path(folder), kind_of(folder) == "run"
     path = folder / ("summary.json" if is_run else "score.json")
-    found = files.read_json(path) if path.is_file() else {}  # a run that was stopped has none
-    with errors.reading(path):
-        facts = {key: number(found.get(key)) for key in ("oof_f1", "oof_acc")}
-        facts["seconds"] = number(found.get("seconds"), math.inf)
-        facts["oof_f1_ci95"] = [number(bound) for bound in found.get("oof_f1_ci95") or []] or None
-        facts["folds"] = [fold["fold"] for fold in found.get("folds", [])]
-    facts["lb"] = read_lb(folder)["lb"]
+    found = files.read_json(path) if path.is_file() else {}
     if not is_run:
-        return Record(folder, is_run, "label", "label", options=experiment.read_recipe(folder), **facts)
-    if not found:
-        done = experiment.done_folds(folder)
-        facts |= {"folds": list(done), "seconds": sum(fold["seconds"] for fold in done.values()) or None}
-    args = found["options"] if "options" in found else experiment.read_args(folder)
-    people = found.get("people")
-    if people is None:
-        people = experiment.validated_people(folder) if (folder / "folds.csv").is_file() else (0, "")
-    with errors.reading(path if "options" in found else folder / "args.yaml"):
-        args = {str(name): value for name, value in args.items()}
-        facts |= {"kfold": int(args.get("kfold", 0)), "people": (int(people[0]), str(people[1]))}
-        return Record(folder, is_run, args["target"], SCORED_AS[args["target"]], options=args, **facts)
+        args = experiment.read_recipe(folder) | {"target": "label"}
+        found["folds"] = [{"fold": member["run"]} for member in args.get("members", []) if experiment.is_used(member)]
+    elif found:
+        args = found["options"] if "options" in found else experiment.read_args(folder)
+    else:  # it was stopped
+        args, done = experiment.read_args(folder), experiment.done_folds(folder)
+        seconds = sum(fold["seconds"] for fold in done.values())
+        found = {"folds": [{"fold": fold} for fold in done], "seconds": seconds or None}
+    people = (found.get("people") or experiment.validated_people(folder) or (0, "")) if is_run else (0, "")
+    with errors.reading(path):
+        return Record(
+            folder, is_run, args["target"], SCORED_AS[args["target"]], int(args.get("kfold", 0)),
+            options={str(name): value for name, value in args.items()}, people=(int(people[0]), str(people[1])),
+            folds=[fold["fold"] for fold in found.get("folds", [])],
+            oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
+            oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
+            seconds=number(found.get("seconds"), math.inf), lb=read_lb(folder)["lb"],
+        )  # fmt: skip
 
 
 def number(value, high=1.0):
@@ -220,6 +178,11 @@ def record_lb(folder, value):
     return earlier["lb"]
 
 
+def folders(directory):
+    """The folders of runs and ensembles in a directory, in order of their names."""
+    return sorted(path for path in Path(directory).iterdir() if kind_of(path) and not path.name.startswith("."))
+
+
 def find_record(name, directories, option):
     """The folder that a path or the bare name of a run or ensemble stands for; InputError with suggestions."""
     places = [Path(name), *(Path(directory) / name for directory in directories)]
@@ -227,41 +190,26 @@ def find_record(name, directories, option):
     if len(found) > 1:
         raise InputError(f"{option} {name}: stands for {' and '.join(sorted(map(str, found.values())))}; give the folder")
     if not found:
-        known = [path.name for directory in directories for path in folders(directory) if kind_of(path)]
+        known = [path.name for directory in directories for path in folders(directory)]
         raise InputError(f"{option} {name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
     return next(iter(found.values()))
 
 
-def folders(directory):
-    """The folders in a directory, hidden ones left out, in order of their names."""
-    with os.scandir(directory) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
 def collect(directories):
-    """(records of all folders, number of damaged ones); what is damaged or foreign is named on stderr."""
+    """(records of all runs and ensembles, number of damaged ones, which are named on stderr)."""
     found, damaged = [], 0
-    for directory in directories:
-        others = []
-        for folder in folders(directory):
-            try:
-                if kind_of(folder):
-                    found.append(read_record(folder))
-                else:
-                    others.append(shown(folder.name))
-            except InputError as error:
-                damaged += 1
-                errors.log(f"error: {errors.one_line(error)}")
-        if others:
-            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-            errors.log(f"passed over in {directory}, neither run nor ensemble: {', '.join(others[:3])}{more}")
+    for folder in itertools.chain.from_iterable(map(folders, directories)):
+        try:
+            found.append(read_record(folder))
+        except InputError as error:
+            damaged += 1
+            errors.log(f"error: {errors.one_line(error)}")
     return found, damaged
 
 
-# ---- the table --------------------------------------------------------------------------------------------------------
+# ---- the table and the page -------------------------------------------------------------------------------------------
 
 SECTIONS = ("label", "age_group", "gender", "mask")
-PICTURES = ("curves", "confusion", "mistakes")
 
 
 def four(value):
@@ -269,25 +217,17 @@ def four(value):
     return "-" if value is None else f"{value:.4f}"
 
 
-def folds_text(record):
-    """'2/5' for the folds of a run that are complete, 'nofold', or how many members an ensemble is made of."""
-    if not record.is_run:
-        return f"of {record.used}"
-    return f"{len(record.folds)}/{record.kfold}" if record.kfold else ("nofold" if record.folds else "0/1")
-
-
-def shown(text):
-    """A folder's name in one line, without what a terminal or a page can't show."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))
-
-
 def cells(record):
     """{column: (text shown, value that is sorted by, None last)} of a record."""
-    bounds = record.oof_f1_ci95
+    bounds, kind, folds = record.oof_f1_ci95, "ensemble", f"of {len(record.folds)}"
+    if record.is_run:
+        kind, folds = record.target, f"{len(record.folds)}/{record.kfold or 1}"
+        if record.kfold == 0 and record.folds:
+            folds = "nofold"
     return {
-        "name": (shown(record.name), record.name),
-        "target": (record.kind, record.kind),
-        "folds": (folds_text(record), len(record.folds) or record.used),
+        "name": (errors.one_line(record.name), record.name),
+        "target": (kind, kind),
+        "folds": (folds, len(record.folds)),
         "oof_f1": (four(record.oof_f1), record.oof_f1),
         "interval": ("{:.3f} .. {:.3f}".format(*bounds) if bounds else "-", bounds[0] if bounds else None),
         "accuracy": (four(record.oof_acc), record.oof_acc),
@@ -299,16 +239,6 @@ def cells(record):
 COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF F1", "interval": "95 % interval",
            "accuracy": "acc.", "time": "time", "lb": "LB"}  # fmt: skip
 BEST_LAST = ("name", "target", "time")  # columns that are sorted upwards
-OTHER_NAMES = {"f1": "oof_f1", "acc": "accuracy", "oof_acc": "accuracy", "oof_f1_ci95": "interval", "seconds": "time"}
-
-
-def column_of(word):
-    """The key in COLUMNS that a user's word means, in any case; InputError with suggestions."""
-    name = re.sub(r"[\s-]+", "_", word.strip().lower())
-    name = OTHER_NAMES.get(name, name)
-    if name not in COLUMNS:
-        raise InputError(f"--sort {word}: no such column.{did_you_mean(name, COLUMNS)} There are {', '.join(COLUMNS)}")
-    return name
 
 
 def sections(found, sort="oof_f1"):
@@ -335,36 +265,19 @@ def count_text(records):
     return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count)
 
 
-def text_table(found, sort, width):
-    """The table for a terminal of `width` columns: long names are shortened in the middle."""
-    groups = sections(found, sort)
-    rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
-    head, *lines = files.aligned([*COLUMNS.values()], rows, left=(0, 1), fit=width)
-    remaining, text = iter(lines), [head]
-    for title, group in groups.items():
-        text += ["", title, *itertools.islice(remaining, len(group))]
-    return "\n".join(text)
-
-
 def markdown(found, sort):
     """The table as Markdown, one a section."""
     lines = []
     for title, group in sections(found, sort).items():
-        lines += [f"**{title}**", "", f"| {' | '.join(COLUMNS.values())} |"]
-        lines += [f"| {' | '.join(['---', '---', *['---:'] * (len(COLUMNS) - 2)])} |"]
-        for record in group:
-            texts = (re.sub(r"([\\`*<|\[\]])", r"\\\1", text) for text, _key in cells(record).values())
-            lines.append(f"| {' | '.join(texts)} |")
-        lines.append("")
+        rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", text) for text, _key in cells(record).values()] for record in group]
+        rule = ["---", "---", *["---:"] * (len(COLUMNS) - 2)]
+        lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (COLUMNS.values(), rule, *rows)), ""]
     return "\n".join(lines).rstrip()
-
-
-# ---- the page ---------------------------------------------------------------------------------------------------------
 
 
 def page(found, sort, file, studies):
     """The page that is written to `file`, to which its links are relative."""
-    effects = [(title, page_table(EFFECT_HEAD, rows), f"{note}. {EFFECTS_ARE}") for title, rows, note in studies]
+    effects = [(title, table, f"{note}. {EFFECTS_ARE}") for title, table, note in studies]
     tables = [(title, section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
     return files.page(
@@ -381,7 +294,7 @@ def section_table(group, place):
     rows = []
     for record in group:
         known = cells(record)
-        pictures = [record.folder / f"{picture}.png" for picture in PICTURES]
+        pictures = [record.folder / f"{stem}.png" for stem in ("curves", "confusion", "mistakes")]
         links = [(urllib.parse.quote(os.path.relpath(path, place)), path.stem) for path in pictures if path.is_file()]
         rows.append([*(known[name][0] if name in ("name", "target") else known[name] for name in columns), links])
     return page_table([*(COLUMNS[name] for name in columns), "pictures"], rows)
@@ -392,12 +305,12 @@ def scatter(points):
     values = [(record.oof_f1, record.lb) for record in points]
     low, high = min(map(min, values)), max(map(max, values))
     step = next(step for step in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if high - low <= 6 * step)
-    names = [shown(record.name) for record in points]
-    rows = [(name, files.shorten([name], 32)[0], *scores) for name, scores in zip(names, values)]
+    names = [errors.one_line(record.name) for record in points]
+    rows = [(name, *files.shorten([name], 32), *scores) for name, scores in zip(names, values)]
     return {"low": step * int(low / step), "step": step, "steps": int(high / step) + 1 - int(low / step), "points": rows}
 
 
-# ---- main effects and agreement of OOF and LB -------------------------------------------------------------------------
+# ---- effects of options, leaderboard scores, the command --------------------------------------------------------------
 
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
@@ -414,18 +327,16 @@ EFFECTS_ARE = (
 
 def effects_note(effects, freedom, with_people, left_out):
     """The source of the intervals in a line, and the options that vary without being factors."""
+    people = "the draw of people" if freedom else "the draw of people alone, no noise of seeds"
+    student = f"Student's t with {freedom} degree{'s' * (freedom != 1)} of freedom"
+    sources = [student] * bool(freedom) + [people] * with_people
     if all(effect.value is None for effect in effects):
-        source = "no effect can be told apart from the others; vary one option at a time"
-    elif freedom:
-        source = f"intervals: Student's t with {freedom} degree{'s' * (freedom != 1)} of freedom"
-        source += ", and the draw of people" if with_people else " (what the model leaves open)"
-    elif with_people:
-        source = "intervals: the draw of people alone, no noise of seeds, as no degree of freedom is left"
+        note = "no effect can be told apart from the others; vary one option at a time"
+    elif sources:
+        note = f"intervals: {', and '.join(sources)}"
     else:
-        source = "no interval: no degree of freedom is left; repeat a run with another --seed"
-    if 0 < freedom < 5:
-        source += "; few runs, so they are wide and rough"
-    return source + (f"; vary too and are held equal by nothing: {', '.join(left_out)}" if left_out else "")
+        note = "no interval: no degree of freedom is left; repeat a run with another --seed"
+    return note + (f"; vary too and are held equal by nothing: {', '.join(left_out)}" if left_out else "")
 
 
 def level_text(value):
@@ -438,10 +349,7 @@ def level_text(value):
 
 
 def study_effects(found, resamples):
-    """[(title, rows, note)] of each group of two or more comparable complete runs in which a factor varies.
-
-    A row is [factor, level, runs, raw, effect, interval], its numbers (text, number).
-    """
+    """[(title, files.page_table, note)] of each group of two or more comparable complete runs in which a factor varies."""
     groups, studies = {}, []
     for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
         if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
@@ -461,20 +369,20 @@ def study_effects(found, resamples):
         rows = []
         for effect in effects:
             value = "-" if effect.value is None else f"{effect.value:+.4f}"
-            numbers = [(str(effect.runs), effect.runs), (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
+            numbers = [effect.runs, (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
             interval = "not told apart" if effect.value is None else "-"
             if effect.low is not None:
                 interval = f"{effect.low:+.4f} .. {effect.high:+.4f}"
             rows.append([effect.factor, effect.level, *numbers, interval])
-        studies.append((title, rows, effects_note(effects, freedom, draws is not None, left_out)))
+        studies.append((title, page_table(EFFECT_HEAD, rows), effects_note(effects, freedom, draws is not None, left_out)))
     return studies
 
 
 def factors_among(options):
     """({factor: levels [R]}, names of options left out): what varies in the options of R runs, and what nothing holds equal.
 
-    Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs don't know, and what
-    follows from one of FACTORS, as a learning rate that each optimizer has its own of: it would take its effect away.
+    Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs lack, and what follows
+    from one of FACTORS, as each optimizer's own learning rate, which would take its effect away.
     """
     levels = {name: [level_text(one.get(name)) for one in options] for name in sorted({key for one in options for key in one})}
     factors = {name: levels[name] for name in FACTORS if len(set(levels.get(name, ()))) > 1}
@@ -499,91 +407,74 @@ def people_draws(runs, resamples):
     for run in runs:
         table = predictions.read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
         truth, probs = predictions.scored(table, run.target)
-        rows = {"images": table["image"].tolist(), "official labels": truth.tolist()}
-        first = first or rows
-        if differ := [name for name in rows if rows[name] != first[name]]:
-            raise InputError(f"{run.folder / 'oof.csv'}: other {differ[0]} than in {runs[0].folder}")
+        labels = list(zip(table["image"], truth))
+        first = first or labels
+        if labels != first:
+            raise InputError(f"{run.folder / 'oof.csv'}: other images or official labels than in {runs[0].folder}")
         people, classes = table["path"].tolist(), len(CLASS_NAMES[run.scored_as])
         draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, classes, resamples))
     return np.stack(draws)
 
 
 def agreement_text(found):
-    """The agreement of OOF F1 and leaderboard scores in a line.
-
-    The best fold and all folds of the same members have one out-of-fold score: equal in F1, accuracy and interval they count
-    once, at the mean of their leaderboard scores.
-    """
-    scores = {}
+    """The agreement of OOF F1 and LB in a line; the same F1, accuracy and interval count once, at the mean LB."""
+    scores = {}  # the best fold and all folds of the same runs have one out-of-fold score
     for record in found:
         if record.lb is not None and record.oof_f1 is not None:
             same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
             scores.setdefault(same, []).append(record.lb)
     shared = sum(len(lbs) for lbs in scores.values() if len(lbs) > 1)
     once_each = f" ({shared} share an out-of-fold score, which counts once at their mean LB)" if shared else ""
-    if len(scores) < 3:
-        few = f"{len(scores)} with both scores{once_each}"
-        return f"OOF against LB: {few}; a correlation takes 3 (--lb NAME=SCORE records one)"
     oof, lb = np.array([same[0] for same in scores]), np.array([np.mean(lbs) for lbs in scores.values()])
-    gap, few = oof - lb, "; an interval takes 4" if len(oof) < 4 else ""
+    if len(scores) < 3 or np.ptp(oof) == 0 or np.ptp(lb) == 0:
+        few = f"{len(scores)} with both scores{once_each}"
+        return f"OOF against LB: {few}; a correlation takes 3 that differ (--lb NAME=SCORE records one)"
+    from scipy import stats  # not at the top: half a second
+
+    pearson, gap = stats.pearsonr(oof, lb), oof - lb
+    low, high = pearson.confidence_interval()
     return (
-        f"OOF against LB: n = {len(oof)}{once_each}, {correlation_text('Pearson', oof, lb)}, "
-        f"{correlation_text('Spearman', oof, lb)}{few}; OOF - LB {gap.mean():+.4f} on average "
-        f"({gap.min():+.4f} .. {gap.max():+.4f})"
+        f"OOF against LB: n = {len(oof)}{once_each}, Pearson {pearson.statistic:.2f} (95 % interval {low:.2f} .. {high:.2f}), "
+        f"Spearman {stats.spearmanr(oof, lb).statistic:.2f}; "
+        f"OOF - LB {gap.mean():+.4f} on average ({gap.min():+.4f} .. {gap.max():+.4f})"
     )
 
 
-# ---- --lb and --diff --------------------------------------------------------------------------------------------------
-
-# Left out of the choices of recipe.yaml: its members, each a line of its own, and how a search came to them.
-FOUND_BY_SEARCH = {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
+# Left out of --diff: members of an ensemble, each a line of its own, how a search came to them, and what changes no result.
+NOT_COMPARED = experiment.PLACES | {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 
 
 def record_scores(scores, directories):
     """Write the scores of --lb, all of them checked before the first is written."""
     found = [(find_record(name, directories, "--lb"), value) for name, value in scores]
-    for (name, _value), (folder, _value) in zip(scores, found):
+    for folder, _value in found:
         target = read_record(folder).target
         if target not in ("label", "multi"):
-            raise InputError(f"--lb {name}: a run of target {target} has no leaderboard score; record it for its ensemble")
+            raise InputError(f"--lb {folder.name}: target {target} has no leaderboard score; record it for its ensemble")
     for folder, value in found:
         earlier = record_lb(folder, value)
         before = "" if earlier is None else f" (before: {earlier:.4f})"
         errors.log(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
 
 
-def choices(record):
-    """The options of a run, or the members and choices of an ensemble, as flat {name: text}."""
-    if record.is_run:
-        return {key: level_text(value) for key, value in record.options.items()}
-    values = {key: level_text(value) for key, value in record.options.items() if key not in FOUND_BY_SEARCH}
-    for member in record.options.get("members", []):
-        weight = level_text(member.get("weight", 1))
-        values[f"member {member.get('run')}"] = f"weight {weight}, folds {level_text(member.get('folds'))}"
-    return values
-
-
 def diff_text(names, directories):
     """The options, or members and weights, in which two runs or two ensembles differ, beside their scores."""
     pair = [read_record(find_record(name, directories, "--diff")) for name in names]
     if pair[0].is_run != pair[1].is_run:
-        one, other = pair if pair[0].is_run else pair[::-1]
-        kinds = f"{one.name} is of kind run and {other.name} of kind ensemble"
-        raise InputError(f"--diff {' '.join(names)}: {kinds}; give two of a kind, or see python compare.py")
-    sides = [choices(one) for one in pair]
-    apart = [key for key in dict.fromkeys([*sides[0], *sides[1]]) if sides[0].get(key) != sides[1].get(key)]
-    kept = [key for key in apart if key not in experiment.PLACES]
-    lines = [f"{letter}: {shown(one.folder)}" for letter, one in zip("AB", pair)]
-    if not kept:
-        lines.append("nothing differs that changes what is learned" if pair[0].is_run else "members and weights are the same")
-    rows = [[key, *(shown(side.get(key, "-")) for side in sides)] for key in kept or apart]
-    rows += [["", "", ""], *([COLUMNS[name], *(cells(one)[name][0] for one in pair)] for name in list(COLUMNS)[2:])]
+        raise InputError(f"--diff {' '.join(names)}: a run and an ensemble; give two of a kind, or see python compare.py")
+    a, b = ({name: level_text(value) for name, value in record.options.items() if name not in NOT_COMPARED} for record in pair)
+    for record, values in zip(pair, (a, b)):
+        for member in record.options.get("members", []):
+            weight, folds = level_text(member.get("weight", 1)), level_text(member.get("folds"))
+            values[f"member {member['run']}"] = f"weight {weight}, folds {folds}"
+    rows = [[key, *(errors.one_line(side.get(key, "-")) for side in (a, b))] for key in {**a, **b} if a.get(key) != b.get(key)]
+    lines = [f"{letter}: {errors.one_line(record.folder)}" for letter, record in zip("AB", pair)]
+    if not rows:
+        lines.append("nothing differs that changes what is learned")
+    rows += [["", "", ""], *([COLUMNS[name], *(cells(record)[name][0] for record in pair)] for name in list(COLUMNS)[2:])]
     room = (shutil.get_terminal_size((100, 24)).columns - 4 - max(files.display_width(row[0]) for row in rows)) // 2
     widths = [None, *[max(20, room)] * 2]
     return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2), widths=widths)])
-
-
-# ---- the command ------------------------------------------------------------------------------------------------------
 
 
 def parse_args(argv):
@@ -602,10 +493,8 @@ def parse_args(argv):
     output.add_argument("--markdown", action="store_true", help="the table as Markdown, for a team page")
     output.add_argument("--diff", nargs=2, metavar=("A", "B"), help="only what differs between two runs or two ensembles")
     args = parser.parse_args(argv)
-    args.sort = column_of(args.sort)
-    if args.diff and not args.html:
-        rules = [(name, False, "the table, which --diff leaves out") for name in ("sort", "bootstrap")]
-        options.check_idle(parser, args, parser.given(argv), rules)
+    if args.sort not in COLUMNS:
+        parser.error(f"--sort {args.sort}: no such column.{did_you_mean(args.sort, COLUMNS)} There are {', '.join(COLUMNS)}")
     return args
 
 
@@ -615,28 +504,21 @@ def lb_score(text):
     if not name:
         raise argparse.ArgumentTypeError(f"{text} takes NAME=SCORE, such as 04-soft-3runs=0.7478")
     try:
-        value = float(score.replace(",", "."))
+        return name, number(float(score))
     except ValueError:
-        value = math.nan
-    if 0 <= value <= 1 and "," not in score:
-        return name, value
-    likely = next((value / scale for scale in (1, 100, 10_000) if 0.1 <= value / scale <= 1), None)
-    meant = "" if likely is None else f"; did you mean {likely:.6g}?"
-    raise argparse.ArgumentTypeError(f"{text}: {score!r} is no score from 0 to 1{meant}")
+        raise argparse.ArgumentTypeError(f"{text}: {score!r} is no score from 0 to 1, such as 0.7478") from None
 
 
 def find_directories(args):
     """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
-    found = {}
+    found = []
     for option, given, default in (("runs", args.runs, "runs"), ("--submissions", args.submissions, "submissions")):
-        folder = Path(given if given is not None else default)
-        if given is not None and kind_of(folder):
-            raise InputError(f"{option} {given}: is a {kind_of(folder)} itself; give the folder that holds it")
-        if given is not None and not folder.is_dir():
-            raise InputError(f"{option} {given}: no such folder; give the one that holds runs or ensembles")
-        if folder.is_dir():
-            found.setdefault(os.path.realpath(folder), folder)
-    return list(found.values())
+        folder = Path(default if given is None else given)
+        if given is not None and (kind_of(folder) or not folder.is_dir()):
+            raise InputError(f"{option} {given}: is no folder that holds runs or ensembles; give one that does")
+        if folder.is_dir() and folder not in found:
+            found.append(folder)
+    return found
 
 
 def listing(args, directories, found, studies):
@@ -647,9 +529,14 @@ def listing(args, directories, found, studies):
         places = " and ".join(f"{folder}/" for folder in directories) or "runs/ and submissions/"
         return f"no runs or ensembles in {places}; python train.py makes a run"
     width = shutil.get_terminal_size((100, 24)).columns
-    parts = [text_table(found, args.sort, width)]
-    for title, rows, note in studies:
-        texts = [[factor, level, *(text for text, _key in numbers), interval] for factor, level, *numbers, interval in rows]
+    groups = sections(found, args.sort)
+    rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
+    head, *lines = files.aligned([*COLUMNS.values()], rows, left=(0, 1), fit=width)
+    parts, remaining = [head], iter(lines)
+    for title, group in groups.items():
+        parts.append("\n".join([title, *itertools.islice(remaining, len(group))]))
+    for title, table, note in studies:
+        texts = [[text for text, _key, _links in row] for row in table["rows"]]
         lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
         parts.append("\n".join([textwrap.fill(title, width), *lines, textwrap.fill(note, width)]))
     closing = [EFFECTS_ARE] * bool(studies) + [agreement_text(found)]

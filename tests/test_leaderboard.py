@@ -57,7 +57,7 @@ def run(name, target="label", f1=0.5, **facts):
 
 def ensemble(name, weights, **facts):
     members = [{"run": f"runs/{index}", "weight": weight} for index, weight in enumerate(weights)]
-    return Record(Path("submissions", name), False, "label", "label", options={"members": members}, **facts)
+    return Record(Path("submissions", name), False, "label", "label", options={"members": members}, folds=weights, **facts)
 
 
 # ---- main effects --------------------------------------------------------------------------------------------------
@@ -137,20 +137,6 @@ def test_the_spread_over_people_widens_the_interval_in_squares():
     assert (both.high - both.value) ** 2 == pytest.approx((alone.high - alone.value) ** 2 + (1.959964 * 0.01) ** 2)
 
 
-def test_correlations_with_intervals_by_fishers_z():
-    """x = 1..5, y = 1 3 2 5 4: covariance sum 8, squares 10 and 10, r = 0.8; atanh 0.8 = 1.098612, half 1.959964 / sqrt 2 =
-    1.385904, so tanh(-0.287292) = -0.28 and tanh(2.484516) = 0.99. Of ranks the half is sqrt(1.32) as large: 1.592287."""
-    x, y = np.array([1, 2, 3, 4, 5]), np.array([1, 3, 2, 5, 4])
-    assert leaderboard.correlation_text("Pearson", x, y) == "Pearson 0.80 (95 % interval -0.28 .. 0.99)"
-    assert leaderboard.correlation_text("Spearman", x**3, y) == "Spearman 0.80 (95 % interval -0.46 .. 0.99)"
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 6, 30), rng.integers(0, 6, 30)  # with ties
-    assert leaderboard.correlation_text("Spearman", x, y).startswith(f"Spearman {stats.spearmanr(x, y).statistic:.2f} (")
-    assert leaderboard.correlation_text("Pearson", x[:3], y[:3] * 0) == "Pearson not defined"
-    assert leaderboard.correlation_text("Pearson", np.array([1, 2, 3]), np.array([1, 2, 4])) == "Pearson 0.98"
-    assert leaderboard.correlation_text("Pearson", x, 2 * x) == "Pearson 1.00"
-
-
 def test_what_is_a_factor_and_what_is_left_out():
     """ema by its two values; lr follows from the optimizer, SGD's own, so it would leave nothing of it; warmup_epochs has
     four values in six runs; one run knows no clip_grad, and mix_rare differs in that alone; seed and threads are no factors."""
@@ -221,15 +207,14 @@ def test_a_damaged_file_is_named_and_the_others_shown(tmp_path, capsys, file, co
     assert line.startswith(f"error: {damaged}") and re.search(message, line)
 
 
-def test_other_folders_are_passed_over_and_files_ignored(tmp_path, capsys):
+def test_other_folders_are_passed_over_and_files_ignored(tmp_path):
     make_run(tmp_path, "run")
     make_ensemble(tmp_path, "ensemble", {})
-    for name in ("notes", "a\nb", "c", "d", ".03-soft.77.tmp"):
-        (tmp_path / name).mkdir()
+    make_ensemble(tmp_path, ".03-soft.77.tmp", {})
+    (tmp_path / "notes").mkdir()
     (tmp_path / "todo.txt").write_text("")
     found, damaged = leaderboard.collect([tmp_path])
     assert ([record.name for record in found], damaged) == (["ensemble", "run"], 0)
-    assert capsys.readouterr().err == f"passed over in {tmp_path}, neither run nor ensemble: a\ufffdb, c, d and 1 more\n"
 
 
 def test_scores_are_kept_with_all_earlier_ones(tmp_path):
@@ -288,17 +273,15 @@ def test_every_column_sorts(column, order):
     assert "".join(names(leaderboard.sections(found, column))["label"]) == order
 
 
-def test_words_for_columns():
-    words = ("OOF F1", "f1", "LB", "seconds", "acc")
-    assert [leaderboard.column_of(word) for word in words] == ["oof_f1", "oof_f1", "lb", "time", "accuracy"]
-    with pytest.raises(InputError, match=r"--sort acuracy: no such column\. Did you mean accuracy\? There are name, target"):
-        leaderboard.column_of("acuracy")
-
-
 def test_folds():
     found = [run("a", folds=[0, 3]), run("b", kfold=0, folds=[0]), run("c", kfold=0, folds=[]), run("d", kfold=2, folds=[]),
-             ensemble("e", [1, 2, None, {"mask": 0.5}]), ensemble("f", [0, {"mask": 0.0}, 1])]  # fmt: skip
-    assert [leaderboard.folds_text(record) for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 4", "of 1"]
+             ensemble("e", [1, 2])]  # fmt: skip
+    assert [leaderboard.cells(record)["folds"][0] for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 2"]
+
+
+def test_members_that_a_search_left_out_do_not_count(tmp_path):
+    folder = make_ensemble(tmp_path, "e", {"a": 1, "b": 0, "c": {"mask": 0.0, "gender": 0.5}, "d": {"mask": 0.0}})
+    assert leaderboard.cells(leaderboard.read_record(folder))["folds"][0] == "of 2"
 
 
 @pytest.mark.parametrize(
@@ -315,10 +298,11 @@ def test_the_cut_moves_where_it_would_make_names_alike():
 
 
 @pytest.mark.parametrize("width", [100, 80])
-def test_the_table_fits_the_terminal(width):
+def test_the_table_fits_the_terminal(width, monkeypatch):
     found = [run(f"{number:02d}-AdamP-CosineAnnealing-0.6*focal+0.4*f1-v{number}-age_group_5fold", "age_group", 0.6 + number / 100,
                  oof_acc=0.6, oof_f1_ci95=[0.58, 0.62], seconds=4000.0, lb=0.7) for number in range(12)]  # fmt: skip
-    lines = leaderboard.text_table(found, "oof_f1", width).splitlines()
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = leaderboard.listing(leaderboard.parse_args([]), [], found, []).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[2] == "age_group: macro F1 of 3 classes, 12 runs"
     assert lines[3].startswith("11-Ad") and lines[3].endswith("0.7100  0.580 .. 0.620  0.6000  67 min  0.7000")
@@ -347,7 +331,7 @@ def found(tmp_path):
 
 
 def test_the_page_escapes_names_and_links_relatively(found, tmp_path):
-    study = ("effects", [["<b>", "x", 1, ("+0.0100", 0.01), None, "-"]], "a < b")
+    study = ("effects", files.page_table(leaderboard.EFFECT_HEAD, [["<b>", "x", 1, ("+0.0100", 0.01), None, "-"]]), "a < b")
     text = leaderboard.page(found, "oof_f1", tmp_path / "out" / "page.html", [study])
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
     assert 'href="../runs/%3Cscript%3Ealert%281%29/curves.png"' in text and "confusion.png" not in text
@@ -460,17 +444,20 @@ def test_scores_are_recorded_by_name_and_by_folder(place, capsys):
 
 
 def test_agreement_with_the_leaderboard(place, capsys):
-    """OOF 0.53, 0.52, 0.49 beside LB 0.50, 0.51, 0.48: gaps 0.03, 0.01, 0.01, mean 0.0167; Spearman 0.5 of ranks 3 2 1, 2 3 1.
-    With 0.40, 0.40 added r = 0.00875 / sqrt(0.0105 * 0.007475) = 0.98766: tanh(2.541 - 1.960) = 0.52."""
+    """OOF 0.53, 0.52, 0.49 beside LB 0.50, 0.51, 0.48: gaps 0.03, 0.01, 0.01, mean 0.0167; Spearman 0.5 of ranks 3 2 1, 2 3 1;
+    of three pairs Pearson can be anything. With 0.40, 0.40 added r = 0.00875 / sqrt(0.0105 * 0.007475) = 0.98766, and by
+    Fisher's z tanh(2.541 - 1.960) = 0.52."""
     _, out = listed(capsys, "--lb", "01-soft-2runs=0.5", "--lb", "01-focal=0.51")
     assert "OOF against LB: 2 with both scores; a correlation takes 3" in out
     _, out = listed(capsys, "--lb", "02-ce=0.48")
     text = " ".join(out.split())
-    assert "OOF against LB: n = 3, Pearson 0.84, Spearman 0.50; an interval takes 4" in text
+    assert "OOF against LB: n = 3, Pearson 0.84 (95 % interval -1.00 .. 1.00), Spearman 0.50;" in text
     assert "OOF - LB +0.0167 on average (+0.0100 .. +0.0300)" in text
     make_run(place / "runs", "04", scores={**SCORES, "oof_f1": 0.4})
     text = " ".join(listed(capsys, "--lb", "04=0.4")[1].split())
-    assert "n = 4, Pearson 0.99 (95 % interval 0.52 .. 1.00), Spearman 0.80 (95 % interval" in text
+    assert "n = 4, Pearson 0.99 (95 % interval 0.52 .. 1.00), Spearman 0.80;" in text
+    same = [run(name, f1=f1, lb=0.5) for name, f1 in (("a", 0.4), ("b", 0.5), ("c", 0.6))]
+    assert "3 with both scores; a correlation takes 3 that differ" in leaderboard.agreement_text(same)
 
 
 def test_one_out_of_fold_score_counts_once(place, capsys):
@@ -532,7 +519,7 @@ def test_bootstrap_adds_the_draw_of_people(place, capsys):
     effect = next(line for line in out.splitlines() if line.startswith("loss"))
     assert " .. " in effect
     table.assign(target=truth[::-1]).to_csv(place / "runs" / "02-ce" / "oof.csv", index=False)  # before train.csv was changed
-    with pytest.raises(InputError, match=r"runs/02-ce/oof\.csv: other official labels than in runs/01-focal"):
+    with pytest.raises(InputError, match=r"runs/02-ce/oof\.csv: other images or official labels than in runs/01-focal"):
         leaderboard.main(["--bootstrap", "200"])
 
 
