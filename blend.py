@@ -9,9 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from scipy import optimize
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 import dataset
@@ -429,6 +426,10 @@ def fit_stack(members, truth):
     and 700 simulated people it stayed behind the plain average of three equal members (0.429 against 0.482, 0.472 against
     0.494, cross-fitted): it needs more people, or members that complete each other.
     """
+    from sklearn.linear_model import LogisticRegression  # not at the top: a second of the start of all who import this module
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STACK_C, max_iter=2000))
     return model.fit(_log_columns(members), np.asarray(truth))
 

@@ -32,6 +32,7 @@ import experiment
 import files
 import metrics
 import options
+import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, did_you_mean
 from files import page_table
@@ -401,8 +402,6 @@ def factors_among(options):
 
 def people_draws(runs, resamples):
     """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
-    import predictions  # not at the top: scikit-learn, which it takes, is a second of the start
-
     draws, first = [], None
     for run in runs:
         table = predictions.read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
