@@ -1,8 +1,8 @@
-"""The pictures of a run: curves, confusion, mistakes, crops; and bounds of an ensemble. Each function returns a Figure.
+"""Draw the pictures of a run (curves, confusion, mistakes, crops) and of an ensemble (bounds), each a Figure.
 
     python report.py --label-noise RUN [RUN ...]
 
-That looks for wrong labels in the out-of-fold predictions of runs and writes a gallery and a csv of suggestions (noise.py).
+looks for wrong labels in the out-of-fold predictions of runs and writes a gallery and a csv of suggestions (noise.py).
 """
 
 import errors
@@ -10,7 +10,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import itertools
 import logging
 import sys
 import textwrap
@@ -62,13 +61,11 @@ warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a b
 
 def shorten(text, length):
     """`text` in at most `length` characters, its middle left out; the part after the last "/" stays whole if it can."""
-    if len(text) <= length:
-        return text
     folder, slash, name = text.rpartition("/")
-    if slash and len(name) + 3 <= length:
+    if len(text) > length and slash and len(name) + 3 <= length:
         return f"{folder[: length - len(name) - 2]}…/{name}"
     tail = (length - 1) // 2
-    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+    return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def new_page(width, height, title, subtitle):
@@ -96,7 +93,7 @@ def dots(colors):
     return [Line2D([], [], ls="", marker="o", ms=6, color=color) for color in colors]
 
 
-# ---- curves -----------------------------------------------------------------------------------------------------------
+# ---- curves and confusion ---------------------------------------------------------------------------------------------
 
 
 def best_epochs(log):
@@ -104,17 +101,6 @@ def best_epochs(log):
     known = log[["fold", "epoch", "val_f1"]].dropna().sort_values("epoch", ignore_index=True)
     best = known.loc[known.groupby("fold")["val_f1"].idxmax()]
     return {int(fold): (int(epoch), float(f1)) for fold, epoch, f1 in best.itertuples(index=False)}
-
-
-def curves_subtitle(best):
-    """The scores of `best_epochs` in a line."""
-    if not best:
-        return "no validation: everyone trains"
-    scores = [f1 for _epoch, f1 in best.values()]
-    if len(scores) == 1:
-        return f"best validation macro F1 {scores[0]:.4f}"
-    mean, low, high = np.mean(scores), min(scores), max(scores)
-    return f"best validation macro F1 {mean:.4f}: mean of {len(scores)} folds (dotted), {low:.4f} .. {high:.4f}"
 
 
 def draw_folds(axes, log, column, best=None, **style):
@@ -136,7 +122,12 @@ def curves(log, title):
     validated = log["val_f1"].notna()
     log["everyone"] = ~validated & validated.groupby(log["fold"]).transform("any")
     best, folds = best_epochs(log), sorted(log["fold"].unique())
-    figure, _head = new_page(9.8, 4.1 + 0.2 * -(-len(folds) // 4), title, curves_subtitle(best))
+    scores, subtitle = [score for _epoch, score in best.values()], "no validation: everyone trains"
+    if scores:
+        subtitle = f"best validation macro F1 {np.mean(scores):.4f}"
+    if len(scores) > 1:
+        subtitle += f": mean of {len(scores)} folds (dotted), {min(scores):.4f} .. {max(scores):.4f}"
+    figure, _head = new_page(9.8, 4.1 + 0.2 * -(-len(folds) // 4), title, subtitle)
     panels = figure.subplot_mosaic([["loss", "f1"], ["lr", "f1"]], height_ratios=[5, 1], sharex=True)
     loss, lr, f1 = panels["loss"], panels["lr"], panels["f1"]
     line, thin = {"lw": 1.6, "marker": ".", "ms": 4.5}, {"lw": 1.2, "marker": ".", "ms": 4.5}
@@ -156,8 +147,8 @@ def curves(log, title):
     if (highest := log["lr"].max()) > 0:
         lr.set_yticks([0, highest], ["0", f"{highest:.3g}"])
         lr.set_ylim(-0.1 * highest, 1.15 * highest)
-    if len(best) > 1:
-        f1.axhline(np.mean([score for _epoch, score in best.values()]), color=GREY, lw=1, ls=":", zorder=1)
+    if len(scores) > 1:
+        f1.axhline(np.mean(scores), color=GREY, lw=1, ls=":", zorder=1)
     if not best:
         f1.clear()
         f1.set_axis_off()
@@ -179,9 +170,6 @@ def draw_legends(figure, loss, folds, best, on_everyone):
     figure.legend(dots(colors), [notes[index] for index in by_row] if best else ["everyone"], **BELOW)
 
 
-# ---- confusion --------------------------------------------------------------------------------------------------------
-
-
 def cell_colors(shares):
     """RGB [C, C, 3] of row shares: blues on the diagonal, oranges beside it, a dim grey where there is nothing."""
     right, wrong = (matplotlib.colormaps[name](0.1 + 0.85 * shares)[..., :3] for name in ("Blues", "Oranges"))
@@ -189,19 +177,8 @@ def cell_colors(shares):
     return np.where(shares[..., None] > 0, colors, matplotlib.colors.to_rgb(EMPTY))
 
 
-def text_color(rgb):
-    """White on a dark colour, ink on a light one (luma of Rec. 601)."""
-    return "white" if np.dot(rgb, [0.299, 0.587, 0.114]) < 0.46 else INK
-
-
-def class_f1(counts):
-    """F1 of each class of a confusion matrix: float64 [C], NaN for a class that is neither true nor predicted."""
-    times = counts.sum(0) + counts.sum(1)
-    return np.divide(2 * counts.diagonal(), times, out=np.full(len(counts), np.nan), where=times > 0)
-
-
-def draw_matrix(axes, counts, size, percent=True):
-    """Draw a confusion matrix [C, C]: the count of each cell, its share of the row as colour and, if wanted, in words."""
+def draw_matrix(axes, counts, size, names=None):
+    """Draw a confusion matrix [C, C]: the count of each cell, its share of the row as colour and, with `names`, in words."""
     C, shares = len(counts), counts / np.maximum(counts.sum(1, keepdims=True), 1)
     colors = cell_colors(shares)
     axes.imshow(colors, aspect="auto", interpolation="nearest")
@@ -209,15 +186,21 @@ def draw_matrix(axes, counts, size, percent=True):
         draw_lines(np.arange(1, C) - 0.5, -0.5, C - 0.5, color="white", lw=1)
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], yticks=[])
+    if names:
+        axes.set_xticks(range(C), names)
+        axes.set_yticks(range(C), names)
+        axes.tick_params(length=0, labelcolor=INK, labelsize=size, labeltop=True, labelbottom=False)
     for row, column in zip(*np.nonzero(counts)):
-        note = f"{counts[row, column]:,}\n{shares[row, column]:.1%}" if percent else str(counts[row, column])
-        color = text_color(colors[row, column])
-        axes.text(column, row, note, size=size, color=color, ha="center", va="center_baseline", linespacing=1.25)
+        note = f"{counts[row, column]:,}\n{shares[row, column]:.1%}" if names else str(counts[row, column])
+        is_dark = np.dot(colors[row, column], [0.299, 0.587, 0.114]) < 0.46  # luma of Rec. 601
+        style = {"size": size, "color": "white" if is_dark else INK, "linespacing": 1.25}
+        axes.text(column, row, note, ha="center", va="center_baseline", **style)
 
 
 def draw_f1(axes, counts, size, images=True):
     """Draw F1 of each class as a bar and a number and, if wanted, its number of images, beside a matrix."""
-    C, f1, thick = len(counts), class_f1(counts), 0.34 * min(1, len(counts) / 6)
+    C, thick, times = len(counts), 0.34 * min(1, len(counts) / 6), counts.sum(0) + counts.sum(1)
+    f1 = np.divide(2 * counts.diagonal(), times, out=np.full(C, np.nan), where=times > 0)
     columns = [("F1", ["–" if np.isnan(score) else f"{score:.3f}" for score in f1], [INK if score else LOW for score in f1])]
     if images:
         columns.append(("images", [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
@@ -230,15 +213,6 @@ def draw_f1(axes, counts, size, images=True):
         axes.annotate(name, (x, -0.5), (0, 5), textcoords="offset points", size=size, color=GREY, ha="right")
         for row, (text, color) in enumerate(zip(texts, colors)):
             axes.text(x, row, text, size=size, color=color, ha="right", va="center_baseline")
-
-
-def draw_small(axes, beside, counts, names, size, images=True):
-    """Draw one part's matrix with class names and percents, and F1 beside it."""
-    draw_matrix(axes, counts, size)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(length=0, labelcolor=INK, labelsize=size, labeltop=True, labelbottom=False)
-    draw_f1(beside, counts, size, images)
 
 
 def name_labels(axes):
@@ -274,19 +248,21 @@ def confusion(truth, pred, scored_as, title):
     if scored_as != "label":
         figure, _head = new_page(4.1 + 1.25 * len(names), 0.9 + 1.05 * len(names), title, subtitle)
         axes, beside = figure.subplots(1, 2, width_ratios=[1.25 * len(names), 1.9])
-        draw_small(axes, beside, counts, names, 11)
+        draw_matrix(axes, counts, 11, names)
+        draw_f1(beside, counts, 11)
     else:
         figure, _head = new_page(12.4, 7.6, title, subtitle)
         grid = figure.add_gridspec(3, 4, width_ratios=[6.2, 1.3, 1.71, 0.65], height_ratios=[3, 2, 3])
         axes = figure.add_subplot(grid[:, 0])
-        draw_matrix(axes, counts, 7, percent=False)
+        draw_matrix(axes, counts, 7)
         name_labels(axes)
         draw_f1(figure.add_subplot(grid[:, 1]), counts, 7)
         for row, (part, true_part, pred_part) in enumerate(zip(HEADS["multi"], decode(truth), decode(pred))):
             small, beside = (figure.add_subplot(grid[row, column]) for column in (2, 3))
             small.set_title(part, size=9, weight="bold")
-            names = CLASS_NAMES[part]
-            draw_small(small, beside, metrics.confusion(true_part, pred_part, len(names)), names, 7, images=False)
+            counts = metrics.confusion(true_part, pred_part, len(CLASS_NAMES[part]))
+            draw_matrix(small, counts, 7, CLASS_NAMES[part])
+            draw_f1(beside, counts, 7, images=False)
     axes.annotate("truth ↓  predicted →", (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
     axes.set_xlabel("colour: share of the row, blue where right, orange where wrong", loc="left", size=8, labelpad=7)
     return figure
@@ -309,7 +285,7 @@ def thumbnail_page(title, subtitle, key, count, below):
     figure.legend(dots(key.values()), key, loc="upper left", bbox_to_anchor=place, ncols=len(key), **style)
     W, H = np.round(figure.get_size_inches() * DPI)
     places = []
-    for row, column in itertools.islice(itertools.product(range(count), range(COLUMNS)), count):
+    for row, column in (divmod(index, COLUMNS) for index in range(count)):
         left, top = round(MARGIN * DPI) + column * across, round((head + 0.3) * DPI) + row * up
         axes = figure.add_axes((left / W, (H - top - THUMBNAIL[1]) / H, THUMBNAIL[0] / W, THUMBNAIL[1] / H))
         axes.set_axis_off()
@@ -336,21 +312,10 @@ def wrapped(words, room=25):
     return lines
 
 
-def caption(truth, pred, scored_as):
-    """({part: word} of the true class, {part: word} of the predicted class where it differs)."""
-    truth, pred = ({p: CLASS_NAMES[p][i] for p, i in class_parts(each, scored_as).items()} for each in (truth, pred))
-    return truth, {part: word for part, word in pred.items() if word != truth[part]}
-
-
-def pick_mistakes(rows, limit, per_person=3):
-    """The wrong rows (truth != pred), the most confident first, at most `per_person` of one `path` and `limit` in all."""
-    wrong = rows[rows["truth"] != rows["pred"]].sort_values("confidence", ascending=False, kind="stable")
-    return wrong[wrong.groupby("path").cumcount() < per_person].head(limit)
-
-
 def draw_mistake(axes, image, row, scored_as):
     """Draw one mistake: a bar in the colours of the wrong parts, truth, prediction and name."""
-    truth, wrong = caption(row.truth, row.pred, scored_as)
+    truth, pred = ({p: CLASS_NAMES[p][i] for p, i in class_parts(each, scored_as).items()} for each in (row.truth, row.pred))
+    wrong = {part: word for part, word in pred.items() if word != truth[part]}
 
     def marked(words):
         """Words with commas between; those of the wrong parts bold in their colours."""
@@ -371,14 +336,15 @@ def draw_mistake(axes, image, row, scored_as):
 def mistakes(rows, load_image, scored_as, title, limit=24):
     """Thumbnails of the most confident wrong predictions, at most 3 of a person.
 
-    rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (probability of
-    the prediction, 0..1). load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
+    rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (0..1).
+    load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
         return message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
-    shown = pick_mistakes(rows, limit)
+    shown = wrong.sort_values("confidence", ascending=False, kind="stable")
+    shown = shown[shown.groupby("path").cumcount() < 3].head(limit)
     share = f"{len(wrong):,} of {len(rows):,} images wrong ({len(wrong) / len(rows):.1%})"
     subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
     true_parts, pred_parts = (class_parts(wrong[column], scored_as) for column in ("truth", "pred"))
@@ -390,25 +356,12 @@ def mistakes(rows, load_image, scored_as, title, limit=24):
 
 
 def pick_crops(rows, limit):
-    """`limit` rows at most: some without a face, then some of the smallest faces (false ones are small), then any others.
-
-    A third of each; where there are fewer without a face the others are more, and the other way round. The last are taken
-    evenly from all.
-    """
-    lost, found = rows[rows["left"].isna()], rows[rows["left"].notna()]
-    lost = lost.head(max(limit // 3, limit - len(found)))
-    area = (found["right"] - found["left"]) * (found["bottom"] - found["top"])
-    small = found.loc[area.sort_values(kind="stable").index[: limit // 3]]
-    others = found.drop(small.index)
-    room = min(limit - len(lost) - len(small), len(others))
-    return pd.concat([lost, small, others.iloc[np.arange(room) * len(others) // max(room, 1)]])
-
-
-def shaded(image, box):
-    """A PIL image that is dark outside of `box` (left, top, right, bottom)."""
-    dark, box = image.point(lambda value: value // 3), [round(edge) for edge in box]
-    dark.paste(image.crop(box), box[:2])
-    return dark
+    """`limit` rows at most: a third without a face, a third of the smallest faces (false ones are small), any others evenly."""
+    area = (rows["right"] - rows["left"]) * (rows["bottom"] - rows["top"])
+    first = pd.concat([rows[area.isna()].head(limit // 3), rows.loc[area.dropna().nsmallest(limit // 3).index]])
+    others = rows.drop(first.index)
+    room = min(limit - len(first), len(others))
+    return pd.concat([first, others.iloc[np.arange(room) * len(others) // max(room, 1)]])
 
 
 @matplotlib.rc_context(STYLE)
@@ -416,7 +369,6 @@ def crops(rows, load_image, geometry, title, limit=24):
     """Source images with the box of the face, and dark what `geometry` (images.Geometry) leaves out.
 
     rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found.
-    load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
     """
     shown, lost = pick_crops(rows, limit), int(rows["left"].isna().sum())
     subtitle = (
@@ -433,55 +385,49 @@ def crops(rows, load_image, geometry, title, limit=24):
         crop = np.multiply(geometry.box(*image.size, face), scale)
         words = f"face {row.right - row.left:.0f} x {row.bottom - row.top:.0f}" if face else "no face: centre crop"
         style = {"size": 7} if face else {"size": 7, "color": LOW, "weight": "bold"}
-        draw_thumbnail(axes, shaded(small, crop), [[(words, style)], [(shorten(row.image, 29), {"size": 6, "color": GREY})]])
+        edges = [round(edge) for edge in crop]
+        shaded = small.point(lambda value: value // 3)  # dark what the model does not see
+        shaded.paste(small.crop(edges), edges[:2])
+        draw_thumbnail(axes, shaded, [[(words, style)], [(shorten(row.image, 29), {"size": 6, "color": GREY})]])
         for box, color in [(crop, CROP_COLOR)] + ([(np.multiply(face, scale), FACE_COLOR)] if face else []):
             axes.add_patch(Rectangle(box[:2] + corner, *(box[2:] - box[:2]), fill=False, color=color, lw=1.5, clip_on=False))
     return figure
 
 
-# ---- age bounds -------------------------------------------------------------------------------------------------------
-
-BOUNDS_NAMES = ("LO: age from which on 30-59", "HI: age from which on >=60")
 CHOSEN, BAND = "#0072b2", "#cfe3f0"
-
-
-def draw_bounds_curve(axes, study, axis, parts):
-    """Draw the curve of bound `axis` with its band, the official bound, the chosen one, and those of the parts below."""
-    curve, best, official_f1 = study.curves[axis], study.best, study.official_f1
-    x = np.array(curve.bounds)[:, axis]
-    edges = [official_f1 + edge for each in study.curves for edge in (each.low, each.high)]
-    low, high = min(map(np.min, edges)), max(map(np.max, edges))
-    room = max(high - low, 0.01)
-    bottom, top = low - 0.2 * room, high + 0.08 * room
-    axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
-    axes.set_title(f"{BOUNDS_NAMES[axis]} is predicted, with {'LO' if axis else 'HI'} {best[1 - axis]}")
-    axes.grid(axis="y", alpha=0.7)
-    axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
-    axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
-    ring = {"ms": 9, "mfc": "white", "mec": CHOSEN, "mew": 2.2, "zorder": 4}
-    axes.plot(best[axis], study.best_f1, "o", label="chosen on everyone", **ring)
-    counts = [parts[:index].count(value) for index, value in enumerate(parts)]  # equal ones are stacked
-    heights = bottom + (0.03 + 0.035 * np.array(counts)) * (top - bottom)
-    axes.plot(parts, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
-    axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")
-    axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2, label="score at the official bounds")
 
 
 @matplotlib.rc_context(STYLE)
 def bounds(study, parts, title):
-    """Macro F1 against LO and against HI through the chosen bounds of a blend.BoundsStudy.
-
-    `parts`: the bounds that cross-fitting chose, a pair a part.
-    """
-    (low, high), best_f1, official_f1 = study.best, study.best_f1, study.official_f1
+    """Macro F1 against LO and against HI of a blend.BoundsStudy; `parts`: the bounds that cross-fitting chose, a pair each."""
+    best, best_f1, official_f1 = study.best, study.best_f1, study.official_f1
     subtitle = (
-        f"macro F1 of label: {best_f1:.4f} at {low}, {high} (in-sample) and {official_f1:.4f} at the official 30, 60; the "
-        "truth never moves. Band: 95 % interval over people of the difference to the official bounds; noise where it holds "
-        "the dotted line"
+        f"macro F1 of label: {best_f1:.4f} at {best[0]}, {best[1]} (in-sample) and {official_f1:.4f} at the official 30, 60; "
+        "the truth never moves. Band: 95 % interval over people of the difference to the official bounds; noise where it "
+        "holds the dotted line"
     )
     figure, _head = new_page(9.8, 3.8, title, subtitle)
-    for axis, axes in enumerate(figure.subplots(1, 2)):
-        draw_bounds_curve(axes, study, axis, [part[axis] for part in parts])
+    edges = [official_f1 + edge for curve in study.curves for edge in (curve.low, curve.high)]
+    low, high = min(map(np.min, edges)), max(map(np.max, edges))
+    room = max(high - low, 0.01)
+    bottom, top = low - 0.2 * room, high + 0.08 * room
+    names = (
+        f"LO: age from which on 30-59 is predicted, with HI {best[1]}",
+        f"HI: age from which on >=60 is predicted, with LO {best[0]}",
+    )
+    for axis, (axes, curve) in enumerate(zip(figure.subplots(1, 2), study.curves)):
+        x = np.array(curve.bounds)[:, axis]
+        axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2), title=names[axis])
+        axes.grid(axis="y", alpha=0.7)
+        axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
+        axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
+        ring = {"ms": 9, "mfc": "white", "mec": CHOSEN, "mew": 2.2, "zorder": 4}
+        axes.plot(best[axis], best_f1, "o", label="chosen on everyone", **ring)
+        chosen = pd.Series([part[axis] for part in parts])
+        heights = bottom + (0.03 + 0.035 * chosen.groupby(chosen).cumcount()) * (top - bottom)  # equal ones are stacked
+        axes.plot(chosen, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
+        axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")
+        axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2, label="score at the official bounds")
     figure.legend(*axes.get_legend_handles_labels(), **BELOW)
     return figure
 
@@ -505,11 +451,9 @@ def main(argv=None):
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""
         raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")
-    people = dataset.read_people(data_dir)
-    evidence = noise.average(found)
+    people, evidence = dataset.read_people(data_dir), noise.average(found)
     noise.check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
-    fixed = noise.applied_fixes(found, people)
-    findings = noise.judge(evidence, people, args.noise_rate)
+    fixed, findings = noise.applied_fixes(found, people), noise.judge(evidence, people, args.noise_rate)
     runs = [noise.describe(member) for member in found]
     persons, missing = noise.write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
     noise.closing_lines(findings, persons, runs, args.out, missing, fixed)
