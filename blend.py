@@ -4,7 +4,9 @@
 together. Members are lists of (target, probabilities [N, num_outputs(target)]).
 """
 
+from collections import namedtuple
 from dataclasses import dataclass, field, replace
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pandas as pd
@@ -49,9 +51,8 @@ def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
     """Probabilities of the 18 classes [N, 18] from `members`, a list of (target, probabilities [N, num_outputs(target)]).
 
     Members of one component (mask, gender, age_group) are averaged (soft) or voted (hard), the components are multiplied, and
-    the product is averaged with the members of target label. Each component of a member counts one third in that average, so a
-    `multi` member weighs as much as a `label` member, and so do a mask, a gender and an age_group member together. Components
-    that only label members decide are their marginals. `weights`: for each member a number >= 0, or {component: number}; all 1
+    the product is averaged with the members of target label, where each component of a member counts one third. Components that
+    only label members decide are their marginals. `weights`: for each member a number >= 0, or {component: number}; all 1
     without it. InputError when components are left undecided.
     """
     sums, totals = _sum_members(members, weights, votes if method == "hard" else np.asarray, bounds)
@@ -90,7 +91,7 @@ def _multiply(sums, totals):
     return (product_weight * product + label_weight * label) / (product_weight + label_weight)
 
 
-# ---- temperatures -----------------------------------------------------------------------------------------------------
+# ---- temperatures, prior and age bounds -------------------------------------------------------------------------------
 
 LIMITS = (0.1, 10.0)  # of a temperature; members that are never wrong would ask for 0
 FLOOR = 1e-12  # stands for a probability of 0, too small to be written down
@@ -111,8 +112,7 @@ def fit_temperature(probs, right):
     """The temperature within LIMITS of least negative log-likelihood: a float, rounded as it is written down.
 
     After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool
-    [N, C] marks the true column of each row. Different: several columns may be right, as the ages of a group are. With one
-    right column a row the loss has a single valley, which Brent's bounded search in the logarithm can't miss.
+    [N, C] marks the true column of each row, and several where any age of a group is right.
     """
     logs = _logs(probs)
 
@@ -129,25 +129,23 @@ def fit_member_temperatures(target, probs, truth):
     true = {"label": truth, **dict(zip(COMPONENTS, decode(truth)))}
     temperatures = {}
     for head, columns in head_slices(target).items():
-        classes = np.arange(columns.stop - columns.start)
+        classes, component = np.arange(columns.stop - columns.start), head
         if head == "age":
-            right = dataset.to_age_group(classes + FIRST_AGE) == true["age_group"][:, None]
-        else:
-            right = classes == true[head][:, None]
-        temperatures[head] = fit_temperature(probs[:, columns], right)
+            classes, component = dataset.to_age_group(classes + FIRST_AGE), "age_group"
+        temperatures[head] = fit_temperature(probs[:, columns], classes == true[component][:, None])
     return temperatures
 
 
 def scale_members(members, temperatures):
-    """Members with the heads of each scaled by its {head: temperature}."""
+    """Members with the heads of each scaled by its {head: temperature}; as they are without temperatures (None)."""
+    if temperatures is None:
+        return members
     scaled = []
     for (target, probs), of_head in zip(members, temperatures):
         heads = [apply_temperature(probs[:, columns], of_head[head]) for head, columns in head_slices(target).items()]
         scaled.append((target, np.hstack(heads)))
     return scaled
 
-
-# ---- prior ------------------------------------------------------------------------------------------------------------
 
 PRIOR_ROUNDS = 200
 APART = 1e-9  # in log probability; images nearer than that are tied
@@ -173,13 +171,11 @@ def apply_mask_factors(label_probs, factors):
 
 
 def fit_mask_factors(label_probs):
-    """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`; all 1 where they are.
+    """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`.
 
-    Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (Neural
-    Computation 2002), multiply by new over old priors and find unknown new ones by EM, so that the mean probabilities meet
-    them. Here the prior is known, and the shares of the predictions meet it instead: macro F1 looks at nothing else. Of all
-    answers with these counts it is the one of highest likelihood. Each factor in turn takes exactly as many images as it
-    should; where ties leave no such factors, those that come nearest.
+    After Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (Neural
+    Computation 2002); here not the mean probabilities but the predictions meet the prior. Each factor in turn takes exactly as
+    many images as it should; where ties leave no such factors, those that come nearest.
     """
     expected, biases = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
@@ -205,17 +201,12 @@ def _between(edges, count):
     return (padded[below] + padded[below + 1]) / 2
 
 
-# ---- age bounds -------------------------------------------------------------------------------------------------------
-
 LOWS, HIGHS = range(20, 41), range(50, 61)
 
 
 def bounds_predictor(members, method="soft", weights=None):
-    """A function of bounds (LO, HI): the classes [N] that the blend of `members` predicts with that cut.
-
-    A soft blend is made of the means of each component and of the single ages, which give the same.
-    """
-    if method == "soft":
+    """A function of bounds (LO, HI): the classes [N] that the blend of `members` predicts with that cut."""
+    if method == "soft":  # the means of each component and of the single ages give the same, sooner
         sums, totals = _sum_members(members, weights, bounds=None)
         members, weights = [(name, sums[name] / totals[name]) for name in sums], list(totals.values())
     return lambda cut: blend(members, method, cut, weights).argmax(1)
@@ -229,8 +220,7 @@ def bounds_lines(best):
 def tune_bounds(members, truth, method="soft", weights=None):
     """The bounds (LO, HI) of highest macro F1 of the blend of `members` on truth [N].
 
-    LO over 20..40 and HI over 50..60 in turn, from the official bounds on until neither moves; of equal scores the
-    bounds nearest to the official ones.
+    LO and HI in turn, from the official bounds on until neither moves; of equal scores the bounds nearest to the official ones.
     """
     predict, scores = bounds_predictor(members, method, weights), {}
 
@@ -247,28 +237,16 @@ def tune_bounds(members, truth, method="soft", weights=None):
     return best
 
 
-@dataclass(frozen=True)
-class BoundsCurve:
-    """Macro F1 `f1` at each of `bounds` [(LO, HI)], `low` and `high`: 95 % interval of its difference to the official ones."""
-
-    bounds: list
-    f1: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-@dataclass(frozen=True)
-class BoundsStudy:
-    """Macro F1 at the chosen bounds `best` and at the official ones, and the curves over LO and over HI through `best`."""
-
-    best: tuple
-    best_f1: float
-    official_f1: float
-    curves: list
+BoundsCurve = namedtuple("BoundsCurve", "bounds f1 low high")
+BoundsStudy = namedtuple("BoundsStudy", "best best_f1 official_f1 curves")
 
 
 def study_bounds(members, truth, persons, best, method="soft", weights=None, resamples=500):
-    """The BoundsStudy of a blend of `members` around the bounds `best`; persons [N] as in metrics.bootstrap_difference."""
+    """The BoundsStudy of a blend of `members`: macro F1 at the bounds `best` and the official ones, two curves through `best`.
+
+    A BoundsCurve: macro F1 `f1` at each of `bounds` [(LO, HI)], and `low`, `high`, the 95 % interval of its difference to the
+    official ones over people (persons [N]).
+    """
     predict = bounds_predictor(members, method, weights)
     official = predict(OFFICIAL_BOUNDS)
     curves = []
@@ -297,9 +275,9 @@ class _Blend:
         self.f1 = metrics.macro_f1(truth, self.pred, CLASSES)
 
     def _changed(self, tables, step, rows=slice(None)):
-        sums, totals = {name: table[rows] for name, table in self.sums.items()}, dict(self.totals)
+        sums, totals = {name: table.T[:, rows].T for name, table in self.sums.items()}, dict(self.totals)
         for name, probs in tables.items():
-            sums[name] = sums.get(name, 0.0) + step * probs[rows]
+            sums[name] = sums.get(name, 0.0) + step * probs.T[:, rows].T
             totals[name] = totals.get(name, 0.0) + step
         return sums, totals
 
@@ -326,16 +304,21 @@ class _Blend:
         return product + abs(step) * ("label" in tables)
 
 
-def _start(members, truth, bounds):
-    """Indices of the members to begin with: the best that decides the label alone, or the best one of each component."""
+def _by_columns(members, bounds):
+    """Members with ages cut and tables column-major, of which products are five times as fast."""
+    cut = [("age_group", dataset.age_group_probs(p, bounds)) if target == "age" else (target, p) for target, p in members]
+    return [(target, np.asfortranarray(probs, dtype=np.float64)) for target, probs in cut]
+
+
+def _start(members, truth):
+    """Indices of the members to begin with: the best that decides all alone, or the best one of each component."""
     true = dict(zip(COMPONENTS, decode(truth)))
 
     def own_f1(index):
         target, probs = members[index]
         if target in ("label", "multi"):
             return metrics.macro_f1(truth, blend([members[index]]).argmax(1), CLASSES)
-        ((component, table),) = member_components(target, probs, bounds).items()
-        return metrics.macro_f1(true[component], table.argmax(1), table.shape[1])
+        return metrics.macro_f1(true[target], probs.argmax(1), probs.shape[1])
 
     def best(decided):
         deciding = [index for index, (target, _probs) in enumerate(members) if tuple(dataset.DECIDES[target]) == decided]
@@ -343,55 +326,49 @@ def _start(members, truth, bounds):
 
     starts = [[best(COMPONENTS)], [best((component,)) for component in COMPONENTS]]
     starts = [start for start in starts if None not in start]
-    return max(starts, key=lambda start: _blended([members[index] for index in start], truth, bounds).f1)
-
-
-def _blended(members, truth, bounds):
-    return _Blend(truth, *_sum_members(members, bounds=bounds))
+    return max(starts, key=lambda start: _Blend(truth, *_sum_members([members[index] for index in start])).f1)
 
 
 def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     """(weights of the members, sum 1; the path to them, [(member, macro F1 once it joined)]) for macro F1.
 
     After Caruana et al., "Ensemble selection from libraries of models" (ICML 2004): members are chosen with replacement, each
-    time the one with which the blend scores best; and the start is a good one. Different: the blend is that of `blend`, so a
-    member may decide only components; the start is the best member alone or the best one of each component; the search ends
-    when `patience` members have brought nothing, or at `steps`, and goes back to its best score; of members that score the
-    same, as single folds of one run do out of fold, the one taken least often joins; and no mean is taken over searches that
-    see random halves of the members each ("bags"): cross-fitted it won on three of eight libraries (docs/results.md). A
-    component's member that starts before the others has score nan.
+    time the one with which the blend scores best. Different: a member may decide only components; the start is the best member
+    alone or the best one of each component (the first of them with score nan); the search ends when `patience` members have
+    brought nothing, or at `steps`, and goes back to its best score; of members that score the same the one taken least often
+    joins; and there are no bags, which won on three of eight libraries (docs/results.md).
     """
     check_decided([target for target, _probs in members])
-    members, truth = [(target, np.asarray(probs)) for target, probs in members], np.asarray(truth)
-    given = [member_components(target, probs, bounds) for target, probs in members]
-    chosen = _start(members, truth, bounds)
-    current = _blended([members[index] for index in chosen], truth, bounds)
+    members, truth = _by_columns(members, bounds), np.asarray(truth)
+    given = [member_components(target, probs) for target, probs in members]
+    chosen = _start(members, truth)
+    current = _Blend(truth, *_sum_members([members[index] for index in chosen]))
     scores = [*[float("nan")] * (len(chosen) - 1), current.f1]
     best = len(chosen)
-    while len(chosen) < min(steps, best + patience):
-        f1 = [current.f1_plus(tables) for tables in given]
-        tied = [index for index, score in enumerate(f1) if score >= max(f1) - 1e-9]
-        chosen.append(min(tied, key=lambda index: (chosen.count(index), index)))
-        current = current.plus(given[chosen[-1]])
-        scores.append(current.f1)
-        if scores[-1] > scores[best - 1] + 1e-9:
-            best = len(chosen)
+    with ThreadPool() as pool:  # numpy computes in several threads at once
+        while len(chosen) < min(steps, best + patience):
+            f1 = pool.map(current.f1_plus, given)
+            tied = [index for index, score in enumerate(f1) if score >= max(f1) - 1e-9]
+            chosen.append(min(tied, key=lambda index: (chosen.count(index), index)))
+            current = current.plus(given[chosen[-1]])
+            scores.append(current.f1)
+            if scores[-1] > scores[best - 1] + 1e-9:
+                best = len(chosen)
     weights = np.bincount(chosen[:best], minlength=len(given)) / best
-    return weights.tolist(), list(zip(chosen, scores))[:best]
+    return np.round(weights, 6).tolist(), list(zip(chosen, scores))[:best]
 
 
 def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0):
     """A weight for each member and component, [{component: weight}], as `blend` takes them, for macro F1.
 
-    Coordinate ascent from equal weights: each weight in turn is multiplied or divided by 2, whichever scores best and
-    better than before; when a round over all changes nothing, by the square root of that, down to 2 ** (1/4). At most
-    `rounds` rounds; weights stay within 1 / largest .. largest. Deterministic.
+    Coordinate ascent from equal weights: each in turn is multiplied or divided by 2, where that scores better; when a round
+    changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest.
     """
     check_decided([target for target, _probs in members])
-    members = [(target, np.asarray(probs, dtype=np.float64)) for target, probs in members]
-    given = [member_components(target, probs, bounds) for target, probs in members]
+    members = _by_columns(members, bounds)
+    given = [member_components(target, probs) for target, probs in members]
     weights = [dict.fromkeys(tables, 1.0) for tables in given]
-    current, factor = _blended(members, np.asarray(truth), bounds), 2.0
+    current, factor = _Blend(np.asarray(truth), *_sum_members(members)), 2.0
     for _round in range(rounds):
         moved = False
         for tables, weight in zip(given, weights):
@@ -406,10 +383,8 @@ def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0)
             factor = factor**0.5
             if factor < 2**0.25:
                 break
-    return weights
+    return [{name: round(value, 6) for name, value in weight.items()} for weight in weights]
 
-
-# ---- stacking ---------------------------------------------------------------------------------------------------------
 
 STACK_C = 0.1  # of 0.01, 0.1, 1 and 10 the best, cross-fitted, on 300 simulated people and three members (three seeds)
 LOG_FLOOR = 1e-6  # below it the logarithm of a probability says more about rounding than about the image
@@ -420,13 +395,8 @@ def _log_columns(members):
 
 
 def fit_stack(members, truth):
-    """A multinomial logistic regression (scikit-learn) on the standardised log-probabilities of all members' columns.
-
-    It learns frequencies of classes and knows nothing of macro F1: decode with class factors. The penalty is fixed. On 300
-    and 700 simulated people it stayed behind the plain average of three equal members (0.429 against 0.482, 0.472 against
-    0.494, cross-fitted): it needs more people, or members that complete each other.
-    """
-    from sklearn.linear_model import LogisticRegression  # not at the top: a second of the start of all who import this module
+    """A multinomial logistic regression (scikit-learn) on the standardised log-probabilities of all members' columns."""
+    from sklearn.linear_model import LogisticRegression  # here: a second of a start, and few stack
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -442,10 +412,7 @@ def apply_stack(model, members):
 
 
 def stack_table(stack, members):
-    """The coefficients of a fitted stack as a table: a row for each column of `members` [(name, target)] and the intercept.
-
-    A cell is added to the logit of its class: times the logarithm of the probability, which counts as LOG_FLOOR below that.
-    """
+    """The coefficients of a fitted stack as a table: a row for each column of `members` [(name, target)] and the intercept."""
     scaler, regression = stack[0], stack[-1]
     coefficients = regression.coef_ / scaler.scale_
     intercept = regression.intercept_ - coefficients @ scaler.mean_
@@ -454,14 +421,11 @@ def stack_table(stack, members):
     return table.join(pd.DataFrame([*coefficients.T, intercept], columns=regression.classes_))
 
 
-# ---- cross-fitting ----------------------------------------------------------------------------------------------------
+# ---- the pipeline, cross-fitted ----------------------------------------------------------------------------------------
 
 
 def assign_groups(truth, persons, folds, seed=0):
-    """A cross-fitting fold 0..folds - 1 for each image, int64 [N]: person-disjoint, stratified by gender x age group.
-
-    It depends on who is there, not on the order of rows. InputError with fewer persons than folds.
-    """
+    """A cross-fitting fold 0..folds - 1 for each image, int64 [N]: person-disjoint, stratified, whatever the order of rows."""
     names, first, person = np.unique(np.asarray(persons, dtype=str), return_index=True, return_inverse=True)
     if len(names) < folds:
         raise InputError(f"out-of-fold predictions of {len(names)} people: cross-fitting deals them into {folds} groups")
@@ -474,10 +438,9 @@ def assign_groups(truth, persons, folds, seed=0):
 
 
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0):
-    """Out-of-sample probabilities [N, 18] of anything that is fitted: fitted on some people, applied to the others.
+    """Out-of-sample probabilities [N, 18]: fit(members, truth) of all people but one fold's, apply(fitted, members) to those.
 
-    `fit(members, truth)` is called with the rows of all people but one fold's, `apply(fitted, members)` with that fold's,
-    which gives their probabilities. persons [N]: the `path` column.
+    persons [N]: the `path` column.
     """
     truth = np.asarray(truth)
     group = assign_groups(truth, persons, folds, seed)
@@ -489,12 +452,9 @@ def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0):
     return probs
 
 
-# ---- pipeline ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Plan:
-    """The options of the pipeline. `bounds` None: tune them."""
+    """The options of the pipeline; `bounds` None: tune them."""
 
     method: str = "soft"
     search: str = "none"
@@ -504,20 +464,12 @@ class Plan:
     temperature: bool = False
 
     @property
-    def fits_class_factors(self):
-        return "f1" in self.decode.split("+")
-
-    @property
-    def meets_prior(self):
-        return "prior" in self.decode.split("+")
-
-    @property
     def fitted_options(self):
         """The options that fit something on out-of-fold predictions, as in a command line."""
         asked = {
             "--method stack": self.method == "stack",
             f"--search {self.search}": self.search != "none",
-            f"--decode {self.decode}": self.fits_class_factors,
+            f"--decode {self.decode}": "f1" in self.decode,
             "--tune-bounds": self.bounds is None,
             "--temperature": self.temperature,
         }
@@ -537,18 +489,8 @@ class Fitted:
     temperatures: list | None = None
 
 
-def _rounded(weight):
-    """A weight as it is written down, so that the recipe alone gives the same answers."""
-    if isinstance(weight, dict):
-        return {name: round(float(value), 6) for name, value in weight.items()}
-    return round(float(weight), 6)
-
-
 def fit_plan(plan, members, truth):
-    """Fitted: the open parameters of `plan`, fitted to official labels truth [N] of the images of `members`.
-
-    Bounds are tuned at equal weights, and once more at the weights that a search then finds.
-    """
+    """Fitted to official labels truth [N]; bounds are tuned at equal weights, and once more at those that a search finds."""
     temperatures, weights, path = None, None, []
     if plan.temperature:
         temperatures = [fit_member_temperatures(target, probs, truth) for target, probs in members]
@@ -559,40 +501,26 @@ def fit_plan(plan, members, truth):
     elif plan.search == "greedy":
         weights, path = greedy(members, truth, cut)
     if weights:
-        weights = [_rounded(weight) for weight in weights]
         cut = plan.bounds or tune_bounds(members, truth, plan.method, weights)
     stack = fit_stack(members, truth) if plan.method == "stack" else None
     fitted = Fitted(cut, weights, stack, None, path)
-    if plan.fits_class_factors:
+    if "f1" in plan.decode:
         factors = metrics.fit_class_factors(apply_plan(plan, fitted, members), truth, CLASSES)
         fitted = replace(fitted, class_factors=np.round(factors, 6))
     return replace(fitted, temperatures=temperatures)
 
 
-def scale_by_temperatures(fitted, members):
-    """(Fitted without temperatures, members scaled by them), which give the same answers."""
-    if fitted.temperatures is None:
-        return fitted, members
-    return replace(fitted, temperatures=None), scale_members(members, fitted.temperatures)
-
-
 def average_folds(fitted, folds):
-    """(Fitted without temperatures, members) from the predictions of each member's fold models, [[(target, probs)]].
-
-    Temperatures are fitted to single models, out of fold, so each fold's model is scaled before the mean is taken: that is
-    less sure already, and would be made so a second time. Of four teams of four runs on 700 people, three models each,
-    macro F1 with class factors was 0.004 to 0.008 higher than by scaling the mean, and the log-likelihood better.
-    """
+    """Members: means of each one's fold models [[(target, probs)]], scaled first, as temperatures are of single models."""
     members = []
     for models, heads in zip(folds, fitted.temperatures or [None] * len(folds)):
-        scaled = models if heads is None else scale_members(models, [heads] * len(models))
+        scaled = scale_members(models, heads and [heads] * len(models))
         members.append((models[0][0], np.mean([probs for _target, probs in scaled], axis=0)))
-    return replace(fitted, temperatures=None), members
+    return members
 
 
 def apply_plan(plan, fitted, members):
-    """Probabilities [N, 18] of members' images by a fitted plan."""
-    fitted, members = scale_by_temperatures(fitted, members)
+    """Probabilities [N, 18] of members' images by a fitted plan; the members are scaled by its temperatures already."""
     if plan.method == "stack":
         probs = apply_stack(fitted.stack, members)
     else:
@@ -602,22 +530,14 @@ def apply_plan(plan, fitted, members):
 
 def finish_plan(plan, probs):
     """(probabilities [N, 18] as their argmax answers for these images as a whole, factors [3] of the mask states or None)."""
-    if not plan.meets_prior:
+    if "prior" not in plan.decode:
         return probs, None
     factors = fit_mask_factors(probs)
     return apply_mask_factors(probs, factors), factors
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """Out-of-fold probabilities [N, 18] of a plan, its score.json, the Fitted of each cross-fitting fold, the mask factors."""
-
-    probs: np.ndarray
-    scores: dict
-    fits: list
-    mask_factors: np.ndarray | None = None
-
-
+# Out-of-fold probabilities [N, 18] of a plan, its score.json, the Fitted of each cross-fitting fold, the mask factors or None.
+OutOfFold = namedtuple("OutOfFold", "probs scores fits mask_factors")
 SCORES = ("oof_f1", "oof_acc", "oof_f1_ci95", "in_sample_f1", "crossfit_parts", "plain_f1", "gain", "gain_ci95")  # score.json
 
 
@@ -630,7 +550,10 @@ def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
     def f1(probs):
         return float(metrics.macro_f1(truth, probs.argmax(1), CLASSES))
 
-    probs, fits, in_sample = apply_plan(plan, fitted, members), [], None
+    def apply(one, some_members):
+        return apply_plan(plan, one, scale_members(some_members, one.temperatures))
+
+    probs, fits, in_sample = apply(fitted, members), [], None
     if plan.fitted_options:
         in_sample = f1(finish_plan(plan, probs)[0])
         with tqdm(total=CROSSFIT_FOLDS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None) as bar:
@@ -640,7 +563,7 @@ def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
                 bar.update()
                 return fits[-1]
 
-            probs = crossfit(fit, lambda one, rest: apply_plan(plan, one, rest), members, truth, persons, seed=plan.seed)
+            probs = crossfit(fit, apply, members, truth, persons, seed=plan.seed)
     probs, mask_factors = finish_plan(plan, probs)
     plain = blend(members) if plain is None else plain
     pred, plain_pred = probs.argmax(1), plain.argmax(1)
@@ -654,8 +577,5 @@ def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
         "gain": f1(probs) - f1(plain),
         "gain_ci95": metrics.interval(metrics.bootstrap_difference(truth, pred, plain_pred, persons, CLASSES)),
     }
-    return OutOfFold(probs, {key: _six_digits(value) for key, value in scores.items()}, fits, mask_factors)
-
-
-def _six_digits(value):
-    return value if value is None else [round(each, 6) for each in value] if isinstance(value, tuple) else round(value, 6)
+    rounded = {key: None if value is None else np.round(value, 6).tolist() for key, value in scores.items()}
+    return OutOfFold(probs, rounded, fits, mask_factors)

@@ -218,7 +218,7 @@ def added(plan, fitted, members, truth):
     weights, adds = fitted.weights or [1] * len(members), np.full(len(members), np.nan)
     if plan.method == "stack":
         return adds
-    fitted, members = blend.scale_by_temperatures(fitted, members)
+    members = blend.scale_members(members, fitted.temperatures)
     whole = _f1(plan, fitted, weights, members, truth)
     for index, weight in enumerate(weights):
         if total_weight(weight) > 0:
@@ -246,7 +246,7 @@ def left_out(plan, fitted, members, truth, limit=SHOWN):
     weights = fitted.weights or [1] * len(members)
     totals = np.array([total_weight(weight) for weight in weights])
     used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)[:limit]
-    fitted, members = blend.scale_by_temperatures(fitted, members)
+    members = blend.scale_members(members, fitted.temperatures)
     whole = _f1(plan, fitted, weights, members, truth)
     at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused)}
     reasons = []
@@ -334,7 +334,7 @@ def say_fit(result):
         strongest = np.argsort(-np.abs(np.log(fitted.class_factors)))[:3]
         factors = [f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest]
         say(f"strongest factors: {'; '.join(factors)}")
-    if result.plan.meets_prior:
+    if "prior" in result.plan.decode:
         factors = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
         say(f"factors of the mask states for 5:1:1 among the eval images: {factors}")
 
@@ -413,7 +413,7 @@ def print_next(args, result, folder):
     elif images and not result.plan.fitted_options and len(result.members) > 1:
         command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
-        command += data + " --decode prior" * result.plan.meets_prior + " --persons" * args.persons + " --search greedy"
+        command += data + " --decode prior" * ("prior" in result.plan.decode) + " --persons" * args.persons + " --search greedy"
     else:
         command = "leaderboard.py"
     print(f"next: python {command}")
@@ -566,7 +566,7 @@ def combine(args, plan, members):
     if images:
         fitted = blend.fit_plan(plan, images.members, images.truth)
         scored = blend.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
-    finished = blend.finish_plan(plan, blend.apply_plan(plan, *blend.average_folds(fitted, folds)))
+    finished = blend.finish_plan(plan, blend.apply_plan(plan, fitted, blend.average_folds(fitted, folds)))
     return Submission(plan, members, names, images, fitted, scored, *finished, grouping)
 
 
@@ -596,7 +596,7 @@ def make_recipe(args, result):
         recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
     if fitted.class_factors is not None:
         recipe["biases"] = fitted.class_factors.tolist()
-    if plan.meets_prior:
+    if "prior" in plan.decode:
         recipe["mask_factors"] = result.mask_factors.tolist()
         if result.scored:
             recipe["oof_mask_factors"] = result.scored.mask_factors.tolist()
@@ -628,8 +628,8 @@ def write_result(args, result):
             table = blend.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             files.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            scaled, given = blend.scale_by_temperatures(fitted, images.members)
-            study = blend.study_bounds(given, images.truth, images.persons, scaled.bounds, plan.method, scaled.weights)
+            given = blend.scale_members(images.members, fitted.temperatures)
+            study = blend.study_bounds(given, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
             figure = report.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
             files.write_figure(inside / "bounds.png", figure)
 
