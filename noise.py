@@ -1,16 +1,11 @@
 """Labels that are probably wrong, from out-of-fold predictions: of persons (gender, age, swapped images) and of single images.
 
-A label that the prediction of a model contradicts which never saw its person is either hard or wrong. Confident learning
-(Northcutt et al. 2021, arXiv 1911.00068) ranks images by how far the prediction lies from the label, against the usual of the
-class. Here persons are ranked, as a gender or an age is wrong for all seven images at once, and by a probability: Bayes' rule
-with a prior share of wrong labels, of predictions that are calibrated on the labels first. A person's images are one photograph
-with different masks, so how much their agreement proves is fitted, not assumed. A face that misleads every model looks like a
-wrong label: confidences of gender and age are rather too high than too low.
+As confident learning (Northcutt et al. 2021, arXiv 1911.00068), but of persons, whose seven images are wrong at once, and by
+Bayes' rule, from predictions that are calibrated on the labels first. A face that misleads every model looks like a wrong
+label: confidences of gender and age are rather too high than too low.
 """
 
-import csv
-import io
-from dataclasses import dataclass
+from collections import namedtuple
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -34,42 +29,21 @@ YEARS = 5  # a recorded age as near as this to the apparent one is called right
 FLOOR = 1e-6  # a probability below this is as good as 0
 
 
-@dataclass
-class Evidence:
-    """Mean predictions of the train images: `rows` image, path; `probs` {component: float64 [N, C]}; `truth` {...: int64 [N]}.
+# Mean predictions of train images: `rows` image, path; `probs` {component: float64 [N, C]} of mask, gender and age_group, as
+# far as the runs decide them, and `age` (single years); `truth` {component: int64 [N]}.
+Evidence = namedtuple("Evidence", "rows probs truth")
 
-    Components are mask, gender and age_group, as far as the runs decide them; `probs` may hold `age` (single years) too.
-    """
-
-    rows: pd.DataFrame
-    probs: dict
-    truth: dict
-
-
-@dataclass
-class Findings:
-    """Labels that are probably wrong, the surest first.
-
-    persons: path, column, value, confidence (as a label fix), recorded, likely (in words); images: image, part, label,
-    suggested (class names), probability; expected: {column: sum of all confidences}; people: how many were judged; guessed:
-    {column: macro F1 of the mean predictions} where that is no better than chance.
-    """
-
-    persons: pd.DataFrame
-    images: pd.DataFrame
-    expected: dict
-    people: int
-    guessed: dict
+# Labels that are probably wrong, the surest first. persons: path, column, value, confidence (as a label fix), recorded, likely;
+# images: image, part, label, suggested, probability; expected: {column: sum of all confidences}; people: how many were judged;
+# guessed: {column: macro F1 of the mean predictions} where that is no better than chance.
+Findings = namedtuple("Findings", "persons images expected people guessed")
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_evidence(patterns):
-    """The members behind names and patterns of runs and ensembles, with their oof.csv alone.
-
-    InputError when one that is named has none, or two hold different images; matches of a pattern are passed over then.
-    """
+    """The members behind names and patterns of runs and ensembles, with their oof.csv alone."""
     sources = predictions.find_sources(patterns, option="--label-noise")
     for source in sources:
         if not source.matched and not (source.folder / "oof.csv").is_file():
@@ -82,9 +56,8 @@ def read_evidence(patterns):
 def describe(member):
     """'runs/a (macro F1 of label 0.5123)', out of fold."""
     truth, probs = predictions.scored(member.oof, member.target)
-    return (
-        f"{member.name} (macro F1 of {SCORED_AS[member.target]} {metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f})"
-    )
+    f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+    return f"{member.name} (macro F1 of {SCORED_AS[member.target]} {f1:.4f})"
 
 
 def average(members):
@@ -103,10 +76,7 @@ def average(members):
 
 
 def check_people(evidence, people, place, recorded):
-    """InputError unless everyone in `evidence` stands in the rows of a train.csv (`place`) with the same labels.
-
-    `recorded`: the data folder that the runs name, for the message.
-    """
+    """InputError unless all of `evidence` are in train.csv (`place`) with the same labels; recorded: the runs' data folder."""
     person = evidence.rows["path"]
     unknown = ~person.isin(people["path"])
     hint = f"the runs were trained on --data-dir {recorded}" if recorded else "give the --data-dir of the runs"
@@ -127,33 +97,24 @@ def applied_fixes(members, people):
         if file := args.get("label_fixes"):
             try:
                 fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
+                fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
+                log(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
             except InputError as error:
                 log(f"{member.name} was trained with label fixes that can't be read now: {error}")
-                continue
-            log(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
-            fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
     return fixed
 
 
-# ---- confidence ----------------------------------------------------------------------------------------------------
-
-
 def pool(probs, person):
-    """Mean of the probabilities [N, C] of each person's images: [P, C]; person [N] in 0..P-1.
-
-    The mean of probabilities ranks like that of log-probabilities and is calmer where a single image is surely wrong.
-    """
+    """Mean of the probabilities [N, C] of each person's images: [P, C]; person [N] in 0..P-1."""
     sums = np.zeros((person.max() + 1, probs.shape[1]))
     np.add.at(sums, person, probs)
     return sums / np.bincount(person)[:, None]
 
 
 def calibrate(explain, size, noise_rate):
-    """Parameters [size] under which the recorded labels are most probable; the first is the log of a temperature's inverse.
-
-    explain(parameters) returns (right, wrong): the probability [P] of each recorded label if it is right and if it is
-    wrong. Labels are wrong at `noise_rate`, so a few wrong ones don't drag the fit. Standard normal priors keep it finite
-    where the labels are separated perfectly.
+    """Parameters [size] under which the recorded labels are most probable, a share `noise_rate` of them wrong; the first is the
+    log of a temperature's inverse. explain(parameters) returns (right, wrong): the probability [P] of each recorded label if it
+    is right and if it is wrong. Standard normal priors keep the fit finite where the labels are separated perfectly.
     """
 
     def loss(parameters):
@@ -169,7 +130,7 @@ def wrong_probability(right, wrong, noise_rate):
 
 
 def odds_confidence(odds, size, noise_rate):
-    """Probability [P] that a label is wrong, from its log-odds (function of the parameters -> [P]) with `size` parameters."""
+    """Probability [P] that a label is wrong, from its log-odds, a function of `size` parameters."""
 
     def explain(parameters):
         right = expit(odds(parameters))
@@ -179,19 +140,13 @@ def odds_confidence(odds, size, noise_rate):
 
 
 def gender_confidence(probs, gender, noise_rate):
-    """Probability [P] that a person's gender is wrong: probs [P, 2] pooled, gender [P] recorded.
-
-    One temperature and one shift for all, as confident learning has a threshold a class.
-    """
+    """Probability [P] that a person's gender is wrong: probs [P, 2] pooled, gender [P] recorded."""
     odds, sign = np.log(np.maximum(probs[:, 1], FLOOR) / np.maximum(probs[:, 0], FLOOR)), 2 * gender - 1
     return odds_confidence(lambda parameters: sign * (np.exp(parameters[0]) * odds + parameters[1]), 2, noise_rate)
 
 
 def swap_confidence(normal, incorrect, noise_rate):
-    """Probability [P] that `normal` and `incorrect_mask` of a person are swapped; each image's mask probabilities [P, 3].
-
-    As log p(normal shows incorrect) + log p(incorrect shows not worn) - the same as labelled, with one temperature.
-    """
+    """Probability [P] that `normal` and `incorrect_mask` of a person are swapped; each image's mask probabilities [P, 3]."""
     normal, incorrect = np.log(np.maximum(normal, FLOOR)), np.log(np.maximum(incorrect, FLOOR))
     odds = normal[:, 2] + incorrect[:, 1] - normal[:, 1] - incorrect[:, 2]
     return odds_confidence(lambda parameters: np.exp(parameters[0]) * odds, 1, noise_rate)
@@ -200,8 +155,8 @@ def swap_confidence(normal, incorrect, noise_rate):
 def age_confidence(groups, years, age, noise_rate):
     """(probability [P] that a person's age is wrong, likely age [P]) of ages recorded in years [P].
 
-    groups [P, 3] and years [P, 43] are pooled; without years (None) those of a group are taken as people's ages are
-    spread in it. A right age lies within YEARS of the apparent one; a wrong one is anybody's. Ages from 60 on are one.
+    groups [P, 3] and years [P, 43] are pooled; without years (None) they are spread as people's ages are in a group. A right
+    age lies within YEARS of the apparent one; a wrong one is anybody's.
     """
     age = np.clip(age, FIRST_AGE, LAST_AGE) - FIRST_AGE
     count = LAST_AGE - FIRST_AGE + 1
@@ -229,10 +184,7 @@ def age_confidence(groups, years, age, noise_rate):
 
 
 def judge(evidence, people, noise_rate):
-    """The Findings in `evidence`; `people`: the rows of train.csv.
-
-    Listed are contradictions: labels that are more probably wrong than `noise_rate`, the prior.
-    """
+    """The Findings in `evidence`: labels that are more probably wrong than `noise_rate`; people: the rows of train.csv."""
     person, paths = pd.factorize(evidence.rows["path"])
     rows = people.set_index("path").loc[paths].reset_index()
     pooled = {component: pool(probs, person) for component, probs in evidence.probs.items()}
@@ -257,9 +209,8 @@ def judge(evidence, people, noise_rate):
     return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
 
 
-def _claims(paths, value, confidence, recorded, likely):
-    table = {"path": paths, "value": value, "confidence": confidence, "recorded": recorded, "likely": likely}
-    return pd.DataFrame(table)
+def _claims(path, value, confidence, recorded, likely):
+    return pd.DataFrame({"path": path, "value": value, "confidence": confidence, "recorded": recorded, "likely": likely})
 
 
 def age_claims(rows, groups, years, noise_rate):
@@ -299,13 +250,6 @@ LIKELY = 0.1  # suggestions below this probability are folded away
 TITLES = {"gender": "gender", "age": "age", "mask": "normal and incorrect_mask swapped", "images": "single images, mask"}
 
 
-def csv_line(*values):
-    """The values as a line of a csv, quoted where they must be."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
-
-
 def swaps_apart(findings, persons):
     """The images whose mask contradicts the label and that no swap among `persons` explains."""
     swapped = set(persons["path"][persons["column"] == "mask"])
@@ -318,7 +262,7 @@ def swaps_apart(findings, persons):
 def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     """Write suggestions.csv, images.csv and index.html into the folder `out`; returns (persons shown, images missing).
 
-    At most `limit` persons a column and as many images are shown; images.csv holds all. `fixed`: see applied_fixes.
+    At most `limit` persons a column and as many images are shown; images.csv holds all.
     """
     out, persons = Path(out), findings.persons.groupby("column").head(limit)
     images = swaps_apart(findings, persons).head(limit)
@@ -343,12 +287,12 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
 
 
 def document(findings, persons, images, strips, pictures, runs, note, fixed):
-    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}; runs: in words."""
+    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}."""
     sections = []
     for column in findings.expected:
         cards = []
         for row in persons[persons["column"] == column].itertuples(index=False):
-            fix = csv_line(row.path, row.column, row.value)
+            fix = pd.DataFrame([[row.path, row.column, row.value]]).to_csv(index=False, header=False).rstrip()
             line = f"{fix},{row.confidence:.4f}"
             marks = {"fix": fix, "line": line, "images": strips[row.path], "fixed": fixed.get((row.path, row.column))}
             cards.append(row._asdict() | marks)

@@ -438,7 +438,6 @@ def test_names_are_escaped_and_csv_lines_quoted():
     fixed = {(nasty, "gender"): "<b>.csv"}
     page = noise.document(findings, row, nothing, {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
     assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
-    assert noise.csv_line(nasty, "gender", "male") == '"<script>owned()</script>"",x",gender,male'
 
 
 def test_in_a_browser_keys_move_filter_and_accept(run, data, tmp_path, browser):
