@@ -3,8 +3,7 @@
     python ensemble.py --models runs/*age* runs/*gender* runs/*mask*
     python ensemble.py --models "runs/*" --search greedy --decode f1
 
-Reads the eval predictions of each run's folds (made first where they are missing or lack images of info.csv) and its oof.csv,
-and changes nothing in a run that has them. Writes submissions/NAME/: submission.csv, eval.csv (18 probabilities), recipe.yaml,
+Makes eval predictions that are missing, and writes submissions/NAME/: submission.csv, eval.csv (18 probabilities), recipe.yaml,
 score.json, oof.csv when every member has one, bounds.png with --tune-bounds, persons.csv with --persons. What is fitted on
 out-of-fold predictions is scored on people that it was not fitted to; oof.csv then holds those probabilities.
 """
@@ -18,7 +17,8 @@ import contextlib
 import shlex
 import sys
 import textwrap
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,27 +38,18 @@ import metrics
 import options
 import predictions
 import report
-from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices, marginals
+from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
 from errors import InputError
 
 # ---- persons ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Grouping:
-    """Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores."""
-
-    eval: pd.DataFrame
-    oof: pd.DataFrame | None
-    scores: dict
+# Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
+Grouping = namedtuple("Grouping", "eval oof scores")
 
 
 def find_persons(names, table, args):
-    """The Grouping of eval images and of out-of-fold rows (image, path) or None, from the images of the data folder.
-
-    Out-of-fold rows are grouped over all folds, as so many strangers are among eval images too; keeping to folds, where no
-    model has seen the others of a group, changed the macro F1 of 700 people from 0.5841 to 0.5848.
-    """
+    """The Grouping of eval images and of out-of-fold rows (image, path; over all folds) or None."""
     data_dir = args.data_dir or demo.find()
     if data_dir is None:
         raise InputError("--persons: looks at the images, and there is no data folder here; give --data-dir")
@@ -82,8 +73,7 @@ def _group_means(probs, groups):
 def share_probs(target, probs, groups):
     """A member's probabilities [N, C] with those of gender and age averaged over each group; each image keeps its own mask's.
 
-    Of the 18 classes of `label` the mean is that of gender and age group together, and their product with the mask's
-    probabilities takes the place of the member's; an image alone in its group stays as it is.
+    Of the 18 classes of `label` the mean is that of gender and age group together; an image alone in its group stays as it is.
     """
     if target == "label":
         joint = probs.reshape(len(probs), len(MASKS), len(GENDERS) * len(AGE_GROUPS))
@@ -112,20 +102,9 @@ def pair_scores(groups, persons):
 READ = 20  # results whose predictions are read, the highest scores first
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the
-    eval images; `persons`: made with --persons, so check that the rules allow grouping eval images."""
-
-    folder: Path
-    f1: float
-    half: float
-    pred: np.ndarray
-    answers: np.ndarray
-    persons: bool = False
-
-    def __str__(self):
-        return f"{self.folder}{' (--persons)' if self.persons else ''}"
+# A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the eval
+# images; `persons`: made with --persons, so check that the rules allow grouping eval images.
+Candidate = namedtuple("Candidate", "folder f1 half pred answers persons")
 
 
 def scored_folders(output_dir):
@@ -157,7 +136,8 @@ def choose_pair(candidates, truth, persons):
     """(first, second, lines of text): the two to hand in. The first has the highest score; the second is within noise of it and
     errs least like it, None where there is no such, or only the first's answers again."""
     first, *others = candidates
-    lines = [f"  1  {first}: macro F1 {first.f1:.4f}, the highest"]
+    names = {one.folder: f"{one.folder}{' (--persons)' * one.persons}" for one in candidates}
+    lines = [f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest"]
     wrong = first.pred != truth
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
@@ -168,17 +148,19 @@ def choose_pair(candidates, truth, persons):
             gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
             apart = (first.answers != other.answers).mean()
             like = f"correlation {alike[other.folder]:.2f}, {apart:.1%} of answers differ"
-            lines += [f"  2  {other}: macro F1 {other.f1:.4f}, {gap};", f"     its errors are least like those of 1: {like}"]
+            lines += [
+                f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};",
+                f"     its errors are least like those of 1: {like}",
+            ]
             return first, other, lines
     lines.append("  2  none: all else is worse by more than noise, or the same again; combine other members for one")
     return first, None, lines
 
 
 def advise(folder, oof, names):
-    """(first, second, lines of text) of the two results to hand in, of a folder and those beside it; None of fewer than two.
+    """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; None of fewer than two.
 
-    oof: the folder's oof.csv table, names: its eval images. Where one of the two was made with --persons, the lines name the
-    two to hand in without it as well.
+    oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, the lines name two without too.
     """
     candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
     if len(candidates) < 2:
@@ -191,9 +173,7 @@ def advise(folder, oof, names):
     return first, second, ["the two to hand in at the end:", *lines]
 
 
-# ---- contributions ----------------------------------------------------------------------------------------------------
-
-SHOWN = 12  # members that are left out, and steps of the greedy path
+SHOWN = 12  # steps of the greedy path
 
 
 def total_weight(weight):
@@ -201,65 +181,30 @@ def total_weight(weight):
     return sum(weight.values()) if isinstance(weight, dict) else weight
 
 
-def _f1(plan, fitted, weights, members, truth):
-    """In-sample macro F1 with other weights and everything else as fitted; -inf where a component is left undecided."""
-    try:
-        probs, _factors = blend.finish_plan(plan, blend.apply_plan(plan, replace(fitted, weights=weights), members))
-    except InputError:
-        return -np.inf
-    return metrics.macro_f1(truth, probs.argmax(1), len(LABELS))
-
-
 def added(plan, fitted, members, truth):
-    """In-sample macro F1 minus that without each member, nothing fitted anew [len(members)].
+    """In-sample macro F1 with each member minus that without it, nothing fitted anew [len(members)].
 
-    Infinite where the others leave a component undecided; NaN where it has no weight, and for a stacker.
+    A member without weight enters at the mean weight of the others. Infinite where the others leave a component undecided;
+    NaN for a stacker.
     """
-    weights, adds = fitted.weights or [1] * len(members), np.full(len(members), np.nan)
     if plan.method == "stack":
-        return adds
+        return np.full(len(members), np.nan)
     members = blend.scale_members(members, fitted.temperatures)
-    whole = _f1(plan, fitted, weights, members, truth)
-    for index, weight in enumerate(weights):
-        if total_weight(weight) > 0:
-            adds[index] = whole - _f1(plan, fitted, [*weights[:index], 0, *weights[index + 1 :]], members, truth)
-    return adds
-
-
-def truth_probs(target, probs, truth, bounds):
-    """{component: [N]}: the probability that a member gives to the true class of each component it decides."""
-    tables = blend.member_components(target, probs, bounds)
-    tables = marginals(tables["label"]) if "label" in tables else tables
-    true = dict(zip(dataset.COMPONENTS, decode(truth)))
-    return {name: table[np.arange(len(truth)), true[name]] for name, table in tables.items()}
-
-
-def correlation(one, other):
-    """Mean correlation of two `truth_probs` over the components that both decide; NaN where there is none."""
-    both = [name for name in one if name in other and one[name].std() * other[name].std()]
-    return float(np.mean([np.corrcoef(one[name], other[name])[0, 1] for name in both])) if both else np.nan
-
-
-def left_out(plan, fitted, members, truth, limit=SHOWN):
-    """[(index, reason)] of the first `limit` members without weight: the change of macro F1 when it enters at the mean weight
-    of the others, and its correlation with the member most like it among those used; members are numbered from 1."""
     weights = fitted.weights or [1] * len(members)
     totals = np.array([total_weight(weight) for weight in weights])
-    used, unused = np.flatnonzero(totals > 0), np.flatnonzero(totals == 0)[:limit]
-    members = blend.scale_members(members, fitted.temperatures)
-    whole = _f1(plan, fitted, weights, members, truth)
-    at_truth = {index: truth_probs(*members[index], truth, fitted.bounds) for index in (*used, *unused)}
-    reasons = []
-    for index in unused:
-        alike = np.array([correlation(at_truth[index], at_truth[other]) for other in used])
-        like = "nothing like it is used"
-        if not np.isnan(alike).all():
-            like = f"correlation {np.nanmax(alike):.2f} with {used[np.nanargmax(alike)] + 1}"
-        entered = [*weights[:index], totals[used].mean(), *weights[index + 1 :]]
-        change = _f1(plan, fitted, entered, members, truth) - whole
-        reason = f"{'lowers the score by' if change < 0 else 'would add only'} {abs(change):.4f} in-sample ({like})"
-        reasons.append((int(index), reason if abs(change) >= 0.00005 else f"adds nothing ({like})"))
-    return reasons
+
+    def f1(weights):
+        try:
+            probs = blend.apply_plan(plan, replace(fitted, weights=weights), members)
+        except InputError:
+            return -np.inf
+        return metrics.macro_f1(truth, blend.finish_plan(plan, probs)[0].argmax(1), len(LABELS))
+
+    whole, adds = f1(weights), []
+    for index, total in enumerate(totals):
+        other = f1([*weights[:index], 0 if total else totals[totals > 0].mean(), *weights[index + 1 :]])
+        adds.append(whole - other if total else other - whole)
+    return np.array(adds)
 
 
 def _weight_text(weight):
@@ -268,33 +213,20 @@ def _weight_text(weight):
     return "–" if weight is None else f"{weight:g}" if weight == int(weight) else f"{weight:.3f}"
 
 
-def _folds_text(folds):
-    if len(folds) > 3 and folds == list(range(folds[0], folds[-1] + 1)):
-        return f"{folds[0]}..{folds[-1]}"
-    return " ".join(map(str, folds)) or "–"
-
-
 def contributions_table(members, weights, adds):
-    """Lines of a table of predictions.Members with their weights (None: there is none) and what each adds.
-
-    Names are shortened so that lines fit the console.
-    """
-    rows = [("#", "member", "target", "folds", "scored on", "own F1", "weight", "adds")]
+    """Lines of a table of predictions.Members with their weights (None: there is none) and what each adds or would add."""
+    rows = []
     for number, (member, weight, add) in enumerate(zip(members, weights, adds), start=1):
         own = "–"
         if member.oof is not None:
             truth, probs = predictions.scored(member.oof, member.target)
             own = f"{metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f}"
         more = "–" if np.isnan(add) else "needed" if np.isinf(add) else f"{add:+.4f}"
-        folds, scored_as = _folds_text(member.folds), SCORED_AS[member.target]
-        rows.append((str(number), member.name, member.target, folds, scored_as, own, _weight_text(weight), more))
-    widths = [max(map(files.display_width, column)) for column in zip(*rows)]
-    room = errors.WIDTH - sum(widths) - 2 * len(widths[1:]) + widths[1]
-    head, *rows = [(number, report.shorten(name, room), *others) for number, name, *others in rows]
-    return files.aligned(head, rows, left=range(5))
-
-
-# ---- messages ---------------------------------------------------------------------------------------------------------
+        more = more if weight is None or total_weight(weight) > 0 else f"({more})"
+        folds, scored_as = " ".join(map(str, member.folds)) or "–", SCORED_AS[member.target]
+        rows.append((member.name, str(number), member.target, folds, scored_as, own, _weight_text(weight), more))
+    head = ("member", "#", "target", "folds", "scored on", "own F1", "weight", "adds")
+    return files.aligned(head, rows, left=(0, 2, 3, 4), fit=errors.WIDTH)
 
 
 def say(text, indent="", hang="  ", out=print):
@@ -304,16 +236,13 @@ def say(text, indent="", hang="  ", out=print):
 
 
 def say_members(result):
-    """Print the table of members and why others are left out."""
+    """Print the table of members."""
     plan, fitted, images = result.plan, result.fitted, result.images
     adds = added(plan, fitted, images.members, images.truth) if images else [np.nan] * len(result.members)
     for line in contributions_table(result.members, result.weights, adds):
         print(line)
-    unused = sum(total_weight(weight) == 0 for weight in fitted.weights or [])
-    for index, reason in left_out(plan, fitted, images.members, images.truth) if unused else ():
-        say(f"{index + 1} is left out: {reason}")
-    if unused > SHOWN:
-        print(f"{unused - SHOWN} more are left out")
+    if any(total_weight(weight) == 0 for weight in fitted.weights or ()):
+        print("(in brackets: left out, and what it would add at the mean weight of the others)")
 
 
 def say_fit(result):
@@ -467,48 +396,22 @@ def parse_args(argv):
     return args
 
 
-@dataclass(frozen=True)
-class OofImages:
-    """The train images that every member predicts out of fold: rows of oof.csv (image, path, fold), official labels [N],
-    and the members' (target, probabilities)."""
+# The train images that every member predicts out of fold: rows of oof.csv (image, path, fold), official labels [N], and the
+# members' (target, probabilities).
+OofImages = namedtuple("OofImages", "table truth members")
 
-    table: pd.DataFrame
-    truth: np.ndarray
-    members: list
-
-    @property
-    def persons(self):
-        return self.table["path"].to_numpy()
-
-
-@dataclass(frozen=True)
-class Submission:
-    """The result to write and print; `images` and `scored` are None where a member has no oof.csv. `mask_factors`: those of
-    the eval images with --decode prior, `grouping`: with --persons."""
-
-    plan: blend.Plan
-    members: list
-    names: list
-    images: OofImages | None
-    fitted: blend.Fitted
-    scored: blend.OutOfFold | None
-    eval_probs: np.ndarray
-    mask_factors: np.ndarray | None = None
-    grouping: Grouping | None = None
-
-    @property
-    def weights(self):
-        """A weight for each member, or None for each where a stacker takes their place."""
-        if self.plan.method == "stack":
-            return [None] * len(self.members)
-        return self.fitted.weights or [1] * len(self.members)
+# The result to write and print; `images` and `scored` are None where a member has no oof.csv. `weights`: of each member, None
+# in a stack; `mask_factors`: of the eval images with --decode prior; `grouping`: with --persons.
+Submission = namedtuple("Submission", "plan members weights names images fitted scored eval_probs mask_factors grouping")
 
 
 def main(argv=None):
     hardware.tune_malloc()
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
-    plan, data_dir = make_plan(args), demo.find(args.data_dir)
+    cut = None if args.tune_bounds else tuple(args.age_bounds)
+    plan = blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
+    data_dir = demo.find(args.data_dir)
     result = combine(args, plan, read_members(args, plan))
     folder = write_result(args, result)
     say_members(result)
@@ -523,12 +426,6 @@ def main(argv=None):
     warn_of_prior(result.eval_probs)
     print_next(args, result, folder)
     return 0
-
-
-def make_plan(args):
-    """The blend.Plan of the options."""
-    cut = None if args.tune_bounds else tuple(args.age_bounds)
-    return blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
 
 
 def read_members(args, plan):
@@ -562,17 +459,18 @@ def combine(args, plan, members):
     if args.persons:
         grouping = find_persons(names, images and images.table, args)
         folds = [share_members(models, grouping.eval) for models in folds]
-        images = images and replace(images, members=share_members(images.members, grouping.oof))
+        images = images and images._replace(members=share_members(images.members, grouping.oof))
     if images:
         fitted = blend.fit_plan(plan, images.members, images.truth)
-        scored = blend.score_plan(plan, fitted, images.members, images.truth, images.persons, args.quiet, plain)
+        persons = images.table["path"].to_numpy()
+        scored = blend.score_plan(plan, fitted, images.members, images.truth, persons, args.quiet, plain)
     finished = blend.finish_plan(plan, blend.apply_plan(plan, fitted, blend.average_folds(fitted, folds)))
-    return Submission(plan, members, names, images, fitted, scored, *finished, grouping)
+    weights = [None] * len(members) if plan.method == "stack" else fitted.weights or [1] * len(members)
+    return Submission(plan, members, weights, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
-    """recipe.yaml (a dict): with the eval.csv of the members' folds (and stack.csv) all that eval.csv and submission.csv are
-    made of."""
+    """recipe.yaml (a dict): with the eval.csv of the members' folds (and stack.csv) all that the answers are made of."""
     plan, fitted = result.plan, result.fitted
     recipe = {
         "method": plan.method,
@@ -628,8 +526,8 @@ def write_result(args, result):
             table = blend.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             files.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
-            given = blend.scale_members(images.members, fitted.temperatures)
-            study = blend.study_bounds(given, images.truth, images.persons, fitted.bounds, plan.method, fitted.weights)
+            given, persons = blend.scale_members(images.members, fitted.temperatures), images.table["path"].to_numpy()
+            study = blend.study_bounds(given, images.truth, persons, fitted.bounds, plan.method, fitted.weights)
             figure = report.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
             files.write_figure(inside / "bounds.png", figure)
 
