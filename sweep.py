@@ -3,14 +3,9 @@
     python sweep.py sweep.txt --seeds 1 2 3 --jobs 2
 
 The file has a line `NAME: OPTIONS` for each experiment, the baseline first; `common: OPTIONS` holds for all below, # begins a
-comment, $NAME is a variable of the environment. `train.py` is run for each of them with each seed, into DIR/NAME-sSEED. What is
-finished is skipped, what was stopped goes on, so the same command goes on with a sweep, whatever ended it. A run that fails is
-reported with its error, and the others go on. At the end comes a table of the finished runs: scores, and differences to the
-first experiment. The output of a run is in DIR/.sweep/NAME-sSEED.log, which also keeps other sweeps from it: several may work
-on one file at once, such as one a GPU.
-
-Exit code 0: all runs are finished; 1: some failed; 2: bad input, found before the first run starts, or runs that can't be
-compared; 129, 130 or 143: stopped by a signal, after all runs have saved their state.
+comment, $NAME is a variable of the environment. Each is trained with each seed into DIR/NAME-sSEED, with its output in
+DIR/.sweep/NAME-sSEED.log. What is finished is skipped, what was stopped goes on, and several sweeps may work on one file at
+once, such as one a GPU. At the end comes a table of scores and differences to the baseline. Exit code 1: some runs failed.
 """
 
 import errors
@@ -47,7 +42,6 @@ from experiment import find_run, read_args, summed_folds
 
 # ---- plan -------------------------------------------------------------------------------------------------------------
 
-OPTION = re.compile(r"--[a-z][a-z-]*")
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # given by the sweep, so no line may
 # May be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
@@ -57,16 +51,12 @@ UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A line of the file: its place, its name, its own options as words, and all of them with the common ones before.
-
-    `places`: {option: the place of the line that has it last}.
-    """
+    """A line of the file: its place, its name, its own options as words, and all of them with the common ones before."""
 
     place: str
     name: str
     own: tuple
     words: tuple
-    places: dict
 
 
 @dataclass(frozen=True)
@@ -126,20 +116,19 @@ class Job:
                 " ".join(shlex.join([option, *side[option]]) if option in side else f"no {option}" for option in apart)
                 for side in (before, now)
             )
-            place = self.experiment.places.get(apart[0], self.experiment.place)
             advice = "give the experiment another name, or move that folder away"
-            raise InputError(f"{self.run}: was started with {had}, and {place} now says {has}; {advice}")
+            raise InputError(f"{self.run}: was started with {had}, and {self.experiment.place} now says {has}; {advice}")
 
 
 def options_of(words):
-    """{option: its values} of a command line; ValueError with the word that follows no option."""
+    """{option: its values} of a command line; ValueError about a word that follows no option."""
     found, values = {}, None
     for word in words:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
             values = found[option] = [value] if equals else []
         elif values is None:
-            raise ValueError(word)
+            raise ValueError(f"{word!r} follows no option; options begin with --")
         else:
             values.append(word)
     return found
@@ -149,7 +138,7 @@ def read_plan(path):
     """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
     with errors.reading(path):
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    common, places, found = [], {}, {}
+    common, found = [], {}
     for number, line in enumerate(lines, start=1):
         place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()
         if not line:
@@ -159,15 +148,14 @@ def read_plan(path):
         if not colon or not EXPERIMENT_NAME.fullmatch(name):
             raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
         words = _words(place, text)
-        here = dict.fromkeys(options_of(words), place)
         if name == "common":
             if found:
                 raise InputError(f"{place}: common stands below an experiment; its lines come first, as they hold for all")
-            common, places = [*common, *words], {**places, **here}
+            common += words
         elif name.lower() in found:
             raise InputError(f"{place}: {name} stands twice, first in line {found[name.lower()].place.rpartition(' ')[2]}")
         else:
-            found[name.lower()] = Experiment(place, name, tuple(words), (*common, *words), {**places, **here})
+            found[name.lower()] = Experiment(place, name, tuple(words), (*common, *words))
     if not found:
         raise InputError(f"{path}: names no experiment; it takes lines such as baseline: and focal: --loss focal")
     return list(found.values())
@@ -176,37 +164,20 @@ def read_plan(path):
 def _words(place, text):
     """The words of a line's options with the variables of the environment, checked as far as that needs no train.py."""
     try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise InputError(f"{place}: {str(error).lower()} in {text.strip()!r}") from error
-    try:
-        words = [string.Template(word).substitute(os.environ) for word in words]
+        words = [string.Template(word).substitute(os.environ) for word in shlex.split(text)]
+        taken = [option for option in options_of(words) if option in OWN]
     except KeyError as error:
         name = error.args[0]
         raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for") from error
-    except ValueError as error:
-        raise InputError(f"{place}: a $ before no name in {text.strip()!r}; write $$ for a dollar") from error
-    try:
-        taken = [option for option in options_of(words) if option in OWN]
-    except ValueError as error:
-        raise InputError(f"{place}: {str(error)!r} follows no option; options begin with --") from error
+    except ValueError as error:  # a quotation without an end, a $ before no name, a word that follows no option
+        raise InputError(f"{place}: {error} (in {text.strip()!r})") from error
     if taken:
         raise InputError(f"{place}: {taken[0]} is given by sweep.py; see its --seeds and --output-dir")
     return words
 
 
-def check_options(experiments, refusals):
-    """InputError for the first of `refusals`, train.py's reason against each experiment or None, at the line of its option."""
-    for one, refusal in zip(experiments, refusals, strict=True):
-        if refusal is not None:
-            spoken_of = (option for option in OPTION.findall(refusal) if option in one.places)
-            raise InputError(f"{one.places.get(next(spoken_of, None), one.place)}: {refusal}")
-
-
 def make_jobs(experiments, seeds, output_dir):
-    """A Job of each experiment and seed: all experiments with the first seed, then with the next, so that a sweep that is
-    stopped early can be compared.
-    """
+    """A Job of each experiment and seed, seed by seed, so that a sweep that is stopped early can be compared."""
     return [Job(one, seed, Path(output_dir) / f"{one.name}-s{seed}") for seed in seeds for one in experiments]
 
 
@@ -222,8 +193,7 @@ NOTE = (
 
 @dataclass
 class Run:
-    """A finished run: scored target and seconds; digests of folds.csv and of the images' names; person, truth and answer [N] of
-    each image in order of these names, None of a nofold run."""
+    """A finished run: digests of folds.csv and of the images' names; person, truth and answer [N] of each in that order."""
 
     folder: Path
     scored_as: str
@@ -241,9 +211,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """Results of an experiment. `f1`: of each finished seed; `differences` to the baseline: of each seed that both have,
-    with the 95 % interval (low, high) of their mean over people; [] and None where there is nothing to compare.
-    """
+    """Results of an experiment: `f1` of each finished seed; `differences` to the baseline of each seed that both have, with the
+    95 % interval (low, high) of their mean over people."""
 
     name: str
     options: str
@@ -257,10 +226,7 @@ class Row:
 
     @property
     def verdict(self):
-        """'better' or 'worse' where the intervals over people and over seeds (Student's t) both leave out 0, else 'noise'.
-
-        '-' without a difference, 'one seed' where nothing tells how far seeds differ.
-        """
+        """'better' or 'worse' where the intervals over people and over seeds (Student's t) both leave out 0, else 'noise'."""
         count = len(self.differences)
         if count < 2:
             return ("-", "one seed")[count]
@@ -311,10 +277,7 @@ def check_same(runs):
 
 
 def compare_rows(experiments, runs):
-    """A Row of each experiment that has finished runs, the baseline first. InputError from check_same.
-
-    experiments: [(name, options)], the baseline first; runs: {name: {seed: Run}}.
-    """
+    """A Row of each experiment [(name, options)] that has finished runs {name: {seed: Run}}, the baseline first."""
     check_same([run for seeds in runs.values() for run in seeds.values() if run.truth is not None])
     (baseline, _options), rows = experiments[0], []
     for name, words in experiments:
@@ -350,12 +313,6 @@ def remarks(rows, baseline):
         elif 0 < len(row.differences) < row.seeds:
             notes.append(f"{row.name}: difference of {len(row.differences)} of its {row.seeds} seeds, those of {baseline} too")
     return notes
-
-
-def ablation_text(rows):
-    """Lines of the table for a terminal."""
-    cells = [row.cells() for row in rows]
-    return files.aligned(HEAD, cells, left=(0, 6), fit=errors.WIDTH)
 
 
 def ablation_markdown(rows):
@@ -418,10 +375,6 @@ class Running:
     begin: int
     started: float = field(default_factory=time.monotonic)
 
-    @property
-    def seconds(self):
-        return time.monotonic() - self.started
-
     def failure(self):
         """The reason in a line why the run is not finished though its process ended; None where it is."""
         code = self.process.returncode
@@ -432,10 +385,7 @@ class Running:
 
 
 def open_log(path):
-    """A log's file descriptor, locked for its holders; None while another process has it.
-
-    The lock goes with the open file: a run that has it for its output holds it to its end, even if the sweep is killed.
-    """
+    """A log's file descriptor, locked as long as a process holds it, be it the run that it is given to; None while locked."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -450,8 +400,9 @@ def open_log(path):
 
 
 def start(job, path, handle, threads):
-    """Start the job's process, which writes into its log: in a process group of its own, so that Ctrl-C in a terminal reaches
-    it through the sweep alone. When the sweep is killed it gets a SIGTERM, which saves its state (on Linux).
+    """Start the job's process in a group of its own, so that Ctrl-C reaches it through the sweep alone; returns it as Running.
+
+    When the sweep is killed it gets a SIGTERM, which saves its state (on Linux).
     """
     words = job.command(threads)
     files.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
@@ -488,12 +439,13 @@ class Sweep:
         """Report the runs that have ended since."""
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
+            seconds = time.monotonic() - one.started
             if failure := one.failure():
                 self.failed.append(one.job.name)
-                self.report(one.job, f"failed after {one.seconds:.0f} s: {failure}")
+                self.report(one.job, f"failed after {seconds:.0f} s: {failure}")
             else:
-                self.times.append(one.seconds)
-                self.report(one.job, f"{result_text(one.job)}, {one.seconds:.0f} s")
+                self.times.append(seconds)
+                self.report(one.job, f"{result_text(one.job)}, {seconds:.0f} s")
 
     def begin(self, job):
         """Start a run that waits, unless another process trains it, or has."""
@@ -539,17 +491,12 @@ def table(experiments, jobs, as_markdown):
     finished = sum(map(len, runs.values()))
     notes = [] if finished == len(jobs) else [f"{finished} of {len(jobs)} runs are finished."]
     notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), NOTE]
-    lines = ablation_markdown(rows) if as_markdown else ablation_text(rows)
+    lines = (
+        ablation_markdown(rows)
+        if as_markdown
+        else files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
+    )
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), errors.WIDTH)])
-
-
-def listing(jobs, threads):
-    """The runs of --dry-run: how far each is, and its command."""
-    lines = []
-    for job in jobs:
-        state = "finished" if job.is_finished else "starts" if job.is_new else "goes on"
-        lines.append(f"{state:<9} {shlex.join(['python', *job.command(threads)])}")
-    return "\n".join(lines)
 
 
 def main(argv=None):
@@ -565,9 +512,13 @@ def main(argv=None):
     sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
     if sweep.waiting and not args.table:
         waiting = [one for one in experiments if any(job.experiment is one for job in sweep.waiting)]
-        check_options(waiting, refusals(waiting))
+        for one, refusal in zip(waiting, refusals(waiting)):
+            if refusal:
+                raise InputError(f"{one.place}: {refusal}")
     if args.dry_run:
-        print(listing(jobs, threads))
+        for job in jobs:
+            state = "finished" if job.is_finished else "starts" if job.is_new else "goes on"
+            print(f"{state:<9} {shlex.join(['python', *job.command(threads)])}")
         return 0
     if not args.table:
         errors.log(f"{len(jobs)} run{'s' * (len(jobs) > 1)}, {len(jobs) - len(sweep.waiting)} of them finished")
