@@ -4,25 +4,23 @@ Forward, loss and step are written once; precision, accumulation, mixing, averag
 Sample order and every random draw are pure functions of (seed, fold, epoch, step), so a checkpoint holds no random state.
 """
 
-import argparse
 import contextlib
 import copy
 import io
 import itertools
 import time
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import augment
-import dataset
 import errors
 import experiment
 import files
@@ -30,12 +28,10 @@ import metrics
 from dataset import CLASS_NAMES, SCORED_AS, head_slices, scored_probs
 from errors import InputError, Interrupted
 from files import draw_seed
-from hardware import ALONE, Ranks
+from hardware import ALONE
 from loss import build_criterion, soft_targets
 from model import AMP_DTYPES, head_parameters, layout, predict
 from optim import build_optimizer, lr_at
-
-# ---- order ------------------------------------------------------------------------------------------------------------
 
 SAMPLERS = {"shuffle": None, "balanced": 1.0, "sqrt": 0.5, "person": None}  # the power of a class's size that is divided by
 
@@ -49,16 +45,16 @@ def epoch_order(rows, seed, fold, epoch, sampler="shuffle", classes=None, person
     """The rows (int64 array) in the order of an epoch. classes, persons: int64 [len(rows)], for the samplers that need them.
 
     Classes are oversampled by systematic sampling: every image comes the floor or the ceil of its expected number of times.
-    Drawing each image alone, as torch's WeightedRandomSampler does, adds noise and no balance.
     """
     draw = generator("order", seed, fold, epoch)
-    if sampler == "person":
-        shuffled = draw.permutation(len(rows))
-        return rows[shuffled[np.unique(persons[shuffled], return_index=True)[1]]][draw.permutation(len(np.unique(persons)))]
-    if SAMPLERS[sampler] is None:
-        return draw.permutation(rows)
     shuffled = draw.permutation(len(rows))
-    return draw.permutation(rows[shuffled[systematic(rarity(classes, SAMPLERS[sampler])[shuffled], len(rows), draw.random())]])
+    if sampler == "shuffle":
+        return rows[shuffled]
+    if sampler == "person":
+        chosen = shuffled[np.unique(persons[shuffled], return_index=True)[1]]
+    else:
+        chosen = shuffled[systematic(rarity(classes, SAMPLERS[sampler])[shuffled], len(rows), draw.random())]
+    return rows[chosen][draw.permutation(len(chosen))]
 
 
 def rarity(classes, power):
@@ -74,24 +70,18 @@ def systematic(weights, count, offset):
     return np.searchsorted(edges / edges[-1] * count, np.arange(count) + offset, side="right").clip(max=len(weights) - 1)
 
 
-@dataclass(frozen=True)
 class Partners:
-    """Draws the other image of a mix from `pools` {key: (rows, their cumulated weights up to 1)} by `key_of` [N of store]."""
+    """Draws the other image of a mix from the training `rows`, of `total` in the store.
 
-    pools: dict
-    key_of: np.ndarray
+    classes [len(rows)]: every class is drawn equally often. same [total]: a row's partners have its own value.
+    """
 
-    @classmethod
-    def of(cls, rows, total, same=None, classes=None):
-        """Partners among the training `rows`, of `total` in the store; classes [len(rows)]: every class is drawn equally often;
-        same [total]: a row's partners have its own value."""
-        key_of = np.zeros(total, dtype=np.int64) if same is None else same
-        pools = {}
-        for key in np.unique(key_of[rows]).tolist():
-            mine = key_of[rows] == key
+    def __init__(self, rows, total, same=None, classes=None):
+        self.key_of, self.pools = np.zeros(total, dtype=np.int64) if same is None else same, {}
+        for key in np.unique(self.key_of[rows]).tolist():
+            mine = self.key_of[rows] == key
             weights = np.full(mine.sum(), 1 / mine.sum()) if classes is None else rarity(classes[mine], 1.0)
-            pools[key] = (rows[mine], np.cumsum(weights))
-        return cls(pools, key_of)
+            self.pools[key] = (rows[mine], np.cumsum(weights))
 
     def draw(self, rows, uniform):
         """A partner for each of `rows` by its number `uniform` in 0..1."""
@@ -112,10 +102,7 @@ def epoch_images(args, data):
 
 
 def step_size(args, images, world):
-    """Images of one optimizer step over all ranks: batch size x accumulation, or those of an epoch where they are fewer.
-
-    InputError when the ranks or the micro-batches of a step can't have equally many, at least one each.
-    """
+    """Images of one optimizer step over all ranks: batch size x accumulation, or those of an epoch where they are fewer."""
     if args.batch_size % world:
         raise InputError(f"--batch-size {args.batch_size}: must be a multiple of the {world} processes")
     most = min(args.batch_size * args.accum, images)
@@ -127,29 +114,18 @@ def step_size(args, images, world):
     return size
 
 
-@dataclass
 class Fit:
     """Training state of one fold: model, optimizer, averages, scaler, counters; `state_dict` resumes bit-exactly.
 
-    `args` are the options of train.py; `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step`
-    (from 0) are the next to do; `tail` is a queue of the last epochs' weights. Several ranks train as one process does at the
-    same batch size, but for rounding: the loss is that of all their images, and so are the statistics of batch norm on GPUs. On
-    CPUs, where torch can't do that, each normalises its own images and rank 0's running statistics are kept.
+    `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step` (from 0) are the next to do; `tail`
+    holds the last epochs' weights. Several ranks train as one process does at the same batch size, but for rounding, and for
+    batch norm on CPUs, where each rank normalises its own images and rank 0's running statistics are kept.
     """
 
-    model: torch.nn.Module
-    args: argparse.Namespace
-    data: dataset.FoldData
-    ranks: Ranks
-    epoch: int = 1
-    step: int = 0
-    seconds: float = 0.0
-    history: list = field(default_factory=list)
-    tail: list = field(default_factory=list)
-
-    def __post_init__(self):
-        args, data, device = self.args, self.data, self.ranks.device
-        self.frozen = False
+    def __init__(self, model, args, data, ranks):
+        self.model, self.args, self.data, self.ranks, device = model, args, data, ranks, ranks.device
+        self.epoch, self.step, self.seconds = 1, 0, 0.0
+        self.history, self.tail, self.frozen = [], [], False
         if self.ranks.world > 1 and device.type == "cuda":
             self.model = convert_sync_batchnorm(self.model)  # timm's: torch's would drop the activations in its norm layers
         self._new_optimizer()
@@ -166,7 +142,7 @@ class Fit:
         if args.mix != "none":
             same = data.masks if args.mix == "halves" else None
             classes = data.of_train(data.classes) if args.mix_rare else None
-            self.partners = Partners.of(data.train_rows, len(targets), same, classes)
+            self.partners = Partners(data.train_rows, len(targets), same, classes)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)  # of this epoch, those with a finite loss_sum
         self.amp_dtype, self.layout = AMP_DTYPES[args.amp], layout(self.model)
@@ -180,7 +156,6 @@ class Fit:
         self.optimizer = build_optimizer(self.model, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
 
     def _wrap(self):
-        """Set `forward`, the model as a training step calls it: within DDP, and compiled."""
         self.forward, device = self.model, self.ranks.device
         if self.ranks.world > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -189,11 +164,9 @@ class Fit:
             self.forward = torch.compile(self.forward)
 
     def train_mode(self):
-        """Put the model in training mode for `epoch`; in the first `freeze_epochs` only the head trains.
-
-        After Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (arXiv 2202.10054). The frozen backbone keeps its
-        running statistics too. When it joins, the optimizer begins anew for all weights: torch's fused ones can't begin with
-        some later than with others.
+        """Put the model in training mode for `epoch`; in the first --freeze-epochs only the head trains (Kumar et al. 2022,
+        "Fine-Tuning can Distort Pretrained Features"). When the backbone joins, the optimizer begins anew: torch's fused ones
+        can't begin with some weights later than with others.
         """
         self.model.train()
         frozen, head = self.epoch <= self.args.freeze_epochs, head_parameters(self.model)
@@ -211,16 +184,13 @@ class Fit:
     def evaluated(self):
         """The model that is validated and kept: the EMA, the average of the last epochs, or the trained one itself.
 
-        The EMA is timm's ModelEmaV3, of running statistics too: the decay of step k is 1 - (k - 1)^(-2/3), up to --ema, 0 at
-        first. See Polyak and Juditsky 1992; Tarvainen and Valpola 2017, "Mean teachers are better role models".
+        The EMA is timm's ModelEmaV3, of running statistics too: the decay of step k is 1 - (k - 1)^(-2/3), up to --ema.
         """
         return self.ema.module if self.ema else self.averaged if self.tail else self.model
 
     def average(self):
-        """Add the current weights to the `tail` of the last epochs and average it.
-
-        After Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima" (arXiv 1803.05407), but the learning rate stays on
-        its schedule, and running statistics are averaged instead of computed anew.
+        """Add the current weights to the `tail` of the last epochs and average it: Izmailov et al. 2018, "Averaging Weights
+        Leads to Wider Optima", but on the learning rate's schedule, and running statistics are averaged too.
         """
         self.tail.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
         self.tail = self.tail[-self.args.average_last :]
@@ -241,19 +211,18 @@ class Fit:
 
     @property
     def finished(self):
-        """True when all epochs are done, or after --patience epochs without a better validation F1 (0: no early stopping)."""
+        """True when all epochs are done, or after --patience epochs without a better validation F1."""
         waited = len(self.history) - self.best_epoch
         return self.epoch > self.args.epochs or (self.step == 0 and 0 < self.args.patience <= waited)
 
     def state_dict(self):
         """Everything above that changes, as tensors and plain values."""
-        parts = {name: getattr(self, name) for name in ("model", "optimizer", "scaler")}
-        state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"ema": self.ema.state_dict() if self.ema else None}
+        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scaler")}
+        state["ema"] = self.ema.state_dict() if self.ema else None
         return state | {name: getattr(self, name) for name in ("loss_sum", "epoch", "step", "seconds", "history", "tail")}
 
     def release(self):
-        """Free the memory of the model and all that belongs to it; only the history is of use from here on."""
+        """Free the memory of the model and all that belongs to it; the history stays."""
         self.model = self.forward = self.optimizer = self.ema = self.averaged = None
         self.tail = []
 
@@ -274,25 +243,10 @@ class Fit:
             self._load_average()
 
 
-def tensors(value):
-    """All tensors in a nest of dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from tensors(part)
-
-
-# ---- micro-batches ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward's inputs: `rows` [B] of the store with their augmentation `params` (augment.draw_augment).
-
-    `mixed` bool [B] marks the rows that are mixed with the rows `partners` [M], by `mix_params` [M] (augment.draw_mix); the
-    partners have augmentation params of their own, `partner_params`.
-    """
+    """One forward's inputs: `rows` [B] of the store with augmentation `params`; those that are `mixed` (bool [B]) are mixed
+    with the rows `partners` [M], which have `partner_params`, by `mix_params` [M]."""
 
     rows: np.ndarray
     params: torch.Tensor
@@ -303,7 +257,7 @@ class MicroBatch:
 
     @property
     def reads(self):
-        """The rows whose images it needs: its own and those of their partners."""
+        """The rows whose images it needs."""
         return np.concatenate([self.rows, self.partners])
 
 
@@ -352,50 +306,41 @@ def make_batch(fit, micro_batch, pixels):
     return images.contiguous(memory_format=fit.layout), targets
 
 
-def step_rows(fit, step):
-    """The rows that all ranks together read in a step of `fit.epoch`."""
-    alone = copy.copy(fit)
-    alone.ranks = ALONE
-    return np.concatenate([micro_batch.reads for micro_batch in micro_batches(alone, fold_order(fit), step)])
-
-
-# ---- NaN --------------------------------------------------------------------------------------------------------------
-
 CHECK_STEPS = 50  # between two looks at the loss on a GPU, as each waits for the device; a CPU's is looked at every step
 
 
 class NotFinite(ValueError):
-    """A loss or a weight is NaN or infinite since `step` (from 1) of `epoch`, which read `rows` of the store."""
+    """A loss or a weight is NaN or infinite since `step` (from 1) of `epoch`, which read `rows` of the store in all ranks."""
 
     def __init__(self, message, fit, step):
         super().__init__(message)
-        self.epoch, self.step, self.rows = fit.epoch, step + 1, step_rows(fit, step)
+        whole = copy.copy(fit)
+        whole.ranks = ALONE
+        self.epoch, self.step = fit.epoch, step + 1
+        self.rows = np.concatenate([micro_batch.reads for micro_batch in micro_batches(whole, fold_order(fit), step)])
 
 
 def check_loss(fit):
-    """NotFinite when the loss of a step of `fit.epoch` was; waits for the device."""
+    """NotFinite when the loss of a step of `fit.epoch` was not finite; waits for the device."""
     good = int(fit.finite_steps)
     if good < fit.step:
         raise NotFinite(f"the training loss is {float(fit.loss_sum)}", fit, good)
 
 
 def check_finite(fit):
-    """NotFinite when a loss or a weight is not finite, or anything in the state is NaN: it must be neither saved nor kept."""
+    """NotFinite when a loss or a weight is not finite, or anything in the state is NaN: it must not be saved."""
     check_loss(fit)
     finite = all(weight.isfinite().all() for weight in fit.model.parameters())
-    if not finite or any(value.isnan().any() for value in tensors(fit.state_dict())):
+    leaves = tree_leaves(fit.state_dict())
+    if not finite or any(value.isnan().any() for value in leaves if isinstance(value, torch.Tensor)):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
 
 
 # ---- step and epoch ---------------------------------------------------------------------------------------------------
 
 
-def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
-    """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True.
-
-    Leaves the loss summed over steps in `fit.loss_sum` (on the device: no step waits for it) and `fit.step` at the next.
-    NotFinite when a loss is not, on a GPU some steps later.
-    """
+def train_one_epoch(fit, after_step):
+    """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True."""
     order, data = fold_order(fit), fit.data
     fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
@@ -418,7 +363,10 @@ def train_one_epoch(fit: Fit, after_step: Callable[[], bool]):
 def train_step(fit, step, batches):
     """One optimizer step over its MicroBatches, whose images come next from `batches`."""
     args, key = fit.args, (fit.args.seed, fit.data.fold, fit.epoch, fit.step)
-    seed_draws(fit.ranks.device, draw_seed("dropout", *key, fit.ranks.rank))
+    seed = draw_seed("dropout", *key, fit.ranks.rank)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes as long as dozens of a GPU's kernels
+    if fit.ranks.device.type in ("cuda", "mps"):
+        getattr(torch, fit.ranks.device.type).manual_seed(seed)
     if hasattr(fit.optimizer, "generator"):  # Adahessian draws too, from a generator that no state holds
         draws = torch.Generator(next(fit.model.parameters()).device)  # elsewhere it would take one of its own instead
         fit.optimizer.generator = draws.manual_seed(draw_seed("optimizer", *key))
@@ -428,17 +376,6 @@ def train_step(fit, step, batches):
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer_step(fit, (make_batch(fit, micro_batch, next(batches)) for micro_batch in step))
-
-
-def seed_draws(device, seed):
-    """Seed torch's own draws on the CPU and on this device.
-
-    torch.manual_seed also writes down the caller's stack for every kind of device that is not there, which takes as long as
-    dozens of a GPU's kernels.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).manual_seed(seed)
 
 
 def optimizer_step(fit, made):
@@ -479,10 +416,7 @@ def update(fit):
 
 
 def predict_rows(fit, rows, before_batch=lambda: None):
-    """Logits float32 [len(rows), num_outputs] of the evaluated model, each rank predicting its shard.
-
-    `before_batch()` is called equally often in every rank; what it raises ends the prediction.
-    """
+    """Logits float32 [len(rows), num_outputs] of the evaluated model; `before_batch()` is called equally often in all ranks."""
     batch_size, data = fit.args.batch_size // fit.ranks.world, fit.data
     fit.ranks.broadcast_buffers(fit.evaluated)
     mine, most = fit.ranks.shard(rows), len(rows[:: fit.ranks.world])
@@ -502,8 +436,7 @@ def predict_rows(fit, rows, before_batch=lambda: None):
 def evaluate(fit, before_batch=lambda: None):
     """(val_loss, val_f1, val_acc, probs [N, num_outputs]) of the validation rows.
 
-    Scores are against the official labels; the loss is that of the training labels, so that its curve compares with the
-    training curve. `before_batch` is that of predict_rows.
+    Scores are against the official labels; the loss is of the training labels, so that its curve compares with theirs.
     """
     args, data = fit.args, fit.data
     logits = predict_rows(fit, data.val_rows, before_batch)
@@ -516,10 +449,9 @@ def evaluate(fit, before_batch=lambda: None):
 
 
 def end_epoch(fit, before_batch=lambda: None):
-    """Validate and close `fit.epoch`: its row joins the history. Returns the validation probabilities, None with --kfold 0.
+    """Validate and close `fit.epoch`; returns the validation probabilities, None with --kfold 0.
 
-    `before_batch` is called before each batch of the validation; until that is over the state does not change, so it may save
-    it and raise. NotFinite when the loss or the weights are not.
+    `before_batch` may save the state, which does not change until validation is over, and raise.
     """
     started = time.perf_counter()
     check_finite(fit)
@@ -546,10 +478,7 @@ def end_epoch(fit, before_batch=lambda: None):
 
 
 class CheckpointWriter:
-    """Writes a fold's files in a thread while training goes on, those of one `put` after those of the one before.
-
-    An error is raised where it is waited for: by `wait`, the next `put`, or leaving the context. `stop`: StopSignals.
-    """
+    """Writes a fold's files in a thread while training goes on; errors are raised where it is waited for."""
 
     def __init__(self, run, fold, stop):
         self.run, self.fold, self.stop, self.events = run, fold, stop, None
@@ -575,7 +504,6 @@ class CheckpointWriter:
         return self._writing is not None and self._writing.done()
 
     def wait(self):
-        """Wait until all is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -598,16 +526,11 @@ class CheckpointWriter:
 
 
 def copied(state):
-    """A copy of a state (dicts, lists, tensors and plain values), its tensors on the CPU: training does not change it."""
-    if isinstance(state, torch.Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {name: copied(value) for name, value in state.items()}
-    return [copied(value) for value in state] if isinstance(state, list) else state
+    """A copy of a nested state, its tensors on the CPU: training does not change it."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
 
 
 def state_file(run, fold):
-    """The file of a fold's saved state."""
     return experiment.fold_dir(run, fold) / "last.pt"
 
 

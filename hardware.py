@@ -9,13 +9,11 @@ import ctypes
 import functools
 import gc
 import hashlib
-import itertools
 import multiprocessing
 import os
 import resource
 import shlex
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -40,10 +38,7 @@ QUIET_SECONDS, MEETING_SECONDS = 5, 300  # that processes wait for each other at
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process, the number of processes (`world`), and its device. One process is rank 0 of 1.
-
-    `store` is torchrun's, which outlives any of its processes; None for one process.
-    """
+    """The rank of this process, the number of processes (`world`), its device, and torchrun's store, which outlives them."""
 
     rank: int
     world: int
@@ -115,7 +110,7 @@ class Ranks:
             self.barrier()
 
     def on(self, device_name):
-        """The same with the device of `--device`; under torchrun each rank takes the GPU of its local rank."""
+        """The same with the device of `--device`; of several ranks each takes the GPU of its local rank."""
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
         if self.world > 1 and name.startswith("cuda"):
             if name != "cuda":
@@ -128,7 +123,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def peers_alive(self):
-        """Raise Interrupted where the block loses another rank, which was killed or ended with an error of its own."""
+        """Raise Interrupted where the block loses another rank, which was killed or failed."""
         try:
             yield
         except RuntimeError as error:
@@ -262,8 +257,7 @@ def peak_memory_mib(device):
     """The most memory used so far, in MiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
 def tune_malloc():
@@ -283,7 +277,7 @@ def use_threads(count):
 
 
 BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step
-ROUNDS, SECONDS, MOST_SECONDS = 3, 0.5, 4.0  # a measurement lasts so long and so many rounds, but ends after the most
+SECONDS = 1.0  # of a measurement, which ends after the round that passes them
 CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
 
 
@@ -336,20 +330,16 @@ def clearly_fastest(rates, names):
 
 
 def images_per_second(net, candidates, img_size, batch, device):
-    """{"amp format": images/s} of forward and backward of a copy of `net`, of each the fastest of some alternating rounds.
-
-    `batch` images a step, or half as many where they do not fit in memory.
-    """
+    """{"amp format": images/s} of forward and backward of `batch` images, or half as many where they do not fit in memory."""
     try:
         net, rates = copy.deepcopy(net), dict.fromkeys(candidates, 0.0)
         pixels = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0)).to(device)
         for name in candidates:  # the first step of each prepares its kernels
             _step_seconds(net, pixels, *name.split())
         started = time.perf_counter()
-        for number in itertools.count(1):
+        while time.perf_counter() - started < SECONDS:
             rates = {name: max(rate, batch / _step_seconds(net, pixels, *name.split())) for name, rate in rates.items()}
-            if time.perf_counter() - started > (MOST_SECONDS if number < ROUNDS else SECONDS):
-                return rates
+        return rates
     except (RuntimeError, MemoryError) as error:
         if batch < 4 or not errors.is_out_of_memory(error):
             raise
@@ -373,7 +363,7 @@ def _step_seconds(net, pixels, amp, memory_format):
 def find_batch_size(args, store, ranks, take_steps):
     """--auto-batch: halve --batch-size and double --accum in `args` until `take_steps()`, which goes by them, fits in memory.
 
-    Where nobody asked for the image cache on the device it leaves that first, as smaller batches are not quite the same.
+    Before that the image cache leaves the device where nobody asked for it there, as smaller batches are not quite the same.
     """
 
     def fits():
@@ -436,8 +426,7 @@ class _Stop:
 def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     """Train the folds `numbers` by `train_fold(args, run, data, number, ranks, stop)`, args.parallel_folds at once.
 
-    Each runs in a process of its own, on the image cache's file, and ends in the same bits as alone. When one fails the others
-    save their state and stop, and its error is raised: InputError for one that was killed. Interrupted when `stop` asks to.
+    Each process reads the image cache's file. When one fails the others save their state and stop, and its error is raised.
     """
     context = multiprocessing.get_context(START)
     with errors.signals_blocked():

@@ -2,10 +2,9 @@
 
     python train.py --loss focal --optimizer AdamP --kfold 5
 
-Reads the competition's folder (see --data-dir; the drawn demo set when there is none). Writes runs/NAME/: args.yaml,
-env.json, folds.csv, log.csv, oof.csv, summary.json, the weights of each fold, curves.png, confusion.png, mistakes.png,
-crops.png with --face-crop, and TensorBoard events. Stopped by a signal it saves its state; `--resume RUN` goes on as if
-nothing had happened.
+Reads the competition's folder (see --data-dir). Writes runs/NAME/: args.yaml, env.json, folds.csv, log.csv, oof.csv,
+summary.json, the weights of each fold, pictures and TensorBoard events. Stopped by a signal it saves its state; `--resume RUN`
+goes on as if nothing had happened.
 """
 
 import errors
@@ -208,10 +207,7 @@ def refuse(args, tables, ranks):
 
 
 def check_seen(args, tables):
-    """InputError when --weights were trained on people whom the folds of this command validate on: scores would be too good.
-
-    Of weights that train.py wrote but that lie outside of their run that can't be told: a line warns.
-    """
+    """InputError when --weights were trained on people whom the folds of this command validate on: scores would be too good."""
     if args.weights is None or not args.kfold or not model.is_trained(args.weights):
         return
     path = Path(args.weights).absolute()
@@ -355,10 +351,7 @@ def train_folds(args, run, data, ranks, stop):
 
 
 def train_missing(args, run, data, fold, ranks, stop):
-    """Train a fold, unless it is complete; its folder is locked meanwhile.
-
-    Interrupted, with the state saved, when a signal came; InputError when another process trains it, and for a NaN.
-    """
+    """Train a fold, unless it is complete; its folder is locked meanwhile. InputError for a NaN."""
     if code := ranks.all_reduce_max(stop.requested):
         raise Interrupted(code, "stopped between two folds")
     done = ranks.broadcast(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
@@ -383,10 +376,7 @@ def train_missing(args, run, data, fold, ranks, stop):
 
 
 def train_fold(args, data, ranks, writer):
-    """Train the fold of a CheckpointWriter to its end, from its saved state where there is one, and leave its folder complete.
-
-    With more --epochs than it had a fold is trained on from its end; --scheduler Cosine alone has other rates from there on.
-    """
+    """Train the fold of a CheckpointWriter to its end, from its saved state where there is one, and complete its folder."""
     run, fold = writer.run, writer.fold
     state = ranks.broadcast(engine.load_state(run, fold) if ranks.first else None) or {}
     net = model.build_model(args, fold, ranks.device, empty=bool(state))
@@ -422,8 +412,7 @@ def train_fold(args, data, ranks, writer):
 
 
 def train_epoch(fit, writer, state, on=""):
-    """Train the rest of an epoch under a progress bar, with the words `on` about who trains; save `state()` every
-    --save-minutes and when a signal asks to stop."""
+    """Train the rest of an epoch under a progress bar; save `state()` every --save-minutes and when a signal asks to stop."""
     args, saved = fit.args, time.monotonic()
     label = f"fold {writer.fold} epoch {fit.epoch}/{args.epochs}{on}"
     bar = tqdm(total=fit.steps * fit.step_size, initial=fit.step * fit.step_size, desc=label, unit="img", leave=False,
@@ -458,8 +447,7 @@ def keep_epoch(fit, writer, data, probs):
 
 def put_epoch(fit, writer, first, state, earlier=(), on=""):
     """Write an epoch's files while training goes on: by the functions `first`, then log (`earlier` rows before the fit's own),
-    `state` and events, all as they are now. A line about it, with the words `on` about who trained, is logged once they are
-    there.
+    `state` and events, all as they are now; once they are there log a line, with the words `on` about who trained.
     """
     history, state, row = engine.copied([*earlier, *fit.history]), engine.copied(state), fit.history[-1]
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
@@ -495,11 +483,13 @@ def write_events(writer, row):
 def finish_on_all(fit, writer, data, last):
     """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone.
 
-    As the contest's 1st place showed the validation people to its last 3 epochs, here those up to the fold's best one. The
-    learning rates are those of these epochs, the optimizer begins anew. Out-of-fold scores stay those of the weights before.
-    `last`: the state of a stopped `finish_on_all`, or None. Returns the epochs' rows of the log.
+    After the contest's 1st place. The learning rates are those of these epochs, the optimizer begins anew. `last`: the state of
+    a stopped `finish_on_all`, or None. Returns the epochs' rows of the log.
     """
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
+    if best < args.finish_on_all and ranks.first:
+        short = f"--finish-on-all {args.finish_on_all} repeats {best} of them"
+        errors.log(f"fold {fold}: epoch {best} was the best, so {short} on everyone")
     before = engine.copied(fit.state_dict())
     fit.release()
     net = model.build_model(args, fold, ranks.device, empty=True)

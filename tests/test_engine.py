@@ -437,7 +437,7 @@ def draws(partners, row, count=3000):
 
 def test_partners_have_the_same_mask_state():
     masks = np.array([0, 0, 1, 1, 0, 2])
-    partners = engine.Partners.of(np.arange(6), 6, same=masks)
+    partners = engine.Partners(np.arange(6), 6, same=masks)
     for row in range(6):
         assert set(masks[draws(partners, row, 50)]) == {masks[row]}
     assert set(draws(partners, 0)) == {0, 1, 4} and set(draws(partners, 5)) == {5}
@@ -445,7 +445,7 @@ def test_partners_have_the_same_mask_state():
 
 def test_rare_partners_come_from_every_class_equally_often():
     classes = np.array([0, 0, 0, 0, 1, 2])
-    found = draws(engine.Partners.of(np.arange(6), 6, classes=classes), 0)
+    found = draws(engine.Partners(np.arange(6), 6, classes=classes), 0)
     assert np.bincount(classes[found]).tolist() == [1000, 1000, 1000]
 
 
@@ -519,7 +519,8 @@ def test_nothing_bad_is_saved_though_the_loss_was_good(spoil):
     with pytest.raises(engine.NotFinite, match="a weight is not finite") as found:
         engine.check_finite(fit)
     assert (found.value.epoch, found.value.step) == (1, 2)
-    assert np.array_equal(found.value.rows, engine.step_rows(fit, 1))
+    (part,) = engine.micro_batches(fit, engine.fold_order(fit), 1)
+    assert np.array_equal(found.value.rows, part.reads)
 
 
 def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one():
