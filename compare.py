@@ -404,15 +404,6 @@ def print_images(comparison, every):
         print(f"  {comparison.images[row]}  {comparison.names[a]}{sure_a} -> {changed}{sure_b}")
 
 
-def choose(comparison, limit):
-    """At most `limit` of the rows that differ, int64, by flow: each flow gives in turn its most certain row that is left."""
-    number = {(a, b): index for index, (a, b, _count) in enumerate(comparison.flows)}
-    flow = [number[comparison.a[row], comparison.b[row]] for row in comparison.rows]
-    shown = pd.DataFrame({"row": comparison.rows, "flow": flow})
-    shown["turn"] = shown.groupby("flow").cumcount()
-    return shown.sort_values(["turn", "flow"]).head(limit).sort_values(["flow", "turn"])["row"].to_numpy()
-
-
 def thumbnails(data_dir, names):
     """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
     if data_dir is None:
@@ -425,10 +416,10 @@ def thumbnails(data_dir, names):
 
 
 def document(names, comparison, rows, pictures, why, verdict, scores):
-    """The HTML of the page of A and B by their names; rows: see `choose`; pictures and why: see `thumbnails`."""
+    """The HTML of the page of A and B by their names; rows: those shown; pictures and why: see `thumbnails`."""
     notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
     if len(rows) < len(comparison.rows):
-        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain of each flow (--limit N).")
+        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain (--limit N).")
     if why:
         notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
     flows = [
@@ -458,7 +449,7 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
     out = Path(args.out or Path("comparisons") / f"{page_name(a.name)}--{page_name(b.name)}.html")
     if not args.out:
         files.make_dir(out.parent, "--out")
-    rows = choose(comparison, args.limit)
+    rows = comparison.rows[: args.limit]
     pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
     files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores))
     note = f" ({why})" if why else ""
