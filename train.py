@@ -554,9 +554,8 @@ def draw_crops(args, run, data):
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
     root, geometry = Path(dataset.images_root(args.data_dir)), Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.lock(run, wait=True):  # another process that joins the run clears away what is half-written there
-        files.write_figure(
-            run / "crops.png", report.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
-        )
+        crops = report.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
+        files.write_figure(run / "crops.png", crops)
 
 
 def draw_pictures(args, run):
@@ -570,9 +569,8 @@ def draw_pictures(args, run):
     files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, title))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(dataset.images_root(args.data_dir))
-    files.write_figure(
-        run / "mistakes.png", report.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
-    )
+    mistakes = report.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
+    files.write_figure(run / "mistakes.png", mistakes)
 
 
 def closing(args, run, summary, started):
