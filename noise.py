@@ -125,7 +125,7 @@ def calibrate(explain, size, noise_rate):
 
 
 def wrong_probability(right, wrong, noise_rate):
-    """Bayes' rule: probability [P] that a label is wrong, from its probability if right and if wrong."""
+    """Probability [P] that a label is wrong, from its probability if right and if wrong (Bayes)."""
     return noise_rate * wrong / ((1 - noise_rate) * right + noise_rate * wrong)
 
 
@@ -328,7 +328,6 @@ def _guessed(findings):
 
 
 def closing_lines(findings, persons, runs, out, missing, fixed):
-    """Print the findings of the runs (in words), the files, and the next command."""
     print(f"by the out-of-fold predictions of {', '.join(runs)}")
     print(_summary(findings))
     if guess := _guessed(findings):

@@ -25,7 +25,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass, field
+from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -162,7 +163,7 @@ def read_plan(path):
 
 
 def _words(place, text):
-    """The words of a line's options with the variables of the environment, checked as far as that needs no train.py."""
+    """The words of a line's options with the variables of the environment filled in."""
     try:
         words = [string.Template(word).substitute(os.environ) for word in shlex.split(text)]
         taken = [option for option in options_of(words) if option in OWN]
@@ -245,7 +246,6 @@ class Row:
 
 
 def read_run(folder):
-    """The Run in a folder."""
     args = read_args(folder)
     target = args["target"]
     with errors.reading(folder / "summary.json"):
@@ -264,16 +264,13 @@ def check_same(runs):
     first = runs[0] if runs else None
     for run in runs:
         if run.folds != first.folds:
-            raise InputError(
-                f"{run.folder / 'folds.csv'}: other folds than in {first.folder}, so their scores make no pair; put "
-                "--fold-seed 0 into the common line (and --kfold and --limit-people there too)"
-            )
+            advice = "put --fold-seed 0 into the common line (and --kfold and --limit-people there too)"
+            raise InputError(f"{run.folder / 'folds.csv'}: other folds than in {first.folder}; {advice}")
         if run.images != first.images:
             raise InputError(f"{run.folder / 'oof.csv'}: other images than in {first.folder}; let all train the same folds")
         if run.scored_as == first.scored_as and (run.truth != first.truth).any():
-            raise InputError(
-                f"{run.folder / 'oof.csv'}: other official labels than in {first.folder}; compare runs of the same data"
-            )
+            advice = "compare runs of the same data"
+            raise InputError(f"{run.folder / 'oof.csv'}: other official labels than in {first.folder}; {advice}")
 
 
 def compare_rows(experiments, runs):
@@ -291,7 +288,6 @@ def compare_rows(experiments, runs):
 
 
 def _differences(mine, baseline):
-    """(differences in macro F1 of the seeds that both have, low and high of the 95 % interval of their mean over people)."""
     pairs = [(run, baseline[seed]) for seed, run in mine.items() if seed in baseline]
     pairs = [(a, b) for a, b in pairs if a.truth is not None and b.truth is not None and a.scored_as == b.scored_as]
     if not pairs:
@@ -365,32 +361,23 @@ def last_line(text):
     return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "no output")
 
 
-@dataclass
-class Running:
-    """A run in a process of its own, whose output is in the file `log` from byte `begin` on."""
+# A run in a process of its own, since the time `started`, whose output is in the file `log` from byte `begin` on.
+Running = namedtuple("Running", "job process log begin started")
 
-    job: Job
-    process: subprocess.Popen
-    log: Path
-    begin: int
-    started: float = field(default_factory=time.monotonic)
 
-    def failure(self):
-        """The reason in a line why the run is not finished though its process ended; None where it is."""
-        code = self.process.returncode
-        if code == 0 and self.job.is_finished:
-            return None
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"{last_line(self.log.read_bytes()[self.begin :].decode(errors='replace'))} ({how}, {self.log})"
+def failure(one):
+    """The reason in a line why a Running is not finished though its process ended; None where it is."""
+    code = one.process.returncode
+    if code == 0 and one.job.is_finished:
+        return None
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{last_line(one.log.read_bytes()[one.begin :].decode(errors='replace'))} ({how}, {one.log})"
 
 
 def open_log(path):
     """A log's file descriptor, locked as long as a process holds it, be it the run that it is given to; None while locked."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    except OSError as error:
-        raise files.failure(path, error) from error
+    files.make_dir(path.parent, "--output-dir")
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -409,7 +396,7 @@ def start(job, path, handle, threads):
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle, process_group=0,
                                stderr=subprocess.STDOUT, preexec_fn=errors.on_parents_death(signal.SIGTERM))  # fmt: skip
-    return Running(job, process, path, begin)
+    return Running(job, process, path, begin, time.monotonic())
 
 
 class Sweep:
@@ -436,13 +423,12 @@ class Sweep:
                 one.process.wait()
 
     def collect(self):
-        """Report the runs that have ended since."""
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
             seconds = time.monotonic() - one.started
-            if failure := one.failure():
+            if reason := failure(one):
                 self.failed.append(one.job.name)
-                self.report(one.job, f"failed after {seconds:.0f} s: {failure}")
+                self.report(one.job, f"failed after {seconds:.0f} s: {reason}")
             else:
                 self.times.append(seconds)
                 self.report(one.job, f"{result_text(one.job)}, {seconds:.0f} s")
@@ -491,11 +477,9 @@ def table(experiments, jobs, as_markdown):
     finished = sum(map(len, runs.values()))
     notes = [] if finished == len(jobs) else [f"{finished} of {len(jobs)} runs are finished."]
     notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), NOTE]
-    lines = (
-        ablation_markdown(rows)
-        if as_markdown
-        else files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
-    )
+    lines = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
+    if as_markdown:
+        lines = ablation_markdown(rows)
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), errors.WIDTH)])
 
 

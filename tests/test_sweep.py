@@ -353,7 +353,7 @@ def test_tables(simulated_runs):
 def test_runs_of_other_folds_images_or_labels_are_no_pair(tmp_path):
     one, other = write_run(tmp_path / "a", (0, 0, 1, 1)), write_run(tmp_path / "b", (0, 0, 1, 1))
     other.folds = b"path,fold\np0,1\n"
-    with pytest.raises(InputError, match=r"b/folds.csv: other folds than in .*a, .* put --fold-seed 0 into the common line"):
+    with pytest.raises(InputError, match=r"b/folds.csv: other folds than in .*a; put --fold-seed 0 into the common line"):
         sweep.compare_rows([("a", ""), ("b", "")], {"a": {1: one}, "b": {1: other}})
     other = write_run(tmp_path / "c", (0, 0, 1), truth=(0, 0, 1))
     with pytest.raises(InputError, match=r"c/oof.csv: other images than in .*a; let all train the same folds"):
