@@ -6,17 +6,14 @@ import difflib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
-OUT_OF_MEMORY = (  # in torch's errors without a type of their own: of a CPU, a GPU's pinned memory, its libraries
-    "DefaultCPUAllocator: can't allocate",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
+# In torch's errors without a type of their own: of a CPU, a GPU's pinned memory, its libraries.
+OUT_OF_MEMORY = re.compile("DefaultCPUAllocator: can't allocate|CUDA error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
 TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "MASTER_PORT")
 # errno of what a file's name or content is to blame for, as a seek to a place that none is; all else may pass.
 OF_FILES = (None, errno.EINVAL, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -31,10 +28,7 @@ class Unreadable(InputError):
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to stop and its state is saved. `code` is the exit code, the message the way back.
-
-    No Exception, as KeyboardInterrupt is none: a library's `except Exception` would swallow it.
-    """
+    """A signal asked to stop and the state is saved; `code` is the exit code. A library's `except Exception` lets it pass."""
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -63,14 +57,13 @@ def first_line(error):
 
 def about_file(error):
     """The line about an OSError that names a file; None of any other error."""
-    if not isinstance(error, OSError) or not isinstance(error.filename, (str, bytes, os.PathLike)):
-        return None
-    again = "" if error.errno in OF_FILES else "; try again"
-    return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}{again}"
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)):
+        again = "" if error.errno in OF_FILES else "; try again"
+        return f"{one_line(os.fsdecode(error.filename))}: {error.strerror}{again}"
 
 
 def unreadable(path, error):
-    """The Unreadable of a file when an exception is, or hides, the system's word that it can't be read now; else None."""
+    """The Unreadable of a file when an exception is, or hides, an OSError that may pass; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno not in OF_FILES:
             way = "make it readable and try" if isinstance(error, PermissionError) else "try"
@@ -81,16 +74,14 @@ def unreadable(path, error):
 
 @contextlib.contextmanager
 def reading(path, remedy="copy it again, or make it anew"):
-    """Around the reading and parsing of a file: whatever is raised there becomes one InputError line that names the file.
+    """Whatever is raised while a file is read and parsed becomes one InputError line that names it, or Unreadable.
 
-    Unreadable where the system can't read it now. Only around parsing and conversion: our own bugs would be called damage.
+    Only around parsing and conversion: our own bugs would be called damage.
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:  # parsers, missing keys, wrong types, bad numbers
-        if is_out_of_memory(error):
+        if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         if passing := unreadable(path, error):
             raise passing from error
@@ -103,14 +94,14 @@ def reading(path, remedy="copy it again, or make it anew"):
 
 
 def is_out_of_memory(error):
-    """Python's or torch's word that memory ran out, for which torch has a type only in part."""
+    """True for Python's and torch's errors of memory that ran out."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
+    return named or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 def log(text):
-    """Print a line for the user to stderr, at once. Where nobody can read it work goes on."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: in a signal's handler, amid another line
+    """Print a line for the user to stderr, at once."""
+    with contextlib.suppress(OSError, RuntimeError):  # where nobody can read it; in a signal's handler, amid another line
         print(text, file=sys.stderr, flush=True)
 
 
@@ -118,7 +109,7 @@ def log(text):
 
 
 class Lossy(io.FileIO):
-    """A standard stream on which work goes on where nobody can read it. `lost`: why, "" for a pipe whose reader has gone."""
+    """A standard stream that never fails. `lost`: why it can't be written, "" for a pipe whose reader has gone."""
 
     lost = None
 
@@ -131,8 +122,7 @@ class Lossy(io.FileIO):
 
 
 def begin():
-    """Prepare a script's process, before the modules are imported that take seconds: standard streams that never fail, a signal
-    that ends it in one line, and figures that look alike everywhere and need no window."""
+    """Prepare a script's process before its slow imports: streams that never fail, signals in one line, a clean environment."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # in place of a closed stream, or the next file would get its output
         os.set_inheritable(number, True)
     os.close(number)
@@ -156,24 +146,14 @@ def _leave(number, _frame):
 
 
 def run(main):
-    """Run a script's `main()` and return the exit code: its own, 2 after an InputError, an OSError that names a file, memory
-    that ran out, or a stdout that could not be written; that of the signal after Interrupted."""
+    """Run a script's `main()` and return the exit code: its own, a signal's, or 2 after an InputError, an OSError that names a
+    file, memory that ran out, or a stdout that could not be written."""
     StopSignals()
-    code = _run(main)
-    sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if lost := getattr(raw, "lost", None):
-        log(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
-        return code or 2
-    return code
-
-
-def _run(main):
     try:
-        return main()
+        code = main()
     except Interrupted as stop:
         log(stop)
-        return stop.code
+        code = stop.code
     except Exception as error:
         said = one_line(error) if isinstance(error, InputError) else about_file(error)
         if is_out_of_memory(error):
@@ -182,23 +162,23 @@ def _run(main):
         if said is None:
             raise
         log(f"error: {said}")
-        return 2
+        code = 2
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if lost := getattr(raw, "lost", None):
+        log(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
+        return code or 2
+    return code
 
 
 # ---- signals ----------------------------------------------------------------------------------------------------------
 
 
 def on_signals(handler):
-    """Let `handler` meet the signals that ask to stop; SIGHUP only where it stops a process at all, so not under nohup."""
+    """Set the handler of the signals that ask to stop; under nohup SIGHUP stays ignored."""
     for number in EXIT_CODES:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-def ignore_signals():
-    """Let no signal stop this process any more, which is about to end."""
-    for number in EXIT_CODES:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def under_torchrun():
@@ -207,14 +187,14 @@ def under_torchrun():
 
 
 def on_parents_death(number):
-    """A function that makes a new process get this signal when its parent dies (on Linux; elsewhere it does nothing)."""
+    """A function that makes a new process get this signal when its parent dies (on Linux alone)."""
     libc = ctypes.CDLL(None)  # before a fork, after which no library may be opened
     return lambda: sys.platform == "linux" and libc.prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
 def signals_blocked():
-    """Processes started under this never see the signals that ask to stop: the parent does, and hands the request on."""
+    """Processes that are started under this never see the signals that ask to stop."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     try:
         yield
@@ -223,11 +203,10 @@ def signals_blocked():
 
 
 class StopSignals:
-    """SIGINT, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) as a request that is met where nothing is half-done.
+    """Signals that ask to stop (SIGUSR1: a scheduler's warning) raise Interrupted; within `deferred()` they set `requested`.
 
-    A signal raises Interrupted at once; within `deferred()` it sets `requested`, the exit code, and the loop that polls it
-    stops at its next safe point, at the latest when `deferred()` ends. A second signal leaves at once; but no SIGHUP, which an
-    ssh that closes sends twice, and none under torchrun, which hands on signals that all processes may have got already.
+    `requested` is the exit code, which loops poll at safe points. A second signal leaves at once; but no SIGHUP, which an ssh
+    that closes sends twice, and none under torchrun, which hands on signals that all processes may have got already.
     """
 
     def __init__(self):
@@ -247,7 +226,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self):
-        """While this holds, signals only set `requested`; Interrupted when it ends with one that nobody met."""
+        """Signals only set `requested` under this; Interrupted at its end if one came."""
         self._defer = True
         try:
             yield

@@ -138,7 +138,7 @@ class Ranks:
             yield
             return
         with contextlib.ExitStack() as stack:
-            stack.callback(errors.ignore_signals)  # torchrun sends one to a process that is leaving already
+            stack.callback(errors.on_signals, signal.SIG_IGN)  # torchrun sends one to a process that is leaving already
             if not self.first:
                 stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
             try:

@@ -19,6 +19,7 @@ import functools
 import hashlib
 import shlex
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -598,5 +599,5 @@ def closing(args, run, summary, started):
 
 if __name__ == "__main__":
     code = errors.run(main)
-    errors.ignore_signals()  # all is logged and written
+    errors.on_signals(signal.SIG_IGN)  # all is logged and written
     sys.exit(code)
