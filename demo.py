@@ -81,11 +81,10 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed: the lock is ours
         files.check_room([("", out, "the demo set", size)])
         try:
-            _draw_all(building, people, eval_people, seed, progress)
-            (building / "demo.json").write_text(json.dumps(facts))
-            os.replace(building, out)
-        except OSError as error:
-            raise files.failure(out, error, size) from error
+            with files.writing(out, size):
+                _draw_all(building, people, eval_people, seed, progress)
+                (building / "demo.json").write_text(json.dumps(facts))
+                os.replace(building, out)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

@@ -1,7 +1,6 @@
 """The run folder: its name, its locks, args.yaml, env.json, and its folds.
 
-Each fold's folder is complete by itself (best.safetensors, log.csv, oof.csv, fold.json when done); log.csv, oof.csv and
-summary.json of the run are made from the folds that are there, so folds may come from several processes or machines.
+Each fold's folder is complete by itself, so folds may come from several machines; the run's files are made from those there.
 """
 
 import contextlib
@@ -41,33 +40,26 @@ SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or 
 def next_name(output_dir, recipe, args):
     """(the next free name for a new run of the options `args`, a dict; the run of the very same options that is there or None).
 
-    The log's scheme: NN-Optimizer-Scheduler-LOSS-vM-target_5fold. NN numbers the combinations of optimizer x scheduler x loss
-    in order of their first appearance, from 01; M counts the revisions of its hyper-parameters for this target, from 0: a
-    run that differs from those of vM by nothing but SPLIT is vM too, where that folder is free. Quick looks (--limit-people)
-    have "quick" in place of NN and revisions of their own.
+    NN-Optimizer-Scheduler-LOSS-vM-target_5fold: NN numbers optimizer x scheduler x loss, from 01, "quick" for --limit-people;
+    M is the revision for this target, from 0, which runs share that differ by nothing but SPLIT.
     """
     target, kfold, is_quick = args["target"], args["kfold"], args["limit_people"] is not None
     matches = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
     numbers = {match["recipe"]: int(match["number"]) for match in matches if match["number"]}
     number = "quick" if is_quick else f"{numbers.get(recipe, max(numbers.values(), default=0) + 1):02d}"
-    found = {}
+    found, options = {}, {}
     for match in matches:
         if (match["number"] is None, match["recipe"], match["target"]) == (is_quick, recipe, target):
-            found[match[0]] = int(match["revision"])
-    options = {name: _options_there(Path(output_dir) / name) for name in found}
+            name = match[0]
+            found[name], options[name] = int(match["revision"]), {}
+            with contextlib.suppress(InputError):  # options that can't be read are like no other
+                options[name] = read_args(Path(output_dir) / name)
     again = next((name for name, there in options.items() if _learn_the_same(there, args)), None)
     others = {found[name] for name, there in options.items() if not _learn_the_same(there, args, SPLIT)}
     for revision in [*sorted({*found.values()} - others), max(found.values(), default=-1) + 1]:
         name = f"{number}-{recipe}-v{revision}-{target}_{f'{kfold}fold' if kfold else 'nofold'}"
         if name not in found:
             return name, again
-
-
-def _options_there(folder):
-    """The options of a run, {} where they can't be read: then it is like no other."""
-    with contextlib.suppress(InputError):
-        return read_args(folder)
-    return {}
 
 
 def _learn_the_same(one, other, besides=frozenset()):
@@ -104,8 +96,7 @@ def check_free(output_dir, name):
 def make_folder(output_dir, name, next_name, fill):
     """Make a folder that is there complete or not at all, and return its path; `fill(folder, name)` writes what is in it.
 
-    `name` None: what `next_name()` says. Nothing that exists is overwritten: of two processes that make the same name at once
-    one gets the next, or an InputError if that name was given.
+    `name` None: that of `next_name()`, anew if another process takes it; InputError if a name that was given is taken.
     """
     output_dir = Path(output_dir)
     while True:
@@ -121,9 +112,10 @@ def make_folder(output_dir, name, next_name, fill):
                 fill(inside, folder.name)
                 os.rename(inside, folder)
             return folder
-        except OSError as error:
-            if not folder.is_dir():  # else made by another process since
-                raise files.failure(folder, error) from error
+        except OSError:
+            with files.writing(folder):
+                if not folder.is_dir():  # else made by another process since
+                    raise
         finally:
             shutil.rmtree(inside, ignore_errors=True)
 
@@ -135,10 +127,7 @@ def next_number(output_dir, kind):
 
 
 def find_run(path):
-    """The Path of an existing run folder, ending in its name; InputError with suggestions from beside it when it is none.
-
-    What lies in a run, such as RUN/args.yaml, RUN/fold0 or RUN/fold0/last.pt, stands for it.
-    """
+    """The Path of an existing run folder, ending in its name; what lies in a run, such as RUN/fold0/last.pt, stands for it."""
     run = Path(path)
     run = run.resolve() if run.name in ("", "..") else run
     if (run / "args.yaml").is_file():
@@ -152,19 +141,11 @@ def find_run(path):
     raise InputError(f"{run}: no such run.{near}")
 
 
-def write_args(run, args, command):
-    """args.yaml: every option as resolved (a dict), under a comment with the exact command (a list of words)."""
-    _write_args(run, args, f"# {shlex.join(command)}")
-
-
-def change_args(run, **changed):
-    """Give options in args.yaml other values; the comment with the command that began the run stays."""
-    args = read_args(run)
-    _write_args(run, args | changed, (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0])
-
-
-def _write_args(run, args, comment):
-    files.write_text(run / "args.yaml", f"{comment}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
+def write_args(run, args, command=None):
+    """args.yaml: every option as resolved (a dict), under a comment with the command, a list of words (None: that in it)."""
+    path = run / "args.yaml"
+    comment = f"# {shlex.join(command)}" if command else path.read_text(encoding="utf-8").partition("\n")[0]
+    files.write_text(path, f"{comment}\n{yaml.safe_dump(args, sort_keys=False, allow_unicode=True)}")
 
 
 def read_args(run):
@@ -174,18 +155,8 @@ def read_args(run):
     with errors.reading(path, remedy):
         if args["target"] not in list(HEADS):  # whatever stands there, a list too
             raise ValueError(f"target is {args['target']!r:.100}")
-        kfold = args.get("kfold", 0)
-        if not isinstance(kfold, int) or kfold < 0 or kfold == 1:
-            raise ValueError(f"kfold is {kfold!r:.100}")
-        Path(args.get("data_dir", ""))
+        range(args.get("kfold", 0)), Path(args.get("data_dir", ""))  # of another type they raise
     return args
-
-
-def summed_folds(run):
-    """The numbers of the folds that summary.json of a run holds."""
-    path = Path(run) / "summary.json"
-    with errors.reading(path):
-        return [int(row["fold"]) for row in files.read_json(path)["folds"]]
 
 
 def read_recipe(folder):
@@ -214,7 +185,7 @@ def read_folds(run):
 
 
 def validated_people(run):
-    """[number, digest] of the people in validation, whatever their folds; None where there is no folds.csv."""
+    """[number, digest] of the people in validation, whatever their folds; None without folds.csv."""
     if not (Path(run) / "folds.csv").exists():
         return None
     folds = read_folds(run)
@@ -250,27 +221,19 @@ def weights_file(run, fold):
 
 @contextlib.contextmanager
 def fold_lock(run, fold):
-    """Make a fold's folder where there is none and hold it; what a killed process left half-written there goes."""
+    """Make a fold's folder where there is none and hold it."""
     folder = fold_dir(run, fold)
-    try:
+    with files.writing(folder):
         folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise files.failure(folder, error) from error
     with files.lock(folder):
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
         yield
 
 
-def _remove_leftovers(folder):
+def remove_leftovers(folder):
     """Remove what killed processes left half-written; only for the holder of the folder's lock."""
     for leftover in Path(folder).glob(".*.tmp*"):
         files.remove(leftover)
-
-
-def remove_leftovers(run):
-    """Remove what killed processes left half-written in a run's own folder, when nobody is writing there."""
-    with files.lock(run, wait=True):
-        _remove_leftovers(run)
 
 
 def check_not_trained(run, folds):
@@ -293,12 +256,6 @@ def missing(run, args, folds):
     return [fold for fold in folds if fold not in done or not is_complete(args, done[fold])]
 
 
-def untouched(run, folds):
-    """Those of `folds` that have no step of training behind them in a run."""
-    done = done_folds(run)
-    return [fold for fold in folds if fold not in done and not (fold_dir(run, fold) / "last.pt").exists()]
-
-
 def _of_folds(run, name):
     """{fold: path} of the files of this name in the folders of a run's folds, in order."""
     paths = [path for path in Path(run).glob(f"fold*/{name}") if path.parent.name[4:].isdecimal()]
@@ -318,7 +275,7 @@ def done_folds(run):
 
 
 def is_complete(args, metadata):
-    """True where a fold with this fold.json has nothing left to train: its --epochs are done, or --patience has ended it."""
+    """True where a fold with this fold.json has nothing left to train by --epochs or --patience."""
     return metadata["epochs"] >= args.epochs or 0 < args.patience <= metadata["epochs"] - metadata["best_epoch"]
 
 
@@ -330,22 +287,16 @@ def write_log(run, fold, rows):
 
 
 def finish_fold(run, fold, metadata, keep_state=False):
-    """Mark a fold complete: fold.json with its metadata and the digest of its weights; its state goes unless it is kept."""
+    """Mark a fold complete: fold.json with its metadata and the digest of its weights."""
     digest = files.file_digest(weights_file(run, fold))
     files.write_json(fold_dir(run, fold) / "fold.json", {**metadata, "weights_sha256": digest})
     drop_state(run, fold, keep_state)
 
 
 def drop_state(run, fold, keep_state=False):
-    """Remove the state of a complete fold, if it is there: a kill may have come between its fold.json and this."""
+    """Remove the state of a complete fold, if it is there, unless it is kept."""
     if not keep_state:
         files.remove(fold_dir(run, fold) / "last.pt")
-
-
-def reopen_fold(run, fold):
-    """A fold that is trained on is not complete any more, nor is what kept it from that; see train.not_finite."""
-    for name in ("fold.json", "not_finite.txt"):
-        files.remove(fold_dir(run, fold) / name)
 
 
 # ---- environment ------------------------------------------------------------------------------------------------------
@@ -354,13 +305,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
-def _version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # as of one that lies on the path alone
-        return importlib.metadata.version(package)
-
-
 def _git(*words):
-    """Output of git in the folder of the scripts, whoever owns that; None where it fails."""
+    """Output of git in the folder of the scripts, whoever owns that (a container's user too); None where it fails."""
     folder = Path(__file__).parent.resolve()
     command = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", *words]
     try:
@@ -371,15 +317,16 @@ def _git(*words):
 
 
 def environment(device):
-    """Versions, git commit, `device` (in words) and start time, as a JSON-able dict.
-
-    git_dirty: code or a page's template differs from the commit, new files too. None where git does not know these scripts.
-    """
+    """Versions, git commit (dirty: code or a template differs; None: git does not know these scripts), device and time."""
+    packages = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # as of one that lies on the path alone
+            packages[name] = importlib.metadata.version(name)
     known = _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None  # no export within another clone
     changes = _git("status", "--porcelain", "--untracked-files=normal", "--", "*.py", "templates") if known else None
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": packages,
         "git_commit": _git("rev-parse", "HEAD") if known else None,
         "git_dirty": None if changes is None else bool(changes),
         "device": device,
@@ -396,20 +343,12 @@ def write_env(run, device, data, weights=None):
 
 def check_data(run, data):
     """InputError when the digest `data` is not what it was when the run began: its steps would be of other images."""
-    with errors.reading(run / "env.json"):
-        began = files.read_json(run / "env.json")["data_sha256"]
-    if began != data:
-        raise InputError(
-            f"{run}: its images, their sizes or their labels are not those that it began with, so it can't go on to the same "
-            "end; put them back, or begin a new run"
-        )
+    if files.read_json(run / "env.json").get("data_sha256") != data:
+        began = "its images, their sizes or their labels are not those that it began with, so it can't go on to the same end"
+        raise InputError(f"{run}: {began}; put them back, or begin a new run")
 
 
 def check_weights(run, weights):
     """InputError when `weights` (None: no file) is not what it was when the run began: folds would start from other ones."""
-    if weights is None:
-        return
-    with errors.reading(run / "env.json"):
-        began = files.read_json(run / "env.json")["weights_sha256"]
-    if began != files.file_digest(weights):
+    if weights is not None and files.read_json(run / "env.json").get("weights_sha256") != files.file_digest(weights):
         raise InputError(f"--weights {weights}: changed since {run} began with it; put that file back, or begin a new run")

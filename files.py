@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import fcntl
-import functools
 import hashlib
 import io
 import json
@@ -34,14 +33,25 @@ class DiskError(InputError):
 # ---- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_atomic(path, write, size=None):
-    """Write a file so that its name holds the old bytes or the new ones, never a part: beside it, fsync, rename.
-
-    `write(temporary_path)` does the writing, of about `size` bytes. DiskError when it can't be; whatever ends it, a signal too,
-    nothing is left beside the old file. A link's file is written; a device or pipe is no place for one.
-    """
-    path = Path(path)
+@contextlib.contextmanager
+def writing(path, size=None):
+    """An OSError that keeps a file or folder, of `size` bytes if that is known, from being written becomes its DiskError."""
     try:
+        yield
+    except OSError as error:
+        path, cause = Path(path), error.strerror or str(error)
+        needed = "" if size is None else f"{in_units(size)} are needed, and "
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room there" if full else "give it a place that can be written"
+        if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+            cause, advice = f"there is no folder {path.parent}", "was it moved or deleted?"
+        raise DiskError(f"{path}: can't be written ({cause}): {needed}{describe_room(path)}; {advice}") from error
+
+
+def write_atomic(path, write, size=None):
+    """Let `write(temporary_path)` write a file of about `size` bytes so that its name holds the old bytes or the new ones."""
+    path = Path(path)
+    with writing(path, size):
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
         if target.exists() and not target.is_file() and not target.is_dir():
             raise DiskError(f"{path}: is a device or a pipe, whose place a file would take; give the name of a file")
@@ -54,8 +64,6 @@ def write_atomic(path, write, size=None):
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise failure(path, error, size) from error
 
 
 def write_bytes(path, content):
@@ -69,7 +77,7 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """`write_atomic` of a JSON-able value, indented."""
+    """`write_atomic` of a JSON-able value."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -91,20 +99,15 @@ def write_figure(path, figure):
 
 
 def append(path, content):
-    """Add bytes to the end of a file, which is made where it is not there; DiskError when they can't be written."""
-    try:
-        with open(path, "ab") as file:
-            file.write(content)
-    except OSError as error:
-        raise failure(path, error, len(content)) from error
+    """Add bytes to the end of a file, which is made where it is not there."""
+    with writing(path, len(content)), open(path, "ab") as file:
+        file.write(content)
 
 
 def remove(path):
-    """Remove a file, which need not be there; DiskError when it can't be."""
-    try:
+    """Remove a file, which need not be there."""
+    with writing(path):
         Path(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise failure(path, error) from error
 
 
 def make_dir(folder, option):
@@ -117,29 +120,12 @@ def make_dir(folder, option):
     return folder
 
 
-def failure(path, error, size=None):
-    """The DiskError of a file or folder that OSError `error` kept from being written, of `size` bytes if that is known."""
-    path = Path(path)
-    cause = error.strerror or str(error)
-    needed = "" if size is None else f"{in_units(size)} are needed, and "
-    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
-        cause, advice = f"there is no folder {path.parent}", "was it moved or deleted?"
-    else:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "make room there" if full else "give it a place that can be written"
-    return DiskError(f"{path}: can't be written ({cause}): {needed}{describe_room(path)}; {advice}")
-
-
-# ---- room -------------------------------------------------------------------------------------------------------------
-
-
 def describe_room(path):
     """'3.0 GiB are free on volume /data' for the place of a file or folder."""
     place = _nearest(path)
     room = in_units(shutil.disk_usage(place).free)
-    while not os.path.ismount(place):
-        place = place.parent
-    return f"{room} are free on volume {place}"
+    volume = next(folder for folder in (place, *place.parents) if os.path.ismount(folder))
+    return f"{room} are free on volume {volume}"
 
 
 def _nearest(path):
@@ -157,10 +143,7 @@ def in_units(size):
 
 
 def check_room(needs):
-    """InputError unless each volume has room for what it shall hold: needs = [(option, folder, what, bytes), ...].
-
-    Folders need not be there yet. The message names the options that put the files elsewhere; "" where there is none.
-    """
+    """InputError, which names options ("": none), unless volumes have room for needs = [(option, folder, what, bytes), ...]."""
     volumes = {}
     for need in needs:
         volumes.setdefault(os.stat(_nearest(need[1])).st_dev, []).append(need)
@@ -174,15 +157,11 @@ def check_room(needs):
             raise InputError(f"{places}: {parts} are needed, and {describe_room(together[0][1])}; {advice}")
 
 
-# ---- locks ------------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def lock(path, message=None, wait=False, make=False):
-    """Hold a folder or a file for this process alone; `make`: a file is made where it is not there.
+    """Hold a folder or a file for this process alone, until it ends or dies; `make`: a file is made where it is not there.
 
-    The kernel frees it when the process dies. While another has it: InputError, or with `wait` its turn. `message` is the error
-    or, while it waits, the line in place of that about a fold in training.
+    While another has it: InputError, or with `wait` its turn; `message` is that error, or the line while it waits.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -224,29 +203,22 @@ def draw_seed(*key):
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
 
 
-def read_json(path):
-    """The object in a JSON file (a dict); InputError when there is none."""
-    with errors.reading(path):
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path, parse=json.loads, kind="JSON object", remedy="copy it again, or make it anew"):
+    """The object in a JSON file (a dict); InputError, which names the `remedy`, when there is none."""
+    with errors.reading(path, remedy):
+        value = parse(Path(path).read_text(encoding="utf-8"))
         if not isinstance(value, dict):
-            raise ValueError("holds no JSON object")
+            raise ValueError(f"holds no {kind}")
         return value
 
 
 def read_yaml(path, remedy):
-    """The mapping in a YAML file (a dict); InputError, which names the `remedy`, when there is none."""
-    with errors.reading(path, remedy):
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError("holds no mapping")
-        return value
+    """The mapping in a YAML file (a dict), as `read_json`."""
+    return read_json(path, yaml.safe_load, "mapping", remedy)
 
 
 def read_csv(path, columns):
-    """A csv as strings without the spaces around them: a DataFrame with at least `columns`, and LINE (int).
-
-    InputError names the line of what is no csv. Below a quoted field that holds a newline, lines are counted too low.
-    """
+    """A csv as stripped strings: a DataFrame with at least `columns`, and LINE (int, too low below a newline in quotes)."""
     reader = csv.reader(io.StringIO(_read_text(path, columns), newline=""), strict=True)
     try:
         records = [(line, [cell.strip() for cell in cells]) for line, cells in enumerate(reader, start=1)]
@@ -258,9 +230,8 @@ def read_csv(path, columns):
         raise InputError(f"{path}: no rows under the header")
     for line, cells in rows:
         if len(cells) != len(head):
-            raise InputError(
-                f"{path}, line {line}: {len(cells)} fields under a header of {len(head)}; a comma too many, or cut short?"
-            )
+            found = f"{len(cells)} fields under a header of {len(head)}"
+            raise InputError(f"{path}, line {line}: {found}; a comma too many, or cut short?")
     table = pd.DataFrame([cells for _line, cells in rows], columns=head, dtype=str)
     return table.assign(**{LINE: [line for line, _cells in rows]})
 
@@ -289,17 +260,14 @@ def _check_head(path, head, columns):
         if column not in head and separators:
             raise InputError(f"{path}, line 1: {separators[0]} between the fields; save it with commas, as CSV UTF-8")
         if column not in head:
-            found = ",".join(head)
-            found = found if len(found) <= 200 else f"{found[:200]}..."
-            raise InputError(f"{path}: column {column!r} is missing, found {found}.{did_you_mean(column, head)}")
+            raise InputError(f"{path}: column {column!r} is missing, found {','.join(head):.200}.{did_you_mean(column, head)}")
         if head.count(column) > 1:
             raise InputError(f"{path}, line 1: column {column!r} stands twice; keep one of them")
 
 
 def read_numbers(path, texts, numbers, counts=None):
     """A csv with the columns `texts`, as strings, `numbers`, finite float64 from 0 on, and those of `counts`, {column: how many
-    values it can take}, int64 from 0 on. Long tables are read fast; InputError names the line that has no such number.
-    """
+    values it can take}, int64 from 0 on; InputError names the line that has no such number."""
     counts = counts or {}
     numbers = [*counts, *numbers]
     table = _read_fast(path, texts, numbers)
@@ -321,7 +289,7 @@ def read_numbers(path, texts, numbers, counts=None):
 
 
 def _read_fast(path, texts, numbers):
-    """The table of `read_numbers` with float64 columns, by pandas; None where it is not so plain."""
+    """The table of `read_numbers` by pandas, with float64 columns; None where it is not so plain."""
     kinds = dict.fromkeys(texts, str) | dict.fromkeys(numbers, np.float64)
     with contextlib.suppress(OSError, ValueError, KeyError), open(path, encoding="utf-8-sig", newline="") as file:
         table = pd.read_csv(file, dtype=kinds, keep_default_na=False)
@@ -339,42 +307,35 @@ def whole(text):
 
 def check_filled(path, table, column):
     """InputError that names the first line of a table of `read_csv` with nothing in a column, as spreadsheets leave rows."""
-    empty = (table[column] == "").to_numpy()
-    if empty.any():
-        raise InputError(f"{path}, line {table[LINE][empty.argmax()]}: {column} is empty; fill it in, or delete the row")
+    for line in table[LINE][table[column] == ""]:
+        raise InputError(f"{path}, line {line}: {column} is empty; fill it in, or delete the row")
 
 
 def check_once(path, table, column):
     """InputError that names the line of a table of `read_csv` with nothing in a column, or the same as a line above."""
     check_filled(path, table, column)
-    twice = table[column].duplicated().to_numpy()
-    if twice.any():
-        row = table.iloc[twice.argmax()]
-        raise InputError(f"{path}, line {row[LINE]}: {column} {row[column]!r} stands twice")
+    for line, value in table.loc[table[column].duplicated(), [LINE, column]].to_numpy():
+        raise InputError(f"{path}, line {line}: {column} {value!r} stands twice")
 
 
 # ---- pages ------------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _templates():
-    import jinja2  # not at the top: scripts that write no page do without
-
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                              keep_trailing_newline=True)  # fmt: skip
-
-
 def page(template, **context):
     """One self-contained HTML document from templates/`template`; all text in `context` is escaped."""
-    return _templates().get_template(template).render(context)
+    import jinja2  # not at the top: scripts that write no page do without
+
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                                   keep_trailing_newline=True)  # fmt: skip
+    return templates.get_template(template).render(context)
 
 
 def page_table(head, rows):
     """The head and cells of a table for macros.table of the templates, which sorts by click or key.
 
-    A cell is text, a number (right-aligned; floats with 4 decimals), a pair (text shown, number sorted by), a list of links
-    (address, text), or None for nothing; nan counts as nothing. A column is one of numbers when it holds any and no text.
+    A cell is text, a number (floats with 4 decimals), a pair (text shown, number sorted by), a list of links (address, text),
+    or None or nan for nothing. A column is one of numbers when it holds any and no text.
     """
     cells = [[_page_cell(value) for value in row] for row in rows]
     columns = [[key for _text, key, _links in column if key != ""] for column in zip(*cells)] or [[]] * len(head)
@@ -391,9 +352,8 @@ def _page_cell(value):
         return text or "", "", ()
     if isinstance(value, bool) or not isinstance(value, Real):
         return str(value), None, ()
-    if isinstance(value, Integral):
-        return text or f"{int(value):,}", int(value), ()
-    return text or f"{float(value):.4f}", float(value), ()
+    value = int(value) if isinstance(value, Integral) else float(value)
+    return text or (f"{value:,}" if isinstance(value, int) else f"{value:.4f}"), value, ()
 
 
 # ---- for the terminal -------------------------------------------------------------------------------------------------
@@ -409,9 +369,8 @@ def time_text(seconds):
 
 
 def aligned(head, rows, left=(0,), widths=None, fit=None):
-    """Lines of a table in columns; those of the numbers `left` are aligned to the left, others to the right. Texts longer than
-    their column's number in `widths` (None: any) go on in a row of their own; with `fit`, those of the first column are cut in
-    the middle so that lines have no more columns than that."""
+    """Lines of a table; columns `left` are aligned to the left, others to the right. Texts longer than their column's number in
+    `widths` go on in a row of their own; those of the first are cut in the middle so that lines `fit` so many columns."""
     if fit:
         others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
         names = shorten([row[0] for row in rows], max(fit - others, NARROWEST_NAME))

@@ -39,7 +39,7 @@ import options
 import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, Interrupted
-from experiment import find_run, read_args, summed_folds
+from experiment import find_run, read_args
 
 # ---- plan -------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +86,8 @@ class Job:
         """summary.json holds all folds that are asked for, and the last picture is drawn."""
         if not all((self.run / name).is_file() for name in ("args.yaml", "summary.json", "mistakes.png")):
             return False
-        done = set(summed_folds(self.run))
+        with errors.reading(self.run / "summary.json"):
+            done = {int(row["fold"]) for row in files.read_json(self.run / "summary.json")["folds"]}
         asked = {int(number) for number in self.options.get("--fold", []) if number.isdigit()}
         return all(number in done for number in asked or range(max(read_args(self.run).get("kfold", 0), 1)))
 

@@ -203,7 +203,7 @@ def refuse(args, tables, ranks):
                 f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
             )
     experiment.check_not_trained(run, folds)
-    if experiment.untouched(run, folds):
+    if any(fold not in done and not engine.state_file(run, fold).exists() for fold in folds):
         experiment.check_weights(run, args.weights)
 
 
@@ -292,12 +292,13 @@ def continue_run(args, run, folds, digest):
         raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
     if experiment.missing(run, args, experiment.fold_numbers(args)):
         experiment.check_data(run, digest)
-    experiment.remove_leftovers(run)
+    with files.lock(run, wait=True):
+        experiment.remove_leftovers(run)
     before, names = experiment.read_args(run), ("epochs", "keep_state", "weights", "model")
     changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
     if changed:
         with files.lock(run, wait=True):
-            experiment.change_args(run, **changed)
+            experiment.write_args(run, before | changed)
     if "epochs" in changed:
         errors.log(f"epochs: {args.epochs} instead of {before['epochs']}")
 
@@ -391,7 +392,8 @@ def train_fold(args, data, ranks, writer):
             at = last or state
             errors.log(f"fold {fold}: goes on at epoch {at['epoch']}, step {at['step']}{' on everyone' if last else ''}")
     if ranks.first:
-        experiment.reopen_fold(run, fold)
+        for name in ("fold.json", "not_finite.txt"):  # it is not complete any more
+            files.remove(experiment.fold_dir(run, fold) / name)
     while not fit.finished:
         train_epoch(fit, writer, fit.state_dict)
         where = f"epoch {fit.epoch}, while validating"
@@ -470,15 +472,13 @@ def write_events(writer, row):
     """Add a row of the log to the fold's TensorBoard events; a resumed fold has another file of them."""
     from torch.utils.tensorboard import SummaryWriter  # a second
 
-    try:
+    with files.writing(writer.run / "events.out.tfevents"):
         if writer.events is None:
             writer.events = SummaryWriter(writer.run, filename_suffix=f".fold{writer.fold}")
         for name in ("lr", "train_loss", "val_loss", "val_f1", "val_acc", "images_per_second"):
             if row[name] is not None:
                 writer.events.add_scalar(f"fold{writer.fold}/{name}", row[name], row["epoch"])
         writer.events.flush()
-    except OSError as error:
-        raise files.failure(writer.run / "events.out.tfevents", error) from error
 
 
 def finish_on_all(fit, writer, data, last):

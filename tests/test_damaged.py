@@ -167,7 +167,9 @@ READERS = {
     "cache.npy": lambda path: images.read_array(path, np.uint8, (4,)),
     "fold.json": files.read_json,
     "args.yaml": lambda path: files.read_yaml(path, "train it anew"),
-    "args.yaml (its comment)": lambda path: experiment.change_args(path.parent, epochs=2),
+    "args.yaml (its comment)": lambda path: experiment.write_args(
+        path.parent, experiment.read_args(path.parent) | {"epochs": 2}
+    ),
     "oof.csv": lambda path: predictions.read_table(path, "gender", ("image", "path")),
     "folds.csv": lambda path: experiment.read_folds(path.parent),
     "folds.csv (its people)": lambda path: experiment.validated_people(path.parent),
