@@ -205,7 +205,7 @@ class Side:
     name: str
     described: str
     scored_as: str
-    source: predictions.Source | None  # None for a csv
+    source: predictions.Member | None  # None for a csv
     images: list | None = None
     values: np.ndarray | None = None
     lacks: str = "has no eval predictions"
@@ -218,7 +218,7 @@ def read_side(name):
         return Side(name, "csv", "label", None, *dataset.read_submission(path))
     if path.suffix == ".csv":
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, [csv.name for csv in path.parent.glob('*.csv')])}")
-    source = predictions.open_source(name)
+    source = predictions.open_member(name)
     with predictions.predicting([source.folder] if source.is_run else []):
         tables, folds = predictions.read_eval(source)
     described = "ensemble"
@@ -274,12 +274,12 @@ def join(a, b, part):
 
 def read_oof(side, part, data_dir):
     """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv; a fold has its run's."""
-    table = predictions.read_oof(side.source) if side.source else None
-    if table is None:
+    member = side.source
+    if member is None or (table := predictions.read_oof(member)) is None:
         return None
-    member = predictions.Member(side.source, [], None, table)
+    member.oof = table
     predictions.align_oof([member], data_dir)
-    truth, probs = (narrow(each, side.scored_as, part) for each in predictions.scored(member.oof, side.source.target))
+    truth, probs = (narrow(each, side.scored_as, part) for each in predictions.scored(member.oof, member.target))
     return member.oof[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
 
 

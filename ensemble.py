@@ -304,7 +304,7 @@ def say_scores(result):
 
 def say_plain_oof(tta, members):
     """Print the members whose out-of-fold predictions are without the TTA that their eval predictions have."""
-    lacking = [member.name for member in members if member.oof is not None and not predictions.has_oof(member.source, tta)]
+    lacking = [member.name for member in members if member.oof is not None and not predictions.has_oof(member, tta)]
     if lacking:
         made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
         say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")
@@ -430,7 +430,7 @@ def main(argv=None):
 
 def read_members(args, plan):
     """The members that --models names; eval predictions that are missing are made first."""
-    sources = predictions.find_sources(args.models, args.folds)
+    sources = predictions.find_members(args.models, args.folds)
     blend.check_decided([source.target for source in sources])
     if "age" not in {source.target for source in sources} and plan.bounds != OFFICIAL_BOUNDS:
         raise InputError(f"{bounds_option(args)}: only runs of target age can be cut anew, and none is given")

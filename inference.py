@@ -2,10 +2,8 @@
 
     python inference.py --models runs/10-AdamP-StepLR-FL-v0-label_5fold
 
-Reads eval/info.csv and eval/images of the data folder and the weights of the runs (they hold model, size and
-normalisation). Writes RUN/eval.csv (ImageID and probabilities, the mean over folds) and, for the targets label and multi,
-RUN/submission.csv (ImageID,ans in the order of info.csv). With --oof it reads train/images instead and writes RUN/oof_TTA.csv,
-each fold's validation images with the --tta, which says whether that is worth having.
+Writes RUN/eval.csv (ImageID and probabilities, the mean over folds) and, for the targets label and multi, RUN/submission.csv.
+With --oof it writes RUN/oof_TTA.csv, each fold's validation images with the --tta, and says whether that is worth having.
 """
 
 import errors
@@ -42,8 +40,7 @@ GROUP_BYTES = 2 << 30  # of weights that are predicted with together
 def predict_folds(jobs, eval_images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
 
-    Images are decoded once for each geometry among the runs, and read once for all models that memory holds together
-    (see GROUP_BYTES). `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
+    Images are read once for each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
     """
     by_geometry = {}
     for run, number in jobs:
@@ -52,8 +49,14 @@ def predict_folds(jobs, eval_images, args, device):
     for geometry, missing in by_geometry.items():
         pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = images.ImageStore(pixels, device, args.cache_device)
-        for group in _groups(missing):
-            _predict_group(group, eval_images.names, store, args, device)
+        for group in _groups([(*job, experiment.weights_file(*job)) for job in missing]):
+            predicted = predict_rows(
+                [weights for *_job, weights in group], store, np.arange(len(eval_images.names)), args, device
+            )
+            for (run, number, _weights), (target, probs) in zip(group, predicted):
+                path = predictions.file_of(experiment.fold_dir(run, number), "eval", args.tta)
+                table = predictions.eval_table(eval_images.names, target, probs)
+                predictions.write_with_metadata(path, table, predictions.fold_metadata(run, number, eval_images.names))
 
 
 def _geometry(weights):
@@ -63,51 +66,34 @@ def _geometry(weights):
 
 
 def _groups(jobs):
-    """`jobs` in turn, cut into groups whose weights are GROUP_BYTES at most (one job at least)."""
-    groups, size = [[]], 0
-    for run, number in jobs:
-        weights = experiment.weights_file(run, number).stat().st_size
-        if groups[-1] and size + weights > GROUP_BYTES:
+    """`jobs`, the last item of which is a file of weights, in lists of GROUP_BYTES of weights at most (one job at least)."""
+    groups, room = [], 0
+    for job in jobs:
+        size = job[-1].stat().st_size
+        if not groups or size > room:
             groups.append([])
-            size = 0
-        groups[-1].append((run, number))
-        size += weights
+            room = GROUP_BYTES
+        groups[-1].append(job)
+        room -= size
     return groups
 
 
-def _predict_group(group, names, store, args, device):
-    weights = [experiment.weights_file(run, number) for run, number in group]
-    predicted = predict_rows(weights, store, np.arange(len(names)), args, device)
-    for (run, number), (target, probs) in zip(group, predicted):
-        table, sidecar = predictions.fold_files(run, number, args.tta)
-        files.remove(sidecar)  # invalidate first: eval.csv without its json is treated as missing
-        files.write_csv(table, predictions.eval_table(names, target, probs), predictions.FORMAT)
-        files.write_json(sidecar, predictions.fold_metadata(run, number, names))
-
-
 def predict_rows(weights, store, rows, args, device):
-    """[(target, probabilities [len(rows), num_outputs])] of files of folds' weights for rows of an images.ImageStore. `args`:
-    batch_size, amp, tta, quiet."""
+    """[(target, probabilities [len(rows), num_outputs])] of files of weights for rows of an images.ImageStore; see
+    predict_folds for `args`."""
     models, targets, loaded = [], [], None
     for path in weights:
         net, metadata = loaded = model.load(path, loaded)
         net = net.to(device, memory_format=model.FORMATS[metadata["options"]["memory_format"]])  # to round as training did
         models.append((net, metadata["mean"], metadata["std"]))
         targets.append(metadata["target"])
-    batches = store.batches([rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)])
+    chunks = [rows[start : start + args.batch_size] for start in range(0, len(rows), args.batch_size)]
     runs = list(dict.fromkeys(path.parent.parent.name for path in weights))
     what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
-    amp_dtype = model.AMP_DTYPES[model.resolve_amp(args.amp, device)]
-    with tqdm(total=len(rows) * len(weights), desc=what, unit="img", leave=False, disable=args.quiet or None) as bar:
-        logits = model.predict_together(models, _counted(batches, len(weights), bar), amp_dtype, args.tta)
+    batches = tqdm(store.batches(chunks), what, len(chunks), leave=False, disable=args.quiet or None, unit="img",
+                   unit_scale=args.batch_size * len(weights))  # fmt: skip
+    logits = model.predict_together(models, batches, model.AMP_DTYPES[model.resolve_amp(args.amp, device)], args.tta)
     return [(target, metrics.head_probs(fold_logits, head_slices(target))) for target, fold_logits in zip(targets, logits)]
-
-
-def _counted(batches, times, bar):
-    """`batches`, with each image counted `times` on the bar when the next batch is asked for: all models have seen it."""
-    for batch in batches:
-        yield batch
-        bar.update(len(batch) * times)
 
 
 def print_score(data_dir, names, label_probs, what):
@@ -123,10 +109,7 @@ def print_score(data_dir, names, label_probs, what):
 
 
 def open_oof_images(run, plain, data_dir, args, device):
-    """(images.ImageStore of the train images of a run, the rows in it of the images of `plain`, its oof.csv).
-
-    The cache is that of the training, as it holds the images of the same people. InputError names an image that is not there.
-    """
+    """(images.ImageStore of the train images of a run, from the cache of its training; the rows of `plain`, its oof.csv)."""
     people = dataset.read_people(data_dir)
     people = people[people["path"].isin(experiment.read_folds(run)["path"])]
     names = dataset.list_images(data_dir, people, skip_missing=True)["image"]
@@ -143,12 +126,12 @@ def open_oof_images(run, plain, data_dir, args, device):
 
 
 def predict_oof(run, data_dir, args, device):
-    """Write a run's oof_{tta}.csv, unless it is fresh, and return its `tta_gain`; `args` as for predict_folds."""
+    """Write a run's oof_TTA.csv, unless it is fresh, and return its `tta_gain`; `args` as for predict_folds."""
     if not (run / "oof.csv").is_file():
         raise InputError(f"--oof: {run} has no oof.csv to compare with (it validates nobody); leave out that run or --oof")
     target = experiment.read_args(run)["target"]
     plain = predictions.read_table(run / "oof.csv", target, ("image", "path"))
-    path, sidecar = predictions.oof_files(run, args.tta)
+    path = predictions.file_of(run, "oof", args.tta)
     if predictions.oof_is_fresh(run, args.tta):
         return tta_gain(target, plain, predictions.read_table(path, target, ("image", "path")))
     store, rows = open_oof_images(run, plain, data_dir, args, device)
@@ -159,26 +142,19 @@ def predict_oof(run, data_dir, args, device):
     truth = plain[dataset.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
     gain = tta_gain(target, plain, table)
-    files.remove(sidecar)  # invalidate first, as of eval.csv
-    files.write_csv(path, table, predictions.FORMAT)
-    files.write_json(sidecar, {"weights_sha256": predictions.weights_digests(run), **gain})
+    predictions.write_with_metadata(path, table, {"weights_sha256": predictions.weights_digests(run), **gain})
     return gain
 
 
 def tta_gain(target, plain, table):
-    """{oof_f1, plain_f1, gain, gain_ci95}: macro F1 of two oof.csv tables with the same rows, on what the target is scored on,
-    and the paired 95 % interval over people of their difference."""
+    """{oof_f1, plain_f1, gain, gain_ci95} of two oof.csv tables with the same rows: macro F1, and their paired difference."""
     (truth, plain_probs), (_truth, probs) = predictions.scored(plain, target), predictions.scored(table, target)
     C = probs.shape[1]
     pred, plain_pred = probs.argmax(1), plain_probs.argmax(1)
     f1, plain_f1 = (metrics.macro_f1(truth, classes, C) for classes in (pred, plain_pred))
     samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
-    return {
-        "oof_f1": round(f1, 6),
-        "plain_f1": round(plain_f1, 6),
-        "gain": round(f1 - plain_f1, 6),
-        "gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)],
-    }
+    found = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
+    return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
 
 
 ADVICE = {
@@ -192,11 +168,9 @@ def tta_lines(run, tta, found):
     """Two lines about the `tta_gain` of a run, for the console."""
     low, high = found["gain_ci95"]
     verdict = metrics.verdict(low, high)
-    return [
-        f"{predictions.oof_files(run, tta)[0]}: out-of-fold macro F1 {found['oof_f1']:.4f}, "
-        f"without TTA {found['plain_f1']:.4f}",
-        f"  gain {found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}; {ADVICE[verdict].format(tta=tta)}",
-    ]
+    path, scores = predictions.file_of(run, "oof", tta), "{oof_f1:.4f}, without TTA {plain_f1:.4f}".format(**found)
+    gain = f"gain {found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}; {ADVICE[verdict].format(tta=tta)}"
+    return [f"{path}: out-of-fold macro F1 {scores}", f"  {gain}"]
 
 
 # ---- pseudo-labels ----------------------------------------------------------------------------------------------------
@@ -207,41 +181,43 @@ PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 def find_runs(source):
     """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once.
 
-    How much weight is of no use here, as it is fitted to the labels of everyone. Whether a search gave any is too; that much of
-    a choice made on all people together stays in the labels.
+    How much weight is of no use here, as it is fitted to the labels of everyone.
     """
-    found = predictions.open_source(str(source))
+    found = predictions.open_member(str(source))
+    if found.is_run and found.choice != "all":
+        raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
     if found.is_run:
-        if found.choice != "all":
-            raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
         return [found.folder]
     runs, ensembles = [], [found.folder]
     for ensemble in ensembles:  # which grows: ensembles may be members
         for member in experiment.read_recipe(ensemble).get("members", []):
             if experiment.is_used(member):
-                one = predictions.open_source(member["run"])
+                one = predictions.open_member(member["run"])
                 places = runs if one.is_run else ensembles
                 places += [] if one.folder in places else [one.folder]
     return runs
 
 
-def check_pseudo_folds(run, people, folds, kfold):
-    """InputError unless fold i of `run` held out everyone whom fold i of this training validates on."""
-    if kfold == 0:
+def check_pseudo(run, args, people, folds):
+    """InputError unless fold i of `run` held out those whom fold i of this training validates on, and age groups are alike."""
+    theirs = experiment.read_args(run)
+    cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
+    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
+    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
+        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
+        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
+    if args.kfold == 0:
         return
-    args = experiment.read_args(run)
-    if args.get("kfold", 0) == 0:
-        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {kfold} validates on")
-    if args.get("finish_on_all"):
+    if theirs.get("kfold", 0) == 0:
+        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {args.kfold} validates on")
+    if theirs.get("finish_on_all"):
         raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
-    theirs = experiment.read_folds(run)
-    held_out = dict(zip(theirs["path"], theirs["fold"]))
+    rows = experiment.read_folds(run)
+    held_out = dict(zip(rows["path"], rows["fold"]))
     for path, fold in zip(people["path"], folds.tolist()):
         if held_out.get(path, fold) != fold:
-            raise InputError(
-                f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}; train with the same "
-                f"people, --kfold and --fold-seed, or its labels would leak"
-            )
+            there = f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}"
+            raise InputError(f"{there}; train with the same people, --kfold and --fold-seed, or its labels would leak")
 
 
 def teaching_folds(run, kfold):
@@ -251,21 +227,11 @@ def teaching_folds(run, kfold):
     lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
     if lacking:
         numbers = " ".join(map(str, lacking))
+        first = f"python train.py --resume {shlex.quote(str(run))} --fold {numbers} first"
         raise InputError(
-            f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; "
-            f"python train.py --resume {shlex.quote(str(run))} --fold {numbers} first"
+            f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; {first}"
         )
     return list(range(kfold))
-
-
-def check_pseudo_bounds(run, args):
-    """InputError when the age groups that a run learnt are cut at other ages than those that this training learns."""
-    theirs = experiment.read_args(run)
-    cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
-    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
-    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
-        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
-        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
 
 
 def soft_labels(target, sources, bounds):
@@ -294,14 +260,11 @@ def confidence(target, probs):
 
 
 def make_pseudo(args, people, folds, images, device):
-    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above.
-
-    images: dataset.EvalImages of the data folder. Predictions of the eval images that are missing are made first.
-    """
+    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above, of
+    `images` (dataset.EvalImages), whose predictions are made first where they are missing."""
     runs = find_runs(args.pseudo)
     for run in runs:
-        check_pseudo_folds(run, people, folds, args.kfold)
-        check_pseudo_bounds(run, args)
+        check_pseudo(run, args, people, folds)
     numbers = {run: teaching_folds(run, args.kfold) for run in runs}
     settings = argparse.Namespace(**{**vars(args), "batch_size": 128, "tta": "none"})
     jobs = [(run, number) for run in runs for number in numbers[run]]
@@ -316,13 +279,12 @@ def make_pseudo(args, people, folds, images, device):
                 sources.append((targets[run], predictions.mean(tables, targets[run])[columns(targets[run])].to_numpy()))
             probs = soft_labels(args.target, sources, tuple(args.age_bounds))
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
-            table = pd.DataFrame({"fold": fold, "ImageID": np.array(images.names)[sure]})
-            made.append(pd.concat([table, pd.DataFrame(probs[sure].astype(np.float32), columns=columns(args.target))], axis=1))
+            table = predictions.eval_table(np.array(images.names)[sure], args.target, probs[sure].astype(np.float32))
+            made.append(table.assign(fold=fold))
     if not any(map(len, made)):
-        raise InputError(
-            f"--pseudo-min-confidence {args.pseudo_min_confidence:g}: no eval image is predicted so surely; lower it"
-        )
-    return pd.concat(made, ignore_index=True)
+        given = f"--pseudo-min-confidence {args.pseudo_min_confidence:g}"
+        raise InputError(f"{given}: no eval image is predicted so surely; lower it")
+    return pd.concat(made, ignore_index=True)[["fold", "ImageID", *columns(args.target)]]
 
 
 def read_pseudo(run, target):

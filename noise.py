@@ -44,7 +44,7 @@ Findings = namedtuple("Findings", "persons images expected people guessed")
 
 def read_evidence(patterns):
     """The members behind names and patterns of runs and ensembles, with their oof.csv alone."""
-    sources = predictions.find_sources(patterns, option="--label-noise")
+    sources = predictions.find_members(patterns, option="--label-noise")
     for source in sources:
         if not source.matched and not (source.folder / "oof.csv").is_file():
             raise InputError(f"{source.name}: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more")
@@ -93,7 +93,7 @@ def applied_fixes(members, people):
     """{(path, column): fixes file} of the label fixes that the runs among `members` were trained with."""
     fixed = {}
     for member in members:
-        args = experiment.read_args(member.source.folder) if member.source.is_run else {}
+        args = experiment.read_args(member.folder) if member.is_run else {}
         if file := args.get("label_fixes"):
             try:
                 fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))

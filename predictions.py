@@ -1,8 +1,7 @@
 """Saved predictions: the tables oof.csv and eval.csv, whether they are fresh, and members that can be combined.
 
-`RUN/foldI/eval.csv` (`eval_hflip.csv` with that TTA) holds one fold's probabilities, with the digest of the weights that made
-them in a json beside it; `RUN/eval.csv` is the mean over the folds that its `eval.json` names. `RUN/oof_hflip.csv` is oof.csv
-with that TTA; the json beside it holds the digests of the weights that made it, and its score.
+A fold has eval.csv (eval_hflip.csv with that TTA) and beside it a json with the digest of the weights that made it; a run has
+the mean over the folds that its eval.json names, oof.csv, and oof_hflip.csv with a json of the weights and its score.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import glob
 import os
 import re
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +38,8 @@ def oof_table(images, fold, target, truth, probs):
 
 
 def read_table(path, target, keys):
-    """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; those of oof.csv (with the
-    key image) have official classes too. InputError names the line of what is no probability or no class or stands twice, and
-    of a head whose probabilities don't sum to 1.
-    """
+    """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; with the key image official
+    classes too. InputError names the line of what is no probability, no class, twice there or doesn't sum to 1."""
     wholes, names = {}, dataset.columns(target)
     if "image" in keys:
         counts = [len(CLASS_NAMES[head]) for head in (HEADS[target] if target == "multi" else [SCORED_AS[target]])]
@@ -73,14 +70,6 @@ def eval_table(names, target, probs):
     return pd.concat([pd.DataFrame({"ImageID": names}), pd.DataFrame(probs, columns=dataset.columns(target))], axis=1)
 
 
-def of_images(table, names):
-    """The rows of an eval.csv table for the images `names`, in their order; None where it lacks one of them."""
-    if table["ImageID"].tolist() == names:
-        return table
-    rows = pd.Index(table["ImageID"]).get_indexer(names)
-    return None if (rows < 0).any() else table.iloc[rows].reset_index(drop=True)
-
-
 def mean(tables, target):
     """The mean of eval.csv tables of the same images in one order."""
     probs = np.mean([table[dataset.columns(target)].to_numpy() for table in tables], axis=0)
@@ -99,11 +88,7 @@ _log_once = functools.cache(errors.log)
 
 
 def select_folds(run, choice):
-    """The fold numbers of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers.
-
-    InputError when no fold is complete or a number is not. A run with folds missing is used as it is, with a line that
-    says so.
-    """
+    """The complete folds of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers."""
     done = experiment.done_folds(run)
     if not done:
         raise InputError(f"{run}: no fold is complete; python train.py --resume {shlex.quote(str(run))} goes on with it")
@@ -123,10 +108,7 @@ def select_folds(run, choice):
 
 @contextlib.contextmanager
 def predicting(runs):
-    """Hold runs while their predictions are made and read: another process waits for its turn, and finds them made.
-
-    The lock is that of args.yaml: training, which holds the folders, goes on.
-    """
+    """Hold runs while their predictions are made and read; training, which holds their folders, goes on meanwhile."""
     with contextlib.ExitStack() as stack:
         for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
             waiting = f"waiting for another process that predicts with {run}"
@@ -137,11 +119,17 @@ def predicting(runs):
         yield
 
 
-def fold_files(run, number, tta):
-    """(csv, json) of a fold's eval predictions."""
-    stem = "eval" if tta == "none" else f"eval_{tta}"
-    folder = experiment.fold_dir(run, number)
-    return folder / f"{stem}.csv", folder / f"{stem}.json"
+def file_of(folder, kind, tta):
+    """The csv with a TTA of a kind: eval in the folder of a fold, oof in that of a run. A json beside it has its metadata."""
+    return Path(folder) / (f"{kind}.csv" if tta == "none" else f"{kind}_{tta}.csv")
+
+
+def write_with_metadata(path, table, metadata):
+    """Write a csv of probabilities and the json beside it."""
+    sidecar = path.with_suffix(".json")
+    files.remove(sidecar)  # invalidate first: a csv without its json is treated as missing
+    files.write_csv(path, table, FORMAT)
+    files.write_json(sidecar, metadata)
 
 
 def weights_digests(run):
@@ -157,35 +145,34 @@ def fold_metadata(run, number, names=None):
 
 def eval_is_fresh(run, number, tta, names=None):
     """True where a fold's eval predictions are there, made by its present weights for these images (None: for any)."""
-    return _is_fresh(fold_files(run, number, tta), fold_metadata(run, number, names))
+    return _is_fresh(file_of(experiment.fold_dir(run, number), "eval", tta), fold_metadata(run, number, names))
 
 
-def _is_fresh(paths, metadata):
-    """True where a table is there, and beside it a json that holds this metadata."""
-    table, sidecar = paths
-    return table.is_file() and sidecar.is_file() and metadata.items() <= files.read_json(sidecar).items()
+def oof_is_fresh(run, tta):
+    """True where a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
+    return _is_fresh(file_of(run, "oof", tta), {"weights_sha256": weights_digests(run)})
+
+
+def _is_fresh(path, metadata):
+    sidecar = path.with_suffix(".json")
+    return path.is_file() and sidecar.is_file() and metadata.items() <= files.read_json(sidecar).items()
 
 
 def fold_tables(run, target, numbers, tta):
-    """The eval predictions of folds, a table like eval.csv of each, of the same images in one order.
-
-    None where some are missing, or were made by other weights or of other images: then predict_folds has to make them.
-    """
+    """Eval predictions of folds, a table like eval.csv of each, of the same images in one order; [] where predict_folds has to
+    make them first, as some are missing or were made by other weights or of other images."""
     if not all(eval_is_fresh(run, number, tta) for number in numbers):
-        return None
-    tables = [read_table(fold_files(run, number, tta)[0], target, ("ImageID",)) for number in numbers]
-    names = tables[0]["ImageID"].tolist()
-    same = [of_images(table, names) for table in tables if len(table) == len(names)]
-    return same if len(same) == len(tables) and all(table is not None for table in same) else None
+        return []
+    paths = [file_of(experiment.fold_dir(run, number), "eval", tta) for number in numbers]
+    tables = [read_table(path, target, ("ImageID",)) for path in paths]
+    return tables if all(table["ImageID"].equals(tables[0]["ImageID"]) for table in tables) else []
 
 
 def write_run_eval(run, target, numbers, tta, table):
-    """Write RUN/eval.csv, the mean `table` of these folds, eval.json that names them and, for targets that decide the label,
-    RUN/submission.csv; returns the probabilities of the 18 classes or None."""
+    """Write RUN/eval.csv, the mean `table` of these folds, and RUN/submission.csv, of whose 18 classes the probabilities are
+    returned, or None for targets that don't decide the label."""
     run = Path(run)
-    files.remove(run / "eval.json")  # invalidate first: eval.csv without its json is made by nobody knows what
-    files.write_csv(run / "eval.csv", table, FORMAT)
-    files.write_json(run / "eval.json", {"folds": list(numbers), "tta": tta})
+    write_with_metadata(run / "eval.csv", table, {"folds": list(numbers), "tta": tta})
     if SCORED_AS[target] != "label":
         return None
     probs = scored_probs(target, table[dataset.columns(target)].to_numpy())
@@ -206,8 +193,7 @@ def made_of(run):
 def known_names(data_dir, tables):
     """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against.
 
-    None, with a line that says so, where there is none. The drawn demo set is one for its own images alone, if it was not
-    given: who tried it may have predicted others since.
+    None, with a line, where there is none. The demo set, if not given, is one for its own images alone.
     """
     found = demo.find(data_dir)
     if found and (data_dir or (found / "eval" / "info.csv").is_file()):
@@ -220,29 +206,16 @@ def known_names(data_dir, tables):
     return None
 
 
-# ---- out of fold with TTA ---------------------------------------------------------------------------------------------
-
-
-def oof_files(run, tta):
-    """(csv, json) of a run's out-of-fold predictions with a TTA."""
-    return Path(run) / f"oof_{tta}.csv", Path(run) / f"oof_{tta}.json"
-
-
-def oof_is_fresh(run, tta):
-    """True where a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
-    return _is_fresh(oof_files(run, tta), {"weights_sha256": weights_digests(run)})
-
-
 # ---- members ----------------------------------------------------------------------------------------------------------
 
 ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A folder with predictions: a run (`choice` of its folds: 'all', 'best', [2]) or an ensemble (`choice` None).
+@dataclass(eq=False)
+class Member:
+    """A run (`choice` of its folds: 'all', 'best', [2]) or an ensemble (`choice` None), and its tables once they are read.
 
-    matched: a pattern found it, nobody named it: then it may be passed over.
+    eval is the mean of `folds`. matched: found by a pattern, not named by anybody, so it may be passed over.
     """
 
     name: str
@@ -250,190 +223,151 @@ class Source:
     target: str
     choice: str | list | None
     matched: bool = False
+    folds: list = ()
+    eval: pd.DataFrame | None = None
+    oof: pd.DataFrame | None = None
+    fold_tables: list = ()
 
     @property
     def is_run(self):
         return self.choice is not None
 
-
-@dataclass(eq=False)
-class Member:
-    """A source with its tables: eval.csv, and oof.csv where it has one; `folds` are those that eval.csv is the mean of, and
-    `fold_tables` the table of each, where they are read and kept."""
-
-    source: Source
-    folds: list
-    eval: pd.DataFrame
-    oof: pd.DataFrame | None
-    fold_tables: list = field(default_factory=list)
-
-    @property
-    def name(self):
-        return self.source.name
-
-    @property
-    def target(self):
-        return self.source.target
-
     def eval_probs(self, names):
         """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`."""
-        return self._probs(self.eval, names)
+        return self._probs(self.eval, "ImageID", names)
 
     def fold_probs(self, names):
         """`eval_probs` of each fold, a list; of a member without tables of folds its mean alone."""
-        return [self._probs(table, names) for table in self.fold_tables or [self.eval]]
-
-    def _probs(self, table, names):
-        return table.set_index("ImageID")[dataset.columns(self.target)].loc[names].to_numpy()
+        return [self._probs(table, "ImageID", names) for table in self.fold_tables or [self.eval]]
 
     def oof_probs(self, images):
         """Out-of-fold probabilities [N, num_outputs(target)] of train images, in the order of `images`."""
-        return self.oof.set_index("image")[dataset.columns(self.target)].loc[images].to_numpy()
+        return self._probs(self.oof, "image", images)
+
+    def _probs(self, table, key, names):
+        return table.set_index(key)[dataset.columns(self.target)].loc[names].to_numpy()
 
 
-def open_source(name, folds="all"):
-    """The Source of a folder, RUN:foldN or RUN:best; `folds` is the choice for a plain run. InputError when there is none."""
+def open_member(name, folds="all"):
+    """The Member, without tables, of a folder, RUN:foldN or RUN:best; `folds` is the choice for a plain run."""
     one = ONE_FOLD.fullmatch(name)
     folder = Path(one["run"] if one else name)
     if (folder / "recipe.yaml").is_file():
         if one:
             raise InputError(f"{name}: {folder} is an ensemble; only runs of train.py have folds")
-        return Source(str(folder), folder, "label", None)
+        return Member(str(folder), folder, "label", None)
     run = experiment.find_run(folder)
     target = experiment.read_args(run)["target"]
     if not one:
-        return Source(str(run), run, target, folds)
-    return Source(name, run, target, "best" if one["best"] else [int(one["number"])])
+        return Member(str(run), run, target, folds)
+    return Member(name, run, target, "best" if one["best"] else [int(one["number"])])
 
 
-def find_sources(patterns, folds="all", option="--models"):
-    """The sources of names and glob patterns (a pattern may end in :best or :foldN), each once, in order.
-
-    Other folders that a pattern matches are passed over; InputError, which names `option`, where nothing is left.
-    """
-    sources, others = {}, []
+def find_members(patterns, folds="all", option="--models"):
+    """The members of names and glob patterns, which may end in :best or :foldN, each once, without tables."""
+    members, passed = {}, {}
     for pattern in patterns:
         stem, colon, fold = pattern.rpartition(":") if ONE_FOLD.fullmatch(pattern) else (pattern, "", "")
         if not glob.has_magic(stem) or Path(stem).is_dir():
-            source = open_source(pattern, folds)
-            sources[source.name] = source
+            member = open_member(pattern, folds)
+            members[member.name] = member
             continue
-        matches = [Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
-        known = [path for path in matches if (path / "args.yaml").is_file() or (path / "recipe.yaml").is_file()]
-        others += [(path, "neither a run nor an ensemble") for path in matches if path not in known]
-        if not known:
+        found = []
+        for folder in (Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()):
+            if (folder / "args.yaml").is_file() or (folder / "recipe.yaml").is_file():
+                found.append(replace(open_member(f"{folder}{colon}{fold}", folds), matched=True))
+            else:
+                passed[str(folder)] = "neither a run nor an ensemble"
+        if not found:
             raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")
-        for path in known:
-            source = replace(open_source(f"{path}{colon}{fold}", folds), matched=True)
-            sources.setdefault(source.name, source)
-    _log_passed_over(others)
-    return list(sources.values())
+        for member in found:
+            members.setdefault(member.name, member)
+    return _leave_out(members.values(), passed)
 
 
-def _log_passed_over(passed):
-    """A line that counts and names what patterns matched and is passed over, [(name, reason)]."""
+def _leave_out(members, passed):
+    """The members that are not among `passed`, {name: reason}, which a line lists; InputError when none is left."""
     by_reason = {}
-    for name, reason in passed:
-        by_reason.setdefault(reason, []).append(str(name))
+    for name, reason in passed.items():
+        by_reason.setdefault(reason, []).append(name)
     if passed:
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
         errors.log(f"passed over, {len(passed)} of what patterns match: {listed}")
-
-
-def _leave_out(members, reasons):
-    """The members that there is no reason against, with a line that names the others; InputError when none is left."""
-    _log_passed_over([(member.name, reason) for member, reason in zip(members, reasons) if reason])
-    left = [member for member, reason in zip(members, reasons) if not reason]
+    left = [member for member in members if member.name not in passed]
     if not left:
         raise InputError("--models: nothing that the patterns match can take part, see above; name what shall")
     return left
 
 
-def has_oof(source, tta):
+def has_oof(member, tta):
     """True where out-of-fold predictions with a TTA are there; those of an ensemble are as it was made."""
-    return tta == "none" or not source.is_run or oof_is_fresh(source.folder, tta)
+    return tta == "none" or not member.is_run or oof_is_fresh(member.folder, tta)
 
 
-def read_oof(source, tta="none"):
-    """The oof.csv table of a source, or None where it has none (a nofold run, an ensemble with one).
-
-    That of a TTA where `has_oof` says that it is there, else the plain one. InputError when a run has complete folds that its
-    oof.csv was made without, as those that were trained elsewhere and copied into it; a source that a pattern matched is None
-    then.
-    """
-    plain = tta == "none" or not source.is_run or not has_oof(source, tta)
-    path = source.folder / "oof.csv" if plain else oof_files(source.folder, tta)[0]
-    table = read_table(path, source.target, ("image", "path")) if path.is_file() else None
-    apart = _folds_apart(source, table)
-    if apart and not source.matched:
-        again = f"python train.py --resume {shlex.quote(str(source.folder))}"
-        raise InputError(f"{source.folder / 'oof.csv'}: lacks the complete fold {apart[0]}; {again} puts it together anew")
+def read_oof(member, tta="none"):
+    """The oof.csv table of a member, with the TTA where `has_oof`; None where it has none."""
+    path = file_of(member.folder, "oof", tta if member.is_run and has_oof(member, tta) else "none")
+    table = read_table(path, member.target, ("image", "path")) if path.is_file() else None
+    apart = _folds_apart(member, table)
+    if apart and not member.matched:  # as of folds that were trained elsewhere and copied into it
+        again = f"python train.py --resume {shlex.quote(str(member.folder))}"
+        raise InputError(f"{member.folder / 'oof.csv'}: lacks the complete fold {apart[0]}; {again} puts it together anew")
     return table
 
 
-def _folds_apart(source, oof):
+def _folds_apart(member, oof):
     """The complete folds of a run that its oof.csv lacks."""
-    return sorted(experiment.done_folds(source.folder).keys() - set(oof["fold"])) if source.is_run and oof is not None else []
+    return sorted(experiment.done_folds(member.folder).keys() - set(oof["fold"])) if member.is_run and oof is not None else []
 
 
-def read_oofs(sources, tta="none", needs_oof=False, needs_eval=True):
-    """The members of sources, with their oof.csv alone. What a pattern matched and can't take part is passed over.
-
-    That are those without oof.csv where it is needed or, where eval predictions are, without a complete fold; and those of
-    other train images than the named member that has the most or, where none is named, than the one that has.
-    """
-    members = [Member(source, [], None, read_oof(source, tta)) for source in sources]
-    reasons = [member.source.matched and _lacks(member, tta, needs_oof, needs_eval) for member in members]
-    able = [member for member, reason in zip(members, reasons) if not reason and member.oof is not None]
-    first = max(able, key=lambda member: (not member.source.matched, len(member.oof)), default=None)
-    for index, member in enumerate(members):
-        if member in able and member.source.matched and set(member.oof["image"]) != set(first.oof["image"]):
-            reasons[index] = f"other train images than {first.name}"
-    return _leave_out(members, reasons)
-
-
-def _lacks(member, tta, needs_oof, needs_eval):
-    """The reason why a member can't take part, whatever the others are, or None."""
-    source = member.source
-    if member.oof is None and needs_oof:
-        return "no oof.csv"
-    if not source.is_run:
-        return None
-    done = experiment.done_folds(source.folder)
-    wanted = source.choice if isinstance(source.choice, list) else list(done)[:1]
-    if needs_eval and not is_brought(source, tta) and (not wanted or wanted[0] not in done):
-        return "fold not complete"
-    return "oof.csv lacks a complete fold" if _folds_apart(source, member.oof) else None
+def read_oofs(members, tta="none", needs_oof=False, needs_eval=True):
+    """The members with oof.csv. Those that a pattern matched are passed over without what is needed, and with other train
+    images than the member that is named or, where none is, than that with the most."""
+    passed = {}
+    for member in members:
+        member.oof = read_oof(member, tta)
+        done = experiment.done_folds(member.folder) if member.matched and member.is_run else {}
+        wanted = member.choice[0] if isinstance(member.choice, list) else next(iter(done), None)
+        if member.matched and needs_oof and member.oof is None:
+            passed[member.name] = "no oof.csv"
+        elif member.matched and member.is_run and needs_eval and wanted not in done and not is_brought(member, tta):
+            passed[member.name] = "fold not complete"
+        elif member.matched and _folds_apart(member, member.oof):
+            passed[member.name] = "oof.csv lacks a complete fold"
+    able = [member for member in members if member.name not in passed and member.oof is not None]
+    first = max(able, key=lambda member: (not member.matched, len(member.oof)), default=None)
+    for member in able:
+        if member.matched and set(member.oof["image"]) != set(first.oof["image"]):
+            passed[member.name] = f"other train images than {first.name}"
+    return _leave_out(members, passed)
 
 
-def is_brought(source, tta):
+def is_brought(member, tta):
     """True for a run that was brought along without its folds, with an eval.csv that is what is asked for."""
-    asked = source.is_run and (source.choice, tta) == ("all", made_of(source.folder).get("tta", "none"))
-    return asked and (source.folder / "eval.csv").is_file() and not experiment.done_folds(source.folder)
+    asked = member.is_run and (member.choice, tta) == ("all", made_of(member.folder).get("tta", "none"))
+    return asked and (member.folder / "eval.csv").is_file() and not experiment.done_folds(member.folder)
 
 
-def read_eval(source, tta="none"):
-    """([tables like eval.csv], folds) from what is saved: one of each fold, or of an ensemble or a run that was brought along
-    without its folds the only one; ([], folds) where inference.py has to run first."""
-    if not source.is_run or is_brought(source, tta):
-        folds = made_of(source.folder).get("folds", []) if source.is_run else []
-        return [read_table(source.folder / "eval.csv", source.target, ("ImageID",))], folds
-    numbers = select_folds(source.folder, source.choice)
-    return fold_tables(source.folder, source.target, numbers, tta) or [], numbers
+def read_eval(member, tta="none"):
+    """([a table of each fold, or the only one of an ensemble or a run that was brought], folds); [] where none is made yet."""
+    if not member.is_run or is_brought(member, tta):
+        folds = made_of(member.folder).get("folds", []) if member.is_run else []
+        return [read_table(member.folder / "eval.csv", member.target, ("ImageID",))], folds
+    numbers = select_folds(member.folder, member.choice)
+    return fold_tables(member.folder, member.target, numbers, tta), numbers
 
 
-def read_members(sources, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
-    """The members of sources, with tables of the images of info.csv and the people of train.csv, where a data folder is given
-    or found. See `read_oofs` for what is passed over.
+def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
+    """The members with tables of the images of info.csv and the people of train.csv, where a data folder is given or found.
 
     `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing or lack images, when nothing
     is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images.
     """
-    members = read_oofs(sources, tta, needs_oof)
+    members = read_oofs(members, tta, needs_oof)
     check_same_images(members, "oof", "image")
     align_oof(members, data_dir)
     for member in members:
-        tables, member.folds = read_eval(member.source, tta)
+        tables, member.folds = read_eval(member, tta)
         _set_eval(member, tables, by_fold)
     known = known_names(data_dir, [list(member.eval["ImageID"]) for member in members if member.eval is not None])
     members = align_eval(members, tta, *known) if known else members
@@ -443,15 +377,13 @@ def read_members(sources, tta, predict, by_fold=False, needs_oof=False, data_dir
     if missing and not known and len(missing) < len(members):
         raise InputError(f"{missing[0].name}: has no eval predictions, and no data folder here can give them; give --data-dir")
     if missing:
-        predict(list(dict.fromkeys((member.source.folder, number) for member in missing for number in member.folds)))
+        predict(list(dict.fromkeys((member.folder, number) for member in missing for number in member.folds)))
     for member in missing:
-        _set_eval(member, read_eval(member.source, tta)[0], by_fold)
-    for member in members:
-        run, made = member.source.folder, {"folds": list(member.folds), "tta": tta}
-        if member.source.choice == "all" and (
-            not (run / "eval.csv").is_file() or (member in missing and made_of(run) == made)
-        ):  # what inference.py wrote of other folds stays
-            write_run_eval(run, member.target, member.folds, tta, member.eval)
+        _set_eval(member, read_eval(member, tta)[0], by_fold)
+    for member in (member for member in members if member.choice == "all"):
+        is_made = member in missing and made_of(member.folder) == {"folds": list(member.folds), "tta": tta}
+        if is_made or not (member.folder / "eval.csv").is_file():  # what inference.py wrote of other folds stays
+            write_run_eval(member.folder, member.target, member.folds, tta, member.eval)
     return members
 
 
@@ -462,34 +394,27 @@ def _set_eval(member, tables, by_fold):
 
 
 def align_eval(members, tta, info, names):
-    """Members whose eval tables have the rows of info.csv, `names`, in its order, or are None where they have to be made.
-
-    Rows of other images are left out, with a line. InputError for a member that lacks some and can't be made anew; one that a
-    pattern matched is passed over.
-    """
-    reasons, gone, anew = [None] * len(members), set(), []
-    for index, member in enumerate(members):
-        if member.eval is None:
-            continue
+    """Members whose eval tables have the rows of info.csv, `names`, in its order, or are None where they have to be made."""
+    passed, gone = {}, set()
+    for member in (member for member in members if member.eval is not None):
         apart = lacking(names, member.eval["ImageID"])
+        lacks = apart and lacking_message(apart, names, info)
         if not apart:
-            gone |= set(lacking(member.eval["ImageID"], names))
-            member.eval = of_images(member.eval, names)
-            member.fold_tables = [of_images(table, names) for table in member.fold_tables]
-        elif member.source.is_run and not is_brought(member.source, tta):
-            anew.append(f"{member.name} {lacking_message(apart, names, info)}")
-            _set_eval(member, [], False)
-        elif member.source.matched:
-            reasons[index] = f"lacks images of {info}"
+            gone.update(lacking(member.eval["ImageID"], names))
+            rows = pd.Index(member.eval["ImageID"]).get_indexer(names)
+            tables = [table.iloc[rows].reset_index(drop=True) for table in (member.eval, *member.fold_tables)]
+            member.eval, *member.fold_tables = tables
+        elif member.is_run and not is_brought(member, tta):
+            errors.log(f"predicted anew: {member.name} {lacks}")
+            _set_eval(member, [], by_fold=False)
+        elif member.matched:
+            passed[member.name] = f"lacks images of {info}"
         else:
-            again = "bring it along anew" if member.source.is_run else "make the ensemble anew"
-            raise InputError(f"{member.source.folder / 'eval.csv'}: {lacking_message(apart, names, info)}; {again}")
+            again = "bring it along anew" if member.is_run else "make the ensemble anew"
+            raise InputError(f"{member.folder / 'eval.csv'}: {lacks}; {again}")
     if gone:
         errors.log(gone_message("eval.csv", gone, info))
-    if anew:
-        more = f", and so do {len(anew) - 1} more" if anew[1:] else ""
-        errors.log(f"predicted anew: {anew[0]}{more}")
-    return _leave_out(members, reasons)
+    return _leave_out(members, passed)
 
 
 def lacking(names, others):
@@ -509,32 +434,32 @@ def lacking_message(apart, names, info):
 
 
 def align_oof(members, data_dir):
-    """Hold the oof tables of members against train.csv of the data folder that is given or found, if it has one.
+    """Keep the rows of oof tables whose people train.csv of the data folder that is given or found has, with its labels.
 
-    People that it does not have are left out, and labels are its own: both with a line. InputError when nobody is left, as of
-    other data; with a demo set that was not given nothing is done then.
+    Lines tell of both. InputError when nobody is left, as of other data; a demo set that was not given is no matter then.
     """
     place = demo.find(data_dir)
-    if not place or not (place / "train" / "train.csv").is_file():
+    csv, changed, gone = place and place / "train" / "train.csv", 0, 0
+    if not place or not csv.is_file():
         return
-    people, changed, gone = dataset.read_people(place), 0, 0
+    people = dataset.read_people(place)
     for member in (member for member in members if member.oof is not None):
         rows = dataset.official_rows(member.oof, people)
         if rows.empty and not data_dir and place == demo.DEMO_DIR:
             return
         if rows.empty:
-            path, csv = member.source.folder / "oof.csv", place / "train" / "train.csv"
-            raise InputError(f"{path}: holds none of the people of {csv}; give the --data-dir that the run was trained on")
+            given = f"{member.folder / 'oof.csv'}: holds none of the people of {csv}"
+            raise InputError(f"{given}; give the --data-dir that the run was trained on")
         columns = dataset.truth_columns(member.target)
         truth = dataset.head_targets(rows, HEADS["multi"] if member.target == "multi" else (SCORED_AS[member.target],))
-        gone = max(gone, len(member.oof) - len(rows))
         kept = member.oof.loc[rows.index].reset_index(drop=True)
+        gone = max(gone, len(member.oof) - len(rows))
         changed = max(changed, int((kept[columns].to_numpy() != truth).any(1).sum()))
         member.oof = kept.assign(**dict(zip(columns, truth.T)))
     if gone:
-        errors.log(f"left out of oof.csv: {gone:,} of its images, whose people are not in {place}/train/train.csv any more")
+        errors.log(f"left out of oof.csv: {gone:,} of its images, whose people are not in {csv} any more")
     if changed:
-        errors.log(f"{changed:,} images of oof.csv have other labels in {place}/train/train.csv now: those count")
+        errors.log(f"{changed:,} images of oof.csv have other labels in {csv} now: those count")
 
 
 def check_same_images(members, kind, key):
@@ -543,16 +468,14 @@ def check_same_images(members, kind, key):
     for name, table in tables[1:]:
         apart = set(table[key]) ^ set(tables[0][1][key])
         if apart:
-            raise InputError(
-                f"{name} and {tables[0][0]}: their {kind}.csv hold different images ({len(apart)} in one alone, such as "
-                f"{min(apart)}); combine complete runs of the same data, --limit-people and --kfold"
-            )
+            found = f"hold different images ({len(apart)} in one alone, such as {min(apart)})"
+            advice = "combine complete runs of the same data, --limit-people and --kfold"
+            raise InputError(f"{name} and {tables[0][0]}: their {kind}.csv {found}; {advice}")
 
 
 def oof_truth(members):
     """(rows of the first oof.csv: image, path, fold; official labels int64 [N]) of members that together decide the label."""
-    first = members[0].oof
-    parts = {}
+    first, parts = members[0].oof, {}
     for member in members:
         table = member.oof.set_index("image").loc[first["image"]]
         truth = table[dataset.truth_columns(member.target)].to_numpy(dtype=np.int64).T
@@ -566,10 +489,9 @@ def oof_truth(members):
 def write_summary(run, target, kfold):
     """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
 
-    All scores are against official labels. A nofold run has no oof.csv and its scores are None. The options of args.yaml and
-    the people stand in it too, so that a list of runs reads one file of each.
+    Scores are against official labels, None for a nofold run. A list of runs reads this file alone, so options are in it.
     """
-    run, scores = Path(run), {"oof_f1": None, "oof_acc": None, "oof_f1_ci95": None}
+    run, scores = Path(run), dict.fromkeys(("oof_f1", "oof_acc", "oof_f1_ci95"))
     with files.lock(run, wait=True):
         folds = list(experiment.done_folds(run).values())  # under the lock: of several processes the last to write sees all
         if kfold:
@@ -578,11 +500,11 @@ def write_summary(run, target, kfold):
             files.write_csv(run / "oof.csv", table, FORMAT)
             truth, probs = scored(table, target)
             pred, C = probs.argmax(1), probs.shape[1]
-            low, high = metrics.interval(metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), C))
+            low_high = metrics.interval(metrics.bootstrap_f1(truth, pred, table["path"].to_numpy(), C))
             scores = {
                 "oof_f1": round(metrics.macro_f1(truth, pred, C), 6),
                 "oof_acc": round(metrics.accuracy(truth, pred, C), 6),
-                "oof_f1_ci95": [round(float(low), 6), round(float(high), 6)],
+                "oof_f1_ci95": [round(float(bound), 6) for bound in low_high],
             }
         summary = {
             "name": run.name,

@@ -446,7 +446,7 @@ def main(argv=None):
     if not 0 < args.noise_rate < 0.5:
         parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
     found = noise.read_evidence(args.label_noise)
-    recorded = next((read_args(member.source.folder).get("data_dir") for member in found if member.source.is_run), None)
+    recorded = next((read_args(member.folder).get("data_dir") for member in found if member.is_run), None)
     data_dir = demo.find(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""

@@ -26,7 +26,7 @@ import predictions
 from blend import Fitted, Plan
 from dataset import HEADS, age_group_probs, combine, encode, head_slices, marginals
 from errors import InputError
-from predictions import Member, Source
+from predictions import Member
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_mean_of_other_folds_whose_note_is_lost_is_not_taken_for_all(runs, thr
     copy = Path(shutil.copytree(runs["mask"], tmp_path / "mask"))
     predictions.write_run_eval(copy, "mask", [0], "none", *predictions.fold_tables(copy, "mask", [0], "none"))
     (copy / "eval.json").unlink()
-    tables, folds = predictions.read_eval(predictions.open_source(str(copy)))
+    tables, folds = predictions.read_eval(predictions.open_member(str(copy)))
     assert folds == [0, 1]
     pd.testing.assert_frame_equal(
         predictions.mean(tables, "mask"), predictions.mean(predictions.fold_tables(copy, "mask", [0, 1], "none"), "mask")
@@ -295,8 +295,8 @@ def many(simulated, tmp_path):
 @pytest.mark.parametrize(("models", "options", "taken", "told"), [
     (["*"], ["--temperature"], ["label", "multi"], "passed over, 3 of what patterns match: many/nofold, many/trains (no oof.csv); "
      "many/quick (other train images than many/label)\n"),
-    (["*"], [], ["label", "multi", "nofold"], "passed over, 2 of what patterns match: many/quick (other train images than many/label); "
-     "many/trains (fold not complete)\n"),
+    (["*"], [], ["label", "multi", "nofold"], "passed over, 2 of what patterns match: many/trains (fold not complete); "
+     "many/quick (other train images than many/label)\n"),
     (["q*", "quick", "[ln]*"], [], ["quick", "nofold"], "passed over, 1 of what patterns match: many/label (other train images than many/quick)"),
 ])  # fmt: skip
 def test_patterns_pass_over_what_can_not_take_part(many, monkeypatch, tmp_path, capsys, models, options, taken, told):
@@ -693,8 +693,8 @@ def test_the_table_fits_a_console():
     images = pd.DataFrame({"image": ["a", "b"], "path": ["a", "b"]})
     oof = predictions.oof_table(images, 0, "mask", np.array([[0], [2]]), np.array([[0.6, 0.2, 0.2], [0.6, 0.2, 0.2]]))
     long = "runs/10-AdamP-CosineAnnealingWarmRestarts-0.6*FL+0.4*F1-v10-mask_5fold"
-    sources = [Source(long, Path(), "mask", "all"), Source("runs/short:fold2", Path(), "age_group", [2])]
-    found = [Member(sources[0], [0, 1, 2, 3, 4], None, oof), Member(sources[1], [2], None, None)]
+    found = [Member(long, Path(), "mask", "all", folds=[0, 1, 2, 3, 4], oof=oof),
+             Member("runs/short:fold2", Path(), "age_group", [2], folds=[2])]  # fmt: skip
     head, first, second = ensemble.contributions_table(found, [{"mask": 0.25}, 0], [0.0123, 0.01])
     assert max(map(len, (head, first, second))) <= 100
     assert head.split() == ["member", "#", "target", "folds", "scored", "on", "own", "F1", "weight", "adds"]

@@ -130,14 +130,14 @@ def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
 def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):
     inference.main(["--models", str(own_run), *places])
     made = []
-    real = inference._predict_group
-    monkeypatch.setattr(inference, "_predict_group", lambda group, *args: (made.extend(group), real(group, *args)))
+    real = inference.predict_rows
+    monkeypatch.setattr(inference, "predict_rows", lambda weights, *args: (made.extend(weights), real(weights, *args))[1])
     inference.main(["--models", str(own_run), *places])
     assert made == []
     facts = files.read_json(own_run / "fold1" / "fold.json")
     files.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
     inference.main(["--models", str(own_run), *places])
-    assert made == [(own_run, 1)]
+    assert made == [experiment.weights_file(own_run, 1)]
 
 
 def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data, data, monkeypatch):
@@ -232,9 +232,9 @@ def test_each_fold_predicts_its_own_validation_images(copied, places, shared_dat
 def test_without_tta_they_are_those_of_the_training(copied, shared_data, workplace):
     run = copied("multi")
     args = SimpleNamespace(tta="none", amp="off", batch_size=7, cache_dir=workplace / "cache", cache_device="host", quiet=True)
-    caches = set((workplace / "cache").glob("*.npy"))
+    caches, plain = set((workplace / "cache").glob("*.npy")), pd.read_csv(run / "oof.csv")[dataset.columns("multi")]
     found = inference.predict_oof(run, shared_data, args, torch.device("cpu"))
-    plain, table = (pd.read_csv(run / name)[dataset.columns("multi")] for name in ("oof.csv", "oof_none.csv"))
+    table = pd.read_csv(run / "oof.csv")[dataset.columns("multi")]
     np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
     assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
 

@@ -66,7 +66,7 @@ def unasked(jobs):
 
 
 def test_an_ensemble_is_a_member_like_a_run(predicted, runs):
-    sources = predictions.find_sources([str(predicted), str(runs["label"])])
+    sources = predictions.find_members([str(predicted), str(runs["label"])])
     assert [(source.target, source.is_run) for source in sources] == [("label", False), ("label", True)]
     one, other = predictions.read_members(sources, "none", unasked)
     names = one.eval["ImageID"].tolist()
@@ -77,7 +77,7 @@ def test_an_ensemble_is_a_member_like_a_run(predicted, runs):
 
 def test_a_single_fold_predicts_alone_and_is_stood_in_for_out_of_fold(predicted, runs):
     run = runs["label"]
-    sources = predictions.find_sources([f"{run}:fold1", f"{run}:fold0", str(run)])
+    sources = predictions.find_members([f"{run}:fold1", f"{run}:fold0", str(run)])
     assert [source.choice for source in sources] == [[1], [0], "all"]
     second, first, whole = predictions.read_members(sources, "none", unasked)
     names = whole.eval["ImageID"].tolist()
@@ -93,7 +93,7 @@ def test_a_single_fold_predicts_alone_and_is_stood_in_for_out_of_fold(predicted,
 
 def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace, capsys):
     (workplace / "runs" / "shared_notes").mkdir()
-    sources = predictions.find_sources([str(workplace / "runs" / "shared_*:fold0")])
+    sources = predictions.find_members([str(workplace / "runs" / "shared_*:fold0")])
     assert len(sources) == len(runs) and all(source.choice == [0] for source in sources)
     told = f"passed over, 1 of what patterns match: {workplace / 'runs' / 'shared_notes'} (neither a run nor an ensemble)\n"
     assert capsys.readouterr().err == told
@@ -107,7 +107,7 @@ def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace,
 ])  # fmt: skip
 def test_unknown_names(predicted, runs, name, message):
     with pytest.raises(InputError, match=message):
-        predictions.read_members(predictions.find_sources([name.format(ensemble=predicted, **runs)]), "none", unasked)
+        predictions.read_members(predictions.find_members([name.format(ensemble=predicted, **runs)]), "none", unasked)
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +122,21 @@ def simulated(tmp_path_factory):
 def test_runs_are_opened_as_named_and_once(simulated):
     run = simulated[1]["label"]
     for name, folds, choice in ((f"{run}:best", "all", "best"), (f"{run}:fold2", "best", [2]), (str(run), "best", "best")):
-        source = predictions.open_source(name, folds)
+        source = predictions.open_member(name, folds)
         assert (source.name, source.folder, source.choice) == (name, run, choice)
-    twice = predictions.find_sources([str(simulated[1]["multi"]), str(run.parent / "*"), str(run)])
+    twice = predictions.find_members([str(simulated[1]["multi"]), str(run.parent / "*"), str(run)])
     assert [source.folder.name for source in twice] == ["multi", "label", "mask"]
     with pytest.raises(InputError, match=r"--models .*x\*: matches no run"):
-        predictions.find_sources([str(run.parent / "x*")])
+        predictions.find_members([str(run.parent / "x*")])
 
 
 def test_a_folder_may_be_named_like_a_pattern_and_is_checked_when_it_is_read(simulated, tmp_path):
     odd = write_run(tmp_path / "run[1]", "label", People(9, seed=0), People(4, seed=1))
-    assert [source.folder for source in predictions.find_sources([str(odd)])] == [odd]
+    assert [source.folder for source in predictions.find_members([str(odd)])] == [odd]
     colon = write_run(tmp_path / "a:1", "label", People(9, seed=0), People(4, seed=1))
-    assert [source.name for source in predictions.find_sources([f"{tmp_path}/a:*:fold1"])] == [f"{colon}:fold1"]
+    assert [source.name for source in predictions.find_members([f"{tmp_path}/a:*:fold1"])] == [f"{colon}:fold1"]
     with pytest.raises(InputError, match=r"their oof.csv hold different images"):
-        predictions.read_members(predictions.find_sources([str(odd), str(simulated[1]["label"])]), "none", unasked)
+        predictions.read_members(predictions.find_members([str(odd), str(simulated[1]["label"])]), "none", unasked)
 
 
 def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path, capsys):
@@ -145,10 +145,10 @@ def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path
     (run / "fold5").mkdir()
     (run / "fold5" / "fold.json").write_text(json.dumps(dict.fromkeys(experiment.FOLD, 5) | {"weights_sha256": "0"}))
     message = rf"run/oof.csv: lacks the complete fold 5; python train.py --resume {run} puts it together anew"
-    for read in (lambda: predictions.read_oofs([predictions.open_source(str(run))]), lambda: noise.read_evidence([str(run)])):
+    for read in (lambda: predictions.read_oofs([predictions.open_member(str(run))]), lambda: noise.read_evidence([str(run)])):
         with pytest.raises(InputError, match=message):
             read()
-    found = predictions.read_oofs(predictions.find_sources([str(simulated[1]["label"]), f"{run.parent}/r*"]))
+    found = predictions.read_oofs(predictions.find_members([str(simulated[1]["label"]), f"{run.parent}/r*"]))
     assert [member.name for member in found] == [str(simulated[1]["label"])]
     assert "(oof.csv lacks a complete fold)" in capsys.readouterr().err
 
@@ -156,7 +156,7 @@ def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path
 def test_the_truth_is_joined_by_image(simulated):
     """Members of several targets give parts of the label; rows of one of them stand in another order."""
     people, runs = simulated
-    found = predictions.read_members(predictions.find_sources(map(str, runs.values())), "none", unasked)
+    found = predictions.read_members(predictions.find_members(map(str, runs.values())), "none", unasked)
     found[1].oof = found[1].oof.iloc[::-1]
     for first in range(3):
         order = [*found[first:], *found[:first]]
@@ -175,7 +175,7 @@ def test_the_truth_is_joined_by_image(simulated):
 @pytest.mark.parametrize("kind", ["eval", "oof"])
 def test_members_of_other_images_are_refused(simulated, kind, change, message):
     for which in (0, 1):
-        found = predictions.read_members(predictions.find_sources(map(str, simulated[1].values())), "none", unasked)
+        found = predictions.read_members(predictions.find_members(map(str, simulated[1].values())), "none", unasked)
         setattr(found[which], kind, change(getattr(found[which], kind)))
         with pytest.raises(InputError, match=f"{kind}.csv {message}"):
             predictions.check_same_images(found, kind, {"eval": "ImageID", "oof": "image"}[kind])

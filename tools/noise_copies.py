@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fits", nargs="+", choices=FITS, default=list(FITS))
     args = parser.parse_args()
-    oof = predictions.read_oof(predictions.open_source(args.run))
+    oof = predictions.read_oof(predictions.open_member(args.run))
     truth, persons = oof["target"].to_numpy(), oof["path"].to_numpy()
     logs = np.log(oof[dataset.columns("label")].to_numpy() + 1e-6)
 
