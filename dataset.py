@@ -3,8 +3,10 @@
 import functools
 import hashlib
 import os
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,6 @@ import pandas as pd
 import errors
 import files
 from errors import InputError, log
-
-# ---- labels -----------------------------------------------------------------------------------------------------------
 
 MASKS = ("worn", "incorrect", "not worn")
 GENDERS = ("male", "female")
@@ -95,10 +95,7 @@ def marginals(label_probs):
 
 
 def scored_probs(target, probs):
-    """Probabilities of what `target` is scored on, from its heads' probabilities [N, num_outputs(target)].
-
-    `multi` gives [N, 18] and `age` gives [N, 3], cut at the official bounds; every other target's are returned as they are.
-    """
+    """Probabilities of what `target` is scored on from its heads' [N, num_outputs(target)]: [N, 18] of multi, [N, 3] of age."""
     if target == "multi":
         return combine(*(probs[:, part] for part in head_slices(target).values()))
     if target == "age":
@@ -106,16 +103,9 @@ def scored_probs(target, probs):
     return probs
 
 
-COMPONENTS = ("mask", "gender", "age_group")
+COMPONENTS = HEADS["multi"]
 # The parts of the label that a member of each target decides.
-DECIDES = {
-    "label": COMPONENTS,
-    "multi": COMPONENTS,
-    "mask": COMPONENTS[:1],
-    "gender": COMPONENTS[1:2],
-    "age_group": COMPONENTS[2:],
-    "age": COMPONENTS[2:],
-}
+DECIDES = {**HEADS, "label": COMPONENTS, "age": ("age_group",)}
 
 
 def columns(target):
@@ -133,7 +123,7 @@ def truth_columns(target):
 
 
 def read_submission(path):
-    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names the line that is none of the 18 labels or doubled."""
+    """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names a line with another label or a doubled ImageID."""
     table = files.read_csv(path, ("ImageID", "ans"))
     files.check_once(path, table, "ImageID")
     labels = [files.whole(answer) for answer in table["ans"]]
@@ -151,11 +141,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 
 
 def read_people(data_dir):
-    """The rows of train.csv: DataFrame path, id (str), gender (0 male, 1 female), age (int years); index 0..P-1.
-
-    InputError names the line of an unknown gender, an age that is no whole number from 0 to 120, an empty id or one that a
-    spreadsheet made a number, and a path that stands twice or is not the name of a folder in train/images.
-    """
+    """The rows of train.csv: DataFrame path, id, gender (0 male, 1 female), age (years); InputError names a bad line."""
     path = Path(data_dir) / "train" / "train.csv"
     table = files.read_csv(path, ("id", "gender", "age", "path"))
     files.check_filled(path, table, "id")
@@ -173,14 +159,10 @@ def read_people(data_dir):
             problem = f"path {folder!r} is not the name of a folder in train/images"
         if problem:
             raise InputError(f"{path}, line {line}: {problem}")
-    return pd.DataFrame(
-        {
-            "path": table["path"],
-            "id": table["id"],
-            "gender": table["gender"].map(GENDERS.index).astype(np.int64),
-            "age": table["age"].map(to_age).astype(np.int64),
-        }
-    )
+    people = table[["path", "id"]].copy()
+    people["gender"] = table["gender"].map(GENDERS.index).astype(np.int64)
+    people["age"] = table["age"].map(to_age).astype(np.int64)
+    return people
 
 
 @functools.cache  # some ages, thousands of times
@@ -197,21 +179,18 @@ def _stem_and_suffix(name):
 
 
 def image_kind(image):
-    """The kind, as in IMAGE_KINDS, that the name of an image ('{path}/Mask1.JPG') says."""
+    """The kind, as in IMAGE_KINDS, of an image by its name ('{path}/Mask1.JPG')."""
     return _stem_and_suffix(os.path.basename(image))[0]
 
 
 def _lies_as(name, others):
-    """The end of a message about a missing file: one of `others` in its place has its name but for case or suffix; else ''."""
+    """The end of a message about a missing file that one of `others` may be, but for case or suffix; else ''."""
     same = [other for other in others if _stem_and_suffix(other)[0] == _stem_and_suffix(name)[0]]
     return f"; it lies there as {same[0]!r}; rename or convert it" if same else ""
 
 
 def person_images(folder):
-    """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are ignored.
-
-    InputError when the folder is missing or empty, an image has an unknown name, or one kind stands twice.
-    """
+    """The image files of one person: {kind: file name}. Dot-files, folders, broken links and other files are ignored."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_file())
@@ -236,31 +215,27 @@ def person_images(folder):
 
 
 def images_root(data_dir):
-    """The folder (str: twenty thousand Path objects would cost a third of a second) that holds one folder a person."""
+    """The folder (str) that holds one folder a person."""
     return os.path.join(data_dir, "train", "images")
 
 
 def list_images(data_dir, people, skip_missing=False):
     """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label.
 
-    `label` is the official 18-class label. Rows follow `people`, then IMAGE_KINDS. A person with fewer than seven images
-    is an InputError that names the missing one, or a line on stderr with `skip_missing`.
+    `label` is the official one. A person with fewer than seven images is an InputError, or a line with `skip_missing`.
     """
     root = images_root(data_dir)
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; it holds a folder of images for each person of train.csv")
-    images, owners, masks = [], [], []
+    rows = []
     for owner, path in enumerate(people["path"].to_numpy()):
         found = person_images(os.path.join(root, path))
         if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
             if not skip_missing:
                 raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
             log(f"skipped: {root}/{path}: {', '.join(missing)} missing")
-        for kind, mask in IMAGE_KINDS.items():
-            if kind in found:
-                images.append(f"{path}/{found[kind]}")
-                owners.append(owner)
-                masks.append(mask)
+        rows += [(f"{path}/{found[kind]}", owner, mask) for kind, mask in IMAGE_KINDS.items() if kind in found]
+    images, owners, masks = map(list, zip(*rows))
     rows = people.iloc[owners].reset_index(drop=True)
     rows.insert(0, "image", images)
     rows["mask"] = np.array(masks, dtype=np.int64)
@@ -271,7 +246,7 @@ def list_images(data_dir, people, skip_missing=False):
 def image_files(data_dir, images):
     """The files (str) of image names, as in train rows ('{path}/mask1.jpg')."""
     root = images_root(data_dir)
-    return [f"{root}/{image}" for image in np.asarray(images)]  # pandas' own way through a column costs three times as much
+    return [f"{root}/{image}" for image in np.asarray(images)]
 
 
 def official_rows(images, people):
@@ -283,7 +258,7 @@ def official_rows(images, people):
 
 
 def read_info(data_dir):
-    """(path, table of tables.read) of eval/info.csv. InputError names the first ImageID that is doubled or empty."""
+    """(path, table) of eval/info.csv. InputError names the first ImageID that is doubled or empty."""
     path = Path(data_dir) / "eval" / "info.csv"
     table = files.read_csv(path, ("ImageID",))
     files.check_once(path, table, "ImageID")
@@ -291,10 +266,7 @@ def read_info(data_dir):
 
 
 def read_eval(data_dir):
-    """ImageIDs of eval/info.csv, in its order, and their files. InputError names the first that is missing or doubled.
-
-    Images that it leaves out are told, as they would lack in a submission.
-    """
+    """ImageIDs of eval/info.csv, in its order, and their files; a line on stderr about images that it leaves out."""
     path, table = read_info(data_dir)
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
@@ -309,7 +281,7 @@ def read_eval(data_dir):
 
 
 def read_answers(data_dir, names):
-    """True labels int64 [N] of eval images where eval/answers.csv holds them all (the demo set has one), else None."""
+    """True labels int64 [N] of eval images where eval/answers.csv (of the demo set) holds them all, else None."""
     path = Path(data_dir) / "eval" / "answers.csv"
     if not path.is_file():
         return None
@@ -322,9 +294,8 @@ def read_answers(data_dir, names):
 def read_label_fixes(path, people, min_confidence):
     """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame path (of people), column, value.
 
-    `path` is a path of train.csv, or an id. `column` is gender (male, female, swap), age (whole years) or mask (swap:
-    normal and incorrect_mask change places). Rows below `min_confidence` are left out and counted. InputError names the
-    line of an unknown path, column or value.
+    `path` is a path of train.csv or an id; `column` gender (male, female, swap), age (years) or mask (swap: normal and
+    incorrect_mask change places). Rows below `min_confidence` are left out. InputError names a line that is none of these.
     """
     table = files.read_csv(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
@@ -370,36 +341,25 @@ def apply_label_fixes(images, fixes):
 def head_targets(images, heads, bounds=OFFICIAL_BOUNDS):
     """Training targets int64 [N, len(heads)] of image rows: class indices, or years for the head `age`."""
     age_group = to_age_group(images["age"], bounds)
-    columns = {
-        "mask": images["mask"],
-        "gender": images["gender"],
-        "age_group": age_group,
-        "age": images["age"],
-        "label": encode(images["mask"], images["gender"], age_group),
-    }
+    columns = {name: images[name] for name in ("mask", "gender", "age")} | {"age_group": age_group}
+    columns["label"] = encode(images["mask"], images["gender"], age_group)
     return np.stack([np.asarray(columns[head], dtype=np.int64) for head in heads], axis=1)
 
 
 def _persons(people, seed):
-    """One row a person (an id): id, stratum (gender x official age group), in an order that depends on seed and id alone."""
+    """Persons (ids) with their stratum (gender x official age group), in an order that depends on seed and id alone."""
     persons = people.sort_values("path").drop_duplicates("id")
     stratum = persons["gender"] * 3 + to_age_group(persons["age"])
-    names = persons["id"].to_numpy()
-    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names]
-    table = pd.DataFrame({"id": names, "stratum": stratum.to_numpy(), "order": order})
+    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in persons["id"]]
+    table = pd.DataFrame({"id": persons["id"], "stratum": stratum, "order": order})
     return table.sort_values(["stratum", "order"]).reset_index(drop=True)
-
-
-def _stratum_name(stratum):
-    return f"{GENDERS[stratum // 3]}, age group {stratum % 3}"
 
 
 def assign_folds(people, kfold, seed):
     """Fold of each row of `people`, int64 [P]: person-disjoint, stratified by gender x official age group; -1 with kfold 0.
 
-    Persons of a stratum are put in the order of sha256(seed:id) and dealt out in turn; the next stratum goes on dealing
-    where the last one stopped, so fold sizes differ by one person at most, in every stratum and in all. Nothing depends on
-    the row order, the machine or a library's random generator. InputError when a stratum has fewer persons than kfold.
+    Persons of a stratum are put in the order of sha256(seed:id) and dealt out in turn; the next stratum goes on dealing where
+    the last one stopped, so fold sizes differ by one person at most. InputError when a stratum has fewer persons than kfold.
     """
     if kfold == 0:
         return np.full(len(people), -1, dtype=np.int64)
@@ -409,15 +369,15 @@ def assign_folds(people, kfold, seed):
         has = "1 person; only --kfold 0 (nofold) is possible"
         if sizes.min() > 1:
             has = f"{sizes.min()} people; --kfold can be {sizes.min()} at most"
-        raise InputError(f"--kfold {kfold}: the smallest stratum ({_stratum_name(sizes.idxmin())}) has {has}")
+        stratum = f"{GENDERS[sizes.idxmin() // 3]}, age group {sizes.idxmin() % 3}"
+        raise InputError(f"--kfold {kfold}: the smallest stratum ({stratum}) has {has}")
     return pd.Index(persons["id"]).get_indexer(people["id"]) % kfold
 
 
 def limit_people(people, limit, kfold, seed):
-    """`limit` rows of `people`: strata in proportion, but at least kfold persons of each (all where there are fewer).
+    """`limit` rows of `people`: strata in proportion, but at least kfold persons of each; InputError when it is too small.
 
-    Persons with several rows come last in a stratum, and are left out where these don't all fit. InputError when `limit` is
-    too small.
+    Persons with several rows come last in a stratum, and are left out where these don't all fit.
     """
     persons = _persons(people, seed)
     persons["rows"] = persons["id"].map(people["id"].value_counts())
@@ -439,38 +399,22 @@ def limit_people(people, limit, kfold, seed):
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)
 
 
-@dataclass(frozen=True)
-class EvalImages:
-    """The eval images of a data folder: names in info.csv order, and their files."""
-
-    data_dir: Path
-    names: list
-    files: list
+EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names in info.csv order
 
 
 def read_eval_images(data_dir):
-    """EvalImages of a located data folder; InputError as in dataset.read_eval."""
-    names, files = read_eval(data_dir)
-    return EvalImages(Path(data_dir), names, files)
+    """The EvalImages of a data folder that `locate` found."""
+    return EvalImages(Path(data_dir), *read_eval(data_dir))
 
 
 # ---- rows of a training -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The people of a run with their folds, their image rows, these with the labels that training sees, and the --label-fixes
-    that were applied (None without)."""
-
-    people: pd.DataFrame
-    folds: np.ndarray
-    images: pd.DataFrame
-    labelled: pd.DataFrame
-    fixes: pd.DataFrame | None
-
-
 def read_tables(args):
-    """The Tables of a run. A resumed run takes its own copy of the label fixes where their file is gone."""
+    """The tables of a run: people, their folds, image rows, these as training sees them (labelled), --label-fixes or None.
+
+    A resumed run takes its own copy of the label fixes where their file is gone.
+    """
     everyone = people = read_people(args.data_dir)
     if args.limit_people:
         people = limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
@@ -486,16 +430,15 @@ def read_tables(args):
     if args.drop_ages:
         dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
         log(f"drop ages: {dropped} people leave training")
-    return Tables(people, folds, images, labelled, fixes)
+    return SimpleNamespace(people=people, folds=folds, images=images, labelled=labelled, fixes=fixes)
 
 
 @dataclass(frozen=True)
 class FoldData:
     """The images of a fold. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
 
-    `train_targets` follow the options (bounds, fixes), `truth`, on which the target is scored, never does. `classes`,
-    `persons` and `masks` int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose soft targets
-    `pseudo` float32 [M, num_outputs] replace their train_targets.
+    `classes`, `persons` and `masks` int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose
+    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
     """
 
     fold: int
@@ -512,38 +455,24 @@ class FoldData:
     pseudo: np.ndarray | None = None
 
     def of_train(self, values):
-        """The part of `classes` or `persons` that belongs to the training rows; None where there are none."""
+        """`classes` or `persons` of the training rows; None where there are none."""
         return None if values is None else values[self.train_rows]
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Of each image [N]: its fold, `good` to be shown and `trains` (bools), training targets [N, heads], the official class
-    that it is scored on, its person and its mask state (ints)."""
-
-    fold: np.ndarray
-    good: np.ndarray
-    trains: np.ndarray
-    targets: np.ndarray
-    truth: np.ndarray
-    persons: np.ndarray
-    masks: np.ndarray
-
-
 def make_labels(args, people, folds, images, labelled, good):
-    """The Labels of image rows. People whose age, once fixed, is in --drop-ages do not train.
+    """Arrays [N] of image rows: fold, good (readable), trains, targets [N, heads], truth (official class), persons, masks.
 
-    Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place; --age-bounds other than the official
-    ones, of the training labels alone, from its 2nd and many more.
+    People whose age, once fixed, is in --drop-ages do not train.
+    Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place, other --age-bounds from its 2nd.
     """
-    return Labels(
-        folds[pd.Index(people["path"]).get_indexer(images["path"])],
-        good,
-        good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
-        head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
-        head_targets(images, (SCORED_AS[args.target],))[:, 0],
-        pd.factorize(images["id"])[0],
-        labelled["mask"].to_numpy(),
+    return SimpleNamespace(
+        fold=folds[pd.Index(people["path"]).get_indexer(images["path"])],
+        good=good,
+        trains=good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
+        targets=head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),
+        truth=head_targets(images, (SCORED_AS[args.target],))[:, 0],
+        persons=pd.factorize(images["id"])[0],
+        masks=labelled["mask"].to_numpy(),
     )
 
 
@@ -558,17 +487,19 @@ def fold_data(args, data, fold, mean, std, everyone=False):
     if not len(rows):
         if (labels.good & ~mine).any():
             raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
-        raise InputError(
-            f"--skip-bad-images: leaves nobody to train fold {fold}, as none of its {(~mine).sum():,} images could be taken; "
-            "what is wrong with them is said above"
-        )
+        none = f"as none of its {(~mine).sum():,} images could be taken; what is wrong with them is said above"
+        raise InputError(f"--skip-bad-images: leaves nobody to train fold {fold}, {none}")
     targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
     if data.pseudo is not None:
         rows, soft = pseudo_rows(args, data, fold, rows)
-        targets = np.concatenate([targets, hard_targets(args.target, soft)])
-        masks = np.concatenate([masks, hard_masks(args.target, soft)])
+        hard = {head: soft[:, part].argmax(1) for head, part in head_slices(args.target).items()}
+        likely = decode(hard["label"])[0] if args.target == "label" else hard.get("mask", np.full(len(soft), -1))
+        targets = np.concatenate([targets, np.stack([*hard.values()], axis=1) + FIRST_AGE * (args.target == "age")])
+        masks = np.concatenate([masks, likely])
         persons = np.concatenate([persons, persons.max() + 1 + np.arange(len(soft))])
-    classes = sampled_classes(args.target, targets, tuple(args.age_bounds))
+    classes = encode(*targets.T) if args.target == "multi" else targets[:, 0]  # that samplers balance
+    if args.target == "age":
+        classes = to_age_group(classes, tuple(args.age_bounds))
     val_rows = np.flatnonzero(labels.good & mine)
     return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
 
@@ -582,24 +513,3 @@ def pseudo_rows(args, data, fold, rows):
     soft = np.zeros((len(data.eval_names), len(columns(args.target))), dtype=np.float32)
     soft[places] = table[columns(args.target)].to_numpy()
     return np.concatenate([rows, len(data.images) + places[data.good_eval[places]]]), soft
-
-
-def hard_targets(target, soft):
-    """The likeliest targets int64 [N, heads] of soft ones, as dataset.head_targets gives them."""
-    classes = [soft[:, part].argmax(1) for part in head_slices(target).values()]
-    return np.stack(classes, axis=1) + (FIRST_AGE if target == "age" else 0)
-
-
-def hard_masks(target, soft):
-    """The likeliest mask state [N] of soft targets; -1 where the target does not tell it."""
-    if target == "label":
-        return decode(soft.argmax(1))[0]
-    heads = head_slices(target)
-    return soft[:, heads["mask"]].argmax(1) if "mask" in heads else np.full(len(soft), -1)
-
-
-def sampled_classes(target, targets, bounds):
-    """The classes [N] that samplers balance: those of the target, of `multi` the label, of `age` the age group."""
-    if target == "multi":
-        return encode(*targets.T)
-    return to_age_group(targets[:, 0], bounds) if target == "age" else targets[:, 0]

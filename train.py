@@ -133,7 +133,7 @@ class Data:
     """
 
     images: pd.DataFrame
-    labels: dataset.Labels
+    labels: object  # of dataset.make_labels
     files: list
     store: ImageStore
     eval_names: list
