@@ -1,7 +1,6 @@
 """Command-line options, each declared once, what follows from them, and those of a run that goes on.
 
-As a program it reads command lines of train.py, [[word, ...], ...] as JSON, and writes their `refusals`, for a script without
-torch.
+As a program it reads command lines of train.py as JSON and writes their `refusals`, for a script without torch.
 """
 
 import argparse
@@ -20,7 +19,7 @@ TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which t
 
 
 def _number(kind, fits, what):
-    """An argparse type: `kind` of a text for which `fits`. argparse would tell a ValueError by the name of our function."""
+    """An argparse type: `kind` of a text for which `fits`."""
 
     def parse(text):
         try:
@@ -64,10 +63,7 @@ def page(text):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are InputErrors (one line, no usage), with suggestions for misspelt options.
-
-    Abbreviated options are refused, so that a recorded command stays true when options are added.
-    """
+    """An argument parser whose errors are InputErrors (one line, no usage), with suggestions for misspelt options."""
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
@@ -95,13 +91,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_data(parser):
     """--data-dir, --cache-dir, --cache-device"""
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data-dir", metavar="DIR", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set"
-    )
-    group.add_argument("--cache-dir", default="cache", metavar="DIR", help="where decoded images are kept for all runs")
-    group.add_argument("--cache-device", choices=("auto", "device", "host"), default="auto", help="where batches are read from")
-    return group
+    add = parser.add_argument_group("data").add_argument
+    add("--data-dir", metavar="DIR", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
+    add("--cache-dir", default="cache", metavar="DIR", help="where decoded images are kept for all runs")
+    add("--cache-device", choices=("auto", "device", "host"), default="auto", help="where batches are read from")
 
 
 def add_model(parser, model, aug):
@@ -109,21 +102,21 @@ def add_model(parser, model, aug):
     import augment  # not at the top, like all that takes torch: leaderboard.py and sweep.py start without it
 
     group = parser.add_argument_group("model and images")
-    group.add_argument("--model", default=model, metavar="NAME", help="any timm model")
-    group.add_argument("--img-size", type=positive_int, nargs="+", metavar="N",
-                       help="N, or height and width; without it the model's own")  # fmt: skip
-    group.add_argument("--crop", type=positive_int, nargs="+", metavar="N",
-                       help="centre crop in source pixels before the resize: N, or height and width")  # fmt: skip
-    group.add_argument("--aug", choices=augment.AUGS, default=aug, help="random augmentation of the training images")
+    add = group.add_argument
+    add("--model", default=model, metavar="NAME", help="any timm model")
+    add("--img-size", type=positive_int, nargs="+", metavar="N", help="N, or height and width; without it the model's own")
+    add("--crop", type=positive_int, nargs="+", metavar="N", help="centre crop in source pixels before the resize: N, or H W")
+    add("--aug", choices=augment.AUGS, default=aug, help="random augmentation of the training images")
     return group
 
 
 def add_compute(parser, batch_size):
     """--device, --amp, --batch-size"""
     group = parser.add_argument_group("compute")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, ...; without it a GPU if there is one")
-    group.add_argument("--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="mixed precision")
-    group.add_argument("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
+    add = group.add_argument
+    add("--device", help="cpu, cuda, cuda:1, ...; without it a GPU if there is one")
+    add("--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="mixed precision")
+    add("--batch-size", type=positive_int, default=batch_size, metavar="N", help="images a batch")
     return group
 
 
@@ -131,12 +124,10 @@ def add_step(group):
     """--threads, --memory-format, --compile of a training step"""
     import model
 
-    group.add_argument("--threads", type=positive_int, metavar="N",
-                       help="CPU threads; recorded, as other numbers round otherwise")  # fmt: skip
-    group.add_argument("--memory-format", choices=("auto", *model.FORMATS), default="auto",
-                       help="of images and kernels; auto: measured, as is --amp auto on a CPU")  # fmt: skip
-    group.add_argument("--compile", action="store_true",
-                       help="torch.compile the training forward: minutes at the start, faster steps on a GPU")  # fmt: skip
+    add = group.add_argument
+    add("--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise")
+    add("--memory-format", choices=("auto", *model.FORMATS), default="auto", help="of images and kernels; auto: measured")
+    add("--compile", action="store_true", help="torch.compile the training forward: a slow start, faster steps on a GPU")
 
 
 def add_tta(parser):
@@ -219,120 +210,94 @@ def make_parser():
 
     parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
     add_data(parser)
-    group = parser.add_argument_group("experiment")
-    group.add_argument("--target", choices=TARGETS, default="label", help="what the run predicts")
-    group.add_argument("--kfold", type=natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
-    group.add_argument("--fold", type=whole_int, nargs="+", metavar="I",
-                       help="train only these folds; others later, by --resume")  # fmt: skip
-    group.add_argument("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
-    group.add_argument("--fold-seed", type=natural_int, metavar="N",
-                       help="of the folds alone, to compare seeds on the same ones; without it that of --seed")  # fmt: skip
-    group.add_argument("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
-    group.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
-    group.add_argument("--resume", metavar="RUN",
-                       help="continue a stopped run with its own options; with more --epochs also a complete one (see "
-                            "--keep-state)")  # fmt: skip
-    group.add_argument("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between checkpoints")
-    group.add_argument("--keep-state", action="store_true",
-                       help="complete folds keep their last.pt (up to four times the size of their weights), so that --resume "
-                            "with more --epochs can train them on")  # fmt: skip
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = parser.add_argument_group("experiment").add_argument
+    add("--target", choices=TARGETS, default="label", help="what the run predicts")
+    add("--kfold", type=natural_int, default=5, metavar="K", help="folds; 0: nofold, all people train")
+    add("--fold", type=whole_int, nargs="+", metavar="I", help="train only these folds; others later, by --resume")
+    add("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
+    add("--fold-seed", type=natural_int, metavar="N", help="of the folds alone, to compare seeds on the same ones; else --seed")
+    add("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
+    add("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
+    add("--resume", metavar="RUN", help="continue a stopped run with its own options; with more --epochs also a complete one")
+    add("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between checkpoints")
+    add("--keep-state", action="store_true",
+        help="complete folds keep their last.pt (large), so that --resume with more --epochs can train them on")  # fmt: skip
+    add("--quiet", action="store_true", help="no progress bars")
 
-    group = parser.add_argument_group("people and labels")
-    group.add_argument("--age-bounds", type=whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
-                       help="age groups of the training labels; scores always use the official ones")  # fmt: skip
-    group.add_argument("--drop-ages", type=natural_int, nargs="+", default=[], metavar="A",
-                       help="people of these ages leave training, never validation")  # fmt: skip
-    group.add_argument("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
-    group.add_argument("--fix-confidence", type=confidence, default=0.9, metavar="P", help="fixes below this are left out")
-    group.add_argument("--limit-people", type=positive_int, metavar="N", help="quick look: only N people, stratified")
-    group.add_argument("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
+    add = parser.add_argument_group("people and labels").add_argument
+    add("--age-bounds", type=whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+        help="age groups of the training labels; scores always use the official ones")  # fmt: skip
+    add("--drop-ages", type=natural_int, nargs="+", default=[], metavar="A",
+        help="people of these ages leave training, not validation")  # fmt: skip
+    add("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
+    add("--fix-confidence", type=confidence, default=0.9, metavar="P", help="fixes below this are left out")
+    add("--limit-people", type=positive_int, metavar="N", help="quick look: only N people, stratified")
+    add("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
 
-    group = add_model(parser, "pit_b_224", "light")
-    group.add_argument("--face-crop", type=natural_float, metavar="MARGIN",
-                       help="crop the face, its box enlarged on every side by this share of its size, such as 0.4; images "
-                            "without one keep the centre crop (see RUN/crops.png)")  # fmt: skip
-    group.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
-    group.add_argument("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
-    group.add_argument(
-        "--dropout", type=fraction, metavar="P", help="dropout before the classifier; without it the model's own"
-    )
-    group.add_argument("--drop-path", type=fraction, metavar="P",
-                       help="stochastic depth: drop rate of the last block, growing up to it; without it the model's "
-                            "own")  # fmt: skip
+    add = add_model(parser, "pit_b_224", "light").add_argument
+    add("--face-crop", type=natural_float, metavar="MARGIN",
+        help="crop the face, its box enlarged on every side by this share, such as 0.4 (see crops.png)")  # fmt: skip
+    add("--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from timm's weights")
+    add("--weights", metavar="FILE", help="start from a local backbone file (.safetensors, .pth)")
+    add("--dropout", type=fraction, metavar="P", help="dropout before the classifier; without it the model's own")
+    add("--drop-path", type=fraction, metavar="P", help="stochastic depth: drop rate of the last block; else the model's own")
 
-    group = parser.add_argument_group("sampling and mixing")
-    group.add_argument("--sampler", choices=engine.SAMPLERS, default="shuffle",
-                       help="shuffle: every image once per epoch; balanced: classes equally often; sqrt: by square root of "
-                            "class size; person: one image per person (each eval image of --pseudo counts as one)")  # fmt: skip
-    group.add_argument("--mix", choices=augment.MIXES, default="none",
-                       help="mix pairs of images; halves: left and right half of faces with the same mask state")  # fmt: skip
-    group.add_argument("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
-    group.add_argument("--mix-alpha", type=positive_float, default=1.0, metavar="A",
-                       help="mixup and cutmix: shares follow Beta(A, A)")  # fmt: skip
-    group.add_argument("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
-    group.add_argument("--pseudo", metavar="RUN",
-                       help="pseudo-labels: eval images train too, by what this run predicts for them, or the plain mean of an "
-                            "ensemble's members: its weights and factors are fitted to everyone's labels")  # fmt: skip
-    group.add_argument("--pseudo-min-confidence", type=confidence, default=0.9, metavar="P",
-                       help="only those predicted with this probability and above")  # fmt: skip
+    add = parser.add_argument_group("sampling and mixing").add_argument
+    add("--sampler", choices=engine.SAMPLERS, default="shuffle",
+        help="shuffle: every image once per epoch; balanced: classes equally often; sqrt: by square root of class size; "
+             "person: one image per person (each eval image of --pseudo counts as one)")  # fmt: skip
+    add("--mix", choices=augment.MIXES, default="none", help="mix pairs of images; halves: left and right half of two faces")
+    add("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
+    add("--mix-alpha", type=positive_float, default=1.0, metavar="A", help="mixup and cutmix: shares follow Beta(A, A)")
+    add("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
+    add("--pseudo", metavar="RUN",
+        help="eval images train too, by what this run (of an ensemble: the mean of its members) predicts for them")  # fmt: skip
+    add("--pseudo-min-confidence", type=confidence, default=0.9, metavar="P", help="only those predicted as surely as this")
 
-    group = parser.add_argument_group("loss")
-    group.add_argument("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
-    group.add_argument("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
-    group.add_argument("--gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
-    group.add_argument("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
-                       help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
-    group.add_argument("--age-sigma", type=positive_float, default=2.0, metavar="YEARS",
-                       help="width of the label distribution of --target age")  # fmt: skip
-    group.add_argument("--top-age-spread", type=positive_float, metavar="YEARS",
-                       help="--target age: spread a recorded 60 over so many years from there on, of which the first look as "
-                            "young as 58 too; without it 60 is certain")  # fmt: skip
+    add = parser.add_argument_group("loss").add_argument
+    add("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
+    add("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
+    add("--gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
+    add("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
+        help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
+    add("--age-sigma", type=positive_float, default=2.0, metavar="YEARS", help="width of label distributions of --target age")
+    add("--top-age-spread", type=positive_float, metavar="YEARS",
+        help="--target age: spread a recorded 60 over so many years from there on; without it 60 is certain")  # fmt: skip
 
-    group = parser.add_argument_group("optimizer and schedule")
-    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
-    group.add_argument("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
-    group.add_argument("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
-    group.add_argument("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
-    group.add_argument("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
-                       help="StepLR: between drops; CAWR: length of a cycle; Plateau: patience for a better F1")  # fmt: skip
-    group.add_argument("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
-    group.add_argument("--warmup-epochs", type=natural_int, default=0, metavar="N", help="linear warm-up")
-    group.add_argument("--epochs", type=positive_int, default=10, metavar="N",
-                       help="epochs of a fold, at most; another number with --resume trains a run on or ends it sooner, and "
-                            "the rates of --scheduler Cosine follow it from there on")  # fmt: skip
-    group.add_argument("--patience", type=natural_int, default=3, metavar="N",
-                       help="early stopping after so many epochs without a better validation F1; 0: never")  # fmt: skip
-    group.add_argument("--accum", type=positive_int, default=1, metavar="N", help="gradient accumulation: batches per step")
-    group.add_argument("--auto-batch", action="store_true",
-                       help="halve --batch-size and double --accum until a step fits in the device's memory: the same images a "
-                            "step, but batch norm and --loss f1 see the smaller batch")  # fmt: skip
-    group.add_argument("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="gradient clipping; 0: off")
-    group.add_argument("--ema", type=fraction, default=0.0, metavar="DECAY",
-                       help="exponential moving average of the weights; its decay grows with the steps up to this one: 0.98 "
-                            "after 350, 0.99 after 1,000, 0.995 after 2,800; 0: none")  # fmt: skip
-    group.add_argument("--average-last", type=natural_int, default=0, metavar="N",
-                       help="keep the mean of the weights after the last N epochs; 0: none")  # fmt: skip
-    group.add_argument("--freeze-epochs", type=natural_int, default=0, metavar="N",
-                       help="the first N epochs train the head alone")  # fmt: skip
-    group.add_argument("--layer-decay", type=share, default=1.0, metavar="D",
-                       help="learning rate of each block, as a share of that of the next one towards the head")  # fmt: skip
-    group.add_argument("--finish-on-all", type=natural_int, default=0, metavar="N",
-                       help="then the last N epochs up to the best one again on everyone, validation people included; "
-                            "their weights predict the eval images")  # fmt: skip
+    add = parser.add_argument_group("optimizer and schedule").add_argument
+    add("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    add("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
+    add("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
+    add("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
+    add("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
+        help="StepLR: between drops; CAWR: length of a cycle; Plateau: patience for a better F1")  # fmt: skip
+    add("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
+    add("--warmup-epochs", type=natural_int, default=0, metavar="N", help="linear warm-up")
+    add("--epochs", type=positive_int, default=10, metavar="N",
+        help="epochs of a fold, at most; with --resume another number trains a run on or ends it sooner")  # fmt: skip
+    add("--patience", type=natural_int, default=3, metavar="N",
+        help="early stopping after so many epochs without a better F1; 0: never")  # fmt: skip
+    add("--accum", type=positive_int, default=1, metavar="N", help="gradient accumulation: batches per step")
+    add("--auto-batch", action="store_true",
+        help="halve --batch-size and double --accum until a step fits in the device's memory")  # fmt: skip
+    add("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="gradient clipping; 0: off")
+    add("--ema", type=fraction, default=0.0, metavar="DECAY",
+        help="moving average of the weights; its decay grows up to this one: 0.99 after 1,000 steps; 0: none")  # fmt: skip
+    add("--average-last", type=natural_int, default=0, metavar="N", help="keep the mean of the weights after the last N epochs")
+    add("--freeze-epochs", type=natural_int, default=0, metavar="N", help="the first N epochs train the head alone")
+    add("--layer-decay", type=share, default=1.0, metavar="D", help="learning rate of a block as a share of the next one's")
+    add("--finish-on-all", type=natural_int, default=0, metavar="N",
+        help="then the last N epochs up to the best one again on everyone; their weights predict the eval images")  # fmt: skip
 
     group = add_compute(parser, batch_size=64)
+    add = group.add_argument
     add_step(group)
-    group.add_argument("--parallel-folds", type=positive_int, default=1, metavar="N",
-                       help="folds that train at once, each on its part of the threads")  # fmt: skip
+    add("--parallel-folds", type=positive_int, default=1, metavar="N", help="folds that train at once, sharing the threads")
     return parser
 
 
 def parse_args(argv, ranks=None, draw=True):
-    """Options, resolved and checked as far as no data is needed; with --resume those of the run, read by rank 0.
-
-    draw: whether the demo set is drawn, if it is what the run would learn from and it is not there.
-    """
+    """Options, resolved and checked as far as no data is needed; with --resume those of the run. draw: the demo set."""
     import hardware
     import loss
     import model
@@ -374,7 +339,7 @@ def parse_args(argv, ranks=None, draw=True):
 
 
 def check_together(parser, args):
-    """Refuse options that contradict each other, and folds that there are not; of a run that goes on too."""
+    """Refuse options that contradict each other, of a resumed run too."""
     import hardware
 
     if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
@@ -389,16 +354,10 @@ def check_together(parser, args):
         if not 0 <= number <= last:
             parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
     if "ordinal" in args.loss and args.target not in ("age", "age_group"):
-        parser.error(
-            f"--loss {args.loss}: ordinal needs classes with an order; --target {args.target} has none, age and age_group"
-        )
+        has = f"--target {args.target} has none, age and age_group"
+        parser.error(f"--loss {args.loss}: ordinal needs classes with an order; {has}")
     if args.top_age_spread is not None and args.target != "age":
         parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
-    correct_rare = ["--loss logit_adjusted"] * ("logit_adjusted" in args.loss)
-    correct_rare += [f"--class-weights {args.class_weights}"] * (args.class_weights != "none")
-    correct_rare += [f"--sampler {args.sampler}"] * (args.sampler in ("balanced", "sqrt"))
-    if len(correct_rare) > 1 and args.resume is None:
-        errors.log(f"{' and '.join(correct_rare)}: each lifts rare classes, together they do it twice; as a rule one is enough")
     if args.ema and args.average_last:
         parser.error("--average-last: and --ema both average weights; take one of them")
     if args.freeze_epochs >= args.epochs:

@@ -11,16 +11,6 @@ import options
 import train
 
 
-def test_techniques_that_do_the_same_are_told(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, False))
-    usual = ["--model", "test_resnet", "--no-pretrained"]
-    options.parse_args([*usual, "--loss", "logit_adjusted", "--sampler", "person"])
-    assert not capsys.readouterr().err
-    options.parse_args([*usual, "--loss", "ce+logit_adjusted", "--sampler", "sqrt", "--class-weights", "balanced"])
-    told = "--loss logit_adjusted and --class-weights balanced and --sampler sqrt: each lifts rare classes, together they do it twice"
-    assert told in capsys.readouterr().err
-
-
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, True))
     args = options.parse_args(["--epochs", "3"])
