@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import socket
@@ -28,8 +27,6 @@ from augment import TTAS
 from dataset import HEADS, num_outputs
 from errors import InputError, did_you_mean, first_line, log
 
-# ---- precision --------------------------------------------------------------------------------------------------------
-
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -45,8 +42,7 @@ def resolve_amp(mode, device):
 
 def cpu_has_bf16():
     """True for a processor that multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def usual_format(net):
@@ -56,27 +52,19 @@ def usual_format(net):
 
 
 def layout(net):
-    """The torch memory format in which a model's kernels lie, and in which its images should."""
+    """The torch memory format of a model's kernels, which its images should have too."""
     strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]
     channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in strided)
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
-CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
-# Under which of its names a checkpoint holds its tensors, the best first.
-CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
-MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
-
-
 # ---- making a model ---------------------------------------------------------------------------------------------------
+
+CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 
 
 def current_name(name, tell=False):
-    """timm's name of a model: `name`, or of a deprecated one the new name; a pretrained tag after a dot is allowed.
-
-    tell: say so on stderr where it is another one. InputError with suggestions where there is no such model.
-    """
+    """timm's current name of a model, with its pretrained tag; `tell`: log a change. InputError with suggestions."""
     old, name = name, timm.models.get_deprecated_models().get(name, name)
     if name is None or not timm.is_model(name):
         raise InputError(f"--model {old}: timm {timm.__version__} has no such model.{did_you_mean(old, timm.list_models())}")
@@ -98,13 +86,10 @@ def native_size(name):
 
 
 def create(name, target, img_size, pretrained=False, weights=None, try_size=True, dropout=None, drop_path=None):
-    """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)].
+    """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)]; its head is random.
 
-    `weights`: a local backbone file, whose own head is dropped. `pretrained`: timm's weights, by its hub or its local cache.
-    The head is initialised from torch's global random state. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic
-    depth; Huang et al., 2016) are probabilities; None: the model's own, as a rule 0. InputError when the name is unknown, the
-    weights can't be loaded or don't fit, the model has no such dropping, or it can't take images of `img_size` (height, width),
-    which a forward finds out if `try_size`.
+    `weights`: a local backbone file. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic depth; Huang et al., 2016)
+    are probabilities; None: the model's own. InputError for all that can't be had or doesn't fit; `try_size` runs a forward.
     """
     name = current_name(name)
     config = timm.get_pretrained_cfg(name)
@@ -114,19 +99,17 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     height, width = img_size
     try:
         model = timm.create_model(name, pretrained=False, **options)
-        if not hasattr(model, "get_classifier"):
-            raise InputError(f"--model {name}: has no classifier to train; take one that tells classes")
-        if try_size:
+        if try_size and hasattr(model, "get_classifier"):
             with torch.inference_mode():
                 model.eval()(torch.zeros(1, 3, height, width))
-    except InputError:
-        raise
     except (TypeError, ValueError, RuntimeError, AssertionError, IndexError, ZeroDivisionError) as error:
         for option, key in (("dropout", "drop_rate"), ("drop-path", "drop_path_rate")):
             if isinstance(error, TypeError) and f"'{key}'" in str(error):
                 raise InputError(f"--{option} {options[key]:g}: {name} has no such thing; leave it out") from error
         native = f" it was made for {config.input_size[1]} x {config.input_size[2]}" if config else ""
         raise InputError(f"--img-size {height} {width}: {name} can't take images of that size ({error});{native}") from error
+    if not hasattr(model, "get_classifier"):
+        raise InputError(f"--model {name}: has no classifier to train; take one that tells classes")
     if weights is not None:
         load_backbone(model, weights)
     elif pretrained:
@@ -135,7 +118,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
 
 
 def _pretrained(name, options):
-    """The model with timm's weights: from the local cache of the hub where they are, else fetched, which is told."""
+    """The model with timm's weights, from the local cache of the hub where they are, else fetched."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
     config, waited, overlay = timm.get_pretrained_cfg(name), socket.getdefaulttimeout(), None
     place = config.url
@@ -151,30 +134,24 @@ def _pretrained(name, options):
             _reach(place)
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
-        raise InputError(
-            f"pretrained weights of {name} can't be loaded ({type(error).__name__}: {first_line(error)}); pass --weights FILE "
-            f"(a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
-        ) from error
+        remedy = "pass --weights FILE (a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
+        said = f"({type(error).__name__}: {first_line(error)})"
+        raise InputError(f"pretrained weights of {name} can't be loaded {said}; {remedy}") from error
     finally:
         socket.setdefaulttimeout(waited)
 
 
 def _reach(url):
-    """OSError where nobody answers there, for which the hub's own client would wait a minute or more by its retries."""
+    """OSError where nobody answers, for which the hub's own client would wait a minute or more by its retries."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # an answer; what it means is the client's to say
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # the client has certificates of its own
+        if not isinstance(error, urllib.error.HTTPError) and not isinstance(error.reason, ssl.SSLError):  # are answers
             raise OSError(f"{url}: {error.reason}") from error
 
 
 def build_model(args, fold, device, try_size=False, empty=False):
-    """A new model for a fold: its initial weights are a function of (seed, fold). Memory format auto: as timm makes it.
-
-    empty: other weights will take their place, so pretrained ones are not looked for.
-    """
+    """A new model for a fold, its initial weights a function of (seed, fold); `empty`: others will take their place."""
     torch.manual_seed(files.draw_seed("init", args.seed, fold))
     pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
     net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
@@ -188,19 +165,21 @@ def head_parameters(model):
 
 
 def mean_std(model):
-    """((r, g, b), (r, g, b)): the mean and standard deviation, in 0..1, of the inputs the model was made for."""
+    """((r, g, b), (r, g, b)): mean and standard deviation, in 0..1, of the inputs the model was made for."""
     config = timm.data.resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])
 
 
-# ---- weights of others ------------------------------------------------------------------------------------------------
+# ---- weights ----------------------------------------------------------------------------------------------------------
+
+ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
+# Under which of its names a checkpoint holds its tensors, the best first.
+CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
+MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
 def read_state_dict(path):
-    """Tensors of a safetensors file or of one of torch.save read with weights_only=True: nothing in the file can run code.
-
-    Of a training's checkpoint those of the model, without what stands beside them.
-    """
+    """The model's tensors in a safetensors file or one of torch.save (weights_only=True: nothing in it can run code)."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"--weights {path}: {'is a folder; name the file in it' if path.is_dir() else 'no such file'}")
@@ -224,7 +203,6 @@ def read_state_dict(path):
 
 
 def _tensors_alone(path, kind):
-    """The message about a file that holds an object of this kind, with a command that saves its tensors alone."""
     take = (
         f"import torch; c = torch.load({str(path)!r}, 'cpu', weights_only=False); "
         f"c = next((c[k] for k in {CONTAINERS} if c.get(k)), c) if isinstance(c, dict) else c; "
@@ -238,7 +216,7 @@ def _tensors_alone(path, kind):
 
 
 def load_backbone(model, path):
-    """Load a backbone file into `model`, all but the head. InputError names the first tensors that don't fit."""
+    """Load a backbone file into `model`, all but the head. InputError names a tensor that doesn't fit."""
     heads = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     own = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
@@ -265,9 +243,9 @@ def load_backbone(model, path):
 
 
 def _without_prefix(state, own, path):
-    """The tensors of `state` that stand under the one prefix with most of the names `own`, as "module." or "model.backbone.".
+    """The tensors of `state` under the one prefix ("module.", "model.backbone.") with most of the names `own`.
 
-    InputError where there are two such. Where names are others, as older ones, only what all have in common goes.
+    Where names are others, as older ones, only the prefix that all have in common goes.
     """
     found = Counter()
     for name in state:
@@ -275,9 +253,8 @@ def _without_prefix(state, own, path):
     (prefix, most), *others = found.most_common() or [("", 0)]
     if 2 * most > len(own):
         if others and others[0][1] == most:
-            raise InputError(
-                f"--weights {path}: holds the backbone twice, under {prefix!r} and {others[0][0]!r}; keep one of them"
-            )
+            both = f"under {prefix!r} and {others[0][0]!r}"
+            raise InputError(f"--weights {path}: holds the backbone twice, {both}; keep one of them")
         return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     tops = {name.partition(".")[0] for name in own}
     while len(first := {name.partition(".")[0] for name in state}) == 1 and not first & tops:
@@ -285,23 +262,20 @@ def _without_prefix(state, own, path):
     return state
 
 
-# ---- weights of runs --------------------------------------------------------------------------------------------------
-
-
 def weights(model):
-    """A copy of a model's weights as they are now: names to contiguous tensors on the CPU."""
-    own = {"device": "cpu", "memory_format": torch.contiguous_format, "copy": True}
-    return {name: value.detach().to(**own) for name, value in model.state_dict().items()}
+    """A copy of a model's weights: names to contiguous tensors on the CPU."""
+    as_own = {"device": "cpu", "memory_format": torch.contiguous_format, "copy": True}
+    return {name: value.detach().to(**as_own) for name, value in model.state_dict().items()}
 
 
 def save_weights(state, metadata, path):
-    """Write the `weights` of a model as a safetensors file; `metadata` (JSON-able dict) let `load` rebuild the model."""
+    """Write the `weights` of a model as a safetensors file; its `metadata` (JSON-able dict) let `load` rebuild the model."""
     header = {"experiment": json.dumps(metadata), "sha256": tensors_digest(state)}
     files.write_bytes(path, safetensors.torch.save(state, header))  # save_file would leave a part when it is killed
 
 
 def tensors_digest(state):
-    """The sha256 of tensors: a dict of names to contiguous ones on the CPU, in whatever order."""
+    """The sha256 of tensors: a dict of names to contiguous ones on the CPU, in any order."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -310,7 +284,7 @@ def tensors_digest(state):
 
 
 def _header(path):
-    """The metadata that safetensors keeps in a file's header, a dict of texts; InputError where there is none."""
+    """The metadata in the header of a safetensors file, a dict of texts; InputError where there is none."""
     with errors.reading(path, ANEW), open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))["__metadata__"]
@@ -320,17 +294,12 @@ def is_trained(path):
     """True for a file of weights that `save_weights` wrote."""
     try:
         return "experiment" in _header(path)
-    except errors.Unreadable:
-        raise
     except InputError:
         return False
 
 
 def read_metadata(path):
-    """The metadata that `save_weights` put into a file: model, target, img_size, crop, mean, std, age_bounds, ...
-
-    InputError where they are damaged, or name a model that is not timm's own (of a hub or a folder).
-    """
+    """The metadata of a file of `save_weights`; InputError where they are damaged, or name a model that is not timm's own."""
     with errors.reading(path, ANEW):
         metadata = json.loads(_header(path)["experiment"])
         size, crop, colours = metadata["img_size"], metadata.get("crop") or [], [*metadata["mean"], *metadata["std"]]
@@ -339,19 +308,16 @@ def read_metadata(path):
             "target": metadata["target"] in HEADS,
             "img_size": len(size) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in (*size, *crop)),
             "mean": len(colours) == 6 and all(0 <= value <= 1 for value in colours) and min(metadata["std"]) > 0,
-            "face_crop": 0 <= (metadata.get("face_crop") or 0) < math.inf,
-            "options": metadata["options"]["memory_format"] in FORMATS,
         }
-        for name in [name for name, good in fine.items() if not good]:
+        for name in [name for name in fine if not fine[name]]:
             raise ValueError(f"its {name} is {metadata[name]!r:.100}")
         return metadata
 
 
 def load(path, like=None):
-    """(model in eval mode, metadata) from a file of `save_weights`; nothing needs to be typed again.
+    """(model in eval mode, metadata) from a file of `save_weights`.
 
-    like: None or the (model, metadata) of another such file, as of another fold: a model of the same kind is copied, as to
-    build one takes seconds.
+    like: the (model, metadata) of another fold: a model of the same kind is copied, as to build one takes seconds.
     """
     metadata = read_metadata(path)
     with errors.reading(path, ANEW):
@@ -372,20 +338,13 @@ def load(path, like=None):
 
 
 def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
-    """Logits float32 [N, num_outputs] of uint8 image batches [B, H, W, 3]; the mean over the views of `tta`.
-
-    Serves validation, eval and TTA alike. The model is put in eval mode for the time and back as it was.
-    """
+    """Logits float32 [N, num_outputs] of uint8 image batches [B, H, W, 3], in eval mode; the mean over the views of `tta`."""
     return predict_together([(model, mean, std)], batches, amp_dtype, tta)[0]
 
 
 @torch.inference_mode()
 def predict_together(models, batches, amp_dtype=None, tta="none"):
-    """`predict` for several models, a list of (model, mean, std): a list of their logits.
-
-    Each batch is read and normalised once for all models, and so is each of its views made; the logits are the same bits as
-    of each alone.
-    """
+    """`predict` for several models, a list of (model, mean, std), with the same bits; each batch is normalised once."""
     training = [net.training for net, _mean, _std in models]
     kinds = [(tuple(mean), tuple(std), layout(net.eval())) for net, mean, std in models]
     constants = {kind: (mean, std) for kind, (_net, mean, std) in zip(kinds, models)}
