@@ -60,9 +60,8 @@ def draw_traits(gender, age, rng):
     woman = rng.random() < (0.975 if gender else 0.025)  # a few look like the other gender in every cue
     old = float(np.clip((looks - 34) / 30, 0, 1))
     dyed = looks < 64 and rng.random() < (0.25 if woman else 0.1)
-    skin = mix(
-        SKIN[rng.choice(6, p=(0.24, 0.3, 0.26, 0.12, 0.05, 0.03))], (206, 172, 146), float(np.clip((looks - 26) / 80, 0, 0.5))
-    )
+    skin = mix(SKIN[rng.choice(6, p=(0.24, 0.3, 0.26, 0.12, 0.05, 0.03))],
+            (206, 172, 146), float(np.clip((looks - 26) / 80, 0, 0.5)))  # fmt: skip
     hairline = float(np.clip(rng.normal((looks - 34) / (80 if woman else 34), 0.16), 0, 1))
     if woman:
         style = pick(rng, straight=38 * (1 - old), wavy=28 * (1 - 0.8 * old), bob=18, bun=7, ponytail=8 * (1 - old),
@@ -201,9 +200,8 @@ def draw_ears(canvas, traits, shade):
     for side in (-1, 1):
         ear = [(0.93, -20), (1.08, -28), (1.15, -10), (1.1, 18), (1.03, 32), (0.93, 24)]
         canvas.shape([(side * across * width, down) for across, down in ear], mix(traits.skin, shade, 0.22))
-        canvas.curve(
-            [(side * across * width, down) for across, down in ((1.03, -16), (1.09, -8), (1.05, 12))], (*shade, 150), 3
-        )
+        canvas.curve([(side * across * width, down) for across, down in ((1.03, -16), (1.09, -8), (1.05, 12))],
+                (*shade, 150), 3)  # fmt: skip
         if traits.earrings:
             canvas.ellipse(side * width * 1.05, 35, 4.6, 4.6, (244, 214, 130))
             canvas.ellipse(side * width * 1.05 - 1.2, 33.6, 1.4, 1.4, (255, 250, 236))
@@ -226,9 +224,8 @@ def draw_eyes(canvas, traits, shade):
     droop, lash = 3.0 * traits.lines, traits.lash
     brow = (*mix(mix(traits.hair, (216, 214, 214), 0.6 * traits.grey), (60, 44, 40), 0.25), 225)
     for side in (-1, 1):
-        upper = spline(
-            [(-18, 3), (-8, -7.5 + droop * 0.5), (3, -9.5 + droop * 0.7), (12, -6.5 + droop), (19, 0.5 + droop * 0.6)]
-        )
+        upper = spline([(-18, 3), (-8, -7.5 + droop * 0.5), (3, -9.5 + droop * 0.7), (12, -6.5 + droop),
+                (19, 0.5 + droop * 0.6)])  # fmt: skip
         lower = spline([(19, 0.5 + droop * 0.6), (10, 7), (-3, 8), (-12, 6), (-18, 3)])
         place = np.array((side * 36.0, -5.0))
         upper, lower = upper * (side, 1) + place, lower * (side, 1) + place
@@ -267,13 +264,8 @@ def draw_nose_and_mouth(canvas, traits, shade, side, face):
     up, full, wide = 5 * traits.smile, traits.fullness, 25 + 3 * traits.smile
     corners = [(-wide, 66 - up), (wide, 66 - up)]
     middle = [(-12, 67), (0, 68.5), (12, 67)]
-    top = [
-        (wide * 0.5, 62 - 2.5 * full),
-        (5, 62 - 4 * full),
-        (0, 63 - 2.5 * full),
-        (-5, 62 - 4 * full),
-        (-wide * 0.5, 62 - 2.5 * full),
-    ]
+    top = [(wide * 0.5, 62 - 2.5 * full), (5, 62 - 4 * full), (0, 63 - 2.5 * full), (-5, 62 - 4 * full),
+           (-wide * 0.5, 62 - 2.5 * full)]  # fmt: skip
     low = [(wide * 0.55, 70 + 4 * full), (0, 70 + 9 * full), (-wide * 0.55, 70 + 4 * full)]
     canvas.soft(0, 84 + 3 * full, 18, 4, (*shade, 120), blur=4, clip=face)
     line = spline([corners[0], *middle, corners[1]])
@@ -289,9 +281,8 @@ def draw_age(canvas, traits, shade, face, rng):
     color = (*mix(shade, (104, 60, 50), 0.45), min(255, round(185 * lines**1.3)))
     for number in range(round(4 * lines)):
         y = -44 - 11 * number
-        canvas.curve(
-            [(-44 + 3 * number, y + 3), (-18, y - 2), (6, y + rng.uniform(-2, 2)), (44 - 3 * number, y + 3)], color, 1.7
-        )
+        canvas.curve([(-44 + 3 * number, y + 3), (-18, y - 2), (6, y + rng.uniform(-2, 2)),
+                (44 - 3 * number, y + 3)], color, 1.7)  # fmt: skip
     canvas.soft(0, -62, 44, 12, (*shade, round(90 * min(1, lines))), blur=8, clip=face)
     for side in (-1, 1):
         canvas.soft(side * 37, 11, 18, 6, (*mix(shade, (112, 82, 100), 0.5), round(190 * min(1, lines))), blur=5, clip=face)
@@ -300,9 +291,8 @@ def draw_age(canvas, traits, shade, face, rng):
         canvas.curve([(side * 20, 32), (side * 32, 46), (side * 36, 64)], color, 2.3)
         canvas.curve([(side * 34, 80), (side * 36, 90), (side * 33, 98)], (*color[:3], color[3] // 2), 1.8)
         for number in range(round(3 * lines)):
-            canvas.curve(
-                [(side * 58, -6 + 4 * number), (side * 65, -8 + 6 * number), (side * 72, -10 + 10 * number)], color, 1.5
-            )
+            canvas.curve([(side * 58, -6 + 4 * number), (side * 65, -8 + 6 * number),
+                    (side * 72, -10 + 10 * number)], color, 1.5)  # fmt: skip
     for _ in range(round(9 * max(0, lines - 0.6))):
         canvas.soft(rng.uniform(-66, 66), rng.uniform(-70, 40), 3, 2.4, (*shade, 130), blur=2.4, clip=face)
 
@@ -357,9 +347,8 @@ def draw_hair(canvas, traits, side, rng):
         return
     tall = v * (1.8 if traits.style == "quiff" else 1)
     low = {"crop": -6, "quiff": -14}.get(traits.style, -18)
-    outer = mirrored(
-        [(0, -h - tall), (w * 0.5, -h * 0.94 - tall * 0.95), (w * 0.9, -h * 0.66 - tall * 0.7), (w + v * 0.5, -36), (0, low)]
-    )
+    outer = mirrored([(0, -h - tall), (w * 0.5, -h * 0.94 - tall * 0.95), (w * 0.9, -h * 0.66 - tall * 0.7),
+            (w + v * 0.5, -36), (0, low)])  # fmt: skip
     outer = np.concatenate([outer[5:], outer[:4]])  # left to right over the top
     line = -62 - 30 * traits.hairline
     lower = [(across * w, line + down * (1 - 0.5 * traits.hairline)) for across, down in FRINGES[traits.fringe]]
@@ -405,9 +394,8 @@ def draw_glasses(canvas, traits):
     for side in (-1, 1):
         rim = np.array(frame) * (side, 1) + (side * 37, -3)
         canvas.polygon(spline(rim), (235, 246, 255, 34))
-        canvas.polygon(
-            [(side * 37 - 12, -18), (side * 37 - 2, -20), (side * 37 - 14, 12), (side * 37 - 20, 8)], (255, 255, 255, 50)
-        )
+        canvas.polygon([(side * 37 - 12, -18), (side * 37 - 2, -20), (side * 37 - 14, 12), (side * 37 - 20, 8)],
+                (255, 255, 255, 50))  # fmt: skip
         canvas.curve(rim, color, 3)
         canvas.curve([(side * 63, -8), (side * 76, -11), (side * traits.head[0] * 1.02, -13)], color, 3)
     canvas.curve([(-11, -8), (0, -12), (11, -8)], color, 3)
