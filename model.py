@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import socket
 import ssl
 import sys
 import urllib.error
@@ -120,7 +119,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
 def _pretrained(name, options):
     """The model with timm's weights, from the local cache of the hub where they are, else fetched."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would bury our one line
-    config, waited, overlay = timm.get_pretrained_cfg(name), socket.getdefaulttimeout(), None
+    config, overlay = timm.get_pretrained_cfg(name), None
     place = config.url
     if config.hf_hub_id:
         repo, _, revision = config.hf_hub_id.partition("@")
@@ -128,7 +127,6 @@ def _pretrained(name, options):
         cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision or None)
         overlay = {"file": cached} if isinstance(cached, str) else None
     try:
-        socket.setdefaulttimeout(CONNECT_SECONDS)  # torch's own downloads have no other bound
         if place and not overlay:
             log(f"pretrained weights of {name}: fetching them from {place}")
             _reach(place)
@@ -137,8 +135,6 @@ def _pretrained(name, options):
         remedy = "pass --weights FILE (a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
         said = f"({type(error).__name__}: {first_line(error)})"
         raise InputError(f"pretrained weights of {name} can't be loaded {said}; {remedy}") from error
-    finally:
-        socket.setdefaulttimeout(waited)
 
 
 def _reach(url):

@@ -32,11 +32,6 @@ def backbone(tmp_path_factory):
     return path
 
 
-def test_outputs_are_the_sum_of_the_heads():
-    net = model.create("test_resnet", "multi", (32, 24))
-    assert net(torch.zeros(2, 3, 32, 24)).shape == (2, 8)
-
-
 @pytest.mark.parametrize(("name", "size"), [
     ("test_vit", (64, 48)), ("pit_ti_224", (96, 96)), ("swin_tiny_patch4_window7_224", (64, 64)), ("test_efficientnet", (40, 30)),
 ])  # fmt: skip
@@ -46,9 +41,15 @@ def test_image_size_of_convolutional_and_of_fixed_size_models(name, size):
         assert net.eval()(torch.zeros(1, 3, *size)).shape == (1, 3)
 
 
-def test_image_size_that_a_model_can_not_take():
-    with pytest.raises(InputError, match=r"--img-size 50 30: .*can't take images of that size.*160 x 160"):
-        model.create("test_vit", "mask", (50, 30))
+@pytest.mark.parametrize(("name", "size", "options", "message"), [
+    ("test_vit", (50, 30), {}, r"--img-size 50 30: .*can't take images of that size.*160 x 160"),
+    ("vgg11", (32, 32), {"drop_path": 0.2}, r"--drop-path 0.2: vgg11 has no such thing; leave it out"),
+    ("resnet18.foo", (32, 32), {}, r"--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"),
+    ("resnet81", (32, 32), {}, r"--model resnet81: .*Did you mean resnet"),
+])  # fmt: skip
+def test_a_model_that_can_not_be_made_is_refused(name, size, options, message):
+    with pytest.raises(InputError, match=message):
+        model.create(name, "mask", size, **options)
 
 
 @pytest.mark.parametrize("drops", [{"dropout": 0.5}, {"drop_path": 0.5}], ids=str)
@@ -64,17 +65,6 @@ def test_dropout_and_stochastic_depth_are_of_training_alone(drops):
     assert torch.equal(*plain) and not torch.equal(*dropped)
 
 
-def test_stochastic_depth_that_a_model_does_not_have():
-    with pytest.raises(InputError, match=r"--drop-path 0.2: vgg11 has no such thing; leave it out"):
-        model.create("vgg11", "label", (32, 32), drop_path=0.2)
-
-
-def test_weights_tag_that_is_unknown_lists_the_known_ones():
-    model.current_name("resnet18.a1_in1k")
-    with pytest.raises(InputError, match=r"--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"):
-        model.current_name("resnet18.foo")
-
-
 def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path):
     torch.manual_seed(0)
     state = timm.create_model("test_vit").state_dict()
@@ -83,11 +73,6 @@ def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path)
     own = net.state_dict()
     assert own["pos_embed"].shape != state["pos_embed"].shape
     assert torch.equal(own["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
-
-
-def test_unknown_model_gets_suggestions():
-    with pytest.raises(InputError, match=r"--model resnet81: .*Did you mean resnet"):
-        model.create("resnet81", "mask", (32, 32))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +123,7 @@ def test_backbone_file_of_another_model_is_refused(backbone, tmp_path):
 def test_two_backbones_in_one_file(backbone, tmp_path):
     state = safetensors.torch.load_file(backbone)
     torch.save({**under("student.", state), **under("teacher.", state)}, tmp_path / "two.pth")
-    with pytest.raises(
-        InputError, match=r"two.pth: holds the backbone twice, under 'student.' and 'teacher.'; keep one of them"
-    ):
+    with pytest.raises(InputError, match=r"two.pth: holds the backbone twice, under 'student.' and 'teacher.'; keep one"):
         model.create("test_resnet", "label", (32, 32), weights=tmp_path / "two.pth")
 
 
@@ -162,9 +145,7 @@ def test_files_with_objects_name_them_and_how_to_save_the_tensors(backbone, tmp_
     }
     content, kind = contents[how]
     torch.save(content, "theirs.pth", _use_new_zipfile_serialization=how != "an old file")
-    with pytest.raises(
-        InputError, match=rf"^--weights theirs.pth: holds an object \({kind}\) .* save its tensors alone: python -c"
-    ) as told:
+    with pytest.raises(InputError, match=rf"^--weights theirs.pth: holds an object \({kind}\) .* alone: python -c") as told:
         model.create("test_resnet", "label", (32, 32), weights="theirs.pth")
     assert "\n" not in str(told.value) and "\x1b" not in str(told.value)
     exec(shlex.split(str(told.value).partition("python -c ")[2])[0], {})
@@ -261,13 +242,6 @@ def test_one_flipped_bit_of_the_weights_is_noticed(tmp_path):
     model.load(path)
 
 
-def test_weights_of_others_are_not_taken_for_ours(backbone, tmp_path):
-    with pytest.raises(InputError, match=r"damaged \(.*\); not weights written by train.py, or changed since: copy it again"):
-        model.load(backbone)
-    with pytest.raises(InputError, match="no such file"):
-        model.load(tmp_path / "none.safetensors")
-
-
 def test_predict_joins_batches_and_averages_the_views_of_tta():
     torch.manual_seed(2)
     net = model.create("test_resnet", "mask", (32, 32))
@@ -282,10 +256,8 @@ def test_predict_joins_batches_and_averages_the_views_of_tta():
 @pytest.mark.parametrize("tta", ["none", "hflip", "hflip+shift"])
 def test_models_together_give_the_bits_of_each_alone(tta):
     torch.manual_seed(3)
-    nets = [
-        model.create(name, target, (32, 32))
-        for name, target in (("test_resnet", "mask"), ("test_vit2", "age"), ("test_resnet", "gender"))
-    ]
+    kinds = (("test_resnet", "mask"), ("test_vit2", "age"), ("test_resnet", "gender"))
+    nets = [model.create(name, target, (32, 32)) for name, target in kinds]
     nets[2].to(memory_format=torch.channels_last).eval()
     images = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
     models = [(nets[0], MEAN, STD), (nets[1], (0.4, 0.5, 0.6), STD), (nets[2], list(MEAN), list(STD))]
