@@ -14,6 +14,7 @@ import os
 import resource
 import shlex
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -257,7 +258,8 @@ def peak_memory_mib(device):
     """The most memory used so far, in MiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 def tune_malloc():

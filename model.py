@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import socket
 import ssl
 import sys
 import urllib.error
@@ -129,12 +130,15 @@ def _pretrained(name, options):
     try:
         if place and not overlay:
             log(f"pretrained weights of {name}: fetching them from {place}")
+            socket.setdefaulttimeout(CONNECT_SECONDS)  # torch's own downloads have no other bound
             _reach(place)
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # hub, proxy, disk and format errors have no common base; each one ends the run
         remedy = "pass --weights FILE (a timm state dict, .safetensors or .pth) or --no-pretrained to train from scratch"
         said = f"({type(error).__name__}: {first_line(error)})"
         raise InputError(f"pretrained weights of {name} can't be loaded {said}; {remedy}") from error
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def _reach(url):

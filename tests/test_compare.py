@@ -54,7 +54,7 @@ def make_run(images, tmp_path):
         train, names, answers = images
         run, rng = tmp_path / "runs" / name, np.random.default_rng(seed)
         run.mkdir(parents=True)
-        experiment.write_args(run, {"target": target, "kfold": 2}, [])
+        experiment.write_args(run, {"target": target, "kfold": 2}, ["train.py"])
         label = train["label"].to_numpy()
         if "oof" in kinds:
             official = np.stack(dataset.decode(label), 1)

@@ -1,7 +1,4 @@
-"""The layout stays small: how many files and lines lie on the top level, how long the chain of their imports is, what starts fast.
-
-The numbers are those of today's tree; who makes one smaller lowers it here, nobody raises it.
-"""
+"""The layout stays small: top-level files, their lines, their functions, the import floors and what the scripts reach."""
 
 import ast
 import subprocess
@@ -11,36 +8,51 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES, LINES, LONGEST_FILE, FLOORS, ARROWS = 24, 11_600, 900, 7, 125
+FILES, LINES, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 24, 9971, 700, 50
+FLOORS, ARROWS, REACH = 7, 125, 20
+OPTIONS = {"make_parser"}  # lists of options may be longer
+TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob("*.py")}
 
 
 def imports():
-    """{file: the files of the top level that it imports at its head}."""
-    names = {path.stem for path in ROOT.glob("*.py")}
+    """{file: the top-level files that it imports at its head}."""
     found = {}
-    for path in ROOT.glob("*.py"):
-        found[path.stem] = set()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
-            found[path.stem] |= names & set(modules)
+    for name, tree in TREES.items():
+        nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        found[name] = TREES.keys() & (modules | {node.module for node in nodes if isinstance(node, ast.ImportFrom)})
     return found
 
 
-def floor(graph, name, above=()):
+GRAPH = imports()
+
+
+def floor(name, above=()):
     assert name not in above, f"imports go round: {' > '.join((*above, name))}"
-    return 1 + max((floor(graph, other, (*above, name)) for other in graph[name]), default=0)
+    return 1 + max((floor(other, (*above, name)) for other in GRAPH[name]), default=0)
 
 
-def test_files_lines_and_imports_do_not_grow():
+def reach(name):
+    return GRAPH[name].union(*map(reach, GRAPH[name]))
+
+
+def test_files_and_their_lines():
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob("*.py")}
-    graph = imports()
-    assert len(lines) <= FILES and sum(lines.values()) <= LINES and max(lines.values()) <= LONGEST_FILE
-    assert max(floor(graph, name) for name in graph) <= FLOORS and sum(map(len, graph.values())) <= ARROWS
+    assert len(lines) <= FILES and sum(lines.values()) <= LINES and max(lines.values()) <= LINES_OF_A_FILE
 
 
-def test_only_inference_is_imported_of_the_scripts():
-    used = set().union(*imports().values())
+def test_functions_fit_a_screen_and_docstrings_say_what_is_done():
+    functions = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    for node in functions:
+        long = isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LINES_OF_A_FUNCTION
+        assert not long or node.name in OPTIONS, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+        assert (ast.get_docstring(node) or "").partition(" ")[0] not in ("What", "Whether", "How", "Which"), node.name
+
+
+def test_imports_go_one_way():
+    assert max(map(floor, GRAPH)) <= FLOORS and sum(map(len, GRAPH.values())) <= ARROWS
+    assert len(reach("train")) <= REACH and len(reach("ensemble")) <= REACH
+    used = set().union(*GRAPH.values())
     assert not used & {"train", "ensemble", "compare", "leaderboard", "sweep"} and "inference" in used
 
 

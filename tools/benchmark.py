@@ -178,8 +178,7 @@ def build_fit(args, device):
     ranks = hardware.Ranks(0, 1, device)
     net = model.build_model(args, 0, device, try_size=True)
     data = training.load_data(args, dataset.read_tables(args), net, ranks)
-    training.check_steps(args, data, net, ranks)
-    hardware.choose_precision(args, net, ranks)
+    training.settle(args, data, net, ranks)
     net = model.build_model(args, 0, device)
     fit = engine.Fit(net, args, dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
     return fit, data.files
