@@ -34,9 +34,6 @@ PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_min
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or nothing but rounding: no revision of their own
 
 
-# ---- names and folders ---------------------------------------------------------------------------------------------
-
-
 def next_name(output_dir, recipe, args):
     """(the next free name for a new run of the options `args`, a dict; the run of the very same options that is there or None).
 
@@ -200,9 +197,6 @@ def read_log(path):
         return table.astype({name: int if name in ("fold", "epoch") else float for name in LOG_COLUMNS})
 
 
-# ---- folds ---------------------------------------------------------------------------------------------------------
-
-
 def fold_dir(run, fold):
     """The folder of one fold; a nofold run has fold 0 alone."""
     return Path(run) / f"fold{fold}"
@@ -298,8 +292,6 @@ def drop_state(run, fold, keep_state=False):
     if not keep_state:
         files.remove(fold_dir(run, fold) / "last.pt")
 
-
-# ---- environment ------------------------------------------------------------------------------------------------------
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive

@@ -32,8 +32,6 @@ import images
 import model
 from errors import InputError, Interrupted, first_line
 
-# ---- torchrun ---------------------------------------------------------------------------------------------------------
-
 QUIET_SECONDS, MEETING_SECONDS = 5, 300  # that processes wait for each other at the start: until a line says so, and at most
 
 
@@ -209,9 +207,6 @@ def finish():
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-# ---- device, precision, batch size ------------------------------------------------------------------------------------
 
 
 def pick_device(name):
@@ -407,8 +402,6 @@ def step_advice(error):
         return "--batch-size: the model has batch norm, which can't train on one image at a time"
     return None
 
-
-# ---- folds in parallel ------------------------------------------------------------------------------------------------
 
 START = "spawn"  # a CUDA context or OpenMP threads do not live through a fork
 POLL_SECONDS = 0.2

@@ -81,8 +81,6 @@ def submission_table(names, label_probs):
     return pd.DataFrame({"ImageID": names, "ans": label_probs.argmax(1)})
 
 
-# ---- eval predictions -------------------------------------------------------------------------------------------------
-
 WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
 _log_once = functools.cache(errors.log)
 
@@ -205,8 +203,6 @@ def known_names(data_dir, tables):
         errors.log("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
     return None
 
-
-# ---- members ----------------------------------------------------------------------------------------------------------
 
 ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
 
@@ -481,9 +477,6 @@ def oof_truth(members):
         truth = table[dataset.truth_columns(member.target)].to_numpy(dtype=np.int64).T
         parts |= zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
     return first[["image", "path", "fold"]], encode(*(parts[part] for part in dataset.COMPONENTS))
-
-
-# ---- summary ----------------------------------------------------------------------------------------------------------
 
 
 def write_summary(run, target, kfold):

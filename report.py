@@ -93,9 +93,6 @@ def dots(colors):
     return [Line2D([], [], ls="", marker="o", ms=6, color=color) for color in colors]
 
 
-# ---- curves and confusion ---------------------------------------------------------------------------------------------
-
-
 def best_epochs(log):
     """{fold: (epoch, val_f1)} of each fold's highest validation F1, the first of equals; folds without one are absent."""
     known = log[["fold", "epoch", "val_f1"]].dropna().sort_values("epoch", ignore_index=True)
@@ -267,8 +264,6 @@ def confusion(truth, pred, scored_as, title):
     axes.set_xlabel("colour: share of the row, blue where right, orange where wrong", loc="left", size=8, labelpad=7)
     return figure
 
-
-# ---- thumbnails: mistakes and crops -----------------------------------------------------------------------------------
 
 COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # whole pixels
 FACE_COLOR, CROP_COLOR = "#f0b000", "#56b4e9"

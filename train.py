@@ -121,9 +121,6 @@ def advice(args, error, device):
     return f"--batch-size {args.batch_size}: out of memory on {hardware.device_name(device)}; {remedy}"
 
 
-# ---- data and checks ---------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Data:
     """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
@@ -329,9 +326,6 @@ def make_run(args, argv, fixes, folds, data, device):
 def recorded_options(args):
     """The options that a run keeps: all but those of one command."""
     return {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
-
-
-# ---- folds ------------------------------------------------------------------------------------------------------------
 
 
 def train_folds(args, run, data, ranks, stop):
@@ -544,9 +538,6 @@ def metadata(fit):
     facts |= {"mean": fit.data.mean, "std": fit.data.std, "age_bounds": args.age_bounds}
     facts |= {"classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]}, "fold": fit.data.fold}
     return facts | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
-
-
-# ---- the end of a run --------------------------------------------------------------------------------------------------
 
 
 def draw_crops(args, run, data):
