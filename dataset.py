@@ -133,8 +133,6 @@ def read_submission(path):
     return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
 
 
-# ---- people and images ------------------------------------------------------------------------------------------------
-
 # The seven images of a person and the mask state each shows.
 IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
@@ -405,9 +403,6 @@ EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names i
 def read_eval_images(data_dir):
     """The EvalImages of a data folder that `locate` found."""
     return EvalImages(Path(data_dir), *read_eval(data_dir))
-
-
-# ---- rows of a training -----------------------------------------------------------------------------------------------
 
 
 def read_tables(args):

@@ -30,9 +30,6 @@ class DiskError(InputError):
     """A file or folder can't be written; what stood under its name before still does."""
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def writing(path, size=None):
     """An OSError that keeps a file or folder, of `size` bytes if that is known, from being written becomes its DiskError."""
@@ -183,8 +180,6 @@ def lock(path, message=None, wait=False, make=False):
         yield
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
-
 LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 FOLDS = 10**6  # more than anybody has
@@ -318,9 +313,6 @@ def check_once(path, table, column):
         raise InputError(f"{path}, line {line}: {column} {value!r} stands twice")
 
 
-# ---- pages ------------------------------------------------------------------------------------------------------------
-
-
 def page(template, **context):
     """One self-contained HTML document from templates/`template`; all text in `context` is escaped."""
     import jinja2  # not at the top: scripts that write no page do without
@@ -355,8 +347,6 @@ def _page_cell(value):
     value = int(value) if isinstance(value, Integral) else float(value)
     return text or (f"{value:,}" if isinstance(value, int) else f"{value:.4f}"), value, ()
 
-
-# ---- for the terminal -------------------------------------------------------------------------------------------------
 
 NARROWEST_NAME = 14
 

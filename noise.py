@@ -39,9 +39,6 @@ Evidence = namedtuple("Evidence", "rows probs truth")
 Findings = namedtuple("Findings", "persons images expected people guessed")
 
 
-# ---- reading -------------------------------------------------------------------------------------------------------
-
-
 def read_evidence(patterns):
     """The members behind names and patterns of runs and ensembles, with their oof.csv alone."""
     sources = predictions.find_members(patterns, option="--label-noise")
@@ -180,9 +177,6 @@ def age_confidence(groups, years, age, noise_rate):
     return wrong_probability(*explain(fitted), noise_rate), np.minimum(likely, LAST_AGE)
 
 
-# ---- findings ------------------------------------------------------------------------------------------------------
-
-
 def judge(evidence, people, noise_rate):
     """The Findings in `evidence`: labels that are more probably wrong than `noise_rate`; people: the rows of train.csv."""
     person, paths = pd.factorize(evidence.rows["path"])
@@ -241,8 +235,6 @@ def contradictions(evidence):
         tables.append(table.assign(suggested=names[pred], probability=probs.max(1))[pred != truth])
     return pd.concat(tables).sort_values("probability", ascending=False, kind="stable").reset_index(drop=True)
 
-
-# ---- gallery -------------------------------------------------------------------------------------------------------
 
 KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # the order on a card
 LARGE, SMALL = 224, 112  # pixels of the first thumbnail of a card, and of the others

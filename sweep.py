@@ -41,8 +41,6 @@ from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, Interrupted
 from experiment import find_run, read_args
 
-# ---- plan -------------------------------------------------------------------------------------------------------------
-
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # given by the sweep, so no line may
 # May be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
@@ -183,8 +181,6 @@ def make_jobs(experiments, seeds, output_dir):
     return [Job(one, seed, Path(output_dir) / f"{one.name}-s{seed}") for seed in seeds for one in experiments]
 
 
-# ---- table ------------------------------------------------------------------------------------------------------------
-
 HEAD = ["experiment", "seeds", "OOF F1", "difference", "95 % interval", "sd", "verdict", "time"]
 NOTE = (
     "OOF F1: macro F1, out of fold, at the official bounds, mean ± sd over seeds. difference: to the baseline of the same "
@@ -321,8 +317,6 @@ def ablation_markdown(rows):
         lines.append(f"| `{name}` | {options} | {' | '.join(cells)} |".replace("  ", " "))
     return lines
 
-
-# ---- running ----------------------------------------------------------------------------------------------------------
 
 TRAIN = Path(__file__).parent / "train.py"
 OPTIONS = TRAIN.with_name("options.py")
