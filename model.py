@@ -294,6 +294,8 @@ def is_trained(path):
     """True for a file of weights that `save_weights` wrote."""
     try:
         return "experiment" in _header(path)
+    except errors.Unreadable:
+        raise
     except InputError:
         return False
 

@@ -188,7 +188,7 @@ CASES = [
     ("sweep", "none.txt", "none.txt: no such file"),
     ("sweep", "empty.txt", "empty.txt: names no experiment; it takes lines such as baseline: and focal: --loss focal"),
     ("sweep", "wrong.txt", "wrong.txt line 2: --em: no such option. Did you mean --ema"),
-    ("sweep", "value.txt", "value.txt line 1: argument --lr: 1x is not a number"),
+    ("sweep", "value.txt", "value.txt line 2: argument --lr: 1x is not a number"),
     ("sweep", "idle.txt", "idle.txt line 3: --mix-prob 0.3: does nothing without --mix mixup, cutmix or halves"),
     ("sweep", "twice.txt", "twice.txt line 2: base stands twice, first in line 1"),
     ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
