@@ -26,15 +26,8 @@ FIRST_AGE, LAST_AGE = 18, 60  # the age head's classes; the last one means "60 a
 AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
 
 CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": AGE_GROUPS, "age": AGES}
-# The heads of each training target. `multi` is one backbone with three heads.
-HEADS = {
-    "label": ("label",),
-    "mask": ("mask",),
-    "gender": ("gender",),
-    "age_group": ("age_group",),
-    "multi": ("mask", "gender", "age_group"),
-    "age": ("age",),
-}
+HEADS = {target: (target,) for target in ("label", "mask", "gender", "age_group", "multi", "age")}  # of each training target
+HEADS["multi"] = ("mask", "gender", "age_group")  # one backbone with three heads
 TARGETS = tuple(HEADS)
 # What a target is scored on: `multi` on the 18 classes, `age` on the age group that follows from it.
 SCORED_AS = {**{target: target for target in TARGETS}, "multi": "label", "age": "age_group"}
@@ -356,9 +349,8 @@ def _persons(people, seed):
 def assign_folds(people, kfold, seed):
     """Fold of each row of `people`, int64 [P]: person-disjoint, stratified by gender x official age group; -1 with kfold 0.
 
-    Persons of a stratum are put in the order of sha256(seed:id) and dealt out in turn; the next stratum goes on dealing where
-    the last one stopped, so fold sizes differ by one person at most. InputError when a stratum has fewer persons than kfold.
-    """
+    Persons are dealt out in turn, stratum after stratum, so fold sizes differ by one at most. InputError when a stratum has
+    fewer persons than kfold."""
     if kfold == 0:
         return np.full(len(people), -1, dtype=np.int64)
     persons = _persons(people, seed)
@@ -373,10 +365,8 @@ def assign_folds(people, kfold, seed):
 
 
 def limit_people(people, limit, kfold, seed):
-    """`limit` rows of `people`: strata in proportion, but at least kfold persons of each; InputError when it is too small.
-
-    Persons with several rows come last in a stratum, and are left out where these don't all fit.
-    """
+    """`limit` rows of `people`, strata in proportion, but of each at least kfold persons, those with several rows last;
+    InputError when `limit` is too small."""
     persons = _persons(people, seed)
     persons["rows"] = persons["id"].map(people["id"].value_counts())
     persons = persons.sort_values(["stratum", "rows"], kind="stable")
@@ -457,9 +447,8 @@ class FoldData:
 def make_labels(args, people, folds, images, labelled, good):
     """Arrays [N] of image rows: fold, good (readable), trains, targets [N, heads], truth (official class), persons, masks.
 
-    People whose age, once fixed, is in --drop-ages do not train.
-    Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place, other --age-bounds from its 2nd.
-    """
+    --drop-ages go by the fixed age. Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place, other
+    --age-bounds from its 2nd."""
     return SimpleNamespace(
         fold=folds[pd.Index(people["path"]).get_indexer(images["path"])],
         good=good,

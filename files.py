@@ -78,14 +78,9 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def csv_text(table, float_format=None):
-    """A DataFrame as the text of a csv, without its index."""
-    return table.to_csv(index=False, float_format=float_format, lineterminator="\n")
-
-
 def write_csv(path, table, float_format=None):
     """`write_atomic` of a DataFrame, without its index."""
-    write_text(path, csv_text(table, float_format))
+    write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
 
 
 def write_figure(path, figure):
@@ -93,12 +88,6 @@ def write_figure(path, figure):
     drawn, kind = io.BytesIO(), Path(path).suffix[1:] or None
     figure.savefig(drawn, format=kind, pil_kwargs=PNG if kind == "png" else None)
     write_bytes(path, drawn.getvalue())
-
-
-def append(path, content):
-    """Add bytes to the end of a file, which is made where it is not there."""
-    with writing(path, len(content)), open(path, "ab") as file:
-        file.write(content)
 
 
 def remove(path):
@@ -120,9 +109,8 @@ def make_dir(folder, option):
 def describe_room(path):
     """'3.0 GiB are free on volume /data' for the place of a file or folder."""
     place = _nearest(path)
-    room = in_units(shutil.disk_usage(place).free)
     volume = next(folder for folder in (place, *place.parents) if os.path.ismount(folder))
-    return f"{room} are free on volume {volume}"
+    return f"{in_units(shutil.disk_usage(place).free)} are free on volume {volume}"
 
 
 def _nearest(path):
@@ -156,10 +144,8 @@ def check_room(needs):
 
 @contextlib.contextmanager
 def lock(path, message=None, wait=False, make=False):
-    """Hold a folder or a file for this process alone, until it ends or dies; `make`: a file is made where it is not there.
-
-    While another has it: InputError, or with `wait` its turn; `message` is that error, or the line while it waits.
-    """
+    """Hold a folder or a file (with `make` made where it is not there) for this process alone, until it ends or dies. While
+    another has it: InputError, or with `wait` its turn; `message` is that error, or the line while it waits."""
     with contextlib.ExitStack() as stack:
         try:
             if make and not os.path.exists(path):
@@ -348,9 +334,6 @@ def _page_cell(value):
     return text or (f"{value:,}" if isinstance(value, int) else f"{value:.4f}"), value, ()
 
 
-NARROWEST_NAME = 14
-
-
 def time_text(seconds):
     """A duration in s, min or h."""
     if seconds is None:
@@ -363,7 +346,7 @@ def aligned(head, rows, left=(0,), widths=None, fit=None):
     `widths` go on in a row of their own; those of the first are cut in the middle so that lines `fit` so many columns."""
     if fit:
         others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
-        names = shorten([row[0] for row in rows], max(fit - others, NARROWEST_NAME))
+        names = shorten([row[0] for row in rows], max(fit - others, 14))
         rows = [[name, *row[1:]] for name, row in zip(names, rows)]
     sides = ["left" if index in left else "right" for index in range(len(head))]
     lines = tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)

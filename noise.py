@@ -111,8 +111,7 @@ def pool(probs, person):
 def calibrate(explain, size, noise_rate):
     """Parameters [size] under which the recorded labels are most probable, a share `noise_rate` of them wrong; the first is the
     log of a temperature's inverse. explain(parameters) returns (right, wrong): the probability [P] of each recorded label if it
-    is right and if it is wrong. Standard normal priors keep the fit finite where the labels are separated perfectly.
-    """
+    is right and if it is wrong. Standard normal priors keep the fit finite where the labels are separated perfectly."""
 
     def loss(parameters):
         right, wrong = explain(parameters)
@@ -150,11 +149,9 @@ def swap_confidence(normal, incorrect, noise_rate):
 
 
 def age_confidence(groups, years, age, noise_rate):
-    """(probability [P] that a person's age is wrong, likely age [P]) of ages recorded in years [P].
-
-    groups [P, 3] and years [P, 43] are pooled; without years (None) they are spread as people's ages are in a group. A right
-    age lies within YEARS of the apparent one; a wrong one is anybody's.
-    """
+    """(probability [P] that a person's age is wrong, likely age [P]) of ages recorded in years [P]. groups [P, 3] and years
+    [P, 43] are pooled; without years (None) they are spread as people's ages are in a group. A right age lies within YEARS of
+    the apparent one; a wrong one is anybody's."""
     age = np.clip(age, FIRST_AGE, LAST_AGE) - FIRST_AGE
     count = LAST_AGE - FIRST_AGE + 1
     spread = (np.bincount(age, minlength=count) + 1 / count) / (len(age) + 1)
@@ -252,10 +249,8 @@ def swaps_apart(findings, persons):
 
 
 def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
-    """Write suggestions.csv, images.csv and index.html into the folder `out`; returns (persons shown, images missing).
-
-    At most `limit` persons a column and as many images are shown; images.csv holds all.
-    """
+    """Write suggestions.csv and index.html of at most `limit` persons a column and as many images, and images.csv of all
+    images, into the folder `out`; returns (persons shown, images missing)."""
     out, persons = Path(out), findings.persons.groupby("column").head(limit)
     images = swaps_apart(findings, persons).head(limit)
     order = {kind: index for index, kind in enumerate(KINDS)}
@@ -285,9 +280,8 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
         cards = []
         for row in persons[persons["column"] == column].itertuples(index=False):
             fix = pd.DataFrame([[row.path, row.column, row.value]]).to_csv(index=False, header=False).rstrip()
-            line = f"{fix},{row.confidence:.4f}"
-            marks = {"fix": fix, "line": line, "images": strips[row.path], "fixed": fixed.get((row.path, row.column))}
-            cards.append(row._asdict() | marks)
+            marks = {"fix": fix, "line": f"{fix},{row.confidence:.4f}", "images": strips[row.path]}
+            cards.append(row._asdict() | marks | {"fixed": fixed.get((row.path, row.column))})
         likely = sum(card["confidence"] >= LIKELY for card in cards)
         if cards:
             sections.append(_section(column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
@@ -320,8 +314,7 @@ def _guessed(findings):
 
 
 def closing_lines(findings, persons, runs, out, missing, fixed):
-    print(f"by the out-of-fold predictions of {', '.join(runs)}")
-    print(_summary(findings))
+    print(f"by the out-of-fold predictions of {', '.join(runs)}\n{_summary(findings)}")
     if guess := _guessed(findings):
         print(guess)
     for column in findings.expected:

@@ -48,14 +48,8 @@ MAY_CHANGE = ("--fold", "--cache-dir", "--cache-device", "--device", "--save-min
 UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A line of the file: its place, its name, its own options as words, and all of them with the common ones before."""
-
-    place: str
-    name: str
-    own: tuple
-    words: tuple
+# A line of the file: its place, its name, its own options as words, and all of them with the common ones before.
+Experiment = namedtuple("Experiment", "place name own words")
 
 
 @dataclass(frozen=True)
@@ -97,8 +91,7 @@ class Job:
             return ["train.py", "--resume", str(self.run), *kept, "--quiet"]
         own = ["--seed", str(self.seed), "--name", self.name, "--output-dir", str(self.run.parent), "--quiet"]
         if threads is not None and "--threads" not in options:
-            folds = "".join(options.get("--parallel-folds", ["1"]))
-            own += ["--threads", str(max(threads // max(int(folds), 1), 1) if folds.isdigit() else threads)]
+            own += ["--threads", str(max(threads // int(options.get("--parallel-folds", ["1"])[0]), 1))]
         return ["train.py", *self.experiment.words, *own]
 
     def check(self):
@@ -266,8 +259,8 @@ def check_same(runs):
         if run.images != first.images:
             raise InputError(f"{run.folder / 'oof.csv'}: other images than in {first.folder}; let all train the same folds")
         if run.scored_as == first.scored_as and (run.truth != first.truth).any():
-            advice = "compare runs of the same data"
-            raise InputError(f"{run.folder / 'oof.csv'}: other official labels than in {first.folder}; {advice}")
+            file = run.folder / "oof.csv"
+            raise InputError(f"{file}: other official labels than in {first.folder}; compare runs of the same data")
 
 
 def compare_rows(experiments, runs):
@@ -383,11 +376,10 @@ def open_log(path):
 
 def start(job, path, handle, threads):
     """Start the job's process in a group of its own, so that Ctrl-C reaches it through the sweep alone; returns it as Running.
-
-    When the sweep is killed it gets a SIGTERM, which saves its state (on Linux).
-    """
+    When the sweep is killed it gets a SIGTERM, which saves its state (on Linux)."""
     words = job.command(threads)
-    files.append(path, f"$ {shlex.join(['python', *words])}\n".encode())
+    with files.writing(path):
+        os.write(handle, f"$ {shlex.join(['python', *words])}\n".encode())
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle, process_group=0,
                                stderr=subprocess.STDOUT, preexec_fn=errors.on_parents_death(signal.SIGTERM))  # fmt: skip

@@ -195,7 +195,7 @@ def readable(tmp_path_factory):
     (folder / "args.yaml").write_text("# train.py\ntarget: gender\nepochs: 1\n")
     for file in ("oof.csv", "folds.csv", "fixes.csv"):
         write_table(folder, file)
-    (folder / "label_fixes.csv").write_bytes(files.csv_text(pd.DataFrame()).encode())
+    (folder / "label_fixes.csv").write_bytes(b"\n")
     (folder / "plan.txt").write_text("baseline: --epochs 1\n")
     for name, kind in (("image.png", "PNG"), ("tiff_inside.jpg", "TIFF")):
         (folder / name).write_bytes(whole(kind))

@@ -200,7 +200,6 @@ def test_commands_of_new_runs_and_of_those_that_go_on(tmp_path):
     assert one.command(threads=4) == [*one.command(), "--threads", "4"]
     assert job(tmp_path, "a: --threads 1\n").command(threads=4)[-1] == "--quiet"
     assert job(tmp_path, "a: --parallel-folds 3\n").command(threads=8)[-2:] == ["--threads", "2"]
-    assert job(tmp_path, "a: --parallel-folds two\n").command(threads=8)[-2:] == ["--threads", "8"]
     make_run(one.run, one.command()[1:])
     assert one.command(threads=4) == ["train.py", "--resume", str(one.run), "--fold", "0", "1", "--device", "cpu", "--quiet"]
 
