@@ -113,10 +113,8 @@ class Ranks:
         name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
         if self.world > 1 and name.startswith("cuda"):
             if name != "cuda":
-                raise InputError(
-                    f"--device {name}: of several processes each takes the GPU of its own number; give --device cuda, and in "
-                    "front of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
-                )
+                remedy = "give --device cuda, and in front of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
+                raise InputError(f"--device {name}: of several processes each takes the GPU of its own number; {remedy}")
             name = f"cuda:{os.environ['LOCAL_RANK']}"
         return replace(self, device=pick_device(name))
 
@@ -171,9 +169,7 @@ def launcher():
 
 def join():
     """Join torchrun's process group, if there is one; returns the Ranks of this process, still on the CPU.
-
-    InputError when the others don't come. They are met in a thread: a signal would have to wait for torch's call to end.
-    """
+    InputError when the others don't come. They are met in a thread: a signal would have to wait for torch's call to end."""
     if world_size() == 1:
         if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
             errors.log(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
@@ -186,9 +182,8 @@ def join():
         errors.log(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
         thread.join(MEETING_SECONDS)
     if isinstance(met[0], Exception):
-        raise InputError(
-            f"MASTER_ADDR, MASTER_PORT: the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(met[0])})"
-        )
+        apart = f"the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(met[0])})"
+        raise InputError(f"MASTER_ADDR, MASTER_PORT: {apart}")
     return met[0]
 
 
@@ -235,10 +230,8 @@ def device_name(device):
 
 def synchronise(device):
     """Wait until a GPU has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def free_memory(device):
@@ -280,9 +273,7 @@ CLEARLY = 1.3  # how much faster than the usual one another candidate must be: t
 
 def choose_precision(args, net, ranks):
     """Resolve --amp auto and --memory-format auto in `args`, and put `net`, the run's model, into that format.
-
-    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in --cache-dir.
-    """
+    On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in --cache-dir."""
     if ranks.first:
         args.amp, args.memory_format = _fastest(args, net, ranks.device, args.batch_size // ranks.world)
     args.amp, args.memory_format = ranks.broadcast((args.amp, args.memory_format))
@@ -359,20 +350,18 @@ def _step_seconds(net, pixels, amp, memory_format):
 
 def find_batch_size(args, store, ranks, take_steps):
     """--auto-batch: halve --batch-size and double --accum in `args` until `take_steps()`, which goes by them, fits in memory.
-
-    Before that the image cache leaves the device where nobody asked for it there, as smaller batches are not quite the same.
-    """
+    Before that the image cache leaves the device where nobody asked for it there: smaller batches are not quite the same."""
 
     def fits():
-        out_of_memory = False
+        failed = 0
         try:
             take_steps()
         except (RuntimeError, MemoryError) as error:
-            out_of_memory = errors.is_out_of_memory(error)
-            if not out_of_memory:
+            if not errors.is_out_of_memory(error):
                 raise
+            failed = 1
         free_memory(ranks.device)
-        return not ranks.all_reduce_max(int(out_of_memory))
+        return not ranks.all_reduce_max(failed)
 
     device, asked = device_name(ranks.device), args.batch_size
     while not fits():
@@ -383,10 +372,8 @@ def find_batch_size(args, store, ranks, take_steps):
         elif args.batch_size % (2 * ranks.world) == 0:
             args.batch_size, args.accum = args.batch_size // 2, args.accum * 2
         else:
-            raise InputError(
-                f"--batch-size {asked}: out of memory on {device}, and so are its halves down to the smallest; "
-                "a smaller --img-size or --model may fit"
-            )
+            tried = f"out of memory on {device}, and so are its halves down to the smallest"
+            raise InputError(f"--batch-size {asked}: {tried}; a smaller --img-size or --model may fit")
     if args.batch_size < asked:
         errors.log(f"auto batch: --batch-size {asked} has no room on {device}, "
                    f"taken: --batch-size {args.batch_size} --accum {args.accum}")  # fmt: skip
@@ -395,9 +382,8 @@ def find_batch_size(args, store, ranks, take_steps):
 def step_advice(error):
     """The line about an exception by which torch tells that it can't compile, or train on one image; None of any other."""
     if any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__):
-        return (
-            f"--compile: {first_line(error)}; torch.compile needs a C++ compiler; leave --compile out where it can't do without"
-        )
+        remedy = "torch.compile needs a C++ compiler; leave --compile out where it can't do without"
+        return f"--compile: {first_line(error)}; {remedy}"
     if "more than 1 value per channel" in str(error):
         return "--batch-size: the model has batch norm, which can't train on one image at a time"
     return None
@@ -420,21 +406,18 @@ class _Stop:
 
 def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     """Train the folds `numbers` by `train_fold(args, run, data, number, ranks, stop)`, args.parallel_folds at once.
-
-    Each process reads the image cache's file. When one fails the others save their state and stop, and its error is raised.
-    """
+    Each reads the image cache's file. When one fails the others save their state and stop, and its error is raised."""
     context = multiprocessing.get_context(START)
-    with errors.signals_blocked():
-        resource_tracker.ensure_running()  # of these locks
-        taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
     data.store.leave_device()
     free_memory(device)
     pixels, at_once = data.store.images, min(args.parallel_folds, len(numbers))
     place = images.choose_place(args.cache_device, device, at_once * pixels.nbytes)
     source = (pixels.filename, pixels.dtype, pixels.shape, place)
-    task = (train_fold, args, run, replace(data, store=None), source, str(device), numbers, taken, code, outcome)
-    workers = [context.Process(target=_train_folds, args=task) for _ in range(at_once)]
     with errors.signals_blocked():
+        resource_tracker.ensure_running()  # of these locks
+        taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
+        task = (train_fold, args, run, replace(data, store=None), source, str(device), numbers, taken, code, outcome)
+        workers = [context.Process(target=_train_folds, args=task) for _ in range(at_once)]
         for worker in workers:
             worker.start()
     while running := [worker.sentinel for worker in workers if worker.is_alive()]:
@@ -445,9 +428,8 @@ def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     ended = []
     while not outcome.empty():
         ended.append(outcome.get())
-    for error in ended:
-        if isinstance(error, Exception):
-            raise error
+        if isinstance(ended[-1], Exception):
+            raise ended[-1]
     for worker in workers:
         if worker.exitcode:
             how = f"signal {-worker.exitcode}; out of memory?" if worker.exitcode < 0 else f"exit code {worker.exitcode}"

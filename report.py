@@ -42,6 +42,8 @@ BELOW = {"loc": "outside lower left", "ncols": 4, "borderaxespad": 2.5, "handlet
 GREY_LINE = {"size": 9, "color": GREY}
 PART_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
 LOW = PART_COLORS["age_group"]  # of a zero, of what lacks
+FACE_COLOR, CROP_COLOR, CHOSEN, BAND = "#f0b000", "#56b4e9", "#0072b2", "#cfe3f0"
+COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
 FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
 # matplotlib's own, then what has Hangul on Linux, Windows and macOS; a letter is drawn in the first that has it.
@@ -218,10 +220,8 @@ def name_labels(axes):
         age = AGE_GROUPS[decode(index)[2]]
         axes.text(-0.65, index, age, size=7, color=GREY, ha="right", va="center_baseline")
         axes.text(index, -0.7, age, size=6.5, color=GREY, ha="center")
-    for names, span, x, y, style in (
-        (GENDERS, 3, -2.35, -1.6, {"size": 8}),
-        (MASKS, 6, -3.25, -2.45, {"size": 9, "weight": "bold"}),
-    ):
+    levels = (GENDERS, 3, -2.35, -1.6, {"size": 8}), (MASKS, 6, -3.25, -2.45, {"size": 9, "weight": "bold"})
+    for names, span, x, y, style in levels:
         for start in range(0, 18, span):
             middle, name = start + (span - 1) / 2, names[start // span % len(names)]
             axes.text(x, middle, name, ha="center", va="center", rotation=90, **style)
@@ -263,10 +263,6 @@ def confusion(truth, pred, scored_as, title):
     axes.annotate("truth ↓  predicted →", (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
     axes.set_xlabel("colour: share of the row, blue where right, orange where wrong", loc="left", size=8, labelpad=7)
     return figure
-
-
-COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # whole pixels
-FACE_COLOR, CROP_COLOR = "#f0b000", "#56b4e9"
 
 
 def thumbnail_page(title, subtitle, key, count, below):
@@ -313,7 +309,6 @@ def draw_mistake(axes, image, row, scored_as):
     wrong = {part: word for part, word in pred.items() if word != truth[part]}
 
     def marked(words):
-        """Words with commas between; those of the wrong parts bold in their colours."""
         ends = [","] * (len(words) - 1) + [""]
         styles = ({"color": PART_COLORS[part], "weight": "bold"} if part in wrong else {} for part in words)
         return [(word + end, style | {"size": 7}) for word, end, style in zip(words.values(), ends, styles)]
@@ -389,9 +384,6 @@ def crops(rows, load_image, geometry, title, limit=24):
     return figure
 
 
-CHOSEN, BAND = "#0072b2", "#cfe3f0"
-
-
 @matplotlib.rc_context(STYLE)
 def bounds(study, parts, title):
     """Macro F1 against LO and against HI of a blend.BoundsStudy; `parts`: the bounds that cross-fitting chose, a pair each."""
@@ -406,13 +398,12 @@ def bounds(study, parts, title):
     low, high = min(map(np.min, edges)), max(map(np.max, edges))
     room = max(high - low, 0.01)
     bottom, top = low - 0.2 * room, high + 0.08 * room
-    names = (
-        f"LO: age from which on 30-59 is predicted, with HI {best[1]}",
-        f"HI: age from which on >=60 is predicted, with LO {best[0]}",
-    )
+    lower = f"LO: age from which on 30-59 is predicted, with HI {best[1]}"
+    upper = f"HI: age from which on >=60 is predicted, with LO {best[0]}"
     for axis, (axes, curve) in enumerate(zip(figure.subplots(1, 2), study.curves)):
         x = np.array(curve.bounds)[:, axis]
-        axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2), title=names[axis])
+        axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
+        axes.set_title((lower, upper)[axis])
         axes.grid(axis="y", alpha=0.7)
         axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
         axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
