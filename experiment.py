@@ -32,14 +32,15 @@ NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
           "keep_state", "parallel_folds"}  # fmt: skip
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or nothing but rounding: no revision of their own
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
+GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
 def next_name(output_dir, recipe, args):
     """(the next free name for a new run of the options `args`, a dict; the run of the very same options that is there or None).
 
     NN-Optimizer-Scheduler-LOSS-vM-target_5fold: NN numbers optimizer x scheduler x loss, from 01, "quick" for --limit-people;
-    M is the revision for this target, from 0, which runs share that differ by nothing but SPLIT.
-    """
+    M is the revision for this target, from 0, which runs share that differ by nothing but SPLIT."""
     target, kfold, is_quick = args["target"], args["kfold"], args["limit_people"] is not None
     matches = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
     numbers = {match["recipe"]: int(match["number"]) for match in matches if match["number"]}
@@ -47,10 +48,9 @@ def next_name(output_dir, recipe, args):
     found, options = {}, {}
     for match in matches:
         if (match["number"] is None, match["recipe"], match["target"]) == (is_quick, recipe, target):
-            name = match[0]
-            found[name], options[name] = int(match["revision"]), {}
+            found[match[0]], options[match[0]] = int(match["revision"]), {}
             with contextlib.suppress(InputError):  # options that can't be read are like no other
-                options[name] = read_args(Path(output_dir) / name)
+                options[match[0]] = read_args(Path(output_dir) / match[0])
     again = next((name for name, there in options.items() if _learn_the_same(there, args)), None)
     others = {found[name] for name, there in options.items() if not _learn_the_same(there, args, SPLIT)}
     for revision in [*sorted({*found.values()} - others), max(found.values(), default=-1) + 1]:
@@ -92,9 +92,7 @@ def check_free(output_dir, name):
 
 def make_folder(output_dir, name, next_name, fill):
     """Make a folder that is there complete or not at all, and return its path; `fill(folder, name)` writes what is in it.
-
-    `name` None: that of `next_name()`, anew if another process takes it; InputError if a name that was given is taken.
-    """
+    `name` None: that of `next_name()`, anew if another process takes it; InputError if a name that was given is taken."""
     output_dir = Path(output_dir)
     while True:
         check_free(output_dir, name)
@@ -233,9 +231,9 @@ def remove_leftovers(folder):
 def check_not_trained(run, folds):
     """InputError when another process is training one of these folds of a run."""
     done = done_folds(run)
-    for fold in folds:
-        if fold not in done and fold_dir(run, fold).is_dir():
-            with files.lock(fold_dir(run, fold)):
+    for folder in (fold_dir(run, fold) for fold in folds if fold not in done):
+        if folder.is_dir():
+            with files.lock(folder):
                 pass
 
 
@@ -281,20 +279,11 @@ def write_log(run, fold, rows):
 
 
 def finish_fold(run, fold, metadata, keep_state=False):
-    """Mark a fold complete: fold.json with its metadata and the digest of its weights."""
-    digest = files.file_digest(weights_file(run, fold))
-    files.write_json(fold_dir(run, fold) / "fold.json", {**metadata, "weights_sha256": digest})
-    drop_state(run, fold, keep_state)
-
-
-def drop_state(run, fold, keep_state=False):
-    """Remove the state of a complete fold, if it is there, unless it is kept."""
+    """Mark a fold complete: fold.json with its metadata and the digest of its weights; its state goes unless it is kept."""
+    metadata = metadata | {"weights_sha256": files.file_digest(weights_file(run, fold))}
+    files.write_json(fold_dir(run, fold) / "fold.json", metadata)
     if not keep_state:
         files.remove(fold_dir(run, fold) / "last.pt")
-
-
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")
-GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
 def _git(*words):

@@ -28,6 +28,8 @@ from errors import InputError
 
 FORMAT = "%.6g"  # of a probability
 SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
+ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
+_log_once = functools.cache(errors.log)
 
 
 def oof_table(images, fold, target, truth, probs):
@@ -81,10 +83,6 @@ def submission_table(names, label_probs):
     return pd.DataFrame({"ImageID": names, "ans": label_probs.argmax(1)})
 
 
-WRITTEN = ("eval*", "oof_*", "submission")  # names of predictions' files, without their suffixes
-_log_once = functools.cache(errors.log)
-
-
 def select_folds(run, choice):
     """The complete folds of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers."""
     done = experiment.done_folds(run)
@@ -111,7 +109,7 @@ def predicting(runs):
         for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
             waiting = f"waiting for another process that predicts with {run}"
             stack.enter_context(files.lock(Path(run) / "args.yaml", waiting, wait=True))
-            for name in WRITTEN:  # what a killed process left half-written: the lock is ours
+            for name in ("eval*", "oof_*", "submission"):  # what a killed process left half-written: the lock is ours
                 for leftover in (*Path(run).glob(f".{name}.*.tmp*"), *Path(run).glob(f"fold*/.{name}.*.tmp*")):
                     files.remove(leftover)
         yield
@@ -124,10 +122,9 @@ def file_of(folder, kind, tta):
 
 def write_with_metadata(path, table, metadata):
     """Write a csv of probabilities and the json beside it."""
-    sidecar = path.with_suffix(".json")
-    files.remove(sidecar)  # invalidate first: a csv without its json is treated as missing
+    files.remove(path.with_suffix(".json"))  # invalidate first: a csv without its json is treated as missing
     files.write_csv(path, table, FORMAT)
-    files.write_json(sidecar, metadata)
+    files.write_json(path.with_suffix(".json"), metadata)
 
 
 def weights_digests(run):
@@ -189,10 +186,8 @@ def made_of(run):
 
 
 def known_names(data_dir, tables):
-    """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against.
-
-    None, with a line, where there is none. The demo set, if not given, is one for its own images alone.
-    """
+    """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against;
+    None, with a line, where there is none. The demo set, if not given, is one for its own images alone."""
     found = demo.find(data_dir)
     if found and (data_dir or (found / "eval" / "info.csv").is_file()):
         path, table = dataset.read_info(found)
@@ -204,15 +199,10 @@ def known_names(data_dir, tables):
     return None
 
 
-ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
-
-
 @dataclass(eq=False)
 class Member:
-    """A run (`choice` of its folds: 'all', 'best', [2]) or an ensemble (`choice` None), and its tables once they are read.
-
-    eval is the mean of `folds`. matched: found by a pattern, not named by anybody, so it may be passed over.
-    """
+    """A run (`choice` of its folds: 'all', 'best', [2]) or an ensemble (`choice` None), and its tables once they are read:
+    eval is the mean of `folds`. matched: found by a pattern, not named by anybody, so it may be passed over."""
 
     name: str
     folder: Path
@@ -254,9 +244,9 @@ def open_member(name, folds="all"):
         return Member(str(folder), folder, "label", None)
     run = experiment.find_run(folder)
     target = experiment.read_args(run)["target"]
-    if not one:
-        return Member(str(run), run, target, folds)
-    return Member(name, run, target, "best" if one["best"] else [int(one["number"])])
+    if one:
+        return Member(name, run, target, "best" if one["best"] else [int(one["number"])])
+    return Member(str(run), run, target, folds)
 
 
 def find_members(patterns, folds="all", option="--models"):
@@ -283,10 +273,10 @@ def find_members(patterns, folds="all", option="--models"):
 
 def _leave_out(members, passed):
     """The members that are not among `passed`, {name: reason}, which a line lists; InputError when none is left."""
-    by_reason = {}
-    for name, reason in passed.items():
-        by_reason.setdefault(reason, []).append(name)
     if passed:
+        by_reason = {}
+        for name, reason in passed.items():
+            by_reason.setdefault(reason, []).append(name)
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
         errors.log(f"passed over, {len(passed)} of what patterns match: {listed}")
     left = [member for member in members if member.name not in passed]
@@ -357,8 +347,7 @@ def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir
     """The members with tables of the images of info.csv and the people of train.csv, where a data folder is given or found.
 
     `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing or lack images, when nothing
-    is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images.
-    """
+    is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images."""
     members = read_oofs(members, tta, needs_oof)
     check_same_images(members, "oof", "image")
     align_oof(members, data_dir)
@@ -430,13 +419,10 @@ def lacking_message(apart, names, info):
 
 
 def align_oof(members, data_dir):
-    """Keep the rows of oof tables whose people train.csv of the data folder that is given or found has, with its labels.
-
-    Lines tell of both. InputError when nobody is left, as of other data; a demo set that was not given is no matter then.
-    """
-    place = demo.find(data_dir)
-    csv, changed, gone = place and place / "train" / "train.csv", 0, 0
-    if not place or not csv.is_file():
+    """Keep the rows of oof tables whose people train.csv of the data folder that is given or found has, with its labels; lines
+    tell of both. InputError when nobody is left, as of other data; a demo set that was not given is no matter then."""
+    place, changed, gone = demo.find(data_dir), 0, 0
+    if not place or not (csv := place / "train" / "train.csv").is_file():
         return
     people = dataset.read_people(place)
     for member in (member for member in members if member.oof is not None):
@@ -482,8 +468,7 @@ def oof_truth(members):
 def write_summary(run, target, kfold):
     """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
 
-    Scores are against official labels, None for a nofold run. A list of runs reads this file alone, so options are in it.
-    """
+    Scores are against official labels, None for a nofold run. A list of runs reads this file alone, so options are in it."""
     run, scores = Path(run), dict.fromkeys(("oof_f1", "oof_acc", "oof_f1_ci95"))
     with files.lock(run, wait=True):
         folds = list(experiment.done_folds(run).values())  # under the lock: of several processes the last to write sees all

@@ -88,8 +88,7 @@ def threads_of_a_fold(args):
 def resumable(args, argv, ranks):
     """Add the command that goes on with the run to what ends it for a passing reason: a signal, the disk, memory.
 
-    `args.resume` is the run from `open_run` on. The folder of a new run that learnt nothing before memory ran out goes.
-    """
+    `args.resume` is the run from `open_run` on. The folder of a new run that learnt nothing before memory ran out goes."""
     is_new = args.resume is None
     try:
         yield
@@ -232,8 +231,7 @@ def check_room(args, net, images, pixels):
     """InputError where a volume has no room for a new run of models like `net`, and for `pixels` bytes of the image cache.
 
     An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
-    training also have their checkpoint, twice while it is replaced.
-    """
+    training also have their checkpoint, twice while it is replaced."""
     needs = [("--cache-dir", args.cache_dir, "decoded images", pixels)] if pixels else []
     if net is not None:
         folds = len(experiment.fold_numbers(args))
@@ -249,8 +247,7 @@ def check_room(args, net, images, pixels):
 def settle(args, data, net, ranks):
     """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net` (None: resumed, and they are).
 
-    InputError for what would only fail in training: an optimizer that can't be, nobody left to train, images for no step.
-    """
+    InputError for what would only fail in training: an optimizer that can't be, nobody left to train, images for no step."""
     if net is not None:
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
         hardware.choose_precision(args, net, ranks)
@@ -289,12 +286,11 @@ def continue_run(args, run, folds, digest):
         raise InputError(f"{run / 'folds.csv'}: other people than in {args.data_dir}/train/train.csv; give its --data-dir")
     if experiment.missing(run, args, experiment.fold_numbers(args)):
         experiment.check_data(run, digest)
-    with files.lock(run, wait=True):
-        experiment.remove_leftovers(run)
     before, names = experiment.read_args(run), ("epochs", "keep_state", "weights", "model")
     changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
-    if changed:
-        with files.lock(run, wait=True):
+    with files.lock(run, wait=True):
+        experiment.remove_leftovers(run)
+        if changed:
             experiment.write_args(run, before | changed)
     if "epochs" in changed:
         errors.log(f"epochs: {args.epochs} instead of {before['epochs']}")
@@ -352,8 +348,8 @@ def train_missing(args, run, data, fold, ranks, stop):
         raise Interrupted(code, "stopped between two folds")
     done = ranks.broadcast(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
     if fold in done and experiment.is_complete(args, done[fold]):
-        if ranks.first:
-            experiment.drop_state(run, fold, args.keep_state)
+        if ranks.first and not args.keep_state:
+            files.remove(engine.state_file(run, fold))
         return
     lock = experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext()
     with lock, engine.CheckpointWriter(run, fold, stop) as writer:
