@@ -265,11 +265,10 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     pictures = {image: thumbnail(file, LARGE if place(image)[0] == 0 else SMALL) for image, file in there}
     missing = len(wanted) - len(there)
     note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
-    html = document(findings, persons, images, strips, pictures, runs, note, fixed)
     files.make_dir(out, "--out")
     files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
     files.write_csv(out / "images.csv", findings.images, "%.4f")
-    files.write_text(out / "index.html", html)
+    files.write_text(out / "index.html", document(findings, persons, images, strips, pictures, runs, note, fixed))
     return persons, missing
 
 

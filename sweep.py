@@ -136,8 +136,7 @@ def read_plan(path):
         place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()
         if not line:
             continue
-        name, colon, text = line.partition(":")
-        name = name.strip()
+        name, colon, text = map(str.strip, line.partition(":"))
         if not colon or not EXPERIMENT_NAME.fullmatch(name):
             raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
         words = _words(place, text)
@@ -163,7 +162,7 @@ def _words(place, text):
         name = error.args[0]
         raise InputError(f"{place}: ${name} is not set; export {name}=... first, or write out what it stands for") from error
     except ValueError as error:  # a quotation without an end, a $ before no name, a word that follows no option
-        raise InputError(f"{place}: {error} (in {text.strip()!r})") from error
+        raise InputError(f"{place}: {error} (in {text!r})") from error
     if taken:
         raise InputError(f"{place}: {taken[0]} is given by sweep.py; see its --seeds and --output-dir")
     return words
