@@ -466,9 +466,7 @@ def oof_truth(members):
 
 
 def write_summary(run, target, kfold):
-    """Put oof.csv and summary.json of a run together from its complete folds; returns the summary (a dict).
-
-    Scores are against official labels, None for a nofold run. A list of runs reads this file alone, so options are in it."""
+    """Write oof.csv and summary.json of a run from its complete folds; returns the summary, a dict that holds the options."""
     run, scores = Path(run), dict.fromkeys(("oof_f1", "oof_acc", "oof_f1_ci95"))
     with files.lock(run, wait=True):
         folds = list(experiment.done_folds(run).values())  # under the lock: of several processes the last to write sees all

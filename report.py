@@ -327,8 +327,7 @@ def mistakes(rows, load_image, scored_as, title, limit=24):
     """Thumbnails of the most confident wrong predictions, at most 3 of a person.
 
     rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (0..1).
-    load_image(image) returns a PIL image in RGB and is asked only for what is drawn.
-    """
+    load_image(image) returns a PIL image in RGB and is asked only for what is drawn."""
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
@@ -358,8 +357,7 @@ def pick_crops(rows, limit):
 def crops(rows, load_image, geometry, title, limit=24):
     """Source images with the box of the face, and dark what `geometry` (images.Geometry) leaves out.
 
-    rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found.
-    """
+    rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found."""
     shown, lost = pick_crops(rows, limit), int(rows["left"].isna().sum())
     subtitle = (
         f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, which keep the centre crop. "

@@ -125,8 +125,7 @@ class Data:
     """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
 
     With --pseudo, `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
-    `good_eval` is False for eval images that can't be read.
-    """
+    `good_eval` is False for eval images that can't be read."""
 
     images: pd.DataFrame
     labels: object  # of dataset.make_labels
@@ -440,8 +439,7 @@ def keep_epoch(fit, writer, data, probs):
 
 def put_epoch(fit, writer, first, state, earlier=(), on=""):
     """Write an epoch's files while training goes on: by the functions `first`, then log (`earlier` rows before the fit's own),
-    `state` and events, all as they are now; once they are there log a line, with the words `on` about who trained.
-    """
+    `state` and events, all as they are now; once they are there log a line, with the words `on` about who trained."""
     history, state, row = engine.copied([*earlier, *fit.history]), engine.copied(state), fit.history[-1]
     score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
     best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
@@ -475,8 +473,7 @@ def finish_on_all(fit, writer, data, last):
     """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone.
 
     After the contest's 1st place. The learning rates are those of these epochs, the optimizer begins anew. `last`: the state of
-    a stopped `finish_on_all`, or None. Returns the epochs' rows of the log.
-    """
+    a stopped `finish_on_all`, or None. Returns the epochs' rows of the log."""
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
     if best < args.finish_on_all and ranks.first:
         short = f"--finish-on-all {args.finish_on_all} repeats {best} of them"
