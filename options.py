@@ -7,7 +7,9 @@ import argparse
 import json
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import demo
 import errors
@@ -16,6 +18,8 @@ from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
 from errors import InputError, did_you_mean, one_line
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
+SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
+ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext)  # a hardware.Ranks
 
 
 def _number(kind, fits, what):
@@ -204,7 +208,6 @@ RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_mi
 def make_parser():
     """The parser of train.py."""
     import augment
-    import engine
     import loss
     import optim
 
@@ -243,7 +246,7 @@ def make_parser():
     add("--drop-path", type=fraction, metavar="P", help="stochastic depth: drop rate of the last block; else the model's own")
 
     add = parser.add_argument_group("sampling and mixing").add_argument
-    add("--sampler", choices=engine.SAMPLERS, default="shuffle",
+    add("--sampler", choices=SAMPLERS, default="shuffle",
         help="shuffle: every image once per epoch; balanced: classes equally often; sqrt: by square root of class size; "
              "person: one image per person (each eval image of --pseudo counts as one)")  # fmt: skip
     add("--mix", choices=augment.MIXES, default="none", help="mix pairs of images; halves: left and right half of two faces")
@@ -298,12 +301,11 @@ def make_parser():
 
 def parse_args(argv, ranks=None, draw=True):
     """Options, resolved and checked as far as no data is needed; with --resume those of the run. draw: the demo set."""
-    import hardware
     import loss
     import model
     import optim
 
-    ranks = ranks or hardware.ALONE
+    ranks = ranks or ALONE
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
@@ -328,7 +330,7 @@ def parse_args(argv, ranks=None, draw=True):
     args.img_size = pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = pair(parser, "--crop", args.crop) if args.crop else None
     check_bounds(parser, args.age_bounds)
-    check_together(parser, args)
+    check_together(parser, args, ranks.world)
     mixes = args.mix != "none"
     check_idle(parser, args, given, [
         ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
@@ -338,10 +340,8 @@ def parse_args(argv, ranks=None, draw=True):
     return args
 
 
-def check_together(parser, args):
+def check_together(parser, args, world):
     """Refuse options that contradict each other, of a resumed run too."""
-    import hardware
-
     if args.target == "age" and tuple(args.age_bounds) != OFFICIAL_BOUNDS:
         parser.error("--age-bounds: --target age learns single years; cut them anywhere with ensemble.py --age-bounds")
     if args.kfold == 1:
@@ -367,7 +367,7 @@ def check_together(parser, args):
         parser.error(f"--finish-on-all {args.finish_on_all}: {why}; leave one of the two out")
     if args.parallel_folds != 1 and args.auto_batch and args.resume is None:  # of a run that goes on it is settled
         parser.error(f"--parallel-folds {args.parallel_folds}: --auto-batch measures one fold alone; leave one of them out")
-    if args.parallel_folds != 1 and hardware.world_size() > 1:
+    if args.parallel_folds != 1 and world > 1:
         parser.error(f"--parallel-folds {args.parallel_folds}: under torchrun all processes train one fold together")
 
 
@@ -394,7 +394,7 @@ def resumed_args(parser, args, given, ranks):
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})
     args.data_dir = str(demo.locate(args.data_dir)[0])
     args.model = model.current_name(args.model, tell=True)
-    check_together(parser, args)
+    check_together(parser, args, ranks.world)
     return args
 
 

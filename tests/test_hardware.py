@@ -29,6 +29,7 @@ import experiment
 import hardware
 import images
 import model
+import options
 import train
 from errors import InputError, Interrupted
 from files import DiskError
@@ -591,11 +592,10 @@ def test_threads_are_shared_by_as_many_folds_as_there_are(options, threads, shar
     assert train.threads_of_a_fold(parse_args(argv)) == threads
 
 
-def test_parallel_folds_are_refused_where_they_cannot_be(shared_data, monkeypatch):
+def test_parallel_folds_are_refused_where_they_cannot_be(shared_data):
     argv = ["--data-dir", str(shared_data), "--model", "test_resnet"]
     with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
         parse_args([*argv, "--parallel-folds", "0"])
-    for name, value in helpers.torchrun_environment(2).items():
-        monkeypatch.setenv(name, value)
+    two = SimpleNamespace(**vars(options.ALONE) | {"world": 2})
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        parse_args([*argv, "--parallel-folds", "2"])
+        parse_args([*argv, "--parallel-folds", "2"], two)

@@ -5,7 +5,9 @@ import shutil
 import timm
 from conftest import without_pictures
 
+import augment
 import demo
+import engine
 import experiment
 import options
 import train
@@ -46,3 +48,7 @@ def test_a_run_that_began_with_a_deprecated_name_goes_on_under_the_current_one(r
             assert train.main(["--resume", str(run / "args.yaml"), "--quiet"]) == 0
         assert experiment.read_args(run)["model"] == "test_resnet"
         assert capsys.readouterr().err.count("--model old_resnet: an old name; timm calls it test_resnet now") == told
+
+
+def test_names_that_are_stated_here_are_those_of_the_modules_that_take_torch():
+    assert set(options.TTAS) == set(augment.TTAS) and set(options.SAMPLERS) == set(engine.SAMPLERS)
