@@ -27,7 +27,6 @@ import demo
 import files
 import images
 import metrics
-import options
 import predictions
 from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, class_parts, marginals, scored_probs
 from errors import InputError, did_you_mean
@@ -37,12 +36,12 @@ FLOWS, CERTAIN = 15, 10  # rows of the console's lists
 
 
 def parse_args(argv):
-    parser = options.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
+    parser = errors.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
     parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
     parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
     parser.add_argument("--images", action="store_true", help="list every image that differs")
-    parser.add_argument("--out", type=options.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
-    parser.add_argument("--limit", type=options.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
+    parser.add_argument("--out", type=errors.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
+    parser.add_argument("--limit", type=errors.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
     parser.add_argument("--data-dir", help="the competition's folder, for the images; without it as in train.py")
     return parser.parse_args(argv)
 

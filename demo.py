@@ -156,13 +156,11 @@ def _write_person(job):
 
 
 def main(argv=None):
-    import options  # not at the top: options.py asks this module for the data folder
-
-    parser = options.Parser("Draw the demo set: faces in the competition's layout, so that everything runs where no data is.")
+    parser = errors.Parser("Draw the demo set: faces in the competition's layout, so that everything runs where no data is.")
     parser.add_argument("--out", default="data-demo", metavar="DIR", help="folder to make")
-    parser.add_argument("--people", type=options.positive_int, default=300, metavar="N", help="people to train on")
-    parser.add_argument("--eval-people", type=options.positive_int, default=80, metavar="N", help="people to be judged on")
-    parser.add_argument("--seed", type=options.natural_int, default=0)
+    parser.add_argument("--people", type=errors.positive_int, default=300, metavar="N", help="people to train on")
+    parser.add_argument("--eval-people", type=errors.positive_int, default=80, metavar="N", help="people to be judged on")
+    parser.add_argument("--seed", type=errors.natural_int, default=0)
     args = parser.parse_args(argv)
     draw_demo(args.out, args.people, args.eval_people, args.seed)
     print(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")

@@ -359,7 +359,7 @@ def bounds_option(args):
 
 
 def parse_args(argv):
-    parser = options.Parser("Combine runs into one submission: any mix of targets that decide mask, gender and age group.")
+    parser = errors.Parser("Combine runs into one submission: any mix of targets that decide mask, gender and age group.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN",
                         help="run or ensemble folders, RUN:foldN, RUN:best, or patterns in quotes")  # fmt: skip
     parser.add_argument("--method", choices=blend.METHODS, default="soft",
@@ -374,12 +374,12 @@ def parse_args(argv):
     parser.add_argument("--persons", action="store_true",
                         help="images that look like one person share gender and age; the contest's rules decide")  # fmt: skip
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument("--age-bounds", type=options.whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
+    cut.add_argument("--age-bounds", type=errors.whole_int, nargs=2, default=list(OFFICIAL_BOUNDS), metavar=("LO", "HI"),
                      help="where the distributions of target age runs are cut")  # fmt: skip
     cut.add_argument("--tune-bounds", action="store_true", help="find that cut on out-of-fold predictions, and draw bounds.png")
     options.add_folds(parser, numbers=False)
     options.add_tta(parser)
-    parser.add_argument("--seed", type=options.natural_int, default=0, help="of the parts of the people that are scored")
+    parser.add_argument("--seed", type=errors.natural_int, default=0, help="of the parts of the people that are scored")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -1,14 +1,17 @@
-"""User errors and signals: one line on stderr and an exit code, never a traceback."""
+"""User errors and signals: one line on stderr and an exit code, never a traceback; and the command-line parser for that."""
 
+import argparse
 import contextlib
 import ctypes
 import difflib
 import errno
 import io
+import math
 import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129}
@@ -103,6 +106,75 @@ def log(text):
     """Print a line for the user to stderr, at once."""
     with contextlib.suppress(OSError, RuntimeError):  # where nobody can read it; in a signal's handler, amid another line
         print(text, file=sys.stderr, flush=True)
+
+
+# ---- command lines ----------------------------------------------------------------------------------------------------
+
+
+def number(kind, fits, what):
+    """An argparse type: `kind` of a text for which `fits`."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not a {'whole number' if kind is int else 'number'}") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is {what}")
+        return value
+
+    return parse
+
+
+whole_int = number(int, lambda value: True, "")
+positive_int = number(int, lambda value: value > 0, "not above 0")
+natural_int = number(int, lambda value: value >= 0, "below 0")
+positive_float = number(float, lambda value: 0 < value < math.inf, "not a number above 0")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each option's default as one would type it, but none where the data decide it or nothing is set."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or action.default in (argparse.SUPPRESS, []):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+
+def page(text):
+    """argparse type: the name of a page, FILE.html."""
+    if Path(text).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text} is not the name of a page, FILE.html")
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are InputErrors (one line, no usage), with suggestions for misspelt options."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(message)
+
+    def parse_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if str(word) != str(word).encode(errors="replace").decode():  # such bytes of a file's name can't be recorded
+                self.error(f"{one_line(word)}: is not UTF-8; rename what it names, or give it by a link with another name")
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            if not unknown[0].startswith("-"):
+                self.error(f"{unknown[0]}: belongs to no option; quote names with spaces in them, as 'a name'")
+            self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
+        return parsed
+
+    def given(self, args=None):
+        """Names (dest) of the options that stand in the command line itself."""
+        words = {str(word).partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        return {action.dest for action in self._actions if words & set(action.option_strings)}
 
 
 # ---- a script's process -----------------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ def read_pseudo(run, target):
 
 
 def parse_args(argv):
-    parser = options.Parser("Predict the eval images with trained runs; write a submission where a run decides all 18 classes.")
+    parser = errors.Parser("Predict the eval images with trained runs; write a submission where a run decides all 18 classes.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders of train.py")
     options.add_folds(parser, numbers=True)
     options.add_tta(parser)

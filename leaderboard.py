@@ -31,7 +31,6 @@ from scipy.special import stdtrit
 import experiment
 import files
 import metrics
-import options
 import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, did_you_mean
@@ -477,16 +476,16 @@ def diff_text(names, directories):
 
 
 def parse_args(argv):
-    parser = options.Parser("List all runs and ensembles in a table, with what their options and leaderboard scores tell.")
+    parser = errors.Parser("List all runs and ensembles in a table, with what their options and leaderboard scores tell.")
     parser.add_argument("runs", nargs="?", help="folder that holds the runs; without it runs/")
     parser.add_argument("--submissions", metavar="DIR", help="folder that holds the ensembles; without it submissions/")
     parser.add_argument("--lb", type=lb_score, action="append", default=[], metavar="NAME=SCORE",
                         help="record a leaderboard score for good, such as 04-soft-3runs=0.7478 (may be repeated)")  # fmt: skip
     parser.add_argument("--sort", default="oof_f1", metavar="COLUMN",
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
-    parser.add_argument("--bootstrap", type=options.natural_int, default=0, metavar="N",
+    parser.add_argument("--bootstrap", type=errors.natural_int, default=0, metavar="N",
                         help="resamples of people for the intervals of main effects, from every oof.csv")  # fmt: skip
-    parser.add_argument("--html", type=options.page, metavar="FILE.html",
+    parser.add_argument("--html", type=errors.page, metavar="FILE.html",
                         help="write the table, effects and OOF against LB as a page")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="the table as Markdown, for a team page")

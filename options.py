@@ -8,89 +8,22 @@ import json
 import math
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import demo
 import errors
 import experiment
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
-from errors import InputError, did_you_mean, one_line
+from errors import InputError, Parser, natural_int, number, positive_float, positive_int, whole_int
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
 ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext)  # a hardware.Ranks
 
-
-def _number(kind, fits, what):
-    """An argparse type: `kind` of a text for which `fits`."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            wanted = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text} is not a {wanted}") from None
-        if not fits(value):
-            raise argparse.ArgumentTypeError(f"{text} is {what}")
-        return value
-
-    return parse
-
-
-whole_int = _number(int, lambda value: True, "")
-positive_int = _number(int, lambda value: value > 0, "not above 0")
-natural_int = _number(int, lambda value: value >= 0, "below 0")
-positive_float = _number(float, lambda value: 0 < value < math.inf, "not a number above 0")
-natural_float = _number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
-fraction = _number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
-share = _number(float, lambda value: 0 < value <= 1, "not a number above 0 and up to 1")
-confidence = _number(float, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each option's default as one would type it, but none where the data decide it or nothing is set."""
-
-    def _get_help_string(self, action):
-        if action.default is None or action.default is False or action.default in (argparse.SUPPRESS, []):
-            return action.help
-        if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
-
-
-def page(text):
-    """argparse type: the name of a page, FILE.html."""
-    if Path(text).suffix.lower() not in (".html", ".htm"):
-        raise argparse.ArgumentTypeError(f"{text} is not the name of a page, FILE.html")
-    return text
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are InputErrors (one line, no usage), with suggestions for misspelt options."""
-
-    def __init__(self, description):
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-
-    def error(self, message):
-        raise InputError(message)
-
-    def parse_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
-            if str(word) != str(word).encode(errors="replace").decode():  # such bytes of a file's name can't be recorded
-                self.error(f"{one_line(word)}: is not UTF-8; rename what it names, or give it by a link with another name")
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-            if not unknown[0].startswith("-"):
-                self.error(f"{unknown[0]}: belongs to no option; quote names with spaces in them, as 'a name'")
-            self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
-        return parsed
-
-    def given(self, args=None):
-        """Names (dest) of the options that stand in the command line itself."""
-        words = {str(word).partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
-        return {action.dest for action in self._actions if words & set(action.option_strings)}
+natural_float = number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
+fraction = number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
+share = number(float, lambda value: 0 < value <= 1, "not a number above 0 and up to 1")
+confidence = number(float, lambda value: 0 <= value <= 1, "not a number from 0 to 1")
 
 
 def add_data(parser):
@@ -350,9 +283,9 @@ def check_together(parser, args, world):
         parser.error("--scheduler Plateau: follows the validation F1, and --kfold 0 has none")
     args.fold = args.fold and list(dict.fromkeys(args.fold))
     last = max(args.kfold, 1) - 1
-    for number in args.fold or ():
-        if not 0 <= number <= last:
-            parser.error(f"--fold {number}: --kfold {args.kfold} has the folds 0 to {last}")
+    for fold in args.fold or ():
+        if not 0 <= fold <= last:
+            parser.error(f"--fold {fold}: --kfold {args.kfold} has the folds 0 to {last}")
     if "ordinal" in args.loss and args.target not in ("age", "age_group"):
         has = f"--target {args.target} has none, age and age_group"
         parser.error(f"--loss {args.loss}: ordinal needs classes with an order; {has}")

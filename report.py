@@ -29,7 +29,6 @@ from PIL import Image, ImageOps
 import dataset
 import demo
 import metrics
-import options
 from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_parts, decode
 from errors import InputError
 from experiment import read_args
@@ -419,11 +418,11 @@ def bounds(study, parts, title):
 def main(argv=None):
     import noise  # here: train.py takes its figures from this module, and scipy.optimize is half a second of a start
 
-    parser = options.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
+    parser = errors.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
     parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
-    parser.add_argument("--noise-rate", type=options.positive_float, default=0.01, metavar="P",
+    parser.add_argument("--noise-rate", type=errors.positive_float, default=0.01, metavar="P",
                         help="share of labels that are wrong, a guess")  # fmt: skip
-    parser.add_argument("--top", type=options.positive_int, default=50, metavar="N", help="suggestions of each part at most")
+    parser.add_argument("--top", type=errors.positive_int, default=50, metavar="N", help="suggestions of each part at most")
     parser.add_argument("--out", default="label-noise", metavar="DIR", help="folder of the files; older ones are replaced")
     parser.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
     args = parser.parse_args(argv)

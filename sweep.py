@@ -35,7 +35,6 @@ import scipy.stats
 
 import files
 import metrics
-import options
 import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, Interrupted
@@ -317,10 +316,10 @@ POLL_SECONDS = 0.2
 
 
 def parse_args(argv):
-    parser = options.Parser("Run and compare many experiments, listed in a file, one after another or several at once.")
+    parser = errors.Parser("Run and compare many experiments, listed in a file, one after another or several at once.")
     parser.add_argument("file", help="text with a line NAME: OPTIONS an experiment; common: OPTIONS holds for all")
-    parser.add_argument("--seeds", type=options.natural_int, nargs="+", default=[42], metavar="S", help="each experiment's")
-    parser.add_argument("--jobs", type=options.positive_int, default=1, metavar="N",
+    parser.add_argument("--seeds", type=errors.natural_int, nargs="+", default=[42], metavar="S", help="each experiment's")
+    parser.add_argument("--jobs", type=errors.positive_int, default=1, metavar="N",
                         help="runs at once, each on its part of the CPU threads")  # fmt: skip
     parser.add_argument("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
     only = parser.add_mutually_exclusive_group()

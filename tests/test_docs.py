@@ -104,7 +104,7 @@ def why_refused(words):
     if name in TOOLS_THAT_TRAIN:
         float(argv.pop(0))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        for parser in (argparse.ArgumentParser, options.Parser):
+        for parser in (argparse.ArgumentParser, errors.Parser):
             patch.setattr(parser, "parse_args", stop_after(parser.parse_args, argv))
         patch.setattr(sys, "argv", [script, *argv])
         try:

@@ -279,8 +279,8 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
 
 
 def test_options_are_never_abbreviated_and_given_ones_are_known():
-    parser = options.Parser("x")
-    parser.add_argument("--number", type=options.natural_int, default=3)
+    parser = errors.Parser("x")
+    parser.add_argument("--number", type=errors.natural_int, default=3)
     parser.add_argument("--other", default="a")
     assert parser.given(["--number", "3"]) == {"number"}
     with pytest.raises(errors.InputError, match=r"--numb: no such option\. Did you mean --number"):
@@ -288,12 +288,12 @@ def test_options_are_never_abbreviated_and_given_ones_are_known():
 
 
 @pytest.mark.parametrize(("kind", "good", "bad"), [
-    (options.positive_int, "1", "0"), (options.natural_int, "0", "-1"), (options.positive_float, "0.1", "0"),
-    (options.natural_float, "0", "-0.1"), (options.fraction, "0", "1"), (options.positive_float, "1", "nan"),
-    (options.confidence, "1", "1.1"), (options.confidence, "0", "nan"), (options.whole_int, "-1", "1.5"),
+    (errors.positive_int, "1", "0"), (errors.natural_int, "0", "-1"), (errors.positive_float, "0.1", "0"),
+    (options.natural_float, "0", "-0.1"), (options.fraction, "0", "1"), (errors.positive_float, "1", "nan"),
+    (options.confidence, "1", "1.1"), (options.confidence, "0", "nan"), (errors.whole_int, "-1", "1.5"),
 ])  # fmt: skip
 def test_number_types_refuse_what_is_out_of_range(kind, good, bad):
-    parser = options.Parser("x")
+    parser = errors.Parser("x")
     parser.add_argument("--value", type=kind)
     assert parser.parse_args(["--value", good]).value == float(good)
     with pytest.raises(errors.InputError, match=f"argument --value: {bad} "):
@@ -303,7 +303,7 @@ def test_number_types_refuse_what_is_out_of_range(kind, good, bad):
 
 
 def test_defaults_are_shown_and_none_is_not():
-    parser = options.Parser("x")
+    parser = errors.Parser("x")
     parser.add_argument("--pair", default=[30, 60], help="two")
     parser.add_argument("--empty", default=[], help="none given")
     parser.add_argument("--zero", default=0, help="a number")

@@ -443,20 +443,18 @@ FRACTIONS = {
 
 
 def parse_args(argv):
-    parser = options.Parser("Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline.")
+    parser = errors.Parser("Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline.")
     group = parser.add_argument_group("measurement")
     group.add_argument("--what", choices=FRACTIONS, default="train", help="what is measured")
-    group.add_argument("--repeats", type=options.positive_int, default=5, metavar="N", help="rounds that count")
-    group.add_argument(
-        "--seconds", type=options.positive_float, default=10.0, metavar="S", help="of each measurement, at least"
-    )
+    group.add_argument("--repeats", type=errors.positive_int, default=5, metavar="N", help="rounds that count")
+    group.add_argument("--seconds", type=errors.positive_float, default=10.0, metavar="S", help="of each measurement, at least")
     group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
     group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
-    group.add_argument("--workers", type=options.natural_int, default=joblib.cpu_count(), metavar="N",
+    group.add_argument("--workers", type=errors.natural_int, default=joblib.cpu_count(), metavar="N",
                        help="processes of the usual pipeline's DataLoader")  # fmt: skip
-    group.add_argument("--images", type=options.positive_int, default=2000, metavar="N",
+    group.add_argument("--images", type=errors.positive_int, default=2000, metavar="N",
                        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
-    group.add_argument("--folds", type=options.positive_int, default=5, metavar="K", help="--what inference: models")
+    group.add_argument("--folds", type=errors.positive_int, default=5, metavar="K", help="--what inference: models")
     options.add_tta(group)
     group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
     options.add_data(parser)

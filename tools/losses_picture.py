@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 import loss
-import options
 import report
 from dataset import LABELS
 from errors import InputError
@@ -84,7 +83,7 @@ def losses_figure():
 
 
 def main(argv=None):
-    parser = options.Parser("Draw what the training losses ask of a sample, against the probability of its true class.")
+    parser = errors.Parser("Draw what the training losses ask of a sample, against the probability of its true class.")
     parser.add_argument("--out", default="losses.png", metavar="FILE", help="the picture")
     args = parser.parse_args(argv)
     if not Path(args.out).parent.is_dir():
