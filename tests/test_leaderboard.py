@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.linear_model import LinearRegression
 import experiment
 import files
 import leaderboard
+import metrics
 from errors import InputError
 from leaderboard import Record
 
@@ -33,8 +35,13 @@ def make_run(root, name, target="label", kfold=2, folds=None, scores=SCORES, peo
         (run / f"fold{fold}").mkdir()
         (run / f"fold{fold}" / "fold.json").write_text(json.dumps(facts))
     if scores is not None:
-        rows = [{"fold": fold, "best_epoch": 1, "val_f1": 0.5, "val_acc": 0.6} for fold in folds]
-        facts = {"folds": rows, "seconds": 125.0, "options": options, "people": experiment.validated_people(run), **scores}
+        facts = {
+            "folds": [{"fold": fold} for fold in folds],
+            "seconds": 125.0,
+            "options": options,
+            "people": experiment.validated_people(run),
+            **scores,
+        }
         (run / "summary.json").write_text(json.dumps(facts))
     return run
 
@@ -55,27 +62,23 @@ def run(name, target="label", f1=0.5, **facts):
     return Record(Path("runs", name), True, target, leaderboard.SCORED_AS[target], **facts)
 
 
-def ensemble(name, weights, **facts):
-    members = [{"run": f"runs/{index}", "weight": weight} for index, weight in enumerate(weights)]
-    return Record(Path("submissions", name), False, "label", "label", options={"members": members}, folds=weights, **facts)
-
-
-# ---- main effects --------------------------------------------------------------------------------------------------
-
-
 def by_level(found):
     return {(effect.factor, effect.level): effect for effect in found}
 
 
 def test_one_factor_is_the_difference_of_means_with_students_interval():
     """focal 0.52, 0.54 (mean 0.53), ce 0.50, 0.48 (mean 0.49): +0.04. Residuals are 0.01 each, so s^2 = 4 * 0.0001 / 2 =
-    0.0002, the variance of the difference 0.0002 * (1/2 + 1/2), and with t(2) = 4.302653 half the interval is 0.060849."""
-    found, freedom = leaderboard.main_effects([0.52, 0.54, 0.50, 0.48], {"loss": ["focal", "focal", "ce", "ce"]})
-    focal, ce = found
+    0.0002, the variance of the difference 0.0002 * (1/2 + 1/2), and with t(2) = 4.302653 half the interval is 0.060849.
+    Among two draws of people the effect is 0.04 and 0.02: their sd 0.01 is added in squares."""
+    scores, factors = [0.52, 0.54, 0.50, 0.48], {"loss": ["focal", "focal", "ce", "ce"]}
+    (focal, ce), freedom = leaderboard.main_effects(scores, factors)
     assert (freedom, focal.level, focal.runs) == (2, "focal", 2)
     assert focal.raw == pytest.approx(0.04) and focal.value == pytest.approx(0.04)
     assert focal.high - focal.value == pytest.approx(4.302653 * 0.0002**0.5, rel=1e-6)
     assert (ce.value, ce.low, ce.high) == pytest.approx((-0.04, -focal.high, -focal.low))
+    draws = np.array([[0.52, 0.52], [0.54, 0.54], [0.50, 0.52], [0.48, 0.50]])
+    both = leaderboard.main_effects(scores, factors, draws)[0][0]
+    assert (both.high - both.value) ** 2 == pytest.approx((focal.high - focal.value) ** 2 + (1.959964 * 0.01) ** 2)
 
 
 def test_equals_a_direct_fit_with_dummy_coding():
@@ -130,13 +133,6 @@ def test_without_a_degree_of_freedom_there_is_no_interval_but_that_over_people()
     assert effect.level == "focal" and effect.high - effect.value == pytest.approx(1.959964 * 0.0006**0.5, rel=1e-6)
 
 
-def test_the_spread_over_people_widens_the_interval_in_squares():
-    scores, factors = [0.52, 0.54, 0.50, 0.48], {"loss": ["focal", "focal", "ce", "ce"]}
-    draws = np.array([[0.52, 0.52], [0.54, 0.54], [0.50, 0.52], [0.48, 0.50]])  # the effect is 0.04 and 0.02: sd 0.01
-    alone, both = (leaderboard.main_effects(scores, factors, one)[0][0] for one in (None, draws))
-    assert (both.high - both.value) ** 2 == pytest.approx((alone.high - alone.value) ** 2 + (1.959964 * 0.01) ** 2)
-
-
 def test_what_is_a_factor_and_what_is_left_out():
     """ema by its two values; lr follows from the optimizer, SGD's own, so it would leave nothing of it; warmup_epochs has
     four values in six runs; one run knows no clip_grad, and mix_rare differs in that alone; seed and threads are no factors."""
@@ -161,87 +157,49 @@ def test_what_is_a_factor_and_what_is_left_out():
     assert leaderboard.factors_among(one_to_one) == ({"loss": ["ce", "focal"], "gamma": ["2", "3"]}, [])
 
 
-# ---- a folder ------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_read_from_its_summary_whatever_its_name(tmp_path):
+def test_finished_stopped_nofold_and_older_runs_whatever_their_names(tmp_path):
+    """Without a summary options are those of args.yaml, and folds those that are complete."""
     record = leaderboard.read_record(make_run(tmp_path, "01-AdamP-StepLR-FL-v0-mask_5fold", target="age", optimizer="sgd"))
     assert (record.is_run, record.target, record.scored_as, record.options["optimizer"]) == (True, "age", "age_group", "sgd")
     assert (record.folds, record.kfold, record.people[0], record.lb) == ([0, 1], 2, 4, None)
     assert (record.oof_f1, record.oof_acc, record.oof_f1_ci95, record.seconds) == (0.52, 0.58, [0.48, 0.55], 125.0)
-
-
-def test_stopped_nofold_and_older_runs(tmp_path):
-    """Without a summary options are those of args.yaml, and folds those that are complete."""
     stopped = leaderboard.read_record(make_run(tmp_path, "stopped", folds=[1], scores=None, lr=0.1))
     assert (stopped.folds, stopped.oof_f1, stopped.seconds, stopped.options["lr"]) == ([1], None, 60.0, 0.1)
     nothing = leaderboard.read_record(make_run(tmp_path, "nothing", folds=[], scores=None))
-    assert (nothing.folds, nothing.seconds) == ([], None)
     nofold = leaderboard.read_record(make_run(tmp_path, "nofold", kfold=0, scores=dict.fromkeys(SCORES)))
-    assert (nofold.folds, nofold.oof_f1) == ([0], None)
+    assert (nothing.folds, nothing.seconds, nofold.folds, nofold.oof_f1) == ([], None, [0], None)
     older = make_run(tmp_path, "older", lr=0.1)
     (older / "summary.json").write_text(json.dumps({**SCORES, "folds": [{"fold": 0}]}))
-    record = leaderboard.read_record(older)
-    assert (record.folds, record.options["lr"], record.people) == ([0], 0.1, nothing.people)
+    older = leaderboard.read_record(older)
+    assert (older.folds, older.options["lr"], older.people) == ([0], 0.1, nothing.people)
 
 
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("summary.json", '{"oof_f1": 0.5', "summary.json: "),
-    ("summary.json", "[]", "summary.json: "),
     ("summary.json", '{"oof_f1": 52.1}', r"summary.json: damaged \(52.1 is no number from 0 to 1\)"),
     ("summary.json", '{"oof_f1": NaN}', "summary.json: damaged"),
-    ("summary.json", '{"oof_acc": "high"}', "summary.json: damaged"),
     ("summary.json", '{"oof_f1_ci95": 0.1}', "summary.json: damaged"),
-    ("summary.json", '{"folds": [1]}', "summary.json: damaged"),
     ("summary.json", '{"options": {"target": "nose"}, "people": [1, ""]}', "summary.json: damaged"),
     ("lb.json", '{"lb": 0.7}', "lb.json: damaged .lacks 'history'.; delete it to record the score anew"),
-    ("lb.json", "{", "lb.json: "),
 ])  # fmt: skip
-def test_a_damaged_file_is_named_and_the_others_shown(tmp_path, capsys, file, content, message):
+def test_a_damaged_file_is_named_and_other_runs_and_ensembles_are_shown(tmp_path, capsys, file, content, message):
     damaged = make_run(tmp_path / "runs", "run")
     make_run(tmp_path / "runs", "fine")
     (damaged / file).write_text(content)
+    make_ensemble(tmp_path / "runs", "ensemble", {})
+    make_ensemble(tmp_path / "runs", ".03-soft.77.tmp", {})
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "todo.txt").write_text("")
     found, count = leaderboard.collect([tmp_path / "runs"])
-    assert ([record.name for record in found], count) == (["fine"], 1)
+    assert ([record.name for record in found], count) == (["ensemble", "fine"], 1)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {damaged}") and re.search(message, line)
 
 
-def test_other_folders_are_passed_over_and_files_ignored(tmp_path):
-    make_run(tmp_path, "run")
-    make_ensemble(tmp_path, "ensemble", {})
-    make_ensemble(tmp_path, ".03-soft.77.tmp", {})
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "todo.txt").write_text("")
-    found, damaged = leaderboard.collect([tmp_path])
-    assert ([record.name for record in found], damaged) == (["ensemble", "run"], 0)
-
-
-def test_scores_are_kept_with_all_earlier_ones(tmp_path):
-    run = make_run(tmp_path, "run")
-    assert leaderboard.record_lb(run, 0.7444) is None
-    assert leaderboard.record_lb(run, 0.7478) == 0.7444
-    written = json.loads((run / "lb.json").read_text())
-    assert (written["lb"], [row["lb"] for row in written["history"]]) == (0.7478, [0.7444, 0.7478])
-    assert leaderboard.read_record(run).lb == 0.7478
-    (run / "lb.json").write_text("{")
-    with pytest.raises(InputError, match=r"lb\.json: "):  # and is never written over
-        leaderboard.record_lb(run, 0.7)
-    assert (run / "lb.json").read_text() == "{"
-
-
-def test_unknown_and_ambiguous_names(tmp_path):
-    make_run(tmp_path / "runs", "02-AdamP-v5")
-    places = [tmp_path / "runs", tmp_path / "submissions"]
-    places[1].mkdir()
-    with pytest.raises(InputError, match=r"--lb 02-AdamP-v6: no such run or ensemble\. Did you mean 02-AdamP-v5\?"):
-        leaderboard.find_record("02-AdamP-v6", places, "--lb")
-    make_ensemble(tmp_path / "submissions", "02-AdamP-v5", {})
-    with pytest.raises(InputError, match=r"02-AdamP-v5: stands for .*runs/02-AdamP-v5 and .*submissions/02-AdamP-v5; give"):
-        leaderboard.find_record("02-AdamP-v5", places, "--lb")
-
-
-# ---- the table -----------------------------------------------------------------------------------------------------
+def test_ambiguous_names(tmp_path):
+    folder, other = make_run(tmp_path / "runs", "02-v5"), make_ensemble(tmp_path / "submissions", "02-v5", {})
+    with pytest.raises(InputError, match=f"02-v5: stands for {folder} and {other}; give the folder"):
+        leaderboard.find_record("02-v5", [folder.parent, other.parent], "--lb")
 
 
 def names(groups):
@@ -251,12 +209,11 @@ def names(groups):
 
 def test_sections_put_what_compares_together_best_first_and_unscored_last():
     found = [run("m", "mask", 0.9), run("b", f1=0.5), run("n", f1=None), run("g", "gender", 0.8), run("a", "age", 0.6),
-             run("ag", "age_group", 0.7), run("mu", "multi", 0.55), ensemble("e", [1], oof_f1=0.6)]  # fmt: skip
+             run("ag", "age_group", 0.7), run("mu", "multi", 0.55), replace(run("e", f1=0.6), is_run=False)]  # fmt: skip
     ordered = leaderboard.sections(found)
     assert next(iter(ordered)) == "label: macro F1 of 18 classes, 3 runs, 1 ensemble"
-    assert list(names(ordered).items()) == [
-        ("label", ["e", "mu", "b", "n"]), ("age_group", ["ag", "a"]), ("gender", ["g"]), ("mask", ["m"]),
-    ]  # fmt: skip
+    assert [(part, *found) for part, found in names(ordered).items()] == [
+        ("label", "e", "mu", "b", "n"), ("age_group", "ag", "a"), ("gender", "g"), ("mask", "m")]  # fmt: skip
     apart = leaderboard.sections([run("a", people=(700, "x")), run("b", people=(100, "y")), run("c", people=(700, "x"))])
     assert next(iter(apart)).endswith("3 runs (of 2 different sets of people: their scores do not compare)")
 
@@ -273,22 +230,15 @@ def test_every_column_sorts(column, order):
     assert "".join(names(leaderboard.sections(found, column))["label"]) == order
 
 
-def test_folds():
+def test_folds_that_are_complete_and_members_that_a_search_left_in_use(tmp_path):
+    weights = {"a": 1, "b": 0, "c": {"mask": 0.0, "gender": 0.5}, "d": {"mask": 0.0}}
     found = [run("a", folds=[0, 3]), run("b", kfold=0, folds=[0]), run("c", kfold=0, folds=[]), run("d", kfold=2, folds=[]),
-             ensemble("e", [1, 2])]  # fmt: skip
+             leaderboard.read_record(make_ensemble(tmp_path, "e", weights))]  # fmt: skip
     assert [leaderboard.cells(record)["folds"][0] for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 2"]
 
 
-def test_members_that_a_search_left_out_do_not_count(tmp_path):
-    folder = make_ensemble(tmp_path, "e", {"a": 1, "b": 0, "c": {"mask": 0.0, "gender": 0.5}, "d": {"mask": 0.0}})
-    assert leaderboard.cells(leaderboard.read_record(folder))["folds"][0] == "of 2"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (45.4, "45 s"), (600, "10 min"), (5400, "1.5 h"), (90000, "25.0 h")]
-)
-def test_times(seconds, text):
-    assert files.time_text(seconds) == text
+def test_times():
+    assert [*map(files.time_text, (None, 45.4, 600, 5400, 90000))] == ["-", "45 s", "10 min", "1.5 h", "25.0 h"]
 
 
 def test_the_cut_moves_where_it_would_make_names_alike():
@@ -297,14 +247,12 @@ def test_the_cut_moves_where_it_would_make_names_alike():
     assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)
 
 
-@pytest.mark.parametrize("width", [100, 80])
-def test_the_table_fits_the_terminal(width, monkeypatch):
+def test_the_table_fits_the_terminal(monkeypatch):
     found = [run(f"{number:02d}-AdamP-CosineAnnealing-0.6*focal+0.4*f1-v{number}-age_group_5fold", "age_group", 0.6 + number / 100,
                  oof_acc=0.6, oof_f1_ci95=[0.58, 0.62], seconds=4000.0, lb=0.7) for number in range(12)]  # fmt: skip
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("COLUMNS", "80")
     lines = leaderboard.listing(leaderboard.parse_args([]), [], found, []).splitlines()
-    assert max(map(len, lines)) <= width
-    assert lines[2] == "age_group: macro F1 of 3 classes, 12 runs"
+    assert max(map(len, lines)) <= 80 and lines[2] == "age_group: macro F1 of 3 classes, 12 runs"
     assert lines[3].startswith("11-Ad") and lines[3].endswith("0.7100  0.580 .. 0.620  0.6000  67 min  0.7000")
 
 
@@ -312,11 +260,7 @@ def test_markdown_escapes_what_would_break_the_table():
     text = leaderboard.markdown([run("a|b<i>_c_", f1=0.51), run("m", "mask", 0.9)], "oof_f1")
     assert r"| a\|b\<i>_c_ | label | 5/5 | 0.5100 | - | - | - | - |" in text.splitlines()
     assert "**mask: macro F1 of 3 classes, 1 run**" in text
-    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
-    assert set(cells) == {9}
-
-
-# ---- the page ------------------------------------------------------------------------------------------------------
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")} == {9}
 
 
 @pytest.fixture
@@ -373,13 +317,12 @@ def test_the_scatter_places_points_on_equal_axes(found, tmp_path):
     points = dict(re.findall(r'aria-label="([^:]*):[^"]*"><circle cx="([\d.]+)"', text))
     assert float(points["e"]) == pytest.approx(66 + 400 / 3, abs=0.1)
     assert text.count('class="point" tabindex="0"') == 2 and "e: OOF 0.5400, LB 0.6100" in text
-    heights = re.findall(r'cy="([\d.]+)"', text)
-    assert float(heights[1]) == pytest.approx(28 + 400 / 12, abs=0.1)  # 0.61 is one twelfth below the top
+    assert float(re.findall(r'cy="([\d.]+)"', text)[1]) == pytest.approx(28 + 400 / 12, abs=0.1)  # one twelfth below the top
 
 
-@pytest.mark.parametrize(
-    ("values", "axes"), [((0.0, 1.0), (0, 0.2, 6)), ((1.0, 1.0), (1, 0.005, 1)), ((0.0, 0.0), (0, 0.005, 1))]
-)
+@pytest.mark.parametrize(("values", "axes"), [
+    ((0.0, 1.0), (0, 0.2, 6)), ((1.0, 1.0), (1, 0.005, 1)), ((0.0, 0.0), (0, 0.005, 1)),
+])  # fmt: skip
 def test_the_scatter_at_the_ends_of_the_scale(values, axes):
     """0 .. 1 takes six steps of 0.2, up to 1.2; one value alone a single step, of whose axes it is the lower corner."""
     plot = leaderboard.scatter([run("한글이름" * 40, f1=values[0], lb=values[1])])
@@ -388,34 +331,26 @@ def test_the_scatter_at_the_ends_of_the_scale(values, axes):
     assert name == "한글이름" * 40 and "..." in short and files.display_width(short) <= 32
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with two label runs, a mask run and an ensemble."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    lower, higher = ({**SCORES, "oof_f1": f1} for f1 in (0.49, 0.53))
     make_run(tmp_path / "runs", "01-focal", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a")
-    make_run(
-        tmp_path / "runs", "02-ce", loss="ce", lr=0.001, age_bounds=[29, 59], cache_dir="b", scores={**SCORES, "oof_f1": 0.49}
-    )
+    make_run(tmp_path / "runs", "02-ce", loss="ce", lr=0.001, age_bounds=[29, 59], cache_dir="b", scores=lower)
     make_run(tmp_path / "runs", "03-mask", target="mask", loss="ce")
-    make_ensemble(
-        tmp_path / "submissions", "01-soft-2runs", {"runs/01-focal": 1, "runs/02-ce": 1}, scores={**SCORES, "oof_f1": 0.53}
-    )
+    make_ensemble(tmp_path / "submissions", "01-soft-2runs", {"runs/01-focal": 1, "runs/02-ce": 1}, scores=higher)
     return tmp_path
 
 
 def listed(capsys, *argv):
-    code = leaderboard.main([*map(str, argv)])
-    return code, capsys.readouterr().out
+    assert leaderboard.main([*map(str, argv)]) == 0
+    return capsys.readouterr().out
 
 
 def test_the_table_holds_all_runs_and_ensembles(place, capsys):
-    code, out = listed(capsys)
-    lines = out.splitlines()
-    assert code == 0 and max(map(len, lines)) <= 100
+    lines = listed(capsys).splitlines()
     assert lines[0].split() == ["name", "target", "folds", "OOF", "F1", "95", "%", "interval", "acc.", "time", "LB"]
     assert lines[2] == "label: macro F1 of 18 classes, 2 runs, 1 ensemble"
     assert [line.split()[0] for line in lines[3:6]] == ["01-soft-2runs", "01-focal", "02-ce"]
@@ -425,59 +360,52 @@ def test_the_table_holds_all_runs_and_ensembles(place, capsys):
 
 def test_nothing_at_all_and_empty_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert listed(capsys) == (0, "no runs or ensembles in runs/ and submissions/; python train.py makes a run\n")
+    assert listed(capsys) == "no runs or ensembles in runs/ and submissions/; python train.py makes a run\n"
     (tmp_path / "runs").mkdir()
-    assert listed(capsys, "--html", "page.html") == (0, "no runs or ensembles in runs/; python train.py makes a run\n")
+    assert listed(capsys, "--html", "page.html") == "no runs or ensembles in runs/; python train.py makes a run\n"
     assert "nothing here yet" in (tmp_path / "page.html").read_text()
-    assert listed(capsys, "--markdown") == (0, "\n")
+    assert listed(capsys, "--markdown") == "\n"
 
 
 def test_scores_are_recorded_by_name_and_by_folder(place, capsys):
-    argv = ["--lb", "01-soft-2runs=0.7478", "--lb", "runs/01-focal=0.7444"]
-    code, out = listed(capsys, *argv)
-    assert code == 0
+    out = listed(capsys, "--lb", "01-soft-2runs=0.7478", "--lb", "runs/01-focal=0.7444")
     assert [line.split()[-1] for line in out.splitlines()[3:6]] == ["0.7478", "0.7444", "-"]
     assert leaderboard.main(["--lb", "01-focal=0.7719"]) == 0
     assert "runs/01-focal/lb.json: LB 0.7719 (before: 0.7444)" in capsys.readouterr().err
     written = json.loads((place / "runs" / "01-focal" / "lb.json").read_text())
     assert written["lb"] == 0.7719 and [row["lb"] for row in written["history"]] == [0.7444, 0.7719]
+    (place / "runs" / "01-focal" / "lb.json").write_text("{")
+    with pytest.raises(InputError, match=r"lb\.json: "):  # and is never written over
+        leaderboard.main(["--lb", "01-focal=0.7"])
+    assert (place / "runs" / "01-focal" / "lb.json").read_text() == "{"
 
 
 def test_agreement_with_the_leaderboard(place, capsys):
-    """OOF 0.53, 0.52, 0.49 beside LB 0.50, 0.51, 0.48: gaps 0.03, 0.01, 0.01, mean 0.0167; Spearman 0.5 of ranks 3 2 1, 2 3 1;
-    of three pairs Pearson can be anything. With 0.40, 0.40 added r = 0.00875 / sqrt(0.0105 * 0.007475) = 0.98766, and by
-    Fisher's z tanh(2.541 - 1.960) = 0.52."""
-    _, out = listed(capsys, "--lb", "01-soft-2runs=0.5", "--lb", "01-focal=0.51")
-    assert "OOF against LB: 2 with both scores; a correlation takes 3" in out
-    _, out = listed(capsys, "--lb", "02-ce=0.48")
-    text = " ".join(out.split())
-    assert "OOF against LB: n = 3, Pearson 0.84 (95 % interval -1.00 .. 1.00), Spearman 0.50;" in text
-    assert "OOF - LB +0.0167 on average (+0.0100 .. +0.0300)" in text
+    """The best fold and all folds of the same runs count once: OOF 0.53 beside LB 0.50 and 0.52, in the mean 0.51. With 0.52
+    beside 0.52 and 0.49 beside 0.48 gaps are 0.02, 0 and 0.01; Spearman is 0.5 of ranks 3 2 1, 2 3 1, and of three pairs Pearson
+    can be anything. With 0.40, 0.40 added r = 0.00955 / sqrt(0.0105 * 0.008875) = 0.98929, by Fisher's z above tanh(2.6122 - 1.96)
+    = 0.57."""
+    make_ensemble(place / "submissions", "best", {"runs/02-ce": 1}, scores={**SCORES, "oof_f1": 0.53}, folds="best")
+    text = listed(capsys, "--lb", "01-soft-2runs=0.5", "--lb", "best=0.52", "--lb", "01-focal=0.52")
+    shared = "(2 share an out-of-fold score, which counts once at their mean LB)"
+    assert f"OOF against LB: 2 with both scores {shared}; a correlation takes 3" in " ".join(text.split())
+    text = " ".join(listed(capsys, "--lb", "02-ce=0.48").split())
+    assert f"OOF against LB: n = 3 {shared}, Pearson 0.88 (95 % interval -1.00 .. 1.00), Spearman 0.50;" in text
+    assert "OOF - LB +0.0100 on average (+0.0000 .. +0.0200)" in text
     make_run(place / "runs", "04", scores={**SCORES, "oof_f1": 0.4})
-    text = " ".join(listed(capsys, "--lb", "04=0.4")[1].split())
-    assert "n = 4, Pearson 0.99 (95 % interval 0.52 .. 1.00), Spearman 0.80;" in text
+    text = " ".join(listed(capsys, "--lb", "04=0.4").split())
+    assert f"n = 4 {shared}, Pearson 0.99 (95 % interval 0.57 .. 1.00), Spearman 0.80;" in text
     same = [run(name, f1=f1, lb=0.5) for name, f1 in (("a", 0.4), ("b", 0.5), ("c", 0.6))]
     assert "3 with both scores; a correlation takes 3 that differ" in leaderboard.agreement_text(same)
 
 
-def test_one_out_of_fold_score_counts_once(place, capsys):
-    """The best fold and all folds of the same runs: OOF 0.53 beside LB 0.50 and 0.54, in the mean 0.52. With 02-ce's 0.49 beside
-    0.48 that is two pairs and gaps of 0.01, with 01-focal's 0.52 beside 0.49 three, 0.03 the third: mean 0.0167."""
-    members = {"runs/01-focal": 1, "runs/02-ce": 1}
-    make_ensemble(place / "submissions", "best", members, scores={**SCORES, "oof_f1": 0.53}, folds="best")
-    text = " ".join(listed(capsys, "--lb", "01-soft-2runs=0.54", "--lb", "best=0.50", "--lb", "02-ce=0.48")[1].split())
-    shared = "(2 share an out-of-fold score, which counts once at their mean LB)"
-    assert f"OOF against LB: 2 with both scores {shared}; a correlation takes 3" in text
-    text = " ".join(listed(capsys, "--lb", "01-focal=0.49")[1].split())
-    assert f"OOF against LB: n = 3 {shared}, Pearson" in text
-    assert "OOF - LB +0.0167 on average (+0.0100 .. +0.0300)" in text
-
-
 def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
-    """focal 0.52 against ce 0.49; the unfinished run, the one of other people and the mask run stay out."""
+    """focal 0.52 against ce 0.49; the unfinished run, the one of other people, the mask run and the same run again, under another
+    name and with other threads, stay out: two equal scores would say that there is no noise at all."""
+    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a", threads=7)
     make_run(place / "runs", "unfinished", folds=[0], loss="f1")
     make_run(place / "runs", "others", loss="f1", people=5)
-    _, out = listed(capsys)
+    out = listed(capsys)
     assert "main effects on the OOF F1 of label: 2 complete runs of the same 4 people" in out
     effects = [line.split() for line in out.splitlines() if line.startswith("loss")]
     assert effects == [["loss", "&", "age_bounds", "focal,", "30", "60", "1", "+0.0300", "+0.0300", "-"],
@@ -486,95 +414,66 @@ def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
     assert "proves a cause" in out and "different sets of people" in out
 
 
-def test_the_same_run_again_is_no_other_draw(place, capsys):
-    """Made again under another name, with other threads: else two equal scores would say that there is no noise at all."""
-    make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a", threads=7)
-    _, out = listed(capsys)
-    assert "label: 2 complete runs" in out and "no degree of freedom is left" in out
-
-
 def test_effects_fit_the_terminal(place, capsys):
     """Six options that change together make long factors and levels, which take more than a line."""
     for number in range(4):
         made = dict.fromkeys(("optimizer", "model", "sampler", "mix", "aug"), f"a rather long level, number {number}")
-        make_run(
-            place / "runs", f"1{number}", loss="focal" if number % 2 else "f1", epochs=number, kfold=2 + number % 3, **made
-        )
-    _, out = listed(capsys)
+        made |= {"loss": "focal" if number % 2 else "f1", "epochs": number, "kfold": 2 + number % 3}
+        make_run(place / "runs", f"1{number}", **made)
+    out = listed(capsys)
     told = out[out.index("main effects") :].splitlines()
     assert "not told apart" in out and max(map(len, told)) <= 100, max(told, key=len)
 
 
 def test_bootstrap_adds_the_draw_of_people(place, capsys):
-    """Run A is right on all 6 images of 3 people, B wrong on one person: the interval needs no degree of freedom."""
-    truth = np.array([0, 1, 0, 1, 2, 2])
+    """Run A is right on all 6 images of 3 people, B wrong on one person: the interval needs no degree of freedom, and is that of
+    the same draws whatever the order of rows."""
+    truth, answers, people = np.array([0, 1, 0, 1, 2, 2]), {}, list("xxyyzz")
     for name, wrong in (("01-focal", ()), ("02-ce", (4, 5))):
-        pred = truth.copy()
-        pred[list(wrong)] = 0
-        table = pd.DataFrame({"image": list("abcdef"), "path": list("xxyyzz"), "fold": 0, "target": truth})
-        table[[f"p{index}" for index in range(18)]] = np.eye(18)[pred]
+        answers[name] = truth.copy()
+        answers[name][list(wrong)] = 0
+        table = pd.DataFrame({"image": list("abcdef"), "path": people, "fold": 0, "target": truth})
+        table[[f"p{index}" for index in range(18)]] = np.eye(18)[answers[name]]
         table.sample(frac=1, random_state=len(wrong)).to_csv(place / "runs" / name / "oof.csv", index=False)
-    code, out = listed(capsys, "--bootstrap", 200)
-    assert code == 0 and "the draw of people alone, no noise of seeds" in " ".join(out.split())
+    out = listed(capsys, "--bootstrap", 200)
+    assert "the draw of people alone, no noise of seeds" in " ".join(out.split())
+    half = 1.959964 * metrics.bootstrap_difference(truth, *answers.values(), people, 18, 200).std()
     effect = next(line for line in out.splitlines() if line.startswith("loss"))
-    assert " .. " in effect
+    assert effect.endswith(f"{0.03 - half:+.4f} .. {0.03 + half:+.4f}")
     table.assign(target=truth[::-1]).to_csv(place / "runs" / "02-ce" / "oof.csv", index=False)  # before train.csv was changed
     with pytest.raises(InputError, match=r"runs/02-ce/oof\.csv: other images or official labels than in runs/01-focal"):
         leaderboard.main(["--bootstrap", "200"])
 
 
-def test_draws_are_of_the_same_people_whatever_the_order(tmp_path):
-    """Two runs with the same predictions in another order of rows have equal draws."""
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"image": [f"{n:02d}" for n in range(30)], "path": [f"p{n // 3}" for n in range(30)], "fold": 0})
-    table["target"] = rng.integers(0, 3, 30)
-    table[["p0", "p1", "p2"]] = rng.dirichlet(np.ones(3), 30)
-    found = []
-    for seed in (1, 2):
-        run = make_run(tmp_path, str(seed), target="mask")
-        table.sample(frac=1, random_state=seed).to_csv(run / "oof.csv", index=False)
-        found.append(leaderboard.read_record(run))
-    draws = leaderboard.people_draws(found, 50)
-    assert draws.shape == (2, 50) and draws.std() > 0
-    np.testing.assert_array_equal(draws[0], draws[1])
-
-
 def test_diff_of_runs_shows_only_what_differs_beside_the_scores(place, capsys):
-    _, out = listed(capsys, "--diff", "01-focal", "runs/02-ce")
+    out = listed(capsys, "--diff", "01-focal", "runs/02-ce")
     rows = [line.split() for line in out.splitlines()]
     assert rows[:2] == [["A:", "runs/01-focal"], ["B:", "runs/02-ce"]]
-    assert ["loss", "focal", "ce"] in rows and ["age_bounds", "30", "60", "29", "59"] in rows
-    assert ["OOF", "F1", "0.5200", "0.4900"] in rows
+    assert {("loss", "focal", "ce"), ("age_bounds", "30", "60", "29", "59"), ("OOF", "F1", "0.5200", "0.4900")} <= {
+        *map(tuple, rows)
+    }
     assert not {"name", "cache_dir", "lr", "kfold"} & {row[0] for row in rows if row}
 
 
-def test_diff_of_ensembles_shows_members_and_weights(place, capsys):
+def test_diff_of_ensembles_shows_members_and_weights_and_fits_the_terminal(place, capsys):
+    """The way of a search is left out and 18 factors go on in further lines."""
     weights = {"runs/01-focal": 1, "runs/02-ce": {"mask": 0.5, "gender": 1.0}, "runs/09": 1}
-    make_ensemble(place / "submissions", "02", weights, decode="f1")
-    _, out = listed(capsys, "--diff", "01-soft-2runs", "02")
-    rows = {tuple(" ".join(cell.split()) for cell in line.split("  ") if cell.strip()) for line in out.splitlines()}
+    make_ensemble(place / "submissions", "02", weights, decode="f1", biases=[1.123456789] * 18, path=[{"run": "x"}])
+    out = listed(capsys, "--diff", "01-soft-2runs", "02")
+    lines = out.splitlines()
+    rows = {tuple(" ".join(cell.split()) for cell in line.split("  ") if cell.strip()) for line in lines}
     assert ("member runs/02-ce", "weight 1, folds 0 1", "weight gender 1, mask 0.5, folds 0 1") in rows
     assert ("member runs/09", "-", "weight 1, folds 0 1") in rows and ("decode", "-", "f1") in rows
-    assert not [row for row in rows if row and "01-focal" in row[0]]
-
-
-def test_diff_of_searched_ensembles_fits_the_terminal(place, capsys):
-    """The way of a search is left out and 18 biases go on in further lines."""
-    for name, bias in (("02", 1.0), ("03", 1.123456789)):
-        make_ensemble(
-            place / "submissions", name, {"runs/01-focal": 1}, biases=[bias] * 18, path=[{"run": "x", "in_sample_f1": bias}]
-        )
-    lines = listed(capsys, "--diff", "02", "03")[1].splitlines()
-    assert max(map(len, lines)) <= 100 and not any("path" in line for line in lines)
+    assert not [row for row in rows if row and ("01-focal" in row[0] or "path" in row[0])]
     first = next(index for index, line in enumerate(lines) if line.startswith("biases"))
-    assert " ".join(lines[first : first + 4]).split().count("1.12346") == 18
+    assert max(map(len, lines)) <= 100 and " ".join(lines[first : first + 4]).split().count("1.12346") == 18
 
 
 def test_real_runs_of_train(runs, workplace, capsys):
     """What train.py writes is listed with its folds and scores."""
-    code, out = listed(capsys, workplace / "runs")
+    out = listed(capsys, workplace / "runs")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("shared_")}
-    assert code == 0 and set(rows) >= {f"shared_{target}" for target in runs}
+    assert set(rows) >= {f"shared_{target}" for target in runs}
     summary = json.loads((runs["age"] / "summary.json").read_text())
     assert rows["shared_age"][1:4] == ["age", "2/2", f"{summary['oof_f1']:.4f}"]
     args = yaml.safe_load((runs["age"] / "args.yaml").read_text())
