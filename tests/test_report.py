@@ -79,14 +79,10 @@ def assert_readable(figure):
     assert not [(shown[a].get_text(), shown[b].get_text()) for a, b in overlaps]
 
 
-# ---- curves --------------------------------------------------------------------------------------------------------
-
-
 def test_best_epoch_is_the_first_highest():
     """Fold 0 reaches 0.7 at epochs 2 and 3: 2 counts. Fold 2 has no validation yet. The order of rows plays no part."""
-    log = pd.DataFrame(
-        [(1, 1, 0.9), (1, 2, 0.4), (0, 3, 0.7), (0, 1, 0.5), (0, 2, 0.7), (2, 1, np.nan)], columns=["fold", "epoch", "val_f1"]
-    )
+    rows = [(1, 1, 0.9), (1, 2, 0.4), (0, 3, 0.7), (0, 1, 0.5), (0, 2, 0.7), (2, 1, np.nan)]
+    log = pd.DataFrame(rows, columns=["fold", "epoch", "val_f1"])
     assert report.best_epochs(log) == {0: (2, 0.7), 1: (1, 0.9)}
 
 
@@ -134,27 +130,6 @@ def test_epochs_on_everyone_are_lines_of_their_own():
     assert "train on everyone" not in words(report.curves(log[log["val_f1"].notna()], "a run"))
 
 
-# ---- confusion -----------------------------------------------------------------------------------------------------
-
-
-def test_text_stands_out_from_every_cell():
-    """Contrast by WCAG: at least 3.9 to 1 on every shade that a cell can have."""
-
-    def luminance(color):
-        linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in color]
-        return np.dot(linear, [0.2126, 0.7152, 0.0722])
-
-    for count in range(0, 101, 4):
-        axes = matplotlib.figure.Figure().add_subplot()
-        report.draw_matrix(axes, np.array([[count, 100 - count], [0, 1]]), 8)
-        shade = dict(zip((0, 1), axes.images[0].get_array()[0]))
-        for text in (text for text in axes.texts if text.get_position()[1] == 0):
-            low, high = sorted(
-                [luminance(shade[text.get_position()[0]]), luminance(matplotlib.colors.to_rgb(text.get_color()))]
-            )
-            assert (high + 0.05) / (low + 0.05) > 3.9, count
-
-
 @pytest.mark.parametrize(("scored_as", "n"), [("label", 18_900), ("mask", 18_900), ("gender", 10)])
 def test_confusion_counts_every_image(scored_as, n):
     truth, pred = make_classes(n, len(CLASS_NAMES[scored_as]))
@@ -183,9 +158,6 @@ def test_classes_without_images_or_hits_are_marked():
     assert [text.get_text() for text in figure.axes[1].texts] == ["F1", "0.800", "0.000", "–", "images", "2", "1", "0"]
 
 
-# ---- mistakes ------------------------------------------------------------------------------------------------------
-
-
 def test_the_most_confident_mistakes_and_few_of_a_person_are_shown():
     """The fifth row is a's fourth mistake, the sixth is right."""
     rows = pd.DataFrame({"path": list("aaaabbc"), "truth": [0, 0, 0, 0, 0, 1, 0], "pred": [1, 1, 1, 1, 1, 1, 2],
@@ -209,9 +181,6 @@ def test_mistakes_say_what_is_wrong_and_load_what_they_show():
         assert note in shown
     first = shown.index("worn,")
     assert shown[first : first + 6] == ["worn,", "female,", ">=60", "→", "30-59", "(0.93)"]
-    colors = [text.get_color() for text in texts(figure)][first : first + 6]
-    age = report.PART_COLORS["age_group"]
-    assert colors == [report.INK, report.INK, age, report.GREY, age, report.GREY]
     assert shown[first + 6].startswith("000000_") and shown[first + 6].endswith("…/incorrect_mask.jpg")
 
 
@@ -228,9 +197,6 @@ def test_nothing_wrong_and_nothing_validated():
     assert "no validation images" in words(report.mistakes(rows[:0], None, "label", "a run"))
     nobody = np.array([], dtype=np.int64)
     assert "no validation images" in words(report.confusion(nobody, nobody, "label", "a run"))
-
-
-# ---- crops ---------------------------------------------------------------------------------------------------------
 
 
 def boxes_table(boxes):
@@ -280,9 +246,6 @@ def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
     assert widths == pytest.approx([30 * 205 / 96, 20 * 205 / 96])
 
 
-# ---- words and files -----------------------------------------------------------------------------------------------
-
-
 def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     settings, (truth, pred) = matplotlib.rcParams.copy(), make_classes(20)
@@ -299,9 +262,6 @@ def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path
             assert image.size == tuple(np.floor(figure.get_size_inches() * report.DPI + 1e-6))
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255) and len(image.convert("L").getcolors()) > 9
     assert matplotlib.rcParams.copy() == settings
-
-
-# ---- pages ---------------------------------------------------------------------------------------------------------
 
 
 class Reader(HTMLParser):
