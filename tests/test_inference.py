@@ -13,7 +13,7 @@ import pytest
 import sklearn.metrics
 import torch
 import yaml
-from conftest import SAME_BITS, assert_same_run, without_pictures
+from conftest import assert_same_run, without_pictures
 
 import dataset
 import engine
@@ -50,19 +50,18 @@ def own_run(copied):
     return copied("label")
 
 
-def by_hand(run, numbers, data, tta="none", faces=None):
-    """Probabilities of the eval images from the weights, image by image; `faces`: (margin, box or None of each image)."""
-    names, files = (pd.read_csv(data / "eval" / "info.csv")["ImageID"], data / "eval" / "images")
-    margin, boxes = faces or (None, [None] * len(names))
-    folds = []
-    for number in numbers:
-        net, facts = model.load(run / f"fold{number}" / "best.safetensors")
-        geometry = Geometry(*facts["img_size"], None, margin)
-        images = np.stack([decode(files / name, geometry, box) for name, box in zip(names, boxes)])
-        logits = model.predict(net, [torch.from_numpy(images)], facts["mean"], facts["std"], tta=tta)
-        exp = np.exp(logits - logits.max(1, keepdims=True))
-        folds.append(exp / exp.sum(1, keepdims=True))
-    return np.mean(folds, axis=0)
+def logits_of(run, number, files, tta, margin=None, boxes=None, weights="best"):
+    """Logits of image files by a fold's weights, decoded one by one; `boxes`: a face's or None of each file."""
+    net, facts = model.load(run / f"fold{number}" / f"{weights}.safetensors")
+    geometry = Geometry(*facts["img_size"], None, margin)
+    pixels = np.stack([decode(file, geometry, box) for file, box in zip(files, boxes or [None] * len(files))])
+    return model.predict(net, [torch.from_numpy(pixels)], facts["mean"], facts["std"], tta=tta)
+
+
+def by_hand(run, numbers, data, tta="none", **options):
+    """Probabilities of the eval images from the weights, the mean over folds; options of `logits_of`."""
+    files = [data / "eval" / "images" / name for name in pd.read_csv(data / "eval" / "info.csv")["ImageID"]]
+    return np.mean([metrics.softmax(logits_of(run, number, files, tta, **options)) for number in numbers], axis=0)
 
 
 def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, shared_data, capsys):
@@ -90,28 +89,21 @@ def test_folds_that_are_missing_are_told_once(own_run, capsys):
 def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, shared_data):
     run = fit("--face-crop", "0.25", "--fold", "0", name="face_crop")
     inference.main(["--models", str(run), *places])
-    files = [shared_data / "eval" / "images" / name for name in pd.read_csv(shared_data / "eval" / "info.csv")["ImageID"]]
-    boxes = [None if np.isnan(box[0]) else box.tolist() for box in images.find_faces(files, quiet=True)]
+    faces = images.find_faces(dataset.read_eval(shared_data)[1], quiet=True)
+    boxes = [None if np.isnan(box[0]) else box.tolist() for box in faces]
     assert 0 < boxes.count(None) < len(boxes)
     table = pd.read_csv(run / "eval.csv").iloc[:, 1:].to_numpy()
-    np.testing.assert_allclose(table, by_hand(run, [0], shared_data, faces=(0.25, boxes)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(table, by_hand(run, [0], shared_data, margin=0.25, boxes=boxes), rtol=1e-4, atol=1e-6)
     assert np.abs(table - by_hand(run, [0], shared_data)).max() > 1e-3  # than without the crop
 
 
 def test_single_folds_best_and_tta(own_run, places, shared_data):
-    inference.main(["--models", str(own_run), "--folds", "1", "--tta", "hflip", *places])
-    expected = by_hand(own_run, [1], shared_data, "hflip")
-    np.testing.assert_allclose(pd.read_csv(own_run / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
-    folds = files.read_json(own_run / "summary.json")["folds"]
-    best = max(folds, key=lambda facts: facts["val_f1"])["fold"]
-    inference.main(["--models", str(own_run), "--folds", "best", *places])
-    np.testing.assert_allclose(
-        pd.read_csv(own_run / "eval.csv").iloc[:, 1:], by_hand(own_run, [best], shared_data), rtol=1e-4, atol=1e-6
-    )
-    with pytest.raises(InputError, match=r"--folds 5: .* has the complete folds 0 1"):
-        inference.main(["--models", str(own_run), "--folds", "5", *places])
-    with pytest.raises(InputError, match=r"--folds all 1: takes all, best, or fold numbers"):
-        inference.main(["--models", str(own_run), "--folds", "all", "1", *places])
+    done = files.read_json(own_run / "summary.json")["folds"]
+    best = max(done, key=lambda facts: facts["val_f1"])["fold"]
+    for options, number, tta in ((["1", "--tta", "hflip"], 1, "hflip"), (["best"], best, "none")):
+        inference.main(["--models", str(own_run), *places, "--folds", *options])
+        expected = by_hand(own_run, [number], shared_data, tta)
+        np.testing.assert_allclose(pd.read_csv(own_run / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["multi", "age", "mask"])
@@ -127,17 +119,19 @@ def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
     }[target])  # fmt: skip
 
 
-def test_predictions_are_made_once_and_again_when_the_weights_change(own_run, places, monkeypatch):
-    inference.main(["--models", str(own_run), *places])
-    made = []
-    real = inference.predict_rows
+@pytest.mark.parametrize(("options", "anew"), [([], [1]), (["--tta", "hflip", "--oof"], [0, 1])])
+def test_predictions_are_made_once_and_again_when_the_weights_change(copied, places, monkeypatch, capsys, options, anew):
+    run, made, real = copied("mask"), [], inference.predict_rows
+    argv = ["--models", str(run), *options, *places]
+    inference.main(argv)
+    told = capsys.readouterr().out
     monkeypatch.setattr(inference, "predict_rows", lambda weights, *args: (made.extend(weights), real(weights, *args))[1])
-    inference.main(["--models", str(own_run), *places])
-    assert made == []
-    facts = files.read_json(own_run / "fold1" / "fold.json")
-    files.write_json(own_run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
-    inference.main(["--models", str(own_run), *places])
-    assert made == [experiment.weights_file(own_run, 1)]
+    inference.main(argv)
+    assert capsys.readouterr().out == told and made == []
+    facts = files.read_json(run / "fold1" / "fold.json")
+    files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    inference.main(argv)
+    assert made == [experiment.best_weights(run, number) for number in anew]
 
 
 def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data, data, monkeypatch):
@@ -158,34 +152,36 @@ def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data,
     assert fresh == [[False, True], [False, False]]
 
 
-@pytest.mark.parametrize(("what", "message"), [
-    ("no run", "runs/none: no such run"), ("no fold", "no fold is complete"), ("no image", "info.csv, line 2: image"),
-    ("bad image", "not a readable image"), ("bad weights", "not weights written by train.py"), ("no args", "not a run of train.py"),
+@pytest.mark.parametrize(("what", "options", "message"), [
+    ("no image", [], "info.csv, line 2: image"), ("bad image", [], "not a readable image"),
+    ("bad weights", [], "not weights written by train.py"),
+    ("no oof", ["--oof"], "has no oof.csv to compare with (it validates nobody)"),
+    ("foreign oof", ["--oof"], "oof.csv: image someone/mask1.jpg is not in"),
+    ("bad train image", ["--oof"], "can't be read any more, but"),
 ])  # fmt: skip
-def test_what_can_not_be_predicted_is_one_line(own_run, data, tmp_path, capsys, what, message):
-    image = data / "eval" / "images" / pd.read_csv(data / "eval" / "info.csv")["ImageID"][0]
-    models = str(own_run)
-    if what == "no run":
-        models = "runs/none"
-    elif what == "no fold":
-        for number in (0, 1):
-            (own_run / f"fold{number}" / "fold.json").unlink()
-    elif what == "no image":
+def test_what_can_not_be_predicted_is_one_line(copied, data, tmp_path, capsys, what, options, message):
+    run, image = copied("mask"), data / "eval" / "images" / pd.read_csv(data / "eval" / "info.csv")["ImageID"][0]
+    table = pd.read_csv(run / "oof.csv")
+    here = table[table["path"].isin([path.name for path in (data / "train" / "images").iterdir()])]
+    here.to_csv(run / "oof.csv", index=False)
+    if what == "no image":
         image.unlink()
     elif what == "bad image":
         image.write_bytes(b"")
     elif what == "bad weights":
-        (own_run / "fold0" / "best.safetensors").write_bytes(b"\xff" * 99)
+        (run / "fold0" / "best.safetensors").write_bytes(b"\xff" * 99)
+    elif what == "no oof":
+        (run / "oof.csv").unlink()
+    elif what == "foreign oof":
+        here.assign(image=["someone/mask1.jpg", *here["image"].iloc[1:]]).to_csv(run / "oof.csv", index=False)
     else:
-        (own_run / "args.yaml").unlink()
-    argv = ["--models", models, "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
+        (data / "train" / "images" / here["image"].iloc[3]).write_bytes(b"no image")
+    options = [*options, "--tta", "shift"] if options else []
+    argv = ["--models", str(run), "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet", *options]
     assert errors.run(lambda: inference.main(argv)) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: ") and message in lines[-1]
-    assert not (own_run / "eval.csv").exists()
-
-
-# ---- out of fold with TTA ----------------------------------------------------------------------------------------------
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not list(run.glob("oof_*")) and not (run / "eval.csv").exists()
 
 
 def oof_by_hand(run, data, tta):
@@ -193,12 +189,9 @@ def oof_by_hand(run, data, tta):
     table = pd.read_csv(run / "oof.csv")
     probs = np.empty((len(table), len(dataset.columns(experiment.read_args(run)["target"]))))
     for number in (0, 1):
-        net, facts = model.load(run / f"fold{number}" / "best.safetensors")
         mine = (table["fold"] == number).to_numpy()
         files = [data / "train" / "images" / image for image in table["image"][mine]]
-        images = torch.from_numpy(np.stack([decode(file, Geometry(*facts["img_size"])) for file in files]))
-        logits = model.predict(net, [images], facts["mean"], facts["std"], tta=tta)
-        probs[mine] = metrics.softmax(logits)
+        probs[mine] = metrics.softmax(logits_of(run, number, files, tta))
     return probs
 
 
@@ -213,10 +206,7 @@ def test_each_fold_predicts_its_own_validation_images(copied, places, shared_dat
     assert np.abs(probs - plain_probs).max() > 1e-4
     found = json.loads((run / "oof_hflip.json").read_text())
     assert list(found.pop("weights_sha256")) == ["0", "1"]
-    f1, plain_f1 = (
-        sklearn.metrics.f1_score(plain["target"], each.argmax(1), average="macro", zero_division=0)
-        for each in (probs, plain_probs)
-    )
+    f1, plain_f1 = (sklearn.metrics.f1_score(plain["target"], p.argmax(1), average="macro") for p in (probs, plain_probs))
     samples = metrics.bootstrap_difference(plain["target"], probs.argmax(1), plain_probs.argmax(1), plain["path"], 3)
     low, high = metrics.interval(samples)
     assert (found["oof_f1"], found["plain_f1"], found["gain"]) == pytest.approx((f1, plain_f1, f1 - plain_f1), abs=2e-6)
@@ -224,9 +214,8 @@ def test_each_fold_predicts_its_own_validation_images(copied, places, shared_dat
     out = capsys.readouterr().out
     assert f"{run}/oof_hflip.csv: out-of-fold macro F1 {f1:.4f}, without TTA {plain_f1:.4f}" in out
     assert f"gain {f1 - plain_f1:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}; " in out
-    assert (
-        out.splitlines()[-1].startswith(f"next: python inference.py --models {run} --tta ") and not (run / "eval.csv").exists()
-    )
+    assert out.splitlines()[-1].startswith(f"next: python inference.py --models {run} --tta ")
+    assert not (run / "eval.csv").exists()
 
 
 def test_without_tta_they_are_those_of_the_training(copied, shared_data, workplace):
@@ -237,22 +226,6 @@ def test_without_tta_they_are_those_of_the_training(copied, shared_data, workpla
     table = pd.read_csv(run / "oof.csv")[dataset.columns("multi")]
     np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
     assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
-
-
-def test_they_are_made_once_and_again_when_the_weights_change(copied, places, monkeypatch, capsys):
-    run = copied("mask")
-    argv = ["--models", str(run), "--tta", "hflip", "--oof", *places]
-    inference.main(argv)
-    told, made = capsys.readouterr().out, []
-    predict = inference.predict_rows
-    monkeypatch.setattr(inference, "predict_rows", lambda weights, *rest: (made.extend(weights), predict(weights, *rest))[1])
-    inference.main(argv)
-    assert capsys.readouterr().out == told and made == []
-    facts = files.read_json(run / "fold1" / "fold.json")
-    files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
-    assert not predictions.oof_is_fresh(run, "hflip") and not predictions.oof_is_fresh(run, "shift")
-    inference.main(argv)
-    assert made == [experiment.best_weights(run, 0), experiment.best_weights(run, 1)]
 
 
 def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys):
@@ -274,53 +247,20 @@ def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys)
     assert score["oof_f1"] == json.loads((multi / "oof_hflip.json").read_text())["plain_f1"]
 
 
-@pytest.mark.parametrize(("interval", "told"), [
-    ([0.001, 0.02], "better; use --tta shift"), ([-0.02, -0.001], "worse; leave --tta at none"),
-    ([-0.02, 0.001], "noise; leave --tta at none, as far as these people tell"),
+@pytest.mark.parametrize(("intervals", "tta", "advice"), [
+    ([(0.1, 0.2), (-0.1, 0.2)], "hflip", ["better; use --tta hflip", "noise; leave --tta at none, as far as these people tell"]),
+    ([(-0.1, 0.2), (-0.1, 0.2)], "none", ["noise; leave --tta at none, as far as these people tell"] * 2),
+    ([(0.1, 0.2), (-0.2, -0.1)], "none", ["better; use --tta hflip", "worse; leave --tta at none"]),
 ])  # fmt: skip
-def test_the_verdict_is_advice(interval, told):
-    first, second = inference.tta_lines(
-        "runs/x", "shift", {"oof_f1": 0.5, "plain_f1": 0.49, "gain": 0.01, "gain_ci95": interval}
-    )
-    assert first == "runs/x/oof_shift.csv: out-of-fold macro F1 0.5000, without TTA 0.4900" and told in second
-
-
-@pytest.mark.parametrize(("intervals", "tta"), [
-    ([(0.1, 0.2), (-0.1, 0.2)], "hflip"), ([(-0.1, 0.2), (-0.1, 0.2)], "none"), ([(0.1, 0.2), (-0.2, -0.1)], "none"),
-])  # fmt: skip
-def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(runs, places, intervals, tta, monkeypatch, capsys):
+def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(
+    runs, places, intervals, tta, advice, monkeypatch, capsys
+):
     found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
     monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(found))
     inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
-    assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in capsys.readouterr().out.splitlines()[-1]
-
-
-@pytest.mark.parametrize(("change", "options", "message"), [
-    (None, [], "--oof: compares a --tta with none"),
-    (None, ["--tta", "hflip", "--folds", "best"], "--oof: compares a --tta with none, on all folds"),
-    ("oof", ["--tta", "shift"], "has no oof.csv to compare with (it validates nobody)"),
-    ("image", ["--tta", "shift"], "oof.csv: image someone/mask1.jpg is not in"),
-    ("file", ["--tta", "shift"], "can't be read any more, but"),
-])  # fmt: skip
-def test_misuse_is_one_line(copied, data, tmp_path, capsys, change, options, message):
-    run = copied("mask")
-    table = pd.read_csv(run / "oof.csv")
-    here = table[table["path"].isin([path.name for path in (data / "train" / "images").iterdir()])]
-    if change == "oof":
-        (run / "oof.csv").unlink()
-    elif change == "image":
-        here.assign(image=["someone/mask1.jpg", *here["image"].iloc[1:]]).to_csv(run / "oof.csv", index=False)
-    elif change == "file":
-        here.to_csv(run / "oof.csv", index=False)
-        (data / "train" / "images" / here["image"].iloc[3]).write_bytes(b"no image")
-    argv = ["--models", str(run), "--oof", "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet", *options]
-    assert errors.run(lambda: inference.main(argv)) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not list(run.glob("oof_*")) and not (run / "eval.csv").exists()
-
-
-# ---- pseudo-labels -----------------------------------------------------------------------------------------------------
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in lines[-1]
+    assert [line.partition(": ")[2] for line in lines[1:-1:2]] == advice
 
 
 def rng_probs(*shape):
@@ -328,44 +268,24 @@ def rng_probs(*shape):
     return probs / probs.sum(1, keepdims=True)
 
 
-def test_runs_of_the_same_target_are_averaged():
+def test_soft_labels_and_their_confidence_by_hand():
+    """Runs of one target are averaged; parts become labels and labels parts; single years are cut at the training's bounds.
+    The confidence is that of the least sure head, and of age that of the group: 30 to 59 are 30 of 43 years."""
     one, other = rng_probs(4, 43), rng_probs(4, 43)[::-1]
-    np.testing.assert_allclose(inference.soft_labels("age", [("age", one), ("age", other)], (30, 60)), (one + other) / 2)
-
-
-def test_parts_become_labels_and_labels_become_parts():
     mask, gender, age_group = rng_probs(4, 3), rng_probs(4, 2), rng_probs(4, 3)
-    label = combine(mask, gender, age_group)
-    sources = [("mask", mask), ("gender", gender), ("age_group", age_group)]
-    np.testing.assert_allclose(inference.soft_labels("label", sources, (30, 60)), label)
-    np.testing.assert_allclose(
-        inference.soft_labels("multi", [("label", label)], (30, 60)), np.hstack([mask, gender, age_group])
-    )
-    np.testing.assert_allclose(inference.soft_labels("gender", [("label", label)], (30, 60)), gender)
-    np.testing.assert_allclose(inference.soft_labels("mask", sources[:2], (30, 60)), mask)
-
-
-def test_single_ages_are_cut_at_the_training_bounds():
-    age = np.zeros((1, 43))
-    age[0, 59 - 18] = 1
-    assert inference.soft_labels("age_group", [("age", age)], (29, 59)).tolist() == [[0, 0, 1]]
-    assert inference.soft_labels("age_group", [("age", age), ("gender", np.ones((1, 2)))], (30, 60)).tolist() == [[0, 1, 0]]
-
-
-@pytest.mark.parametrize(("target", "source", "message"), [
-    ("age", "label", "--target age learns single years"), ("label", "mask", "gives no age_group and gender"),
-])  # fmt: skip
-def test_what_a_source_can_not_tell_is_refused(target, source, message):
-    with pytest.raises(InputError, match=message):
-        inference.soft_labels(target, [(source, rng_probs(2, 18 if source == "label" else 3))], (30, 60))
-
-
-def test_confidence_is_that_of_the_least_sure_head():
-    probs = np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])
-    assert inference.confidence("multi", probs).tolist() == [0.6]
+    label, sources = combine(mask, gender, age_group), [("mask", mask), ("gender", gender), ("age_group", age_group)]
+    for target, given, expected in (
+        ("age", [("age", one), ("age", other)], (one + other) / 2), ("label", sources, label),
+        ("multi", [("label", label)], np.hstack([mask, gender, age_group])), ("gender", [("label", label)], gender),
+        ("mask", sources[:2], mask),
+    ):  # fmt: skip
+        np.testing.assert_allclose(inference.soft_labels(target, given, (30, 60)), expected)
+    age = np.eye(43)[[59 - 18]]
+    for bounds, given, group in (((29, 59), [("age", age)], 2), ((30, 60), [("age", age), ("gender", np.ones((1, 2)))], 1)):
+        assert inference.soft_labels("age_group", given, bounds).tolist() == np.eye(3)[[group]].tolist()
+    assert inference.confidence("multi", np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])).tolist() == [0.6]
     assert inference.confidence("label", np.eye(18)[:1]).tolist() == [1]
-    age = np.full((1, 43), 1 / 43)
-    assert inference.confidence("age", age)[0] == pytest.approx(30 / 43)
+    assert inference.confidence("age", np.full((1, 43), 1 / 43))[0] == pytest.approx(30 / 43)
 
 
 @pytest.fixture(scope="module")
@@ -388,16 +308,12 @@ def test_labels_of_a_fold_come_from_the_model_of_that_fold_alone(runs, taught):
         assert len(rows) == (theirs[columns].max(axis=1) >= 0.1).sum() > 0
 
 
-def test_eval_images_train_and_never_validate(taught, shared_data, workplace, monkeypatch):
+def test_eval_images_train_and_never_validate(taught, fit, monkeypatch):
     seen, real = [], dataset.fold_data
     monkeypatch.setattr(dataset, "fold_data", lambda *args, **how: seen.append(real(*args, **how)) or seen[-1])
     monkeypatch.setattr(engine, "train_one_epoch", lambda *args: (_ for _ in ()).throw(errors.Interrupted(143, "enough")))
-    again = workplace / "runs" / "enough"
-    argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(again.parent),
-            "--name", again.name, "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2",
-            *SAME_BITS, "--quiet", "--pseudo", str(taught), "--pseudo-min-confidence", "0"]  # fmt: skip
     with pytest.raises(errors.Interrupted):
-        train.main(argv)
+        fit("--pseudo", taught, "--pseudo-min-confidence", "0", name="enough")
     data = seen[-1]
     people = 24 * 7
     assert (data.train_rows >= people).sum() == 20 and (data.val_rows < people).all()
@@ -442,9 +358,8 @@ def test_an_ensemble_teaches_by_its_members_that_count(runs, tmp_path):
 
 def test_a_nofold_run_learns_from_eval_images_too(fit, runs):
     """What it says of its own training images is of those that have labels."""
-    run = fit(
-        "--kfold", "0", "--target", "mask", "--pseudo", runs["mask"], "--pseudo-min-confidence", "0.1", name="nofold taught"
-    )
+    teacher = ["--pseudo", runs["mask"], "--pseudo-min-confidence", "0.1"]
+    run = fit("--kfold", "0", "--target", "mask", *teacher, name="nofold taught")
     assert len(pd.read_csv(run / "pseudo.csv")) > 0
     assert len(pd.read_csv(run / "fold0" / "insample.csv")) == 24 * 7
 
@@ -459,9 +374,8 @@ def test_a_teacher_without_a_fold_is_told_with_its_remedy(fit, runs, tmp_path):
 
 def test_finishing_trains_what_the_best_epoch_trained(fit):
     """A head-only best epoch: with a rate that spoils what comes after it everyone sees the same head-only epoch again."""
-    run = fit(
-        "--target", "mask", "--freeze-epochs", "1", "--lr", "3", "--epochs", "2", "--finish-on-all", "1", name="frozen end"
-    )
+    recipe = ["--freeze-epochs", "1", "--lr", "3", "--epochs", "2", "--finish-on-all", "1"]
+    run = fit("--target", "mask", *recipe, name="frozen end")
     for number, facts in experiment.done_folds(run).items():
         best, final = (model.load(run / f"fold{number}" / f"{name}.safetensors")[0].state_dict() for name in ("best", "final"))
         same = all(torch.equal(final[name], value) for name, value in best.items() if not name.startswith("fc."))
@@ -478,8 +392,9 @@ def finished(fit, runs):
     return fit(*LAST, "--pseudo", runs["label"], "--pseudo-min-confidence", "0.1", name="finished")
 
 
-def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
-    """The fold's own epochs, its weights and out-of-fold predictions are those of a run that does not finish on all."""
+def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs, places, shared_data):
+    """The fold's own epochs, its weights and out-of-fold predictions are those of a run that does not finish on all; its final
+    weights predict the eval images, and never people that they know."""
     plain = fit(*LAST[2:], "--pseudo", runs["label"], "--pseudo-min-confidence", "0.1", name="unfinished")
     assert (plain / "oof.csv").read_bytes() == (finished / "oof.csv").read_bytes()
     log, plain_log = pd.read_csv(finished / "log.csv"), pd.read_csv(plain / "log.csv")
@@ -491,6 +406,15 @@ def test_finishing_shows_everyone_and_leaves_the_scores(finished, fit, runs):
         assert rows["lr"].tolist()[3:] == own["lr"].tolist()[max(best - 2, 0) : best]
         before, after = (model.load(finished / f"fold{number}" / f"{name}.safetensors")[0] for name in ("best", "final"))
         assert not (before.fc.weight == after.fc.weight).all()
+        final = experiment.weights_file(finished, number)
+        digest = files.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"]
+        assert final.name == "final.safetensors" and digest == hashlib.sha256(final.read_bytes()).hexdigest()
+    inference.main(["--models", str(finished), *places])
+    expected = by_hand(finished, [0, 1], shared_data, weights="final")
+    np.testing.assert_allclose(pd.read_csv(finished / "eval.csv").iloc[:, 1:], expected, rtol=1e-4, atol=1e-6)
+    inference.main(["--models", str(finished), *places, "--tta", "hflip", "--oof"])
+    table = pd.read_csv(finished / "oof_hflip.csv")[dataset.columns("label")]
+    np.testing.assert_allclose(table, oof_by_hand(finished, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
 
 
 def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
@@ -499,18 +423,6 @@ def test_fewer_epochs_on_everyone_than_were_asked_for_are_told(fit, capsys):
         run = fit("--target", "mask", "--finish-on-all", asked, "--epochs", "1", "--fold", "0", name=f"repeats {asked}")
         assert pd.read_csv(run / "log.csv")["val_f1"].isna().sum() == 1
         assert [line for line in capsys.readouterr().err.splitlines() if "was the best" in line] == told
-
-
-def test_the_finished_weights_predict(finished, shared_data, workplace):
-    argv = ["--models", str(finished), "--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--quiet"]
-    assert inference.main([*argv, "--device", "cpu"]) == 0
-    digests = [files.read_json(finished / f"fold{number}" / "fold.json")["weights_sha256"] for number in (0, 1)]
-    finals = [experiment.weights_file(finished, number) for number in (0, 1)]
-    assert [path.name for path in finals] == ["final.safetensors"] * 2
-    assert digests == [hashlib.sha256(path.read_bytes()).hexdigest() for path in finals]
-    assert inference.main([*argv, "--device", "cpu", "--tta", "hflip", "--oof"]) == 0  # never by weights that know those people
-    table = pd.read_csv(finished / "oof_hflip.csv")[dataset.columns("label")]
-    np.testing.assert_allclose(table, oof_by_hand(finished, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
 
 
 def test_eval_images_that_can_not_be_read_do_not_train():
@@ -522,9 +434,7 @@ def test_eval_images_that_can_not_be_read_do_not_train():
 
 
 @pytest.mark.parametrize(("stop_after", "where"), [(8, "epoch 2, step 3"), (20, " on everyone")])
-def test_all_techniques_at_once_resume_to_the_same_bits(
-    finished, runs, shared_data, workplace, tmp_path, monkeypatch, capsys, stop_after, where
-):
+def test_all_techniques_at_once_resume_to_the_same_bits(finished, runs, fit, tmp_path, monkeypatch, capsys, stop_after, where):
     """Stopped in a fold's own epochs, or on everyone; the pseudo-labels are those that the run began with."""
     steps, real = [], engine.train_step
 
@@ -534,23 +444,19 @@ def test_all_techniques_at_once_resume_to_the_same_bits(
         if len(steps) == stop_after:
             signal.raise_signal(signal.SIGTERM)
 
-    source = tmp_path / "source"
-    shutil.copytree(runs["label"], source)
+    source = shutil.copytree(runs["label"], tmp_path / "source")
     monkeypatch.setattr(engine, "train_step", step)
-    argv = ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path), "--name", "stopped",
-            "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--batch-size", "16", "--lr", "3e-3",
-            "--device", "cpu", "--quiet", *SAME_BITS, *LAST, "--pseudo", str(source), "--pseudo-min-confidence", "0.1"]  # fmt: skip
+    argv = [*LAST, "--pseudo", source, "--pseudo-min-confidence", "0.1"]
+    assert errors.run(lambda: fit(*argv, name="stopped", output_dir=tmp_path)) == 143
+    monkeypatch.undo()
+    shutil.rmtree(source)
+    capsys.readouterr()
     with without_pictures():
-        assert errors.run(lambda: train.main(argv)) == 143
-        monkeypatch.undo()
-        shutil.rmtree(source)
-        capsys.readouterr()
         assert train.main(["--resume", str(tmp_path / "stopped"), "--quiet"]) == 0
     went_on = next(line for line in capsys.readouterr().err.splitlines() if "goes on" in line)
     assert went_on.startswith("fold 0: goes on at epoch ") and went_on.endswith(where)
     assert_same_run(finished, tmp_path / "stopped")
     for number in (0, 1):
-        one, other = (
-            model.load(run / f"fold{number}" / "final.safetensors")[0].state_dict() for run in (finished, tmp_path / "stopped")
-        )
+        ends = (run / f"fold{number}" / "final.safetensors" for run in (finished, tmp_path / "stopped"))
+        one, other = (model.load(path)[0].state_dict() for path in ends)
         assert all((value == other[name]).all() for name, value in one.items())
