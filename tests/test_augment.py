@@ -27,10 +27,6 @@ def params_of(B=1, **values):
     return params
 
 
-def column(params, name):
-    return params[:, augment.PARAMS.index(name)]
-
-
 def draw(aug, batch_size, seed=0):
     return augment.draw_augment(aug, batch_size, torch.Generator().manual_seed(seed))
 
@@ -54,12 +50,17 @@ def test_normalise_by_hand():
 
 
 @pytest.mark.parametrize("aug", augment.AUGS)
-def test_output_is_float32_channels_last_and_the_images_stay_as_they_were(aug):
-    images = images_of(20, 9, 7)  # more than one piece on a CPU
-    before = images.clone()
-    out = augment.augment(images, draw(aug, 20), aug, MEAN, STD)
-    assert out.shape == (20, 3, 9, 7) and out.dtype == torch.float32 and out.device == images.device
+def test_output_is_float32_channels_last_each_image_by_its_own_row(aug):
+    """On a CPU in several pieces; autocast changes nothing, and neither do the images."""
+    images, params = images_of(40, 18, 14), draw(aug, 40)
+    before, out = images.clone(), augment.augment(images, params, aug, MEAN, STD)
+    assert out.shape == (40, 3, 18, 14) and out.dtype == torch.float32 and out.device == images.device
     assert out.is_contiguous(memory_format=torch.channels_last) and out.isfinite().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augment.augment(images, params, aug, MEAN, STD), out)
+    for rows in (slice(0, 20), slice(20, 40), slice(1, None, 4), slice(7, 8)):
+        part = augment.augment(images[rows], params[rows], aug, MEAN, STD)
+        torch.testing.assert_close(part, out[rows], atol=1e-5, rtol=0)
     assert torch.equal(images, before)
 
 
@@ -109,9 +110,7 @@ def test_warp_is_torchvision_s_affine(size, degrees, shift, scale, flip):
     values = {"flip": flip, "shift_x": shift[0] / W, "shift_y": shift[1] / H, "scale": scale, "degrees": degrees}
     ours = warped(pixels, params_of(**values))
     mirrored = pixels.flip(3) if flip else pixels
-    theirs = torchvision_affine(
-        mirrored, angle=degrees, translate=shift, scale=scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR
-    )
+    theirs = torchvision_affine(mirrored, degrees, shift, scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
     y, x = torch.arange(H)[:, None] - (H - 1) / 2 - shift[1], torch.arange(W) - (W - 1) / 2 - shift[0]
     inside = (x**2 + y**2).sqrt() / scale < min(H, W) / 2 - 1
     assert inside.sum() > 80
@@ -128,6 +127,7 @@ def direct_colours(image, brightness, contrast, saturation):
 
 
 def test_colours_equal_one_step_after_the_other():
+    """And by hand: a red pixel (200, 0, 0) has the grey 0.299 * 200 = 59.8."""
     images = images_of(5, 8, 6)
     factors = 0.65 + 0.7 * torch.rand(5, 3, generator=torch.Generator().manual_seed(1))
     params = params_of(5, brightness=factors[:, 0], contrast=factors[:, 1], saturation=factors[:, 2])
@@ -135,20 +135,10 @@ def test_colours_equal_one_step_after_the_other():
     expected = ((torch.stack(changed) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).float()
     for aug in ("medium", "strong"):
         torch.testing.assert_close(augment.augment(images, params, aug, MEAN, STD), expected, atol=2e-4, rtol=0)
-
-
-def test_colours_by_hand():
-    """A red pixel (200, 0, 0) has the grey 0.299 * 200 = 59.8. Brightness 0.5: (100, 0, 0). Contrast 0 leaves the grey
-    mean of two such pixels everywhere; saturation 0 the grey of each."""
-    images = torch.tensor([200, 0, 0], dtype=torch.uint8).expand(1, 1, 2, 3)
-    for change, expected in [
-        ({"brightness": 0.5}, [100.0, 0, 0]),
-        ({"contrast": 0.0}, [59.8, 59.8, 59.8]),
-        ({"saturation": 0.0}, [59.8, 59.8, 59.8]),
-        ({"saturation": 0.5}, [129.9, 29.9, 29.9]),
-    ]:
-        out = augment.augment(images, params_of(**change), "medium", *RAW)
-        torch.testing.assert_close(out[0, :, 0, 0], torch.tensor(expected), atol=1e-3, rtol=1e-5)
+    red = torch.tensor([200, 0, 0], dtype=torch.uint8).expand(4, 1, 2, 3)
+    params = params_of(4, brightness=[0.5, 1, 1, 1], contrast=[1, 0, 1, 1], saturation=[1, 1, 0, 0.5])
+    by_hand = torch.tensor([[100.0, 0, 0], [59.8] * 3, [59.8] * 3, [129.9, 29.9, 29.9]])
+    torch.testing.assert_close(augment.augment(red, params, "medium", *RAW)[..., 0, 0], by_hand, atol=1e-3, rtol=1e-5)
 
 
 def test_erased_box_by_hand():
@@ -185,42 +175,30 @@ def test_draws_lie_in_their_level_s_ranges():
     for aug, (flip, shift, scale, degrees, colour, erase) in augment.LEVELS.items():
         params = draw(aug, 4000)
         assert params.shape == (4000, len(augment.PARAMS)) and params.dtype == torch.float32
-        assert column(params, "flip").mean() == pytest.approx(flip, abs=0.04)
-        assert (column(params, "area") > 0).float().mean() == pytest.approx(erase, abs=0.04)
+        column = dict(zip(augment.PARAMS, params.T))
+        assert column["flip"].mean() == pytest.approx(flip, abs=0.04)
+        assert (column["area"] > 0).float().mean() == pytest.approx(erase, abs=0.04)
         ranges = {"shift_x": (0, shift), "shift_y": (0, shift), "scale": (1, scale), "degrees": (0, degrees)}
         ranges |= dict.fromkeys(("brightness", "contrast", "saturation"), (1, colour))
         for name, (centre, width) in ranges.items():
-            values = column(params, name)
-            assert (values - centre).abs().max() <= width + 1e-6
-            assert values.max() >= centre + 0.97 * width and values.min() <= centre - 0.97 * width
-        assert column(params, "aspect").min() >= 0.5 and column(params, "aspect").max() <= 2
+            assert (column[name] - centre).abs().max() <= width + 1e-6
+            assert column[name].max() >= centre + 0.97 * width and column[name].min() <= centre - 0.97 * width
+        assert column["aspect"].min() >= 0.5 and column["aspect"].max() <= 2
     assert not torch.corrcoef(draw("strong", 4000).T).sub(torch.eye(12)).abs().gt(0.06).any()  # columns are independent
 
 
 @pytest.mark.parametrize("aug", augment.AUGS)
-def test_a_slice_of_the_batch_gives_that_slice_of_the_result(aug):
-    images, params = images_of(40, 18, 14), draw(aug, 40)
-    whole = augment.augment(images, params, aug, MEAN, STD)
-    for rows in (slice(0, 20), slice(20, 40), slice(1, None, 4), slice(7, 8)):
-        part = augment.augment(images[rows], params[rows], aug, MEAN, STD)
-        torch.testing.assert_close(part, whole[rows], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("aug", augment.AUGS)
-def test_autocast_changes_nothing(aug):
-    images, params = images_of(2, 16, 16), draw(aug, 2)
-    expected = augment.augment(images, params, aug, MEAN, STD)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(augment.augment(images, params, aug, MEAN, STD), expected)
-
-
-@pytest.mark.parametrize("aug", augment.AUGS)
-def test_nothing_waits_for_the_accelerator(aug):
+@pytest.mark.parametrize("mix", ["mixup", "cutmix", "halves"])
+def test_nothing_waits_for_the_accelerator(aug, mix):
     """Fake CUDA tensors have no values, so .item(), nonzero and boolean masks as indices raise on them."""
     with FakeTensorMode():
         images = torch.empty(4, 16, 12, 3, dtype=torch.uint8, device="cuda")
         out = augment.augment(images, torch.empty(4, len(augment.PARAMS)), aug, MEAN, STD)
         assert out.device.type == "cuda" and out.is_contiguous(memory_format=torch.channels_last)
+        targets = torch.empty(4, 5, device="cuda")
+        mixed, rows = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, 4, device="cuda")
+        out, targets = augment.mix_batch(mix, out, targets, mixed, rows, out[:2].clone(), targets[:2].clone())
+        assert out.device.type == targets.device.type == "cuda"
 
 
 def test_a_view_by_hand():
@@ -241,9 +219,6 @@ def test_a_view_is_a_warp_by_whole_pixels(flipped, x, y):
     torch.testing.assert_close(seen, warped(images, params), atol=1e-4, rtol=0)
     assert seen.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(augment.view(images.contiguous(), flipped, x / 16, y / 20), seen, atol=0, rtol=0)
-
-
-# ---- mixing ----------------------------------------------------------------------------------------------------------
 
 
 def mixed_up(mix, row, size=4):
@@ -283,15 +258,12 @@ def draw_mix(mix, prob=0.5, alpha=1.0, seed=0, count=4000):
     return augment.draw_mix(mix, count, prob, alpha, np.random.default_rng(seed))
 
 
-def test_mixes_are_a_function_of_the_generator_and_as_many_as_asked():
+def test_mixes_are_a_function_of_the_generator_as_many_as_asked_with_shares_of_beta():
+    """Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1))."""
     for one, other in zip(draw_mix("cutmix"), draw_mix("cutmix")):
         assert (torch.as_tensor(one) == torch.as_tensor(other)).all()
     assert draw_mix("cutmix", prob=0.3)[0].mean() == pytest.approx(0.3, abs=0.03)
     assert not draw_mix("none")[0].any() and draw_mix("mixup", prob=1.0)[0].all()
-
-
-def test_alpha_is_that_of_beta():
-    """Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1))."""
     for alpha in (0.2, 1.0, 4.0):
         share = draw_mix("mixup", alpha=alpha, count=20000)[1][:, 0].double()
         assert share.mean() == pytest.approx(0.5, abs=0.01)
@@ -304,13 +276,3 @@ def test_boxes_have_the_area_and_lie_everywhere_inside():
     assert (own.mean((1, 2, 3)) - rows[:, 0]).abs().max() < 0.06
     covered = (own == 0).float().mean(0)[0]
     assert covered.min() > 0.03  # corners least
-
-
-@pytest.mark.parametrize("mix", ["mixup", "cutmix", "halves"])
-def test_mixing_does_not_wait_for_the_accelerator(mix):
-    """Fake CUDA tensors have no values, so what asks for one raises: .item(), or the places of a mask."""
-    with FakeTensorMode():
-        images, targets = torch.empty(4, 3, 8, 6, device="cuda"), torch.empty(4, 5, device="cuda")
-        mixed, rows = torch.empty(2, dtype=torch.int64, device="cuda"), torch.empty(2, 4, device="cuda")
-        images, targets = augment.mix_batch(mix, images, targets, mixed, rows, images[:2].clone(), targets[:2].clone())
-        assert images.device.type == targets.device.type == "cuda"
