@@ -15,6 +15,7 @@ from dataset import AGES
 from errors import InputError
 
 COUNTS = torch.tensor([500, 60, 7, 0, 1])
+WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
 FUNCTIONS = {
     "ce": loss.cross_entropy,
     "label_smoothing": loss.label_smoothing,
@@ -38,14 +39,10 @@ def soft(batch):
     return torch.rand(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).softmax(1)
 
 
-def test_parse_loss_reads_names_sums_and_weights():
+def test_losses_are_names_sums_and_weights_and_the_code_leaves_weights_out():
     assert loss.parse_loss("focal") == [(1.0, "focal")]
     assert loss.parse_loss("ce+f1") == [(1.0, "ce"), (1.0, "f1")]
     assert loss.parse_loss(" 0.6*focal + 4e-1 * f1") == [(0.6, "focal"), (0.4, "f1")]
-
-
-def test_loss_code_leaves_weights_out():
-    assert loss.loss_code("focal") == "FL"
     assert loss.loss_code("0.6*ce+0.4*f1") == "CE+F1"
     assert [loss.loss_code(name) for name in loss.LOSS_CODES] == ["CE", "LS", "FL", "F1", "LA", "OR"]
 
@@ -62,29 +59,23 @@ def test_parse_loss_refuses(spec, message):
     assert "\n" not in str(error.value)
 
 
-def test_cross_entropy_is_torch_s(batch, soft):
-    logits, target = batch
-    torch.testing.assert_close(loss.cross_entropy(logits, target), F.cross_entropy(logits, target))
-    torch.testing.assert_close(loss.cross_entropy(logits, soft), F.cross_entropy(logits, soft))
-
-
 def test_class_weights_multiply_and_are_not_divided_out(batch, soft):
     """Torch's mean over soft targets divides by B as well; over hard ones it divides by the weights of the batch."""
     logits, target = batch
-    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
-    expected = F.cross_entropy(logits, target, weights, reduction="sum") / len(target)
-    torch.testing.assert_close(loss.cross_entropy(logits, target, weights), expected)
-    torch.testing.assert_close(loss.cross_entropy(logits, soft, weights), F.cross_entropy(logits, soft, weights))
-    smoothed = F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=0.1) / len(target)
-    torch.testing.assert_close(loss.label_smoothing(logits, target, 0.1, weights), smoothed)
+    expected = F.cross_entropy(logits, target, WEIGHTS, reduction="sum") / len(target)
+    torch.testing.assert_close(loss.cross_entropy(logits, target, WEIGHTS), expected)
+    torch.testing.assert_close(loss.cross_entropy(logits, soft, WEIGHTS), F.cross_entropy(logits, soft, WEIGHTS))
+    smoothed = F.cross_entropy(logits, target, WEIGHTS, reduction="sum", label_smoothing=0.1) / len(target)
+    torch.testing.assert_close(loss.label_smoothing(logits, target, 0.1, WEIGHTS), smoothed)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.025, 0.3])
-def test_label_smoothing_is_torch_s(batch, soft, smoothing):
+def test_cross_entropy_and_label_smoothing_are_torch_s(batch, soft, smoothing):
     logits, target = batch
     for wanted in (target, soft):
         expected = F.cross_entropy(logits, wanted, label_smoothing=smoothing)
         torch.testing.assert_close(loss.label_smoothing(logits, wanted, smoothing), expected)
+        torch.testing.assert_close(loss.cross_entropy(logits, wanted), F.cross_entropy(logits, wanted))
 
 
 def test_focal_by_hand():
@@ -113,9 +104,8 @@ def test_focal_of_two_classes_is_the_paper_s(gamma):
 def test_special_cases_are_cross_entropy(batch, soft):
     """focal at gamma 0, logit_adjusted with a uniform prior, ordinal of two classes."""
     logits, target = batch
-    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
     for wanted in (target, soft):
-        torch.testing.assert_close(loss.focal(logits, wanted, 0.0, weights), loss.cross_entropy(logits, wanted, weights))
+        torch.testing.assert_close(loss.focal(logits, wanted, 0.0, WEIGHTS), loss.cross_entropy(logits, wanted, WEIGHTS))
         adjusted = loss.logit_adjusted(logits, wanted, torch.full((5,), 40))
         torch.testing.assert_close(adjusted, loss.cross_entropy(logits, wanted))
     two = target % 2
@@ -127,21 +117,16 @@ def test_special_cases_are_cross_entropy(batch, soft):
 def test_soft_f1_by_hand():
     """Three classes, class 2 absent. Rows p = (.5, .25, .25), (.25, .5, .25), (.5, .25, .25), truth 0, 1, 1.
     Class 0: tp .5, sum p 1.25, sum t 1, F1 = 2 * .5 / 2.25 = 4/9. Class 1: tp .5 + .25 = .75, sum p 1, sum t 2,
-    F1 = 1.5 / 3 = 1/2. Class 2 isn't averaged. Loss 1 - (4/9 + 1/2) / 2 = 19/36."""
+    F1 = 1.5 / 3 = 1/2. Class 2 isn't averaged. Loss 1 - (4/9 + 1/2) / 2 = 19/36. A sure and right batch has loss 0: at logits
+    of 1e4 the absent classes have no probability left at all, 0 / 0 but for eps."""
     logits = torch.tensor([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [2.0, 1.0, 1.0]]).log()
     target = torch.tensor([0, 1, 1])
     assert loss.soft_f1(logits, target).item() == pytest.approx(19 / 36, rel=1e-6)
     weighted = loss.soft_f1(logits, target, torch.tensor([3.0, 1.0, 9.0]))
     assert weighted.item() == pytest.approx(1 - (3 * 4 / 9 + 1 / 2) / 4, rel=1e-6)
-
-
-def test_soft_f1_of_a_sure_and_right_batch_is_zero_whatever_classes_it_has():
-    """At logits of 1e4 the absent classes have no probability left at all, 0 / 0 but for eps."""
-    target = torch.tensor([0, 3, 3, 0])
-    logits = (1e4 * F.one_hot(target, 5)).requires_grad_()
-    value = loss.soft_f1(logits, target)
-    assert value.item() == pytest.approx(0, abs=1e-6)
-    assert torch.autograd.grad(value, logits)[0].isfinite().all()
+    logits = (1e4 * F.one_hot(torch.tensor([0, 3, 3, 0]), 5)).requires_grad_()
+    value = loss.soft_f1(logits, torch.tensor([0, 3, 3, 0]))
+    assert value.item() == pytest.approx(0, abs=1e-6) and torch.autograd.grad(value, logits)[0].isfinite().all()
 
 
 def test_logit_adjusted_by_hand():
@@ -165,8 +150,7 @@ def test_ordinal_by_hand():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_hot_target_is_the_hard_target(name, batch):
     logits, target = batch
-    weights = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5], dtype=torch.float64)
-    for class_weights in (None, weights):
+    for class_weights in (None, WEIGHTS):
         hard = FUNCTIONS[name](logits, target, class_weights=class_weights)
         for dtype in (torch.float64, torch.float32, torch.float16):
             one_hot = F.one_hot(target, 5).to(dtype)
@@ -202,9 +186,8 @@ def test_half_precision_logits_are_computed_in_float32(spec, batch):
 
 def test_sums_add_with_their_weights(batch):
     logits, target = batch
-    weights = [1, 2, 0.5, 3, 1.5]
-    criterion = loss.build_loss("0.6*focal+4*f1+ce+label_smoothing", COUNTS.numpy(), 3.0, 0.2, weights)
-    logits, weights = logits.float(), torch.tensor(weights)
+    criterion = loss.build_loss("0.6*focal+4*f1+ce+label_smoothing", COUNTS.numpy(), 3.0, 0.2, WEIGHTS.tolist())
+    logits, weights = logits.float(), WEIGHTS.float()
     expected = 0.6 * loss.focal(logits, target, 3.0, weights) + 4 * loss.soft_f1(logits, target, weights)
     expected += loss.cross_entropy(logits, target, weights) + loss.label_smoothing(logits, target, 0.2, weights)
     torch.testing.assert_close(criterion(logits, target), expected)
@@ -217,7 +200,7 @@ def test_gradients(name, batch, soft):
         assert torch.autograd.gradcheck(lambda x, target=target: FUNCTIONS[name](x, target), logits, fast_mode=True)
 
 
-def test_age_distribution_is_a_bell_around_the_age():
+def test_age_distribution_is_a_bell_around_the_age_and_the_censored_ends_are_certain():
     ages = torch.arange(18, 61)
     probs = loss.age_distribution(ages)
     assert probs.shape == (43, len(AGES)) and probs.dtype == torch.float32 and (probs >= 0).all()
@@ -226,6 +209,8 @@ def test_age_distribution_is_a_bell_around_the_age():
     middle = slice(10, 33)  # five sigma from both ends
     torch.testing.assert_close((probs[middle] * ages).sum(1), ages[middle].float(), atol=1e-3, rtol=0)
     torch.testing.assert_close(loss.age_distribution(torch.tensor([40.0, 28.5]))[0], probs[22])
+    ends = loss.age_distribution(torch.tensor([18, 7, 60, 93]), sigma=3.0)[:, [0, -1]]
+    assert ends.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
 
 
 def test_age_distribution_by_hand():
@@ -236,12 +221,6 @@ def test_age_distribution_by_hand():
     assert [at_57[-1].item(), at_57[57 - 18].item()] == pytest.approx([0.105650, 0.197413], abs=1e-6)
     assert [at_59[-1].item(), at_19[0].item()] == pytest.approx([0.401294, 0.401294], abs=1e-6)
     assert loss.age_distribution(torch.tensor([57]), sigma=2.5)[0, -1].item() == pytest.approx(0.158655, abs=1e-6)
-
-
-def test_age_distribution_puts_the_censored_ends_on_the_end_classes():
-    probs = loss.age_distribution(torch.tensor([18, 7, 60, 93]), sigma=3.0)
-    assert torch.equal(probs[:, 0], torch.tensor([1.0, 1, 0, 0]))
-    assert torch.equal(probs[:, -1], torch.tensor([0.0, 0, 1, 1]))
 
 
 def test_a_spread_top_leaves_mass_below():
@@ -260,14 +239,10 @@ def test_a_spread_top_leaves_mass_below():
 def test_nothing_waits_for_the_accelerator():
     """Fake CUDA tensors have no values, so .item() and its kin raise on them."""
     with FakeTensorMode():
-        logits = torch.empty(4, 5, device="cuda")
         target = torch.empty(4, dtype=torch.int64, device="cuda")
         criterion = loss.build_loss("+".join(loss.LOSS_CODES), torch.ones(5), class_weights=torch.ones(5))
-        value = criterion(logits, target)
+        value = criterion(torch.empty(4, 5, device="cuda"), target)
         assert value.device.type == loss.age_distribution(target).device.type == "cuda"
-
-
-# ---- targets and criterion --------------------------------------------------------------------------------------------
 
 
 def recipe(**changes):
@@ -276,12 +251,10 @@ def recipe(**changes):
     return SimpleNamespace(**usual | changes)
 
 
-def test_soft_targets_are_one_hot_in_each_head():
+def test_soft_targets_are_one_hot_in_each_head_and_of_ages_distributions():
+    """Beyond the ends are the ends."""
     soft = loss.soft_targets("multi", np.array([[2, 0, 1], [0, 1, 2]]), 2.0)
     assert soft.tolist() == [[0, 0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 1, 0, 0, 1]]
-
-
-def test_ages_become_distributions_and_beyond_the_ends_are_the_ends():
     soft = loss.soft_targets("age", np.array([[40], [17], [99]]), 2.0)
     torch.testing.assert_close(soft, loss.age_distribution(torch.tensor([40, 18, 60]), 2.0))
     wide = loss.soft_targets("age", np.array([[60]]), 2.0, top_age_spread=5.0)
@@ -315,18 +288,12 @@ def test_the_prior_of_single_years_is_what_the_targets_hold():
     assert logits.grad.abs().max() * len(ages) < 1e-4
 
 
-def test_balanced_weights_are_one_on_average_over_images():
-    """Counts 6, 2, 0 of 8 in 2 classes: 8 / (2 * 6) = 2/3 and 8 / (2 * 2) = 2; nothing for a class without images is 1."""
-    weights = loss.class_weights("balanced", [6, 2, 0])
-    assert weights.tolist() == pytest.approx([2 / 3, 2, 1])
-    assert (6 * weights[0] + 2 * weights[1]) / 8 == pytest.approx(1)
-
-
-def test_effective_weights_by_hand():
-    """Counts 1 and 2: effective numbers 1 and (1 - 0.999^2) / 0.001 = 1.999; their inverses have the mean
+def test_class_weights_by_hand():
+    """balanced: counts 6, 2, 0 of 8 in 2 classes: 8 / (2 * 6) = 2/3 and 8 / (2 * 2) = 2; a class without images is 1.
+    effective: counts 1 and 2 have the effective numbers 1 and (1 - 0.999^2) / 0.001 = 1.999; their inverses have the mean
     (1 + 2 / 1.999) / 3 = 0.666833 over the images."""
-    weights = loss.class_weights("effective", [1, 2, 0])
-    mean = (1 + 2 / 1.999) / 3
+    assert loss.class_weights("balanced", [6, 2, 0]).tolist() == pytest.approx([2 / 3, 2, 1])
+    weights, mean = loss.class_weights("effective", [1, 2, 0]), (1 + 2 / 1.999) / 3
     assert weights.tolist() == pytest.approx([1 / mean, 1 / 1.999 / mean, 1])
     few, many = loss.class_weights("effective", [10, 20]), loss.class_weights("effective", [10_000, 20_000])
     assert few[0] / few[1] == pytest.approx(2, rel=0.01) and many[0] / many[1] == pytest.approx(1, rel=0.01)
