@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 import timm
 from conftest import without_pictures
-from test_train import command, trained
 
 import experiment
 import files
@@ -19,14 +18,10 @@ import train
 from errors import InputError
 
 
-def options(target="label", **changed):
-    """The options of a run that has no name yet, as far as its name depends on them."""
-    given = {"target": target, "kfold": 5, "seed": 42, "fold_seed": 42, "lr": 1e-4, "patience": 3, "limit_people": None}
-    return {**given, "data_dir": "data", "name": None, "device": None, **changed}
-
-
-def named(folder, recipe, args):
-    """The name of a new run, whose folder is made, and the run that it is again."""
+def named(folder, recipe, target="label", **changed):
+    """The name of a new run, whose folder is made, and the run that it is again. changed: options that its name depends on."""
+    args = {"target": target, "kfold": 5, "seed": 42, "fold_seed": 42, "lr": 1e-4, "patience": 3, "limit_people": None,
+            "data_dir": "data", "name": None, "device": None, **changed}  # fmt: skip
     name, again = experiment.next_name(folder, recipe, args)
     (folder / name).mkdir()
     experiment.write_args(folder / name, args, ["train.py"])
@@ -34,60 +29,42 @@ def named(folder, recipe, args):
 
 
 def test_numbers_and_revisions_of_names(tmp_path):
-    """Folders whose options can't be read are like no other."""
+    """Folders whose options can't be read are like no other. Quick looks say so and take no number from others."""
     for folder in ("01-AdamP-StepLR-FL-v0-age_group_5fold", "01-AdamP-StepLR-FL-v1-age_group_nofold",
                    "07-AdamW-CAWR-CE+F1-v0-mask_5fold", "notes"):  # fmt: skip
         (tmp_path / folder).mkdir()
     (tmp_path / "07-AdamW-CAWR-CE+F1-v0-mask_5fold" / "args.yaml").write_text("target: [")
-    for recipe, target, kfold, name in (
-        ("AdamP-StepLR-FL", "age_group", 0, "01-AdamP-StepLR-FL-v2-age_group_nofold"),
-        ("AdamP-StepLR-FL", "mask", 5, "01-AdamP-StepLR-FL-v0-mask_5fold"),
-        ("AdamW-CAWR-CE+F1", "mask", 4, "07-AdamW-CAWR-CE+F1-v1-mask_4fold"),
-        ("SGD-none-LS", "age", 5, "08-SGD-none-LS-v0-age_5fold"),
+    for recipe, changed, name, again in (
+        ("AdamP-StepLR-FL", {"target": "age_group", "kfold": 0}, "01-AdamP-StepLR-FL-v2-age_group_nofold", None),
+        ("SGD-none-CE", {"limit_people": 100}, "quick-SGD-none-CE-v0-label_5fold", None),
+        ("AdamP-StepLR-FL", {"target": "mask"}, "01-AdamP-StepLR-FL-v0-mask_5fold", None),
+        ("AdamW-CAWR-CE+F1", {"target": "mask", "kfold": 4}, "07-AdamW-CAWR-CE+F1-v1-mask_4fold", None),
+        ("AdamP-none-CE", {"limit_people": 100, "kfold": 2}, "quick-AdamP-none-CE-v0-label_2fold", None),
+        ("SGD-none-CE", {"limit_people": 100, "lr": 1}, "quick-SGD-none-CE-v1-label_5fold", None),
+        ("SGD-none-CE", {"target": "age"}, "08-SGD-none-CE-v0-age_5fold", None),
+        ("SGD-none-CE", {"limit_people": 100}, "quick-SGD-none-CE-v2-label_5fold", "quick-SGD-none-CE-v0-label_5fold"),
     ):
-        assert experiment.next_name(tmp_path, recipe, options(target, kfold=kfold)) == (name, None)
+        assert named(tmp_path, recipe, **changed) == (name, again)
 
 
 def test_runs_of_one_setting_share_their_revision(tmp_path):
-    """Another split does not make another revision, and neither does where a run is made; a learning rate and a seed do."""
-    for changed, revision_and_split in (
-        ({}, "v0-label_5fold"),
-        ({"lr": 1e-3}, "v1-label_5fold"),
-        ({"lr": 1e-3, "kfold": 0, "device": "cuda", "fold_seed": 7}, "v1-label_nofold"),
-        ({"kfold": 0, "patience": 5, "data_dir": str(Path("data").resolve())}, "v0-label_nofold"),  # it has no patience
-        ({"kfold": 4}, "v0-label_4fold"),
-        ({"kfold": 3, "patience": 5}, "v2-label_3fold"),
-        ({"seed": 1, "fold_seed": 1}, "v3-label_5fold"),
-        ({"seed": 1, "fold_seed": 42, "kfold": 0}, "v3-label_nofold"),
-        ({"fold_seed": 7}, "v4-label_5fold"),  # v0 has five folds already, of other people
+    """Another split does not make another revision, and neither does where a run is made; a learning rate and a seed do. The
+    very same options again get the next one, and the run that they are of is told."""
+    data = str(Path("data").resolve())
+    for changed, name, again in (
+        ({}, "v0-label_5fold", None),
+        ({"lr": 1e-3}, "v1-label_5fold", None),
+        ({"lr": 1e-3, "kfold": 0, "device": "cuda", "fold_seed": 7}, "v1-label_nofold", None),
+        ({"kfold": 0, "patience": 5, "data_dir": data}, "v0-label_nofold", None),  # it has no patience
+        ({"kfold": 4}, "v0-label_4fold", None),
+        ({"kfold": 3, "patience": 5}, "v2-label_3fold", None),
+        ({"seed": 1, "fold_seed": 1}, "v3-label_5fold", None),
+        ({"seed": 1, "fold_seed": 42, "kfold": 0}, "v3-label_nofold", None),
+        ({"fold_seed": 7}, "v4-label_5fold", None),  # v0 has five folds already, of other people
+        ({"kfold": 4, "device": "cuda:1", "data_dir": data}, "v5-label_4fold", "v0-label_4fold"),
+        ({"kfold": 4, "data_dir": "other"}, "v6-label_4fold", None),
     ):
-        assert named(tmp_path, "AdamW-StepLR-CE", options(**changed)) == (f"01-AdamW-StepLR-CE-{revision_and_split}", None)
-
-
-def test_the_same_options_again_are_told_and_get_the_next_revision(tmp_path):
-    for name, again in (("v0-label_nofold", None), ("v1-label_nofold", "01-SGD-none-CE-v0-label_nofold")):
-        assert named(tmp_path, "SGD-none-CE", options(kfold=0)) == (f"01-SGD-none-CE-{name}", again)
-    elsewhere = options(kfold=0, device="cuda:1", data_dir=str(Path("data").resolve()))
-    assert experiment.next_name(tmp_path, "SGD-none-CE", elsewhere)[1] == "01-SGD-none-CE-v0-label_nofold"
-    assert experiment.next_name(tmp_path, "SGD-none-CE", options(kfold=0, data_dir="other")) == (
-        "01-SGD-none-CE-v2-label_nofold", None)  # fmt: skip
-
-
-def test_quick_looks_say_so_and_take_no_number_from_others(tmp_path):
-    look = options(limit_people=100)
-    assert named(tmp_path, "SGD-none-CE", look) == ("quick-SGD-none-CE-v0-label_5fold", None)
-    assert named(tmp_path, "AdamP-none-CE", {**look, "kfold": 2})[0] == "quick-AdamP-none-CE-v0-label_2fold"
-    assert named(tmp_path, "SGD-none-CE", {**look, "lr": 1})[0] == "quick-SGD-none-CE-v1-label_5fold"
-    assert named(tmp_path, "AdamP-none-CE", options())[0] == "01-AdamP-none-CE-v0-label_5fold"
-    assert named(tmp_path, "SGD-none-CE", options())[0] == "02-SGD-none-CE-v0-label_5fold"
-    assert named(tmp_path, "SGD-none-CE", look) == ("quick-SGD-none-CE-v2-label_5fold", "quick-SGD-none-CE-v0-label_5fold")
-
-
-def test_fold_lock_sweeps_what_a_killed_process_left(tmp_path):
-    with experiment.fold_lock(tmp_path, 2):
-        (tmp_path / "fold2" / ".last.pt.99.tmp.pt").write_text("half")
-    with experiment.fold_lock(tmp_path, 2):
-        assert list((tmp_path / "fold2").iterdir()) == []
+        assert named(tmp_path, "SGD-none-CE", **changed) == (f"01-SGD-none-CE-{name}", again and f"01-SGD-none-CE-{again}")
 
 
 def made(out, name, fill):
@@ -139,42 +116,35 @@ def test_who_makes_a_folder_second_gets_the_next_name_or_is_refused(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_fold_in_training_is_refused_before_anything_is_read(tmp_path):
-    for number in (0, 1):
-        (tmp_path / f"fold{number}").mkdir()
-    facts = dict.fromkeys(experiment.FOLD, 1) | {"weights_sha256": ""}
-    files.write_json(tmp_path / "fold1" / "fold.json", facts)
-    with experiment.fold_lock(tmp_path, 0), experiment.fold_lock(tmp_path, 1):  # complete, whoever holds it
-        experiment.check_not_trained(tmp_path, [1, 2])
-        with pytest.raises(InputError, match=r"fold0: another process is training it; wait for it or stop it"):
-            experiment.check_not_trained(tmp_path, [0, 1, 2])
-    experiment.check_not_trained(tmp_path, [0, 1, 2])
+def test_a_fold_in_training_is_refused_before_anything_is_read(runs, tmp_path, monkeypatch):
+    """Who holds a fold removes what a killed process left there."""
+    run = shutil.copytree(runs["mask"], tmp_path / "run")
+    (run / "fold1" / "fold.json").rename(run / "fold1" / ".last.pt.99.tmp.pt")
+    monkeypatch.setattr(train, "load_data", None)
+    with experiment.fold_lock(run, 0), experiment.fold_lock(run, 1):
+        assert not list(run.glob("fold1/.*"))
+        experiment.check_not_trained(run, [0, 2])  # the first is complete, whoever holds it
+        with pytest.raises(InputError, match=r"fold1: another process is training it; wait for it or stop it"):
+            train.main(["--resume", str(run), "--quiet"])
+    experiment.check_not_trained(run, [0, 1, 2])
 
 
 @pytest.mark.parametrize("inside", ["args.yaml", "fold0", "fold0/", "fold0/last.pt", "fold1/best.safetensors", "curves.png"])
 def test_what_lies_in_a_run_stands_for_it(tmp_path, monkeypatch, inside):
+    run = tmp_path / "runs" / "mine"
     for name in ("args.yaml", "curves.png", "fold0/last.pt", "fold1/best.safetensors"):
-        (tmp_path / "runs" / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "runs" / "mine" / name).write_text("")
-    assert experiment.find_run(tmp_path / "runs" / "mine" / inside) == tmp_path / "runs" / "mine"
-    monkeypatch.chdir(tmp_path / "runs" / "mine")
-    assert experiment.find_run(inside) == tmp_path / "runs" / "mine"
-    with pytest.raises(InputError, match="no such run"):
-        experiment.find_run(f"{inside.strip('/')}x")
-    with pytest.raises(InputError, match=r"no such run. Did you mean mine"):
-        experiment.find_run(tmp_path / "runs" / "min")
-    with pytest.raises(InputError, match=r"runs: not a run of train.py"):
-        experiment.find_run(tmp_path / "runs")
-
-
-def test_a_run_is_named_by_its_folder_however_it_is_given(tmp_path, monkeypatch):
-    (tmp_path / "mine" / "fold0").mkdir(parents=True)
-    (tmp_path / "mine" / "args.yaml").touch()
-    monkeypatch.chdir(tmp_path / "mine" / "fold0")
-    assert [experiment.find_run(path) for path in ("..", "../../mine", "../../mine/")] == [
-        tmp_path.resolve() / "mine", *[Path("../../mine")] * 2]  # fmt: skip
-    monkeypatch.chdir(tmp_path / "mine")
-    assert experiment.find_run(".").name == "mine"
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("")
+    assert experiment.find_run(run / inside) == run
+    monkeypatch.chdir(run / "fold0")
+    for path, found in (("..", run.resolve()), ("../../mine", Path("../../mine")), ("../../mine/", Path("../../mine"))):
+        assert experiment.find_run(path) == found
+    monkeypatch.chdir(run)
+    assert experiment.find_run(inside) == run and experiment.find_run(".").name == "mine"
+    for path, told in ((f"{inside.strip('/')}x", "no such run"), (run.parent / "min", r"no such run. Did you mean mine"),
+                       (run.parent, r"runs: not a run of train.py")):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            experiment.find_run(path)
 
 
 @pytest.mark.parametrize(("text", "why"), [
@@ -188,39 +158,21 @@ def test_args_that_are_no_options_are_refused(tmp_path, text, why):
         experiment.read_args(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def half(fit):
-    """A run whose fold 1 is not trained yet."""
-    return fit("--target", "mask", "--fold", "0", name="half")
-
-
-def test_a_run_in_training_is_not_gone_on_with(half, monkeypatch):
-    """--resume of a run whose missing fold another process trains is refused before any data is read."""
-    monkeypatch.setattr(train, "load_data", None)
-    with experiment.fold_lock(half, 1), pytest.raises(InputError, match=r"fold1: another process is training it; wait for it"):
-        train.main(["--resume", str(half), "--quiet"])
-
-
-# ---- environment ------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A clone in which experiment.py seems to lie, with one commit; clone.git(words) asks git there."""
     if shutil.which("git") is None:
         pytest.skip("no git here")
     folder = tmp_path / "clone"
-    (folder / "docs").mkdir(parents=True)
-    (folder / "templates").mkdir()
     for name in ("experiment.py", "docs/experiment.py", "templates/base.html"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
 
     def git(*words):
         me = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
         return subprocess.run(["git", *me, *words], cwd=folder, check=True, capture_output=True).stdout.decode().strip()
 
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
-        git(*words)
+    git("init", "-q"), git("add", "."), git("commit", "-qm", "one")
     monkeypatch.setattr(experiment, "__file__", str(folder / "experiment.py"))
     return SimpleNamespace(folder=folder, git=git)
 
@@ -230,45 +182,33 @@ def commit_and_dirty():
     return found["git_commit"], found["git_dirty"]
 
 
-def test_versions_are_those_of_the_packages(monkeypatch):
-    monkeypatch.setattr(experiment, "PACKAGES", ("numpy", "nowhere"))
-    found = experiment.environment("cpu")
-    assert found["device"] == "cpu" and found["packages"] == {"numpy": np.__version__, "nowhere": None}
-
-
-@pytest.mark.parametrize("name", [b"\xbd\xc7\xc7\xe8.txt", b"out\xbd/eval.csv", b'a\nb "c".txt', b"data/train/train.csv"])
-def test_untracked_data_is_no_change_whatever_its_name(clone, name):
-    """cp949 names, as of a zip made on a Korean Windows, with core.quotepath off as guides advise; results in the clone."""
+@pytest.mark.parametrize(("name", "is_dirty"), [
+    (b"\xbd\xc7\xc7\xe8.txt", False), (b"out\xbd/eval.csv", False), (b'a\nb "c".txt', False), (b"data/train/train.csv", False),
+    (b"mine.py", True), (b"\xbd\xc7.py", True), (b"experiment.py", True), (b"templates/base.html", True),
+])  # fmt: skip
+def test_changed_code_is_told_and_untracked_data_is_no_change_whatever_its_name(clone, name, is_dirty):
+    """cp949 names, as of a zip made on a Korean Windows, with core.quotepath off as guides advise; results in the clone. Also
+    where status.showUntrackedFiles says no."""
     clone.git("config", "core.quotepath", "false")
+    clone.git("config", "status.showUntrackedFiles", "no")
     path = os.fsencode(clone.folder) + b"/" + name
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb"):
-        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), False)
+        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), is_dirty)
 
 
-@pytest.mark.parametrize("name", [b"mine.py", b"\xbd\xc7.py", b"experiment.py", b"templates/base.html"])
-def test_changed_code_is_told(clone, name):
-    """Also where status.showUntrackedFiles says no."""
-    clone.git("config", "status.showUntrackedFiles", "no")
-    with open(os.fsencode(clone.folder) + b"/" + name, "wb"):
-        assert commit_and_dirty() == (clone.git("rev-parse", "HEAD"), True)
-
-
-def test_an_export_within_another_clone_has_no_commit(clone, monkeypatch):
-    export = clone.folder / "export"
-    export.mkdir()
-    (export / "experiment.py").write_text("x")
-    monkeypatch.setattr(experiment, "__file__", str(export / "experiment.py"))
-    assert commit_and_dirty() == (None, None)
-    (clone.folder / ".gitignore").write_text("*")
-    assert commit_and_dirty() == (None, None)
-
-
-def test_a_clone_of_another_owner_is_read(clone, monkeypatch):
-    """As in a container; git itself refuses it as of "dubious ownership", and goes on doing so for a clone around ours."""
+def test_a_clone_of_another_owner_is_read_and_one_around_ours_is_not(clone, monkeypatch):
+    """As in a container; git itself refuses it as of "dubious ownership", and goes on doing so for a clone around ours. An export
+    within another clone is none of its files, ignored or not."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test this
     assert commit_and_dirty()[1] is False
     monkeypatch.setattr(experiment, "__file__", str(clone.folder / "docs" / "experiment.py"))
+    assert commit_and_dirty() == (None, None)
+    monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
+    (clone.folder / "export").mkdir()
+    monkeypatch.setattr(experiment, "__file__", shutil.copy(clone.folder / "experiment.py", clone.folder / "export"))
+    assert commit_and_dirty() == (None, None)
+    (clone.folder / ".gitignore").write_text("*")
     assert commit_and_dirty() == (None, None)
 
 
@@ -279,56 +219,47 @@ def test_a_git_that_fails_hangs_or_is_not_there(clone, tmp_path, monkeypatch, sc
         (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin" if script else str(tmp_path / "bin"))
-    monkeypatch.setattr(experiment, "GIT_SECONDS", 0.2, raising=False)
-    assert commit_and_dirty() == (None, None)
+    monkeypatch.setattr(experiment, "GIT_SECONDS", 0.2)
+    monkeypatch.setattr(experiment, "PACKAGES", ("numpy", "nowhere"))
+    found = experiment.environment("cpu")
+    assert (found["git_commit"], found["git_dirty"], found["device"]) == (None, None, "cpu")
+    assert found["packages"] == {"numpy": np.__version__, "nowhere": None}
 
 
-def changed_size(data):
-    """Another picture in place of one."""
-    path = sorted((data / "train" / "images").glob("0*/mask1.*"))[0]
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def changed_label(data):
-    """Another mask state for two pictures of a person."""
-    normal, worn = (sorted((data / "train" / "images").glob(f"0*/{kind}.*"))[0] for kind in ("normal", "mask1"))
-    assert normal.parent == worn.parent
-    os.rename(normal, normal.with_stem("other"))
-    os.rename(worn, worn.with_stem("normal"))
-    os.rename(normal.with_stem("other"), normal.with_stem("mask1"))
-
-
-def test_a_run_whose_data_changed_does_not_go_on(runs, shared_data, tmp_path):
+@pytest.mark.parametrize("change", ["another picture in place of one", "another mask state for two pictures of a person"])
+def test_a_run_whose_data_changed_does_not_go_on(runs, shared_data, tmp_path, change):
     """One fold of it is still to be trained. A complete run has nothing left that could differ."""
-    run = shutil.copytree(runs["mask"], tmp_path / "run")
-    for number, change in enumerate((changed_size, changed_label)):
-        data = shutil.copytree(shared_data, tmp_path / f"data{number}")
-        change(data)
-        argv = ["--resume", str(run), "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
-        with without_pictures():
-            assert train.main(argv) == 0
-        (run / "fold1" / "fold.json").rename(run / "fold1" / "kept")
-        with pytest.raises(InputError, match=r"run: its images, their sizes or their labels are not those that it began with"):
-            train.main(argv)
-        (run / "fold1" / "kept").rename(run / "fold1" / "fold.json")
+    run, data = shutil.copytree(runs["mask"], tmp_path / "run"), shutil.copytree(shared_data, tmp_path / "data")
+    normal, worn = (sorted((data / "train" / "images").glob(f"0*/{kind}.*"))[0] for kind in ("normal", "mask1"))
+    if change.startswith("another picture"):
+        worn.write_bytes(worn.read_bytes() + b"\0")
+    else:
+        os.rename(normal, normal.with_stem("other"))
+        os.rename(worn, worn.with_stem("normal"))
+        os.rename(normal.with_stem("other"), normal.with_stem("mask1"))
+    argv = ["--resume", str(run), "--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
+    with without_pictures():
+        assert train.main(argv) == 0
+    (run / "fold1" / "fold.json").unlink()
+    with pytest.raises(InputError, match=r"run: its images, their sizes or their labels are not those that it began with"):
+        train.main(argv)
 
 
-def test_resume_refuses_another_file_of_weights_under_the_same_name(shared_data, tmp_path):
-    weights = tmp_path / "backbone.safetensors"
-    state = timm.create_model("test_resnet").state_dict()
+def test_resume_refuses_another_file_of_weights_under_the_same_name(fit, tmp_path):
+    weights, state = tmp_path / "backbone.safetensors", timm.create_model("test_resnet").state_dict()
     safetensors.torch.save_file(state, weights)
-    argv = [option for option in command(shared_data, tmp_path, "--name", "run", "--fold", "0") if option != "--no-pretrained"]
-    trained([*argv, "--weights", str(weights)])
-    resume = ["--resume", str(tmp_path / "runs" / "run"), "--quiet", "--fold", "1"]
+    run = fit("--weights", weights, "--fold", "0", name="run", output_dir=tmp_path)
+    resume = ["--resume", str(run), "--quiet", "--fold", "1"]
     safetensors.torch.save_file({name: value + 1 for name, value in state.items()}, weights)
     with pytest.raises(InputError, match=r"--weights .*backbone.safetensors: changed since .*run began with it; put that file"):
         train.main(resume)
-    assert not (tmp_path / "runs" / "run" / "fold1").exists()
     weights.unlink()
     with pytest.raises(InputError, match=r"backbone.safetensors: no such file"):
         train.main(resume)
+    assert not (run / "fold1").exists()
     safetensors.torch.save_file(state, tmp_path / "moved.safetensors")
-    trained([*resume, "--weights", str(tmp_path / "moved.safetensors")])
-    assert experiment.read_args(tmp_path / "runs" / "run")["weights"] == str(tmp_path / "moved.safetensors")
-    (tmp_path / "moved.safetensors").unlink()
-    trained(resume)  # all that is asked for is learnt
+    with without_pictures():
+        assert train.main([*resume, "--weights", str(tmp_path / "moved.safetensors")]) == 0
+        assert experiment.read_args(run)["weights"] == str(tmp_path / "moved.safetensors")
+        (tmp_path / "moved.safetensors").unlink()
+        assert train.main(resume) == 0  # all that is asked for is learnt
