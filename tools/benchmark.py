@@ -33,6 +33,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import tempfile
 import time
@@ -233,10 +234,7 @@ def usual_pipeline(args, fit, files):
         with errors.signals_blocked():  # for the workers, which end when this process does
             for _ahead in range(1 + PREFETCH * args.workers):
                 step(batches)
-        window.start()
-        step(batches)
-        while not window.step(fit.step_size):
-            step(batches)
+        repeated(lambda: step(batches), fit.step_size)(window)
 
     return run
 
@@ -274,7 +272,6 @@ def _run_script(seconds):
 def time_stages(fit, seconds):
     """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
     store, device, laps = fit.data.store, fit.ranks.device, {}
-    steps = itertools.cycle(range(fit.steps))
     begun = last = time.perf_counter()
 
     def lap(stage):
@@ -284,7 +281,7 @@ def time_stages(fit, seconds):
         laps.setdefault(stage, []).append(1000 * (now - last))
         last = time.perf_counter()
 
-    for step in steps:
+    for step in itertools.cycle(range(fit.steps)):
         (part,) = engine.micro_batches(fit, fit.data.train_rows, step)
         batch = store.gather(part.reads)
         lap("gather")
@@ -386,14 +383,12 @@ def predict_all(args, calls, images, device):
 
 def cache_building(args, device):
     """Rates of building a cache and of a plain Pillow loop, with the same images in the same place."""
-    people = dataset.read_people(args.data_dir)
-    files = dataset.image_files(args.data_dir, dataset.list_images(args.data_dir, people)["image"][: args.images])
+    names = dataset.list_images(args.data_dir, dataset.read_people(args.data_dir))["image"]
+    files = dataset.image_files(args.data_dir, names[: args.images])
     args.images = len(files)
     geometry = Geometry.of(args.img_size, args.crop)
-    pipelines = {
-        "cache": build_caches(files, geometry, make_dir(args.cache_dir, "--cache-dir")),
-        "pillow": pillow_loop(files, geometry),
-    }
+    caches = build_caches(files, geometry, make_dir(args.cache_dir, "--cache-dir"))
+    pipelines = {"cache": caches, "pillow": pillow_loop(files, geometry)}
     return alternate(pipelines, device, args.repeats, args.seconds), {}
 
 
@@ -422,48 +417,36 @@ def pillow_loop(files, geometry):
     return repeated(step, 1)
 
 
-FIXED = {
-    "pretrained": False,
-    "seed": 0,
-    "fold_seed": 0,
-    "kfold": 0,
-    "scheduler": "none",
-    "epochs": 1,
-    "patience": 0,
-    "quiet": True,
-}
+FIXED = {"pretrained": False, "seed": 0, "fold_seed": 0, "kfold": 0, "scheduler": "none", "epochs": 1, "patience": 0,
+         "quiet": True}  # fmt: skip
 MEASUREMENTS = {"train": train, "validation": validation, "inference": inference, "cache": cache_building}
 # Which rates are divided by which.
-FRACTIONS = {
-    "train": (("ours", "ceiling"), ("ours", "usual"), ("ours", "script")),
-    "validation": (("ours", "ceiling"),),
-    "inference": (("ours", "ceiling"), ("ours", "separate")),
-    "cache": (("cache", "pillow"),),
-}
+FRACTIONS = {"train": (("ours", "ceiling"), ("ours", "usual"), ("ours", "script")), "validation": (("ours", "ceiling"),),
+             "inference": (("ours", "ceiling"), ("ours", "separate")), "cache": (("cache", "pillow"),)}  # fmt: skip
 
 
 def parse_args(argv):
     parser = errors.Parser("Measure how close training comes to the ceiling, and how far it is ahead of the usual pipeline.")
     group = parser.add_argument_group("measurement")
-    group.add_argument("--what", choices=FRACTIONS, default="train", help="what is measured")
-    group.add_argument("--repeats", type=errors.positive_int, default=5, metavar="N", help="rounds that count")
-    group.add_argument("--seconds", type=errors.positive_float, default=10.0, metavar="S", help="of each measurement, at least")
-    group.add_argument("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
-    group.add_argument("--script", action="store_true", help="measure it as a script of its own, too")
-    group.add_argument("--workers", type=errors.natural_int, default=joblib.cpu_count(), metavar="N",
-                       help="processes of the usual pipeline's DataLoader")  # fmt: skip
-    group.add_argument("--images", type=errors.positive_int, default=2000, metavar="N",
-                       help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
-    group.add_argument("--folds", type=errors.positive_int, default=5, metavar="K", help="--what inference: models")
+    add = group.add_argument
+    add("--what", choices=FRACTIONS, default="train", help="what is measured")
+    add("--repeats", type=errors.positive_int, default=5, metavar="N", help="rounds that count")
+    add("--seconds", type=errors.positive_float, default=10.0, metavar="S", help="of each measurement, at least")
+    add("--usual", action=argparse.BooleanOptionalAction, default=True, help="measure the usual pipeline too")
+    add("--script", action="store_true", help="measure it as a script of its own, too")
+    add("--workers", type=errors.natural_int, default=joblib.cpu_count(), metavar="N",
+        help="processes of the usual pipeline's DataLoader")  # fmt: skip
+    add("--images", type=errors.positive_int, default=2000, metavar="N",
+        help="all but --what train: images that are predicted, or of each cache")  # fmt: skip
+    add("--folds", type=errors.positive_int, default=5, metavar="K", help="--what inference: models")
     options.add_tta(group)
-    group.add_argument("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
+    add("--out", default="benchmark.json", metavar="FILE", help="everything that was measured, as json")
     options.add_data(parser)
-    group = options.add_model(parser, "resnet18", "medium")
-    group.add_argument("--target", choices=TARGETS, default="label", help="what the model predicts")
-    group.add_argument("--loss", default="ce", help="as in train.py")
-    group.add_argument("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
-    group = options.add_compute(parser, batch_size=64)
-    options.add_step(group)
+    add = options.add_model(parser, "resnet18", "medium").add_argument
+    add("--target", choices=TARGETS, default="label", help="what the model predicts")
+    add("--loss", default="ce", help="as in train.py")
+    add("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
+    options.add_step(options.add_compute(parser, batch_size=64))
     args = argparse.Namespace(**vars(options.make_parser().parse_args([])) | FIXED)
     args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
     args.loss = args.loss.replace(" ", "")
@@ -478,15 +461,6 @@ def parse_args(argv):
     return args
 
 
-def cpu_name():
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def summary(args, device, rates, stages):
     """All that was measured, where and how, as a JSON-able dict."""
     fractions = {}
@@ -494,7 +468,9 @@ def summary(args, device, rates, stages):
         if whole in rates:
             fractions[f"{part}/{whole}"] = spread([a / b for a, b in zip(rates[part], rates[whole])])
     environment = experiment.environment(hardware.describe(device))
-    environment |= {"cpu": cpu_name(), "cpus": os.cpu_count(), "threads": args.threads}
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    environment |= {"cpu": (names or [platform.machine()])[0], "cpus": os.cpu_count(), "threads": args.threads}
     rates = {name: spread(values) for name, values in rates.items()}
     return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
 

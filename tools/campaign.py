@@ -1,16 +1,13 @@
-"""kill -9 at random moments: trainings are killed with all their processes until they end, and must equal ones that never
-were.
+"""kill -9 at random moments: trainings are killed with all their processes until they end, and must equal ones that were not.
 
     python tools/campaign.py --kills 300 --jobs 2 --seed 0
 
-Each trial is a new run of one of CONFIGS on a tiny data set, killed and resumed (or started again where there is no run
-yet) until it ends. Half of the kills come at a random time, the others beside a write: before a file's fsync, before
-and after its rename. After each kill every file under a final name must be readable and no epoch that was reported may
-be missing in log.csv; at the end all files must equal those of a run that was never killed, bit for bit but for times.
-Exit code 1 on any difference.
+Each trial is a new run of one of CONFIGS on a tiny data set, killed and resumed (or started again where there is no run yet)
+until it ends. Half of the kills come at a random time, the others beside a write: before a file's fsync, before and after its
+rename. After each kill every file under a final name must be readable and no epoch that was reported may be missing in log.csv;
+at the end all files must equal those of a run that was never killed, bit for bit but for times; exit code 1 on a difference.
 
-This process imports torch once and forks a child for each start, as importing would take most of the time; kills during
-imports are therefore not tried (no file exists yet).
+This process imports torch once and forks a child for each start, as importing takes most of the time; no import is killed.
 """
 
 import argparse
@@ -73,7 +70,6 @@ PHASES = {
 }
 UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256", "options")  # times and places
 TOLD = re.compile(r"^fold (\d+) epoch +(\d+)", re.MULTILINE)
-PR_SET_CHILD_SUBREAPER = 36
 
 
 class Shared:
@@ -181,15 +177,11 @@ def read_table(path):
         raise ValueError("cut short")
 
 
-def read_mapping(path):
-    if not isinstance(yaml.safe_load(path.read_text()), dict):
-        raise ValueError("no mapping")
-
-
 # Readers by suffix, which raise when a file is damaged.
 READERS = {
-    ".json": lambda path: json.loads(path.read_text()), ".yaml": read_mapping, ".csv": read_table,
-    ".safetensors": safetensors.torch.load_file, ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
+    ".json": lambda path: json.loads(path.read_text()), ".csv": read_table,
+    ".yaml": lambda path: dict(yaml.safe_load(path.read_text())), ".safetensors": safetensors.torch.load_file,
+    ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),
     ".png": lambda path: Image.open(path).load(), ".npy": lambda path: np.load(path, mmap_mode="r"),
 }  # fmt: skip
 
@@ -306,7 +298,7 @@ def work(place, data, configs, seed, wanted, until, counts, results):
 
 def adopt_orphans():
     """Processes whose parent was killed become this one's children, so that it can wait for their end (Linux)."""
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0):  # PR_SET_CHILD_SUBREAPER
         raise OSError("prctl: can't adopt the processes of a killed training")
 
 

@@ -32,19 +32,15 @@ from files import write_figure
 PEOPLE = ((549, 410, 83), (732, 817, 109))
 COUNTS = [images * people for images in (5, 1, 1) for gender in PEOPLE for people in gender]
 RAREST, COMMONEST = int(np.argmin(COUNTS)), int(np.argmax(COUNTS))
-SMOOTHING, GAMMA = 0.1, 2.0
+SMOOTHING, GAMMA, ADJUSTED = 0.1, 2.0, partial(loss.logit_adjusted, class_counts=torch.tensor(COUNTS))
 CURVES = {
     "cross-entropy": (loss.cross_entropy, RAREST, "#1f2328", "-"),
     f"label smoothing {SMOOTHING}": (partial(loss.label_smoothing, smoothing=SMOOTHING), RAREST, "#0072b2", "-"),
     f"focal, gamma {GAMMA:g}": (partial(loss.focal, gamma=GAMMA), RAREST, "#d55e00", "-"),
     "soft F1, alone of its class": (loss.soft_f1, RAREST, "#009e73", "-"),
-    f"logit adjusted, rarest class ({COUNTS[RAREST]} images)": (
-        partial(loss.logit_adjusted, class_counts=torch.tensor(COUNTS)), RAREST, "#cc79a7", "-",
-    ),
-    f"logit adjusted, commonest class ({COUNTS[COMMONEST]:,})": (
-        partial(loss.logit_adjusted, class_counts=torch.tensor(COUNTS)), COMMONEST, "#cc79a7", "--",
-    ),
-}  # fmt: skip
+    f"logit adjusted, rarest class ({COUNTS[RAREST]} images)": (ADJUSTED, RAREST, "#cc79a7", "-"),
+    f"logit adjusted, commonest class ({COUNTS[COMMONEST]:,})": (ADJUSTED, COMMONEST, "#cc79a7", "--"),
+}
 
 
 def curve(function, true, probs):

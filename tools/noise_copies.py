@@ -21,18 +21,17 @@ import metrics
 import predictions
 from dataset import LABELS, OFFICIAL_BOUNDS
 
+
+def weighted(weights, copies):
+    return blend.blend(copies, weights=weights)
+
+
 FITS = {
-    "greedy": (
-        lambda copies, truth: blend.greedy(copies, truth, OFFICIAL_BOUNDS)[0],
-        lambda weights, copies: blend.blend(copies, weights=weights),
-    ),
-    "weights": (
-        lambda copies, truth: blend.tune_weights(copies, truth, OFFICIAL_BOUNDS),
-        lambda weights, copies: blend.blend(copies, weights=weights),
-    ),
+    "greedy": (lambda copies, truth: blend.greedy(copies, truth, OFFICIAL_BOUNDS)[0], weighted),
+    "weights": (lambda copies, truth: blend.tune_weights(copies, truth, OFFICIAL_BOUNDS), weighted),
     "f1 decoding": (
         lambda copies, truth: metrics.fit_class_factors(blend.blend(copies), truth, len(LABELS)),
-        lambda biases, copies: metrics.apply_class_factors(blend.blend(copies), biases),
+        lambda factors, copies: metrics.apply_class_factors(blend.blend(copies), factors),
     ),
 }
 
@@ -61,10 +60,8 @@ def main():
             fit, apply = FITS[name]
             in_sample = f1(apply(fit(copies, truth), copies)) - equal
             honest = f1(blend.crossfit(fit, apply, copies, truth, persons)) - equal
-            print(
-                f"seed {seed}  {name:<12} in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})",
-                flush=True,
-            )
+            scores = f"in-sample {in_sample:+.4f}  cross-fitted {honest:+.4f}  (equal {equal:.4f})"
+            print(f"seed {seed}  {name:<12} {scores}", flush=True)
 
 
 if __name__ == "__main__":
