@@ -180,8 +180,6 @@ def inside(box, x, y):
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-# ---- TTA --------------------------------------------------------------------------------------------------------------
-
 PLACES = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
 # The views over which predictions are averaged (Krizhevsky et al. 2012): (flipped, shift right and down as parts of the sides).
 TTAS = {
@@ -191,8 +189,6 @@ TTAS = {
     "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
 }
 
-
-# ---- mixing -----------------------------------------------------------------------------------------------------------
 
 MIXES = ("none", "mixup", "cutmix", "halves")
 MIX_COLUMNS = ("share", "x", "y", "side")

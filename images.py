@@ -127,8 +127,6 @@ def open_rgb(file):
         return to_rgb(image)
 
 
-# ---- decoding ---------------------------------------------------------------------------------------------------------
-
 DECODER = 4  # part of the cache's key: raise it when decode() gives other pixels
 SPARE = 1.5  # a JPEG's decoder halves it while it stays this many times larger than the target
 
@@ -232,8 +230,6 @@ def _find_part(files, part):
         boxes.append(box or (np.nan,) * 4)
     return boxes
 
-
-# ---- the cache --------------------------------------------------------------------------------------------------------
 
 PART = 16  # images that a process takes at a time
 SKIP = "; --skip-bad-images leaves such files out of training"
@@ -416,8 +412,6 @@ class ImageStore:
                 ahead.extend(pool.submit(self._gather, rows) for _, rows in zip(range(1), groups))
                 yield batch.to(self.device, non_blocking=True)
 
-
-# ---- likeness ---------------------------------------------------------------------------------------------------------
 
 THUMBNAIL = Geometry(24, 18)
 MASKED = (0.38, 0.90, 0.08, 0.92)  # top, bottom, left, right of the part that masks change: it is left out

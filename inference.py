@@ -105,9 +105,6 @@ def print_score(data_dir, names, label_probs, what):
         print(f"{what} against {data_dir}/eval/answers.csv: macro F1 {f1:.4f}, accuracy {accuracy:.4f}")
 
 
-# ---- out of fold ------------------------------------------------------------------------------------------------------
-
-
 def open_oof_images(run, plain, data_dir, args, device):
     """(images.ImageStore of the train images of a run, from the cache of its training; the rows of `plain`, its oof.csv)."""
     people = dataset.read_people(data_dir)
@@ -172,8 +169,6 @@ def tta_lines(run, tta, found):
     gain = f"gain {found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}; {ADVICE[verdict].format(tta=tta)}"
     return [f"{path}: out-of-fold macro F1 {scores}", f"  {gain}"]
 
-
-# ---- pseudo-labels ----------------------------------------------------------------------------------------------------
 
 PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 

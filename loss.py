@@ -172,8 +172,6 @@ def age_distribution(ages, sigma=2.0, top_spread=None):
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1).float()
 
 
-# ---- targets and criterion --------------------------------------------------------------------------------------------
-
 CLASS_WEIGHTS = ("none", "balanced", "effective")
 BETA = 0.999  # of the effective number of images
 

@@ -58,8 +58,6 @@ def layout(net):
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-# ---- making a model ---------------------------------------------------------------------------------------------------
-
 CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 
 
@@ -169,8 +167,6 @@ def mean_std(model):
     config = timm.data.resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])
 
-
-# ---- weights ----------------------------------------------------------------------------------------------------------
 
 ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
 # Under which of its names a checkpoint holds its tensors, the best first.
@@ -334,9 +330,6 @@ def load(path, like=None):
             model = create(metadata["model"], metadata["target"], metadata["img_size"], try_size=False)
         model.load_state_dict(state)
     return model.eval(), metadata
-
-
-# ---- prediction -------------------------------------------------------------------------------------------------------
 
 
 def predict(model, batches, mean, std, amp_dtype=None, tta="none"):
