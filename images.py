@@ -90,8 +90,6 @@ def opened(file):
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
-    except Unreadable:
-        raise
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except FileNotFoundError as error:
@@ -281,9 +279,8 @@ def open_faces(files, cache_dir, quiet=False):
     boxes = make_dir(cache_dir, "--cache-dir") / f"{_key((DETECTOR, PIL.__version__), files)}.faces.npy"
 
     def build():
-        stream = io.BytesIO()
-        np.save(stream, find_faces(files, quiet))
-        write_bytes(boxes, stream.getvalue())
+        found = find_faces(files, quiet)
+        write_atomic(boxes, lambda temporary: np.save(temporary, found), found.nbytes)
 
     _build_once(boxes, boxes, build)
     return np.array(read_array(boxes, np.float32, (len(files), 4)))

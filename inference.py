@@ -34,7 +34,7 @@ from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, age_group_probs, columns, he
 from errors import InputError
 from images import Geometry
 
-GROUP_BYTES = 2 << 30  # of weights that are predicted with together
+GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file at least
 
 
 def predict_folds(jobs, eval_images, args, device):
@@ -45,14 +45,17 @@ def predict_folds(jobs, eval_images, args, device):
     by_geometry = {}
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
-            by_geometry.setdefault(_geometry(experiment.weights_file(run, number)), []).append((run, number))
+            weights = experiment.weights_file(run, number)
+            by_geometry.setdefault(_geometry(weights), []).append((run, number, weights))
     for geometry, missing in by_geometry.items():
         pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = images.ImageStore(pixels, device, args.cache_device)
-        for group in _groups([(*job, experiment.weights_file(*job)) for job in missing]):
-            predicted = predict_rows(
-                [weights for *_job, weights in group], store, np.arange(len(eval_images.names)), args, device
-            )
+        while missing:
+            sizes = np.cumsum([weights.stat().st_size for *_job, weights in missing])
+            count = max(1, (sizes <= GROUP_BYTES).sum())
+            group, missing = missing[:count], missing[count:]
+            rows = np.arange(len(eval_images.names))
+            predicted = predict_rows([weights for *_job, weights in group], store, rows, args, device)
             for (run, number, _weights), (target, probs) in zip(group, predicted):
                 path = predictions.file_of(experiment.fold_dir(run, number), "eval", args.tta)
                 table = predictions.eval_table(eval_images.names, target, probs)
@@ -65,22 +68,8 @@ def _geometry(weights):
     return Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
 
 
-def _groups(jobs):
-    """`jobs`, the last item of which is a file of weights, in lists of GROUP_BYTES of weights at most (one job at least)."""
-    groups, room = [], 0
-    for job in jobs:
-        size = job[-1].stat().st_size
-        if not groups or size > room:
-            groups.append([])
-            room = GROUP_BYTES
-        groups[-1].append(job)
-        room -= size
-    return groups
-
-
 def predict_rows(weights, store, rows, args, device):
-    """[(target, probabilities [len(rows), num_outputs])] of files of weights for rows of an images.ImageStore; see
-    predict_folds for `args`."""
+    """[(target, probabilities [len(rows), num_outputs])] of files of weights for rows of an ImageStore; `args` as above."""
     models, targets, loaded = [], [], None
     for path in weights:
         net, metadata = loaded = model.load(path, loaded)
@@ -154,20 +143,8 @@ def tta_gain(target, plain, table):
     return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
 
 
-ADVICE = {
-    "better": "use --tta {tta}",
-    "worse": "leave --tta at none",
-    "noise": "leave --tta at none, as far as these people tell",
-}
-
-
-def tta_lines(run, tta, found):
-    """Two lines about the `tta_gain` of a run, for the console."""
-    low, high = found["gain_ci95"]
-    verdict = metrics.verdict(low, high)
-    path, scores = predictions.file_of(run, "oof", tta), "{oof_f1:.4f}, without TTA {plain_f1:.4f}".format(**found)
-    gain = f"gain {found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {verdict}; {ADVICE[verdict].format(tta=tta)}"
-    return [f"{path}: out-of-fold macro F1 {scores}", f"  {gain}"]
+ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
+          "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
 
 
 PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
@@ -222,10 +199,8 @@ def teaching_folds(run, kfold):
     lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
     if lacking:
         numbers = " ".join(map(str, lacking))
-        first = f"python train.py --resume {shlex.quote(str(run))} --fold {numbers} first"
-        raise InputError(
-            f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here; {first}"
-        )
+        lack = f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here"
+        raise InputError(f"{lack}; python train.py --resume {shlex.quote(str(run))} --fold {numbers} first")
     return list(range(kfold))
 
 
@@ -336,9 +311,12 @@ def score_tta(args, runs, device):
     data_dir, verdicts = demo.locate(args.data_dir)[0], set()
     for run in runs:
         found = predict_oof(run, data_dir, args, device)
-        verdicts.add(metrics.verdict(*found["gain_ci95"]))
-        for line in tta_lines(run, args.tta, found):
-            print(line)
+        low, high = found["gain_ci95"]
+        verdict, path = metrics.verdict(low, high), predictions.file_of(run, "oof", args.tta)
+        verdicts.add(verdict)
+        print("{}: out-of-fold macro F1 {oof_f1:.4f}, without TTA {plain_f1:.4f}".format(path, **found))
+        gain = f"{found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}"
+        print(f"  gain {gain}: {verdict}; {ADVICE[verdict].format(tta=args.tta)}")
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
     print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")
     return 0
