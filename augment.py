@@ -26,8 +26,7 @@ def draw_augment(aug, batch_size, generator):
     """The random numbers of a batch: float32 [batch_size, len(PARAMS)] on the CPU; every level takes as many draws.
 
     Shifts are parts of the sides, to the right and down; degrees are clockwise; colours are factors; of the erased box the area
-    (0: none) is a part of the image, the aspect height over width as parts of the sides, the place 0 to 1 between borders.
-    """
+    (0: none) is a part of the image, the aspect height over width as parts of the sides, the place 0 to 1 between borders."""
     flip, shift, scale, degrees, colour, erase = LEVELS[aug]
     u = torch.rand(batch_size, len(PARAMS) + 1, generator=generator)
     low = torch.tensor([0, -shift, -shift, 1 - scale, -degrees, *[1 - colour] * 3, ERASED_AREA[0], -1, 0, 0])
@@ -40,10 +39,8 @@ def draw_augment(aug, batch_size, generator):
 
 
 def normalise(images, mean, std):
-    """(images / 255 - mean) / std: uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in channels_last memory, on their device.
-
-    mean, std: 3 numbers in units of 0..1, as a tuple or a tensor.
-    """
+    """(images / 255 - mean) / std: uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in channels_last memory, on their device. mean,
+    std: 3 numbers in units of 0..1, as a tuple or a tensor."""
     B, H, W, C = images.shape
     mean, std = _constants(mean, std, images.device)
     # Rows of W * 3 against constants repeated W times: an inner loop over 3 channels is eight times slower on a CPU.
@@ -53,10 +50,8 @@ def normalise(images, mean, std):
 
 
 def augment(images, params, aug, mean, std):
-    """Change each image by its row of `params` and normalise: float32 [B, 3, H, W] in channels_last memory.
-
-    images: uint8 [B, H, W, 3]. params: rows of draw_augment(aug, ...). Colours are not clipped to 0..1.
-    """
+    """Change each image by its row of `params` and normalise: float32 [B, 3, H, W] in channels_last memory. images: uint8
+    [B, H, W, 3]. params: rows of draw_augment(aug, ...). Colours are not clipped to 0..1."""
     if aug == "none":
         return normalise(images, mean, std)
     if aug == "light":
@@ -87,10 +82,8 @@ def augment(images, params, aug, mean, std):
 
 
 def view(images, flipped, shift_x, shift_y):
-    """A view for TTA: float images [B, 3, H, W] mirrored if `flipped`, then moved by parts of the width and height.
-
-    Positive is to the right and down; shifts are rounded to whole pixels and borders are reflected as by `warp`.
-    """
+    """A view for TTA: float images [B, 3, H, W] mirrored if `flipped`, then moved by parts of the width and height. Positive is
+    to the right and down; shifts are rounded to whole pixels and borders are reflected as by `warp`."""
     channels_last = images.is_contiguous(memory_format=torch.channels_last)
     images = images.flip(-1) if flipped else images
     for dim, part in ((3, shift_x), (2, shift_y)):
@@ -108,9 +101,7 @@ def _constants(mean, std, device):
 
 def decided(params, height, width):
     """GREY [3], pixels' centres x [width] and y [height] in -1..1, then by sample shift, turn, colour matrix and lift, and box.
-
-    Computed on the CPU: a GPU would take longer to begin fifty small sums than for all the rest.
-    """
+    Computed on the CPU: a GPU would take longer to begin fifty small sums than for all the rest."""
     flip, shift_x, shift_y, scale, degrees, brightness, contrast, saturation, *box = params.unbind(1)
     return (
         torch.tensor(GREY, device=params.device),
@@ -132,10 +123,8 @@ def moved(tensors, device):
 
 
 def turns(flip, scale, degrees, height, width):
-    """Matrices from a pixel of the mirrored, scaled and turned image to its source: [B] each -> float32 [B, 2, 2].
-
-    The first row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1.
-    """
+    """Matrices from a pixel of the mirrored, scaled and turned image to its source: [B] each -> float32 [B, 2, 2]. The first
+    row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1."""
     mirror = 1 - 2 * flip
     cos, sin = (f(torch.deg2rad(degrees)) / scale for f in (torch.cos, torch.sin))
     by_x = torch.stack((mirror * cos, -sin * width / height), dim=1)
@@ -143,10 +132,8 @@ def turns(flip, scale, degrees, height, width):
 
 
 def warp(pixels, shift, turn, x, y):
-    """Turn about the centre, then shift, in one bilinear sampling with reflected borders.
-
-    pixels float32 [B, 3, H, W]; shift [B, 2], in the units of x and y; turn [B, 2, 2] of `turns`; x [W], y [H] of `decided`.
-    """
+    """Turn about the centre, then shift, in one bilinear sampling with reflected borders. pixels float32 [B, 3, H, W]; shift
+    [B, 2], in the units of x and y; turn [B, 2, 2] of `turns`; x [W], y [H] of `decided`."""
     x, y = x - shift[:, :1], y - shift[:, 1:]
     along_x, along_y = turn[:, 0, :, None] * x[:, None], turn[:, 1, :, None] * y[:, None]
     # Added as two planes: with the coordinates interleaved it is eight times slower on a CPU, and sampling takes either.
@@ -158,8 +145,7 @@ def colour_change(brightness, contrast, saturation):
     """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
 
     Factors [B] -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ x + lift * m, with x a colour and m the grey mean:
-    y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y).
-    """
+    y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y)."""
     own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=brightness.device)
     grey = torch.tensor(GREY, device=brightness.device)
     matrix = own + (brightness * contrast * (1 - saturation))[:, None, None] * grey
@@ -198,8 +184,7 @@ def draw_mix(mix, count, prob, alpha, generator):
     """Mask bool [count] of the mixed samples, float32 [count, len(MIX_COLUMNS)], float64 [count] from 0 to 1 for the partners.
 
     share of the sample itself, Beta(alpha, alpha); x, y: where cutmix's box lies, 0 to 1 from border to border; side: 0 where
-    halves takes the partner's left half, 1 its right one. generator: numpy's.
-    """
+    halves takes the partner's left half, 1 its right one. generator: numpy's."""
     mixed = generator.random(count) < prob if mix != "none" else np.zeros(count, dtype=bool)
     share = generator.beta(alpha, alpha, count)
     x, y, partner = generator.random((3, count))
@@ -227,10 +212,8 @@ def own_share(mix, params, height, width):
 
 
 def mix_batch(mix, images, targets, mixed, params, others, other_targets):
-    """Images [B, 3, H, W] and soft targets [B, C], changed in place at `mixed` (int64 [M]; bools would make a GPU wait).
-
-    params [M, len(MIX_COLUMNS)] of those by `draw_mix`; others [M, 3, H, W] and other_targets [M, C]: their partners.
-    """
+    """Images [B, 3, H, W] and soft targets [B, C], changed in place at `mixed` (int64 [M]; bools would make a GPU wait). params
+    [M, len(MIX_COLUMNS)] of those by `draw_mix`; others [M, 3, H, W] and other_targets [M, C]: their partners."""
     own = own_share(mix, params, *images.shape[2:])
     share = own.mean((2, 3))
     images[mixed] = images[mixed] * own + others * (1 - own)

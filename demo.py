@@ -38,10 +38,8 @@ JUNK = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(64)  # what tar leaves on a Mac bes
 
 
 def plan_people(people, seed, part=0):
-    """[(gender, age, key)] of `people` persons, shuffled; groups as in the competition, but 8 of each at least from 60 on.
-
-    A person is a function of seed and key = (part, gender, group, number in the group), however many people there are.
-    """
+    """[(gender, age, key)] of `people` persons, shuffled; groups as in the competition, but 8 of each at least from 60 on. A
+    person is a function of seed and key = (part, gender, group, number in the group), however many people there are."""
     share = np.array(COUNTS).ravel() * people / np.sum(COUNTS)
     take = np.floor(share).astype(int)
     for group in np.argsort(take - share, kind="stable")[: people - take.sum()]:
@@ -65,10 +63,8 @@ def pick_age(seed, key):
 
 
 def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
-    """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits.
-
-    InputError when `out` is there and is no demo set, or can't be written; then nothing is left.
-    """
+    """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits. InputError
+    when `out` is there and is no demo set, or can't be written; then nothing is left."""
     out = Path(out)
     facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
     if _is_drawn(out, facts):
@@ -168,10 +164,8 @@ def main(argv=None):
 
 
 def locate(data_dir=None, draw=True):
-    """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv.
-
-    Where none does it is data-demo/, into which the demo set is drawn, with a banner on stderr, unless `draw` is False.
-    """
+    """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv. Where
+    none does it is data-demo/, into which the demo set is drawn, with a banner on stderr, unless `draw` is False."""
     found = find(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, is_demo(found)

@@ -50,8 +50,7 @@ class Geometry:
     """From source image to model input: centre crop in source pixels (None: whole image), then resize to height x width.
 
     The crop is narrowed to the target's shape, so that the ratio is kept. With a face margin the face, where one was found, is
-    cut out instead: its box, enlarged on every side by that share of its width or height.
-    """
+    cut out instead: its box, enlarged on every side by that share of its width or height."""
 
     height: int
     width: int
@@ -64,10 +63,8 @@ class Geometry:
         return cls(*img_size, tuple(crop) if crop else None, face_margin)
 
     def box(self, width, height, face=None):
-        """The source rectangle (left, top, right, bottom), in float pixels, that becomes the model input.
-
-        face: the box of a face, whose rectangle is shrunk to the image and shifted into it; None for the centre crop.
-        """
+        """The source rectangle (left, top, right, bottom), in float pixels, that becomes the model input. face: the box of a
+        face, whose rectangle is shrunk to the image and shifted into it; None for the centre crop."""
         left, top, right, bottom = face or (0, 0, width, height)
         if face:
             enlarged = 1 + 2 * self.face_margin
@@ -252,10 +249,8 @@ def _key(made_by, files):
 
 
 def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
-    """(uint8 memory map [N, H, W, 3] of the decoded images, indices of bad files), built by one process if it is not there.
-
-    Bad files are an InputError, or with `skip_bad` zeros and a line each on stderr; None: the caller can't leave any out.
-    """
+    """(uint8 memory map [N, H, W, 3] of the decoded images, indices of bad files), built by one process if it is not there. Bad
+    files are an InputError, or with `skip_bad` zeros and a line each on stderr; None: the caller can't leave any out."""
     cache_dir = make_dir(cache_dir, "--cache-dir")
     pixels = cache_dir / f"{cache_key(files, geometry)}.npy"
     faces = None if geometry.face_margin is None else open_faces(files, cache_dir, quiet)
@@ -357,10 +352,8 @@ def choose_place(place, device, size):
 
 
 class ImageStore:
-    """Cached images (an array or a memory map of `open_cache`) as a source of uint8 batches [B, H, W, 3] on a device.
-
-    `place` device: the whole cache lies there. host: batches are gathered by a thread, two ahead. auto: as `choose_place` says.
-    """
+    """Cached images (an array or a memory map of `open_cache`) as a source of uint8 batches [B, H, W, 3] on a device. `place`
+    device: the whole cache lies there. host: batches are gathered by a thread, two ahead. auto: as `choose_place` says."""
 
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
@@ -419,9 +412,7 @@ ALIKE = 0.7  # least correlation of two thumbnails that may be of one person
 
 def likeness_features(thumbnails):
     """Features of uint8 [N, H, W, 3] that tell persons apart: float32 [N, D] of length 1, so that products are correlations.
-
-    They are the pixels around the mask, each image's colours set to mean 0 and spread 1, as light differs between pictures.
-    """
+    They are the pixels around the mask, each image's colours set to mean 0 and spread 1, as light differs between pictures."""
     H, W = thumbnails.shape[1:3]
     y, x = np.meshgrid((np.arange(H) + 0.5) / H, (np.arange(W) + 0.5) / W, indexing="ij")
     top, bottom, left, right = MASKED

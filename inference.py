@@ -38,10 +38,8 @@ GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file a
 
 
 def predict_folds(jobs, eval_images, args, device):
-    """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet.
-
-    Images are read once for each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet.
-    """
+    """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet. Images are read once for
+    each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet."""
     by_geometry = {}
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
@@ -151,10 +149,8 @@ PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def find_runs(source):
-    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once.
-
-    How much weight is of no use here, as it is fitted to the labels of everyone.
-    """
+    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
+    of no use here, as it is fitted to the labels of everyone."""
     found = predictions.open_member(str(source))
     if found.is_run and found.choice != "all":
         raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")

@@ -20,10 +20,8 @@ LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "l
 
 
 def parse_loss(spec):
-    """Read 'focal', 'ce+f1' or '0.6*focal+0.4*f1' as [(weight, name), ...]; weights are 1 unless given.
-
-    Names are the keys of LOSS_CODES, weights positive and finite; they need not sum to 1. Anything else: InputError.
-    """
+    """Read 'focal', 'ce+f1' or '0.6*focal+0.4*f1' as [(weight, name), ...]; weights are 1 unless given. Names are the keys of
+    LOSS_CODES, weights positive and finite; they need not sum to 1. Anything else: InputError."""
     parts = []
     for term in spec.split("+"):
         weight, star, name = (piece.strip() for piece in term.rpartition("*"))
@@ -48,10 +46,8 @@ def loss_code(spec):
 
 
 def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=None):
-    """The loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar.
-
-    class_counts [C]: training images of each class, the prior of logit_adjusted; class_weights [C] belong to every part.
-    """
+    """The loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar. class_counts [C]:
+    training images of each class, the prior of logit_adjusted; class_weights [C] belong to every part."""
     parts, class_counts = parse_loss(spec), torch.as_tensor(class_counts)
     class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
     functions = {
@@ -96,10 +92,8 @@ def label_smoothing(logits, target, smoothing=0.025, class_weights=None):
 
 
 def focal(logits, target, gamma=2.0, class_weights=None):
-    """Focal loss over softmax, the mean of -sum_c w_c t_c (1 - p_c)^gamma log p_c (Lin et al. 2017, 1708.02002).
-
-    The paper's sigmoid over one logit z is this with logits [z, 0]; its alpha is class_weights [alpha, 1 - alpha].
-    """
+    """Focal loss over softmax, the mean of -sum_c w_c t_c (1 - p_c)^gamma log p_c (Lin et al. 2017, 1708.02002). The paper's
+    sigmoid over one logit z is this with logits [z, 0]; its alpha is class_weights [alpha, 1 - alpha]."""
     logits, target = _prepare(logits, target)
     if class_weights is not None:
         target = target * class_weights
@@ -113,9 +107,8 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
     """1 - macro F1 of the batch, counted with probabilities: tp = sum p t, fp = sum p (1 - t), fn = sum (1 - p) t.
 
     Only classes in the batch's targets are averaged (an absent one has F1 0 with no slope, and would only scale the gradient);
-    under soft targets a class with less than one whole image counts by that part. class_weights weigh the mean over classes.
-    It is no mean over samples: splitting a batch changes it.
-    """
+    under soft targets a class with less than one whole image counts by that part. class_weights weigh the mean over classes. It
+    is no mean over samples: splitting a batch changes it."""
     logits, target = _prepare(logits, target)
     probs = logits.softmax(1)
     support = target.sum(0)
@@ -127,10 +120,8 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
 
 
 def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
-    """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314).
-
-    class_counts [C] are training images a class, a 0 taken as 1. Predict from the plain logits.
-    """
+    """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314). class_counts [C]
+    are training images a class, a 0 taken as 1. Predict from the plain logits."""
     counts = torch.as_tensor(class_counts).to(logits.device, non_blocking=True)
     prior = counts.clamp(min=1).to(torch.promote_types(logits.dtype, torch.float32)).log()
     return cross_entropy(logits + tau * prior, target, class_weights)
@@ -140,8 +131,7 @@ def ordinal(logits, target, class_weights=None):
     """Mean binary cross entropy of the C - 1 questions "is it above class k?", for classes that have an order.
 
     After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation", who train a classifier a question;
-    here each answer is the sum of the softmax above k. class_weights weigh a sample by its class.
-    """
+    here each answer is the sum of the softmax above k. class_weights weigh a sample by its class."""
     logits, target = _prepare(logits, target)
     log_probs = logits.log_softmax(1)
     below = log_probs.logcumsumexp(1)[:, :-1]  # log P(class <= k)
@@ -157,10 +147,9 @@ def age_distribution(ages, sigma=2.0, top_spread=None):
     """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
 
     After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731); where the paper samples the
-    normal density at each age and rescales, each class here takes the normal's mass of its year, the end classes all beyond.
-    18 and 60 are censored (60 means "60 or older"), so all mass of such a person goes to the end class; ages outside are
-    clipped. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead.
-    """
+    normal density at each age and rescales, each class here takes the normal's mass of its year, the end classes all beyond. 18
+    and 60 are censored (60 means "60 or older"), so all mass of such a person goes to the end class; ages outside are clipped.
+    top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""
     ages = ages.double()
     top = ages >= LAST_AGE
     ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(top, math.inf)
@@ -198,8 +187,7 @@ def build_criterion(recipe, train_targets, device):
     """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses.
 
     train_targets int64 [N, heads] of the training rows: their class counts give the class weights and the prior (of single
-    years that of the label distributions, which reach years that nobody has).
-    """
+    years that of the label distributions, which reach years that nobody has)."""
     parts = []
     soft = soft_targets(recipe.target, train_targets, recipe.age_sigma, recipe.top_age_spread).sum(0)
     for column, (head, logits_slice) in enumerate(head_slices(recipe.target).items()):
@@ -220,8 +208,7 @@ def class_weights(kind, counts):
     """Class weights float32 [C] of `kind`, with mean 1 over the images that `counts` [C] counts, or None for 'none'.
 
     balanced: in inverse proportion to the counts, as scikit-learn's. effective: to the effective number of images
-    (1 - BETA^n) / (1 - BETA) (Cui et al. 2019, 1901.05555). Empty classes get 1.
-    """
+    (1 - BETA^n) / (1 - BETA) (Cui et al. 2019, 1901.05555). Empty classes get 1."""
     if kind == "none":
         return None
     counts = np.asarray(counts, dtype=np.float64)

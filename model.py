@@ -87,8 +87,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)]; its head is random.
 
     `weights`: a local backbone file. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic depth; Huang et al., 2016)
-    are probabilities; None: the model's own. InputError for all that can't be had or doesn't fit; `try_size` runs a forward.
-    """
+    are probabilities; None: the model's own. InputError for all that can't be had or doesn't fit; `try_size` runs a forward."""
     name = current_name(name)
     config = timm.get_pretrained_cfg(name)
     options = {"num_classes": num_outputs(target), "drop_rate": dropout, "drop_path_rate": drop_path}
@@ -239,10 +238,8 @@ def load_backbone(model, path):
 
 
 def _without_prefix(state, own, path):
-    """The tensors of `state` under the one prefix ("module.", "model.backbone.") with most of the names `own`.
-
-    Where names are others, as older ones, only the prefix that all have in common goes.
-    """
+    """The tensors of `state` under the one prefix ("module.", "model.backbone.") with most of the names `own`. Where names are
+    others, as older ones, only the prefix that all have in common goes."""
     found = Counter()
     for name in state:
         found.update(name[:at] for at in [0, *(dot.end() for dot in re.finditer(r"\.", name))] if name[at:] in own)
@@ -313,10 +310,8 @@ def read_metadata(path):
 
 
 def load(path, like=None):
-    """(model in eval mode, metadata) from a file of `save_weights`.
-
-    like: the (model, metadata) of another fold: a model of the same kind is copied, as to build one takes seconds.
-    """
+    """(model in eval mode, metadata) from a file of `save_weights`. like: the (model, metadata) of another fold: a model of the
+    same kind is copied, as to build one takes seconds."""
     metadata = read_metadata(path)
     with errors.reading(path, ANEW):
         state = safetensors.torch.load(Path(path).read_bytes())

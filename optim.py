@@ -109,8 +109,7 @@ def project(params, steps, channels, delta, wd_ratio, eps):
     """(along [weights, width], factor [weights, 1]): the shares of the weights to take off a step, and factors of weight decay.
 
     Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, they are the part of the step
-    along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...].
-    """
+    along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...]."""
     rows = [[_rows(values, p) for values in (p, p.grad, step)] for p, step in zip(params, steps)]
     found = (
         [torch.linalg.vector_norm(p, dim=1) for p, _grad, _step in rows],
@@ -168,8 +167,7 @@ def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
     """timm's optimizer of that name; biases and norms get no weight decay. InputError when it can't be made here.
 
     layer_decay below 1: each block's learning rate is that of the next one towards the head times this (Clark et al. 2020,
-    ELECTRA, 2003.10555). torch's fused kernels are four to six times quicker than its loop over tensors, on a CPU too.
-    """
+    ELECTRA, 2003.10555). torch's fused kernels are four to six times quicker than its loop over tensors, on a CPU too."""
     kind = timm.optim.get_optimizer_info(name.lower().removeprefix("lookahead_")).opt_class
     fused = {"fused": True} if callable(kind) and "fused" in inspect.signature(kind).parameters else {}
     decay = {"layer_decay": layer_decay} if layer_decay < 1 else {}
