@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -24,38 +24,9 @@ LONG = ("straight", "wavy", "bob")
 INK = (44, 32, 32)
 
 
-@dataclass(frozen=True)
-class Traits:
-    """Traits of a drawn person. Lengths are in pixels of the final image, colours RGB, shares from 0 to 1."""
-
-    skin: tuple
-    hair: tuple
-    grey: float  # of the hair; the temples first
-    style: str
-    fringe: str
-    volume: float
-    hairline: float  # how far it has gone back
-    background: tuple
-    scene: int  # 0 plain, 1 window, 2 blurred lights
-    clothes: tuple
-    collar: str
-    head: tuple  # half width, half height
-    jaw: float  # 0 round .. 1 square
-    lines: float  # wrinkles, bags, sagging cheeks
-    brow: float
-    iris: tuple
-    lips: tuple
-    fullness: float
-    smile: float
-    lash: float
-    glasses: str
-    earrings: bool
-    stubble: float
-    beard: bool
-
-
 def draw_traits(gender, age, rng):
-    """The traits of a person: each cue follows gender or apparent age with noise, none gives them away alone."""
+    """The traits of a person: each cue follows gender or apparent age with noise, none gives them away alone. Lengths are in
+    pixels of the final image, colours RGB, shares from 0 to 1."""
     looks = age + rng.normal(0, 2) + (rng.exponential(7) + 6 if age >= 60 else 0)  # 60 in the csv is 60 and over
     woman = rng.random() < (0.975 if gender else 0.025)  # a few look like the other gender in every cue
     old = float(np.clip((looks - 34) / 30, 0, 1))
@@ -73,25 +44,24 @@ def draw_traits(gender, age, rng):
     else:
         fringe = pick(rng, straight=2 * (1 - old) ** 2, parted=1, swept=0.8, back=0.05 + 1.6 * old)
     colors = WARM if rng.random() < (0.75 if woman else 0.3) else COOL
-    clothes = mix(
-        colors[rng.integers(len(colors))], MUTED[rng.integers(len(MUTED))], float(np.clip(rng.normal(1.2 * old, 0.12), 0, 0.85))
-    )
-    return Traits(
+    clothes = mix(colors[rng.integers(len(colors))], MUTED[rng.integers(len(MUTED))],
+                  float(np.clip(rng.normal(1.2 * old, 0.12), 0, 0.85)))  # fmt: skip
+    return SimpleNamespace(
         skin=skin,
         hair=HAIR[rng.choice(5, p=(0.38, 0.26, 0.17, 0.12, 0.07))],
-        grey=0.0 if dyed else float(np.clip((looks - 50 + rng.normal(0, 3)) / 14, 0, 1)),
+        grey=0.0 if dyed else float(np.clip((looks - 50 + rng.normal(0, 3)) / 14, 0, 1)),  # of the hair; the temples first
         style=style,
         fringe=fringe,
         volume=float(np.clip(rng.normal(13 - 4 * old, 2), 6, 18)),
-        hairline=hairline,
+        hairline=hairline,  # how far it has gone back
         background=BACKGROUNDS[rng.integers(len(BACKGROUNDS))],
-        scene=int(rng.integers(3)),
+        scene=int(rng.integers(3)),  # 0 plain, 1 window, 2 blurred lights
         clothes=clothes,
         collar=pick(rng, crew=5, vneck=4, shirt=1 + old, turtle=1 + old) if woman
         else pick(rng, crew=5, hood=2 * (1 - old), shirt=2 + 3 * old, suit=1 + 2 * old),
-        head=(float(rng.normal(82 if woman else 89, 2.5)), float(rng.normal(111, 3.5))),
-        jaw=float(np.clip(rng.normal(0.15 if woman else 0.8, 0.18), 0, 1.2)),
-        lines=float(np.clip(rng.normal((looks - 25) / 34, 0.09), 0, 1.1)),
+        head=(float(rng.normal(82 if woman else 89, 2.5)), float(rng.normal(111, 3.5))),  # half width, half height
+        jaw=float(np.clip(rng.normal(0.15 if woman else 0.8, 0.18), 0, 1.2)),  # 0 round .. 1 square
+        lines=float(np.clip(rng.normal((looks - 25) / 34, 0.09), 0, 1.1)),  # wrinkles, bags, sagging cheeks
         brow=float(np.clip(rng.normal(4.6 if woman else 8.4, 1), 3, 11)),
         iris=mix((40, 28, 24), (104, 70, 44), float(rng.random())),
         lips=mix(mix(skin, (190, 92, 92), 0.55), (206, 52, 76), rng.uniform(0.3, 1) if woman and looks < 66 else 0.05),
