@@ -20,6 +20,16 @@ ERASED_AREA = (0.02, 0.10)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 PARAMS = ("flip", "shift_x", "shift_y", "scale", "degrees", "brightness", "contrast", "saturation",
           "area", "aspect", "left", "top")  # fmt: skip
+PLACES = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
+# The views over which predictions are averaged (Krizhevsky et al. 2012): (flipped, shift right and down as parts of the sides).
+TTAS = {
+    "none": ((False, 0.0, 0.0),),
+    "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
+    "shift": tuple((False, *place) for place in PLACES),
+    "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
+}
+MIXES = ("none", "mixup", "cutmix", "halves")
+MIX_COLUMNS = ("share", "x", "y", "side")
 
 
 def draw_augment(aug, batch_size, generator):
@@ -164,20 +174,6 @@ def inside(box, x, y):
     left, right, upper, lower = box[:, :, None].unbind(1)
     columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)
     return (rows[:, :, None] & columns[:, None, :])[:, None]
-
-
-PLACES = ((0.0, 0.0), (-0.04, 0.0), (0.04, 0.0), (0.0, -0.04), (0.0, 0.04))
-# The views over which predictions are averaged (Krizhevsky et al. 2012): (flipped, shift right and down as parts of the sides).
-TTAS = {
-    "none": ((False, 0.0, 0.0),),
-    "hflip": ((False, 0.0, 0.0), (True, 0.0, 0.0)),
-    "shift": tuple((False, *place) for place in PLACES),
-    "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
-}
-
-
-MIXES = ("none", "mixup", "cutmix", "halves")
-MIX_COLUMNS = ("share", "x", "y", "side")
 
 
 def draw_mix(mix, count, prob, alpha, generator):

