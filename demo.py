@@ -66,12 +66,12 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
     """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits. InputError
     when `out` is there and is no demo set, or can't be written; then nothing is left."""
     out = Path(out)
-    facts = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
-    if _is_drawn(out, facts):
+    metadata = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
+    if _is_drawn(out, metadata):
         return
     parent, size = files.make_dir(out.parent, "--out"), len(KINDS) * (people + eval_people) * IMAGE_BYTES
     with files.lock(parent, f"waiting for another process to draw {out}/", wait=True):
-        if _is_drawn(out, facts):
+        if _is_drawn(out, metadata):
             return
         building = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed: the lock is ours
@@ -79,19 +79,19 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
         try:
             with files.writing(out, size):
                 _draw_all(building, people, eval_people, seed, progress)
-                (building / "demo.json").write_text(json.dumps(facts))
+                (building / "demo.json").write_text(json.dumps(metadata))
                 os.replace(building, out)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
 
-def _is_drawn(out, facts):
+def _is_drawn(out, metadata):
     if not out.exists():
         return False
     if not is_demo(out):
         raise InputError(f"{out}: exists and is no demo set (it holds no demo.json); move it away or name another folder")
-    if (out / "demo.json").read_text(errors="replace") != json.dumps(facts):
-        raise InputError(f"{out}: holds another demo set; delete it to draw {facts}")
+    if (out / "demo.json").read_text(errors="replace") != json.dumps(metadata):
+        raise InputError(f"{out}: holds another demo set; delete it to draw {metadata}")
     return True
 
 

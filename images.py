@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import warnings
-import weakref
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -319,8 +318,8 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
         offset = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
         work = functools.partial(_decode_part, files, geometry, faces, temporary, offset, skip_bad)
         found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _parts(len(files)), quiet=quiet)
-        facts = {"geometry": str(geometry), "images": len(files), "bad": [one for part in found for one in part]}
-        write_bytes(pixels.with_suffix(".json"), json.dumps(facts).encode())
+        metadata = {"geometry": str(geometry), "images": len(files), "bad": [one for part in found for one in part]}
+        write_bytes(pixels.with_suffix(".json"), json.dumps(metadata).encode())
 
     write_atomic(pixels, write, size)
 
@@ -358,8 +357,6 @@ class ImageStore:
     def __init__(self, images, device, place="auto"):
         self.images, self.device = images, torch.device(device)
         self.file = open(images.filename, "rb") if isinstance(images, np.memmap) else None  # noqa: SIM115 (as long as the store)
-        if self.file:
-            weakref.finalize(self, self.file.close)
         self.place, self.resident = choose_place(place, self.device, images.nbytes), None
         if self.place == "device":
             self.resident = torch.empty(images.shape, dtype=torch.uint8, device=self.device)
