@@ -252,9 +252,7 @@ def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys)
     ([(-0.1, 0.2), (-0.1, 0.2)], "none", ["noise; leave --tta at none, as far as these people tell"] * 2),
     ([(0.1, 0.2), (-0.2, -0.1)], "none", ["better; use --tta hflip", "worse; leave --tta at none"]),
 ])  # fmt: skip
-def test_the_next_command_has_the_tta_where_it_helps_and_harms_nowhere(
-    runs, places, intervals, tta, advice, monkeypatch, capsys
-):
+def test_the_next_command_has_the_tta_that_helps_and_harms_nowhere(runs, places, intervals, tta, advice, monkeypatch, capsys):
     found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
     monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(found))
     inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
