@@ -253,10 +253,10 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     images, into the folder `out`; returns (persons shown, images missing)."""
     out, persons = Path(out), findings.persons.groupby("column").head(limit)
     images = swaps_apart(findings, persons).head(limit)
-    order = {kind: index for index, kind in enumerate(KINDS)}
 
     def place(image):
-        return order.get(dataset.image_kind(image), len(order)), image
+        kind = dataset.image_kind(image)
+        return KINDS.index(kind) if kind in KINDS else len(KINDS), image
 
     by_path = evidence.rows.groupby("path")["image"]
     strips = {path: sorted(by_path.get_group(path), key=place) for path in persons["path"].unique()}
@@ -276,32 +276,26 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
     """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}."""
     sections = []
     for column in findings.expected:
-        cards = []
-        for row in persons[persons["column"] == column].itertuples(index=False):
-            fix = pd.DataFrame([[row.path, row.column, row.value]]).to_csv(index=False, header=False).rstrip()
-            marks = {"fix": fix, "line": f"{fix},{row.confidence:.4f}", "images": strips[row.path]}
-            cards.append(row._asdict() | marks | {"fixed": fixed.get((row.path, row.column))})
+        cards = persons[persons["column"] == column].to_dict("records")
+        for card in cards:
+            fix = pd.DataFrame([[card["path"], column, card["value"]]]).to_csv(index=False, header=False).rstrip()
+            card |= {"fix": fix, "images": strips[card["path"]], "fixed": fixed.get((card["path"], column))}
         likely = sum(card["confidence"] >= LIKELY for card in cards)
         if cards:
-            sections.append(_section(column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
+            sections.append((column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
     if len(images):
         cards, guessed = images.to_dict("records"), "mask" in findings.guessed  # folded away where the models guess masks
-        shown, folded = ([], cards) if guessed else (cards, [])
-        sections.append(_section("images", shown, folded, "by models that can't judge masks"))
-    return files.page("noise.html", title="Label noise", runs=runs, summary=_summary(findings), guessed=_guessed(findings),
-                      note=note, sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
+        sections.append(("images", *(([], cards) if guessed else (cards, [])), "by models that can't judge masks"))
+    return files.page("noise.html", title="Label noise", titles=TITLES, runs=runs, summary=_summary(findings), note=note,
+                      guessed=_guessed(findings), sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
                       stem=lambda image: PurePosixPath(image).stem)  # fmt: skip
-
-
-def _section(kind, shown, folded, why):
-    return {"kind": kind, "title": TITLES[kind], "cards": shown, "count": len(shown), "folded": folded, "why": why}
 
 
 def _summary(findings):
     """'700 people: about 8.0 genders, 14.1 ages and 3.2 swaps ... are wrong, by the sum of all confidences.'"""
     names = {"gender": "genders", "age": "ages", "mask": "swaps of normal and incorrect_mask"}
-    numbers = [f"{count:.1f} {names[column]}" for column, count in findings.expected.items()]
-    listed = " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]]))
+    *most, last = [f"{count:.1f} {names[column]}" for column, count in findings.expected.items()]
+    listed = f"{', '.join(most)} and {last}" if most else last
     return f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences."
 
 
