@@ -26,12 +26,11 @@ import sys
 import textwrap
 import time
 from collections import namedtuple
-from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
 import numpy as np
-import scipy.stats
+from scipy.special import stdtrit
 
 import files
 import metrics
@@ -51,17 +50,16 @@ UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")
 Experiment = namedtuple("Experiment", "place name own words")
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(namedtuple("Job", "experiment seed run")):
     """One run of a sweep: an experiment with a seed, in the folder `run`."""
-
-    experiment: Experiment
-    seed: int
-    run: Path
 
     @property
     def name(self):
         return self.run.name
+
+    @property
+    def log(self):
+        return self.run.parent / LOGS / f"{self.name}.log"
 
     @property
     def options(self):
@@ -180,38 +178,14 @@ NOTE = (
 )
 
 
-@dataclass
-class Run:
-    """A finished run: digests of folds.csv and of the images' names; person, truth and answer [N] of each in that order."""
-
-    folder: Path
-    scored_as: str
-    seconds: float
-    folds: str = ""
-    images: str = ""
-    persons: np.ndarray | None = None
-    truth: np.ndarray | None = None
-    answers: np.ndarray | None = None
-
-    @property
-    def f1(self):
-        return None if self.truth is None else metrics.macro_f1(self.truth, self.answers, len(CLASS_NAMES[self.scored_as]))
+# A finished run: digests of folds.csv and of the images' names; person, truth and answer [N] of each in that order; macro F1.
+# Without folds all of these are None.
+Run = namedtuple("Run", "folder scored_as seconds folds images persons truth answers f1", defaults=[None] * 6)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(namedtuple("Row", "name options scored_as seeds f1 seconds differences low high")):
     """Results of an experiment: `f1` of each finished seed; `differences` to the baseline of each seed that both have, with the
-    95 % interval (low, high) of their mean over people."""
-
-    name: str
-    options: str
-    scored_as: str
-    seeds: int
-    f1: list
-    seconds: float
-    differences: list
-    low: float | None = None
-    high: float | None = None
+    95 % interval (low, high) of their mean over people, None where there are none."""
 
     @property
     def verdict(self):
@@ -219,7 +193,7 @@ class Row:
         count = len(self.differences)
         if count < 2:
             return ("-", "one seed")[count]
-        error = np.std(self.differences, ddof=1) / np.sqrt(count) * scipy.stats.t.ppf(0.975, count - 1)
+        error = np.std(self.differences, ddof=1) / np.sqrt(count) * stdtrit(count - 1, 0.975)
         return metrics.verdict(self.low, self.high) if abs(np.mean(self.differences)) > error else "noise"
 
     def cells(self):
@@ -237,20 +211,20 @@ def read_run(folder):
     args = read_args(folder)
     target = args["target"]
     with errors.reading(folder / "summary.json"):
-        run = Run(folder, SCORED_AS[target], float(files.read_json(folder / "summary.json")["seconds"]))
-    if args.get("kfold"):
-        table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
-        run.images = hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
-        run.persons, run.folds = table["path"].to_numpy(), files.file_digest(folder / "folds.csv")
-        run.truth, probs = predictions.scored(table, target)
-        run.answers = probs.argmax(1)
-    return run
+        seconds = float(files.read_json(folder / "summary.json")["seconds"])
+    if not args.get("kfold"):
+        return Run(folder, SCORED_AS[target], seconds)
+    table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
+    (truth, probs), images = predictions.scored(table, target), hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
+    answers, persons = probs.argmax(1), table["path"].to_numpy()
+    f1 = metrics.macro_f1(truth, answers, probs.shape[1])
+    return Run(folder, SCORED_AS[target], seconds, files.file_digest(folder / "folds.csv"), images, persons, truth, answers, f1)
 
 
 def check_same(runs):
     """InputError when runs do not share their people and folds, or answer for other images."""
-    first = runs[0] if runs else None
     for run in runs:
+        first = runs[0]
         if run.folds != first.folds:
             advice = "put --fold-seed 0 into the common line (and --kfold and --limit-people there too)"
             raise InputError(f"{run.folder / 'folds.csv'}: other folds than in {first.folder}; {advice}")
@@ -263,7 +237,7 @@ def check_same(runs):
 
 def compare_rows(experiments, runs):
     """A Row of each experiment [(name, options)] that has finished runs {name: {seed: Run}}, the baseline first."""
-    check_same([run for seeds in runs.values() for run in seeds.values() if run.truth is not None])
+    check_same([run for seeds in runs.values() for run in seeds.values() if run.folds])
     (baseline, _options), rows = experiments[0], []
     for name, words in experiments:
         if mine := runs.get(name):
@@ -277,12 +251,11 @@ def compare_rows(experiments, runs):
 
 def _differences(mine, baseline):
     pairs = [(run, baseline[seed]) for seed, run in mine.items() if seed in baseline]
-    pairs = [(a, b) for a, b in pairs if a.truth is not None and b.truth is not None and a.scored_as == b.scored_as]
+    pairs = [(a, b) for a, b in pairs if a.folds and b.folds and a.scored_as == b.scored_as]
     if not pairs:
         return [], None, None
-    first, C = pairs[0][0], len(CLASS_NAMES[pairs[0][0].scored_as])
-    answers = ([run.answers for run in side] for side in zip(*pairs))
-    samples = metrics.bootstrap_mean_difference(first.truth, *answers, first.persons, C)
+    first, answers = pairs[0][0], ([run.answers for run in side] for side in zip(*pairs))
+    samples = metrics.bootstrap_mean_difference(first.truth, *answers, first.persons, len(CLASS_NAMES[first.scored_as]))
     return [a.f1 - b.f1 for a, b in pairs], *metrics.interval(samples)
 
 
@@ -347,8 +320,8 @@ def last_line(text):
     return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "no output")
 
 
-# A run in a process of its own, since the time `started`, whose output is in the file `log` from byte `begin` on.
-Running = namedtuple("Running", "job process log begin started")
+# A run in a process of its own, since the time `started`, whose output is in the job's log from byte `begin` on.
+Running = namedtuple("Running", "job process begin started")
 
 
 def failure(one):
@@ -357,7 +330,7 @@ def failure(one):
     if code == 0 and one.job.is_finished:
         return None
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{last_line(one.log.read_bytes()[one.begin :].decode(errors='replace'))} ({how}, {one.log})"
+    return f"{last_line(one.job.log.read_bytes()[one.begin :].decode(errors='replace'))} ({how}, {one.job.log})"
 
 
 def open_log(path):
@@ -372,24 +345,24 @@ def open_log(path):
     return handle
 
 
-def start(job, path, handle, threads):
+def start(job, handle, threads):
     """Start the job's process in a group of its own, so that Ctrl-C reaches it through the sweep alone; returns it as Running.
     When the sweep is killed it gets a SIGTERM, which saves its state (on Linux)."""
     words = job.command(threads)
-    with files.writing(path):
+    with files.writing(job.log):
         os.write(handle, f"$ {shlex.join(['python', *words])}\n".encode())
     begin = os.fstat(handle).st_size
     process = subprocess.Popen([sys.executable, TRAIN, *words[1:]], stdin=subprocess.DEVNULL, stdout=handle, process_group=0,
                                stderr=subprocess.STDOUT, preexec_fn=errors.on_parents_death(signal.SIGTERM))  # fmt: skip
-    return Running(job, process, path, begin, time.monotonic())
+    return Running(job, process, begin, time.monotonic())
 
 
 class Sweep:
     """Runs the jobs that are not finished, `at_once` at a time, with a line on stderr as each starts and ends."""
 
-    def __init__(self, jobs, logs, at_once, threads):
+    def __init__(self, jobs, at_once, threads):
         self.waiting = [job for job in jobs if not job.is_finished]
-        self.logs, self.at_once, self.threads = logs, at_once, threads
+        self.at_once, self.threads = at_once, threads
         self.running, self.failed, self.elsewhere, self.times = [], [], set(), []
 
     def run(self, stop):
@@ -420,8 +393,7 @@ class Sweep:
 
     def begin(self, job):
         """Start a run that waits, unless another process trains it, or has."""
-        path = self.logs / f"{job.name}.log"
-        handle = open_log(path)
+        handle = open_log(job.log)
         if handle is None:
             if job.name not in self.elsewhere:
                 errors.log(f"{job.name}: another process trains it; waits for its end")
@@ -433,7 +405,7 @@ class Sweep:
                 self.report(job, f"{result_text(job)}, by another process")
             else:
                 errors.log(f"{job.name}: {'starts' if job.is_new else 'goes on'}")
-                self.running.append(start(job, path, handle, self.threads))
+                self.running.append(start(job, handle, self.threads))
         finally:
             os.close(handle)  # the run has its own
 
@@ -462,9 +434,8 @@ def table(experiments, jobs, as_markdown):
     finished = sum(map(len, runs.values()))
     notes = [] if finished == len(jobs) else [f"{finished} of {len(jobs)} runs are finished."]
     notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), NOTE]
-    lines = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
-    if as_markdown:
-        lines = ablation_markdown(rows)
+    aligned = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
+    lines = ablation_markdown(rows) if as_markdown else aligned
     return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), errors.WIDTH)])
 
 
@@ -478,7 +449,7 @@ def main(argv=None):
     for job in jobs:
         job.check()
     threads = None if args.jobs == 1 else max(1, joblib.cpu_count() // args.jobs)  # one run alone may have torch's own number
-    sweep = Sweep(jobs, Path(args.output_dir) / LOGS, args.jobs, threads)
+    sweep = Sweep(jobs, args.jobs, threads)
     if sweep.waiting and not args.table:
         waiting = [one for one in experiments if any(job.experiment is one for job in sweep.waiting)]
         for one, refusal in zip(waiting, refusals(waiting)):

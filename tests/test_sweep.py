@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -247,7 +246,7 @@ def test_verdicts_ask_people_and_seeds(differences, low, high, verdict):
 
 def test_targets_are_told_from_each_other_and_seeds_without_a_partner_are_left_out(tmp_path):
     one, other = write_run(tmp_path / "a", (0, 0, 1, 0)), write_run(tmp_path / "b", (0, 0, 1, 1))
-    masks, long = replace(other, scored_as="mask"), "longer" * 12
+    masks, long = other._replace(scored_as="mask"), "longer" * 12
     listed = [("base", ""), (long, "--ema 0.9"), ("masks", "--target mask"), ("later", "")]
     rows = sweep.compare_rows(listed, {"base": {1: one}, long: {1: other, 2: other, 3: one}, "masks": {1: masks}})
     assert [(row.seeds, len(row.f1), len(row.differences), row.verdict) for row in rows] == [
