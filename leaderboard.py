@@ -21,7 +21,6 @@ import sys
 import textwrap
 import urllib.parse
 from collections import namedtuple
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -36,9 +35,8 @@ from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, did_you_mean
 from files import page_table
 
-# ---- main effects -----------------------------------------------------------------------------------------------------
-
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
+FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people"  # of a Record
 
 # The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
 # interval. `value` is None where the runs don't determine it, the interval where nothing gives one.
@@ -56,11 +54,9 @@ def merge_aliases(factors):
 
 
 def main_effects(scores, factors, draws=None):
-    """(list of Effect, degrees of freedom left) of a main-effects model, fitted by least squares.
-
-    scores [R]; factors {name: levels [R] as text}. Intervals are Student's t on the residuals; the spread of the effect over
-    `draws` [R, B], scores of the same runs on B resamples of people, the same for every run, is added in squares.
-    """
+    """(list of Effect, degrees of freedom left) of a main-effects model of scores [R] by factors {name: levels [R] as text}, by
+    least squares. Intervals are Student's t on the residuals; the spread of the effect over `draws` [R, B], scores of the same
+    runs on B resamples of people, the same for every run, is added in squares."""
     scores, factors = np.asarray(scores, dtype=np.float64), merge_aliases(factors)
     columns = {
         (name, level): np.array([one == level for one in levels]) for name, levels in factors.items() for level in levels
@@ -70,7 +66,7 @@ def main_effects(scores, factors, draws=None):
     row_space, freedom = inverse @ X, len(scores) - int(np.linalg.matrix_rank(X))
     residuals = scores - X @ (inverse @ scores)
     noise = np.sqrt((residuals**2).sum() / freedom) * stdtrit(freedom, 0.975) if freedom else 0.0
-    found = []
+    found, order = [], list(factors)
     for (name, level), here in columns.items():
         raw = float(scores[here].mean() - scores[~here].mean())
         # the level's coefficient minus those of the others, each as often as it occurs among the other runs
@@ -85,33 +81,12 @@ def main_effects(scores, factors, draws=None):
             if freedom or draws is not None:
                 low, high = value - float(half), value + float(half)
         found.append(Effect(name, level, int(here.sum()), raw, value, low, high))
-    order = list(factors)
     return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 
 
-# ---- runs and ensembles -----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Record:
-    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who).
-
-    folds: those of a run that are complete; of an ensemble the members that a search has left in use.
-    """
-
-    folder: Path
-    is_run: bool
-    target: str
-    scored_as: str
-    kfold: int = 0
-    options: dict = field(default_factory=dict)
-    folds: list = field(default_factory=list)
-    oof_f1: float | None = None
-    oof_f1_ci95: list | None = None
-    oof_acc: float | None = None
-    seconds: float | None = None
-    lb: float | None = None
-    people: tuple = (0, "")
+class Record(namedtuple("Record", FIELDS)):
+    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who); `folds` are
+    those of a run that are complete, of an ensemble the members that a search has left in use."""
 
     @property
     def name(self):
@@ -206,8 +181,6 @@ def collect(directories):
             errors.log(f"error: {errors.one_line(error)}")
     return found, damaged
 
-
-# ---- the table and the page -------------------------------------------------------------------------------------------
 
 SECTIONS = ("label", "age_group", "gender", "mask")
 
@@ -310,8 +283,6 @@ def scatter(points):
     return {"low": step * int(low / step), "step": step, "steps": int(high / step) + 1 - int(low / step), "points": rows}
 
 
-# ---- effects of options, leaderboard scores, the command --------------------------------------------------------------
-
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
@@ -380,10 +351,8 @@ def study_effects(found, resamples):
 
 def factors_among(options):
     """({factor: levels [R]}, names of options left out): what varies in the options of R runs, and what nothing holds equal.
-
     Left out are, beside FACTORS, options with more levels than half as many runs, those that some runs lack, and what follows
-    from one of FACTORS, as each optimizer's own learning rate, which would take its effect away.
-    """
+    from one of FACTORS, as each optimizer's own learning rate, which would take its effect away."""
     levels = {name: [level_text(one.get(name)) for one in options] for name in sorted({key for one in options for key in one})}
     factors = {name: levels[name] for name in FACTORS if len(set(levels.get(name, ()))) > 1}
     first, left_out = list(factors.values()), []
