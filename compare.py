@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import re
 import shlex
 import sys
+from collections import Counter, namedtuple
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,9 +47,6 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-# ---- two answers ------------------------------------------------------------------------------------------------------
-
-
 def narrow(values, scored_as, part):
     """Classes or probabilities [N, C] of `scored_as` as those of `part`, which is the same or a part of the label."""
     if part == scored_as:
@@ -62,16 +60,8 @@ def changed_words(index_a, index_b, scored_as):
     return [(part, CLASS_NAMES[part][a[part]], CLASS_NAMES[part][b[part]]) for part in a]
 
 
-@dataclass
-class Comparison:
+class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b")):
     """Answers of A and B, int64 [N] classes of `scored_as`, to `images`; their probabilities [N, C], or None where unknown."""
-
-    scored_as: str
-    images: list
-    a: np.ndarray
-    b: np.ndarray
-    probs_a: np.ndarray | None
-    probs_b: np.ndarray | None
 
     @property
     def names(self):
@@ -97,9 +87,8 @@ class Comparison:
     @cached_property
     def flows(self):
         """[(class of A, class of B, count)] of the rows that differ, the most frequent first."""
-        pairs, counts = np.unique(np.stack([self.a, self.b], 1)[self.rows], axis=0, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return [(*pairs[index].tolist(), int(counts[index])) for index in order]
+        counts = Counter(zip(self.a[self.rows].tolist(), self.b[self.rows].tolist()))
+        return [(*pair, count) for pair, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
     @cached_property
     def parts(self):
@@ -126,10 +115,8 @@ class Comparison:
 
     @cached_property
     def effects(self):
-        """([(class, count of A, of B, expected F1 of A, of B, (effect on macro F1 as text, effect))], macro F1 of A, of B).
-
-        The mean of the known probabilities is taken as the chance of each class; None where none are known.
-        """
+        """([(class, count of A, of B, expected F1 of A, of B, (effect on macro F1 as text, effect))], macro F1 of A, of B),
+        with the mean of the known probabilities as the chance of each class; None where none are known."""
         if not self.known:
             return None
         probs, C = np.mean([probs for _letter, probs in self.known], axis=0), len(self.names)
@@ -140,25 +127,16 @@ class Comparison:
 
 
 def expected_f1(answers, probs):
-    """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes.
-
-    2 E[tp] / (times answered + E[images]); a class that is neither answered nor expected has 0.
-    """
+    """F1 of each class, float64 [C], that answers [N] can expect if `probs` [N, C] are the chances of the true classes:
+    2 E[tp] / (times answered + E[images]), 0 for a class that is neither answered nor expected."""
     C = probs.shape[1]
     hits = np.bincount(answers, weights=probs[np.arange(len(answers)), answers], minlength=C)
     times = np.bincount(answers, minlength=C) + probs.sum(0)
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
 
 
-@dataclass(frozen=True)
-class Paired:
+class Paired(namedtuple("Paired", "f1_a f1_b low high units")):
     """Macro F1 of A and B on the same images, and the 95 % interval (low, high) of A - B over `units` (people, images)."""
-
-    f1_a: float
-    f1_b: float
-    low: float
-    high: float
-    units: int
 
     @property
     def difference(self):
@@ -174,9 +152,8 @@ class Paired:
         if verdict == "noise" and abs(self.difference) > 1e-9:
             # the interval's width falls as 1 / sqrt(units)
             needed = self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
-            told = f"little more than the {self.units:,} {units} you have"
-            if needed > self.units:
-                told = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
+            many = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
+            told = many if needed > self.units else f"little more than the {self.units:,} {units} you have"
             lines.append(f"to tell a difference of this size takes {told}")
         return lines
 
@@ -192,9 +169,6 @@ def signed(number):
     """'+0.0012'; what rounds to nothing has no sign."""
     text = f"{number:+.4f}"
     return text if float(text) else text[1:]
-
-
-# ---- reading and scoring ----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -261,10 +235,8 @@ def join(a, b, part):
     """The Comparison of two sides on `part`, in the order of A's images. InputError when they hold different images."""
     apart = set(a.images) ^ set(b.images)
     if apart:
-        raise InputError(
-            f"{a.name} and {b.name}: answers to different images ({len(a.images):,} and {len(b.images):,}, {len(apart):,} in "
-            f"one alone, such as {min(apart)}); compare answers to the same eval images"
-        )
+        found = f"({len(a.images):,} and {len(b.images):,}, {len(apart):,} in one alone, such as {min(apart)})"
+        raise InputError(f"{a.name} and {b.name}: answers to different images {found}; compare answers to the same eval images")
     of_a = narrow(a.values, a.scored_as, part)
     of_b = narrow(b.values, b.scored_as, part)[pd.Index(b.images).get_indexer(a.images)]
     answers = [values if values.ndim == 1 else values.argmax(1) for values in (of_a, of_b)]
@@ -294,10 +266,8 @@ def oof_lines(a, b, part, data_dir):
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
     other = truth != both["truth_b"].to_numpy()
     if other.any():
-        image = both["image"][other].iloc[0]
-        raise InputError(
-            f"{a.name} and {b.name}: official labels differ, such as that of {image}; compare runs of the same data"
-        )
+        differ = f"official labels differ, such as that of {both['image'][other].iloc[0]}; compare runs of the same data"
+        raise InputError(f"{a.name} and {b.name}: {differ}")
     answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
     if (answers[0] == answers[1]).all():
         return ["no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)"]
@@ -336,9 +306,8 @@ def label_lines(path, comparison):
     known = dict(zip(*dataset.read_submission(path)))
     rows = np.array([row for row, image in enumerate(comparison.images) if image in known], dtype=np.int64)
     if not len(rows):
-        raise InputError(
-            f"--labels {path}: holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
-        )
+        found = f"holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
+        raise InputError(f"--labels {path}: {found}")
     truth = narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
     result = paired(truth, comparison.a[rows], comparison.b[rows], rows, len(comparison.names))
     return [
@@ -346,9 +315,6 @@ def label_lines(path, comparison):
         *result.lines("images"),
         "images are drawn one by one, as nobody knows who is on them: the true interval is wider",
     ]
-
-
-# ---- printing and the page --------------------------------------------------------------------------------------------
 
 
 def print_table(head, rows, left):
@@ -461,10 +427,8 @@ def main(argv=None):
     a, b = (read_side(name) for name in args.sources)
     parts = {a.scored_as, b.scored_as} - {"label"} or {"label"}
     if len(parts) > 1:
-        raise InputError(
-            f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as} have no answer in common; compare two that are scored "
-            "on the same, or one of them with label"
-        )
+        apart = f"{a.scored_as} against {b.scored_as} have no answer in common"
+        raise InputError(f"{a.name} and {b.name}: {apart}; compare two that are scored on the same, or one of them with label")
     part = parts.pop()
     print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})\ncompared on {part}")
     hold_against_info((a, b), args.data_dir)
