@@ -6,13 +6,11 @@ torch and what needs it are imported where they are used: the process that only 
 import contextlib
 import csv
 import fcntl
-import multiprocessing.resource_tracker
 import os
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,11 +18,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import errors
-from dataset import TARGETS
+from dataset import IMAGE_KINDS, TARGETS
 
 # Of runs whose bits are compared: what is measured, and how many threads there are, would change their rounding.
 SAME_BITS = ["--amp", "off", "--memory-format", "channels_last", "--threads", "1"]
+# Of a tiny run.
+SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
+            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", *SAME_BITS]  # fmt: skip
 GENDERS = ("male", "female")
 AGES = (22, 45, 60)
 
@@ -38,36 +38,34 @@ def face(gender, age, kind, rng):
     return Image.fromarray((pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8))
 
 
+def write_rows(path, *rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
 def make_data(root, people=24, eval_images=20):
     """Write the competition's layout under `root`; every gender x age group has people / 6 people."""
-    rng = np.random.default_rng(0)
-    rows = []
+    rng, rows, info, answers = np.random.default_rng(0), [], [], []
     for number in range(people):
-        gender, age = GENDERS[number % 2], AGES[number // 2 % 3]
-        name = f"{number:06d}" if number else "000000-1"
+        gender, age, name = GENDERS[number % 2], AGES[number // 2 % 3], f"{number:06d}" if number else "000000-1"
         path = f"{name}_{gender}_Asian_{age}"
         rows.append((name, gender, "Asian", age, path))
         folder = root / "train" / "images" / path
         folder.mkdir(parents=True)
-        for index, kind in enumerate(["mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal"]):
+        for index, kind in enumerate(IMAGE_KINDS):
             face(gender, age, kind, rng).save(folder / f"{kind}.{('jpg', 'png', 'jpeg')[index % 3]}", quality=92)
             (folder / f"._{kind}.jpg").write_bytes(b"\0\5\x16\7 not an image")
     (root / "train" / "images" / f"._{rows[0][4]}").write_bytes(b"\0\5\x16\7")
-    with open(root / "train" / "train.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("id", "gender", "race", "age", "path"), *rows])
+    write_rows(root / "train" / "train.csv", ("id", "gender", "race", "age", "path"), *rows)
     images = root / "eval" / "images"
     images.mkdir(parents=True)
-    info, answers = [], []
     for number in range(eval_images):
-        gender, age, mask = number % 2, number % 3, (0, 1, 2)[number % 7 % 3]
-        kind = ("mask1", "incorrect_mask", "normal")[mask]
-        name = f"{number * 7919 + 1:040x}.jpg"
-        face(GENDERS[gender], AGES[age], kind, rng).save(images / name, quality=92)
+        gender, age, mask, name = number % 2, number % 3, number % 7 % 3, f"{number * 7919 + 1:040x}.jpg"
+        face(GENDERS[gender], AGES[age], ("mask1", "incorrect_mask", "normal")[mask], rng).save(images / name, quality=92)
         info.append((name, 0))
         answers.append((name, mask * 6 + gender * 3 + age))
-    for file_name, table in (("info.csv", info), ("answers.csv", answers)):
-        with open(root / "eval" / file_name, "w", newline="") as file:
-            csv.writer(file).writerows([("ImageID", "ans"), *table])
+    write_rows(root / "eval" / "info.csv", ("ImageID", "ans"), *info)
+    write_rows(root / "eval" / "answers.csv", ("ImageID", "ans"), *answers)
     return root
 
 
@@ -83,8 +81,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """made_once(name, make): a folder that make(folder) has filled in the first of pytest's processes that asks for it."""
-    own = tmp_path_factory.getbasetemp()
-    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
 
     def folder_of(name, make):
         with open(place / f"{name}.lock", "w") as lock:
@@ -128,20 +126,6 @@ def until_told(line):
     until(lambda: line in sys.stderr.getvalue())
 
 
-def out_of_reach(pid):
-    """Whether a process ignores or blocks every signal that asks to stop."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    deaf = int(status["SigIgn"], 16) | int(status["SigBlk"], 16)
-    return all(deaf >> (number - 1) & 1 for number in errors.EXIT_CODES)
-
-
-@pytest.fixture
-def tracker():
-    """A function that gives the process of multiprocessing's resource tracker, None where there is none; it is not there yet."""
-    multiprocessing.resource_tracker._resource_tracker._stop()
-    return lambda: multiprocessing.resource_tracker._resource_tracker._pid
-
-
 def without_pictures():
     """While this holds, train.main draws no pictures."""
     import train
@@ -151,21 +135,14 @@ def without_pictures():
 
 @pytest.fixture(scope="session")
 def fit(shared_data, workplace):
-    """Train a tiny run: fit("--target", "mask", name="m") -> its folder under workplace/runs.
-
-    Drawing its three pictures takes twice as long as training it, so only runs with `pictures` have them.
-    """
-
+    """fit("--target", "mask", name="m") trains a tiny run, without its slow pictures, and returns its folder."""
     import train
 
-    def run(*options, name, output_dir=None, data_dir=None, cache_dir=None, pictures=False):
+    def run(*options, name, output_dir=None, cache_dir=None, pictures=False):
         output_dir, cache_dir = output_dir or workplace / "runs", cache_dir or workplace / "cache"
-        argv = ["--data-dir", str(data_dir or shared_data), "--cache-dir", str(cache_dir), "--name", name]
-        argv += ["--output-dir", str(output_dir), "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24"]
-        argv += ["--kfold", "2", "--epochs", "2", "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet"]
-        argv += SAME_BITS
+        argv = ["--data-dir", str(shared_data), "--cache-dir", str(cache_dir), "--name", name]
         with contextlib.nullcontext() if pictures else without_pictures():
-            assert train.main([*argv, *map(str, options)]) == 0
+            assert train.main([*argv, "--output-dir", str(output_dir), *SETTINGS, *map(str, options)]) == 0
         return output_dir / name
 
     return run
@@ -177,17 +154,11 @@ def runs(fit, made_once, workplace):
 
     def train_all(folder):
         for target in TARGETS:
-            pictures = target in ("label", "age")
-            fit("--target", target, name=f"shared_{target}", output_dir=folder, cache_dir=folder / "cache", pictures=pictures)
+            places = {"name": f"shared_{target}", "output_dir": folder, "cache_dir": folder / "cache"}
+            fit("--target", target, **places, pictures=target in ("label", "age"))
 
     trained = made_once("trained", train_all)
-    return {
-        target: shutil.copytree(trained / f"shared_{target}", workplace / "runs" / f"shared_{target}") for target in TARGETS
-    }
-
-
-def log_without_times(run):
-    return pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"])
+    return {name: shutil.copytree(trained / f"shared_{name}", workplace / "runs" / f"shared_{name}") for name in TARGETS}
 
 
 def assert_same_run(one, other):
@@ -196,9 +167,9 @@ def assert_same_run(one, other):
 
     for run in (one, other):
         command = (run / "args.yaml").read_text().splitlines()[0].split()
-        assert {option for option in SAME_BITS if option.startswith("--")} <= set(command), f"{command}: not comparable"
-
-    pd.testing.assert_frame_equal(log_without_times(one), log_without_times(other), check_exact=True)
+        assert {*SAME_BITS[::2]} <= set(command), f"{command}: not comparable"
+    logs = [pd.read_csv(run / "log.csv").drop(columns=["seconds", "images_per_second"]) for run in (one, other)]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
     assert (one / "oof.csv").read_bytes() == (other / "oof.csv").read_bytes()
     for weights in sorted(one.glob("fold*/best.safetensors")):
         again = model.load(other / weights.parent.name / weights.name)[0].state_dict()
@@ -208,13 +179,9 @@ def assert_same_run(one, other):
 
 @pytest.fixture
 def browser(tmp_path):
-    """Open a page in a headless browser: browser(html text, *options) -> (what it prints, its console lines).
-
-    Skips where none is installed. "--dump-dom" prints the document as its scripts leave it.
-    """
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if program is None:
-        pytest.skip("no chromium here")
+    """browser(html text, *options) -> (stdout, console lines) of a headless browser; skips where none is installed."""
+    names = "chromium", "chromium-browser", "google-chrome", "chrome"
+    program = next(filter(None, map(shutil.which, names)), None) or pytest.skip("no chromium here")
 
     def open_page(text, *options):
         (tmp_path / "page.html").write_text(text, encoding="utf-8")
@@ -227,7 +194,7 @@ def browser(tmp_path):
 
 
 def gradient(width, height):
-    """An image whose red is the column and green the row, so that a crop shows where it was taken."""
+    """An image whose red is the column and green the row."""
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
 

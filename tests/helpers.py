@@ -1,7 +1,8 @@
-"""What several test files share: a tiny fold, several processes without torchrun, and runs that never were trained."""
+"""Shared by test files: a tiny fold, several processes without torchrun, and runs that never were trained."""
 
 import argparse
 import copy
+import itertools
 import multiprocessing
 import os
 import socket
@@ -20,8 +21,8 @@ import engine
 import model
 import options
 import predictions
-from dataset import FIRST_AGE, GENDERS, LAST_AGE, age_group_probs, combine, encode, to_age_group
-from hardware import Ranks
+from dataset import COMPONENTS, FIRST_AGE, GENDERS, IMAGE_KINDS, LAST_AGE, age_group_probs, combine, encode, to_age_group
+from hardware import ALONE, Ranks
 from images import ImageStore
 
 # ---- a fold ------------------------------------------------------------------------------------------------------------
@@ -29,48 +30,44 @@ from images import ImageStore
 # The options of a tiny fold: train.py's own, but for a few.
 ARGS = vars(options.make_parser().parse_args([])) | {"lr": 1e-3, "lr_step": 1, "epochs": 2, "patience": 0, "batch_size": 8,
                                                      "aug": "strong", "amp": "off", "seed": 7}  # fmt: skip
-ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     """A tiny fold of random images: 30 train, 10 validate. drops: dropout and drop_path of the model."""
     rng = np.random.default_rng(3)
     args = argparse.Namespace(**ARGS | changes)
-    images = rng.integers(0, 256, (people, 24, 24, 3), dtype=np.uint8)
-    heads = {"multi": 3}.get(args.target, 1)
-    targets = rng.integers(0, 2, (people, heads)) if args.target != "age" else rng.integers(16, 70, (people, 1))
-    truth = rng.integers(0, 3, people)
-    rows = np.arange(people)
-    mean_std = ((0.5, 0.5, 0.5), (0.3, 0.3, 0.3))
+    images, rows = rng.integers(0, 256, (people, 24, 24, 3), dtype=np.uint8), np.arange(people)
+    first, last = (16, 70) if args.target == "age" else (0, 2)
+    targets = rng.integers(first, last, (people, 3 if args.target == "multi" else 1))
     data = dataset.FoldData(
-        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, truth, *mean_std,
-        classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
+        fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, rng.integers(0, 3, people),
+        (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
     )  # fmt: skip
     torch.manual_seed(0)
-    dropout, drop_path = drops
-    net = model.create("test_resnet", args.target, (24, 24), dropout=dropout, drop_path=drop_path)
+    net = model.create("test_resnet", args.target, (24, 24), dropout=drops[0], drop_path=drops[1])
     return engine.Fit(net, args, data, ranks)
 
 
 def train(fit, stop_after=None):
     """Train to the end, or until `stop_after` steps were done."""
-    done = 0
-
-    def after_step():
-        nonlocal done
-        done += 1
-        return done == stop_after
-
-    while not fit.finished:
-        if not engine.train_one_epoch(fit, after_step):
-            return fit
+    steps = itertools.count(1)
+    while not fit.finished and engine.train_one_epoch(fit, lambda: next(steps) == stop_after):
         engine.end_epoch(fit)
     return fit
 
 
+def spoil_loss(monkeypatch, number, value):
+    """From now on the loss of one step, counted from 1, is times `value`."""
+    steps, compute_loss = itertools.count(1), engine.compute_loss
+    monkeypatch.setattr(engine, "compute_loss", lambda *args: compute_loss(*args) * (value if next(steps) == number else 1.0))
+
+
 def facts(fit):
-    """All that must be equal of two fits, without times."""
-    state = copy.deepcopy(fit.state_dict())
+    """All that must be equal of two fits."""
+    return without_times(copy.deepcopy(fit.state_dict()))
+
+
+def without_times(state):
     state.pop("seconds")
     for row in state["history"]:
         row.pop("seconds"), row.pop("images_per_second")
@@ -86,9 +83,7 @@ def assert_equal(one, other, where="state"):
         for key in one:
             assert_equal(one[key], other[key], f"{where}.{key}")
     elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other)):
-            assert_equal(*pair, f"{where}.{index}")
+        assert_equal(dict(enumerate(one)), dict(enumerate(other)), where)
     else:
         assert one == other, where
 
@@ -109,7 +104,7 @@ def _work(rank, world, folder, work, results):
 
 
 def context():
-    """How processes start: forked, unless a GPU forbids it."""
+    """Fork, unless a GPU forbids it; then functions must be a module's own."""
     return multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
 
 
@@ -120,10 +115,10 @@ def free_port():
 
 
 def torchrun_environment(world, rank=0):
-    """What torchrun would tell the process `rank` of `world` on this box."""
-    numbers = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": rank}
-    named = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "none"}
-    return {name: str(value) for name, value in (numbers | named).items()}
+    """The variables that torchrun would set for the process `rank` of `world` on this box."""
+    told = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_WORLD_SIZE": 1, "RANK": rank, "LOCAL_RANK": rank}
+    told |= {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "none"}
+    return {name: str(value) for name, value in told.items()}
 
 
 def _main(main, argv, variables):
@@ -132,22 +127,19 @@ def _main(main, argv, variables):
 
 
 def main_of_ranks(main, argv, world=2):
-    """The exit codes of a script's `main(argv)` in `world` processes that find what torchrun would tell them."""
-    port, processes = str(free_port()), []
-    for rank in range(world):
-        told = torchrun_environment(world, rank) | {"MASTER_PORT": port}
-        processes.append(context().Process(target=_main, args=(main, argv, told)))
-        processes[-1].start()
+    """The exit codes of a script's `main(argv)` in `world` processes with torchrun's variables."""
+    told = torchrun_environment(world)
+    ranks = [told | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    processes = [context().Process(target=_main, args=(main, argv, variables)) for variables in ranks]
+    for process in processes:
+        process.start()
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
 
 
 def run_ranks(work, world=2):
-    """[what `work(ranks)` returns, or (name of its error, message)] of `world` processes; numpy and plain values only.
-
-    They are forked, so `work` may be any function; where a GPU forbids that it must be a module's own.
-    """
+    """[what `work(ranks)` returns, or (name of its error, message)] of `world` processes; numpy and plain values only."""
     results = context().Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [context().Process(target=_work, args=(rank, world, Path(folder), work, results)) for rank in range(world)]
@@ -161,7 +153,7 @@ def run_ranks(work, world=2):
 
 # ---- runs --------------------------------------------------------------------------------------------------------------
 
-KINDS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
+KINDS = tuple(IMAGE_KINDS)
 
 
 class People:
@@ -186,14 +178,13 @@ class People:
         age = np.exp(-np.abs(np.arange(FIRST_AGE, LAST_AGE + 1) - guess[:, None]))
         age /= age.sum(1, keepdims=True)
         parts = self.noisy(self.mask, 3, noise), self.noisy(self.gender, 2, noise), age_group_probs(age)
-        made = dict(zip(("mask", "gender", "age_group"), parts))
+        made = dict(zip(COMPONENTS, parts))
         return {**made, "age": age, "multi": np.hstack(parts), "label": combine(*parts)}[target]
 
     def truth(self, target):
-        age_group = to_age_group(self.age)
-        if target == "multi":
-            return np.stack([self.mask, self.gender, age_group], axis=1)
-        return {"mask": self.mask, "gender": self.gender, "label": self.label}.get(target, age_group)[:, None]
+        parts = self.mask, self.gender, to_age_group(self.age)
+        truth = dict(zip(COMPONENTS, parts)) | {"label": self.label, "age": parts[2]}
+        return np.stack(parts if target == "multi" else [truth[target]], axis=1)
 
 
 def write_data(folder, train, names):
@@ -216,11 +207,10 @@ def write_run(folder, target, train, held, noise=1.5):
     """A run folder of `target` with oof.csv of the People `train` and eval.csv of the People `held`; returns it."""
     folder.mkdir(parents=True)
     names = [f"{path}/{KINDS[index % 7]}.jpg" for index, path in enumerate(train.path)]
-    images = pd.DataFrame({"image": names, "path": train.path})
-    fold = np.arange(len(images)) // 7 % 5
+    images, fold = pd.DataFrame({"image": names, "path": train.path}), np.arange(len(names)) // 7 % 5
     oof = predictions.oof_table(images, fold, target, train.truth(target), train.probs(target, noise))
-    oof.to_csv(folder / "oof.csv", index=False, float_format=predictions.FORMAT)
     held_table = predictions.eval_table(eval_names(held), target, held.probs(target, noise))
-    held_table.to_csv(folder / "eval.csv", index=False, float_format=predictions.FORMAT)
+    for name, table in (("oof.csv", oof), ("eval.csv", held_table)):
+        table.to_csv(folder / name, index=False, float_format=predictions.FORMAT)
     (folder / "args.yaml").write_text(yaml.safe_dump({"target": target, "kfold": 5}))
     return folder

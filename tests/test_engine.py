@@ -4,15 +4,17 @@ import argparse
 import copy
 import threading
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import ALONE, ARGS, assert_equal, facts, make_fit, run_ranks, train
+from helpers import ALONE, ARGS, assert_equal, facts, make_fit, run_ranks, spoil_loss, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import augment
 import engine
 import loss
 import model
@@ -20,7 +22,7 @@ from errors import InputError
 from hardware import Ranks
 
 CHANGES = [
-    {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "bf16"}, {"target": "multi", "loss": "focal+f1"},
+    {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "fp16"}, {"target": "multi", "loss": "focal+f1"},
     {"target": "age", "optimizer": "AdamP", "mix": "mixup", "mix_rare": True}, {"scheduler": "Plateau", "clip_grad": 1.0},
     {"sampler": "sqrt", "average_last": 2, "optimizer": "Adahessian"}, {"freeze_epochs": 1, "layer_decay": 0.7, "mix": "halves"},
     {"drops": (0.4, 0.3), "accum": 2, "batch_size": 4},
@@ -30,64 +32,48 @@ CHANGES = [
 STOPS = [({}, 3), ({}, 5), *((changes, (1, 3, 5)[number % 3]) for number, changes in enumerate(CHANGES))]
 
 
+def goes_on(stopped, run, **changes):
+    """All of a fit that goes on to its end from the state of `stopped`, which goes through a file of the folder `run`."""
+    (run / "fold0").mkdir()
+    engine.save_state(run, 0, stopped.state_dict())
+    torch.manual_seed(99)  # another process has another random state
+    resumed = make_fit(**changes)
+    resumed.load_state_dict(engine.load_state(run, 0))
+    return facts(train(resumed))
+
+
 @pytest.mark.filterwarnings("ignore:Using backward")  # of Adahessian
 @pytest.mark.parametrize(("changes", "stop_after"), STOPS, ids=str)
 def test_a_resumed_fit_equals_one_that_was_not_stopped(changes, stop_after, tmp_path):
-    """The state goes through a file."""
-    whole = facts(train(make_fit(**changes)))
     stopped = train(make_fit(**changes), stop_after)
-    torch.save(stopped.state_dict(), tmp_path / "last.pt")
-    torch.manual_seed(99)  # another process has another random state
-    resumed = make_fit(**changes)
-    resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
-    assert_equal(whole, facts(train(resumed)))
+    assert_equal(facts(train(make_fit(**changes))), goes_on(stopped, tmp_path, **changes))
 
 
 @pytest.mark.parametrize(("optimizer", "epochs"), [("SGD", 1), ("AdamP", 1), ("AdamW", 2)])
 def test_a_fit_that_was_killed_after_an_epoch_equals_one_that_was_not(optimizer, epochs, tmp_path):
     """The state is that of the end of the frozen epochs: the next one has not begun, nor the optimizer that begins with it."""
-    changes = {"optimizer": optimizer, "freeze_epochs": epochs}
-    whole, stopped = facts(train(make_fit(epochs=3, **changes))), make_fit(epochs=3, **changes)
+    changes = {"optimizer": optimizer, "freeze_epochs": epochs, "epochs": 3}
+    stopped = make_fit(**changes)
     for _ in range(epochs):
         engine.train_one_epoch(stopped, lambda: False)
         engine.end_epoch(stopped)
-    torch.save(stopped.state_dict(), tmp_path / "last.pt")
-    resumed = make_fit(epochs=3, **changes)
-    resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
-    assert_equal(whole, facts(train(resumed)))
+    assert_equal(facts(train(make_fit(**changes))), goes_on(stopped, tmp_path, **changes))
 
 
 def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_path):
-    """In epoch 2: the state saved before the second of two batches is that of the training's end; no weights are averaged twice."""
-
-    class Enough(Exception):
-        pass
-
-    whole, stopped = facts(train(make_fit(average_last=2))), make_fit(average_last=2)
-    before = []
+    """In epoch 2: the state before the second of two batches is that of the training's end; no weights are averaged twice."""
+    stopped, before = train(make_fit(average_last=2), stop_after=6), []
 
     def before_batch():
         before.append(copy.deepcopy(stopped.state_dict()))
         if len(before) == 2:
-            torch.save(stopped.state_dict(), tmp_path / "last.pt")
-            raise Enough
+            raise InterruptedError
 
-    engine.train_one_epoch(stopped, lambda: False)
-    engine.end_epoch(stopped)
-    engine.train_one_epoch(stopped, lambda: False)
-    with pytest.raises(Enough):
+    with pytest.raises(InterruptedError):
         engine.end_epoch(stopped, before_batch)
     assert_equal(*before)
     assert (stopped.epoch, stopped.step) == (2, stopped.steps)
-    resumed = make_fit(average_last=2)
-    resumed.load_state_dict(torch.load(tmp_path / "last.pt", weights_only=True))
-    assert_equal(whole, facts(train(resumed)))
-
-
-def test_second_order_optimizer_gets_its_graph():
-    fit = make_fit(optimizer="Adahessian", epochs=1)
-    before = fit.model.fc.weight.detach().clone()
-    assert not torch.equal(train(fit).model.fc.weight, before)
+    assert_equal(facts(train(make_fit(average_last=2))), goes_on(stopped, tmp_path, average_last=2))
 
 
 def test_folds_differ_and_seeds_differ():
@@ -95,29 +81,28 @@ def test_folds_differ_and_seeds_differ():
     assert not torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
+def trained_in_eval_mode(**changes):
+    """A fit whose batch norm looks at no batch."""
+    fit = make_fit(optimizer="SGD", **changes)
+    net = fit.model.eval()
+    net.train = lambda mode=True: net
+    return train(fit)
+
+
 def test_accumulation_equals_the_large_batch():
-    """Two batches of 4 are one of 8 where no batch norm looks at the batch: here the model stays in eval mode."""
-    weights = []
-    for changes in ({"batch_size": 8}, {"batch_size": 4, "accum": 2}):
-        fit = make_fit(aug="light", optimizer="SGD", **changes)
-        net = fit.model.eval()
-        net.train = lambda mode=True, net=net: net
-        train(fit)
-        weights.append(fit.model.fc.weight.detach())
-    torch.testing.assert_close(*weights)
+    """Two batches of 4 are one of 8 where no batch norm looks at the batch."""
+    fits = trained_in_eval_mode(batch_size=8), trained_in_eval_mode(batch_size=4, accum=2)
+    torch.testing.assert_close(*(fit.model.fc.weight for fit in fits))
 
 
-SEVERAL = {"aug": "strong", "loss": "focal+f1", "target": "multi", "class_weights": "balanced", "optimizer": "SGD",
+SEVERAL = {"aug": "strong", "loss": "focal+f1", "target": "multi", "class_weights": "balanced",
            "mix": "cutmix", "mix_rare": True, "sampler": "sqrt", "freeze_epochs": 1,
            "ema": 0.9, "accum": 2, "batch_size": 4, "clip_grad": 1.0}  # fmt: skip
 
 
 def without_batch_statistics(ranks):
-    """(weight, its average, history less times, probabilities) of a fit whose batch norm looks at no batch."""
-    fit = make_fit(ranks=ranks, **SEVERAL)
-    net = fit.model.eval()
-    net.train = lambda mode=True: net
-    train(fit)
+    """(weight, its average, history less times, probabilities)."""
+    fit = trained_in_eval_mode(ranks=ranks, **SEVERAL)
     history = [[row["train_loss"], row["val_loss"], row["val_f1"], row["val_acc"]] for row in fit.history]
     return fit.model.fc.weight.detach().numpy(), fit.ema.module.fc.weight.detach().numpy(), history, engine.evaluate(fit)[3]
 
@@ -179,31 +164,6 @@ def test_history_holds_a_log_row_per_epoch_with_the_lr_of_the_schedule():
     fit = train(make_fit())
     assert [row["lr"] for row in fit.history] == pytest.approx([1e-3, 5e-4])
     assert all(row["images_per_second"] > 0 and np.isfinite(row["train_loss"]) for row in fit.history)
-
-
-def test_compiled_forward_trains_the_same_model(monkeypatch):
-    """Without a compiler's work: what torch.compile is given, and that its result is what trains."""
-    seen = []
-
-    def compiled(forward):
-        return lambda images: seen.append(len(images)) or forward(images)
-
-    monkeypatch.setattr(torch, "compile", compiled)
-    fit, plain = make_fit(compile=True), make_fit()
-    for each in (fit, plain):
-        engine.train_one_epoch(each, lambda: False)
-    assert seen == [8, 8, 8]
-    assert all((value == plain.model.state_dict()[name]).all() for name, value in fit.model.state_dict().items())
-
-
-def test_the_moving_average_follows_the_weights():
-    """After three steps, the warm-up of the decay included, the average has left the first weights and lags behind the last."""
-    fit = make_fit(ema=0.9)
-    name, first = next((name, value.clone()) for name, value in fit.model.named_parameters())
-    train(fit, stop_after=3)
-    average, last = fit.ema.module.state_dict()[name], fit.model.state_dict()[name]
-    assert not torch.equal(average, first) and not torch.equal(average, last)
-    assert (average - last).norm() < (first - last).norm()
 
 
 def test_the_decay_of_the_moving_average_warms_up():
@@ -277,20 +237,15 @@ def test_layers_far_from_the_head_learn_more_slowly():
 
 
 def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
+    """Left and right half of an image are those of a row and its partner, or the other way round."""
     fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
     (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
     images, targets = engine.make_batch(fit, part, fit.data.store.gather(part.reads))
     torch.testing.assert_close(targets, (fit.targets[part.rows] + fit.targets[part.partners]) / 2)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (fit.data.mean, fit.data.std))
-    for image, row, partner in zip(images, part.rows, part.partners):
-        own, other = ((torch.from_numpy(fit.data.store.images[i]).permute(2, 0, 1) / 255 - mean) / std for i in (row, partner))
-        pairs = [(image[..., :12], image[..., 12:])]
-        assert any(
-            torch.allclose(left, a[..., :12]) and torch.allclose(right, b[..., 12:])
-            for left, right in pairs
-            for a, b in ((own, other), (other, own))
-        )
+    own, other = (augment.normalise(fit.data.store.gather(rows), *fit.mean_std) for rows in (part.rows, part.partners))
+    halves = [torch.cat([left[..., :12], right[..., 12:]], -1) for left, right in ((own, other), (other, own))]
+    assert torch.stack([(images - half).abs().amax((1, 2, 3)) for half in halves]).amin(0).max() < 1e-5
 
 
 def test_partners_are_changed_by_draws_of_their_own():
@@ -300,11 +255,11 @@ def test_partners_are_changed_by_draws_of_their_own():
     assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
 
 
-def test_an_epoch_of_persons_is_as_long_as_there_are_persons():
-    """30 training rows of 10 persons: one step of 8."""
-    fit = make_fit(sampler="person")
-    assert (engine.epoch_images(fit.args, fit.data), fit.step_size, fit.steps) == (10, 8, 1)
-    train(fit)
+@pytest.mark.parametrize(("changes", "sizes"), [({}, (8, 3)), ({"batch_size": 64}, (30, 1)), ({"sampler": "person"}, (8, 1))])
+def test_an_epoch_has_full_steps_of_rows_or_persons(changes, sizes):
+    """Of 30 training rows, which are of 10 persons."""
+    fit = make_fit(**changes)
+    assert (fit.step_size, fit.steps) == sizes
 
 
 def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
@@ -315,30 +270,17 @@ def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
     assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
 
 
-def test_the_scale_of_half_precision_is_part_of_the_state():
-    fit, other = make_fit(amp="fp16"), make_fit(amp="fp16")
-    fit.scaler.scale(torch.ones(()))  # the scale is made at its first use
-    fit.scaler.update(new_scale=1024.0)
-    other.load_state_dict(fit.state_dict())
-    assert other.scaler.get_scale() == 1024.0
-
-
-def test_every_epoch_takes_each_row_once_in_full_steps():
-    fit = make_fit()
-    assert (fit.step_size, fit.steps) == (8, 3)
-    assert (make_fit(batch_size=64).step_size, make_fit(batch_size=64).steps) == (30, 1)
-
-
 def test_step_shares_out_among_processes_and_parts():
     """8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18; 5 images can't make 6 parts."""
     args = argparse.Namespace(**ARGS | {"accum": 3})
     assert (engine.step_size(args, 30, 1), engine.step_size(args, 22, 2)) == (24, 18)
-    with pytest.raises(InputError, match=r"--accum 3: 5 training images make 2 parts at most"):
-        engine.step_size(args, 5, 2)
-    with pytest.raises(InputError, match=r"--batch-size 8: must be a multiple of the 3 processes"):
-        engine.step_size(args, 30, 3)
-    with pytest.raises(InputError, match=r"8 processes: more than the 5 training images of a fold; start fewer"):
-        engine.step_size(args, 5, 8)
+    for images, world, message in (
+        (5, 2, "--accum 3: 5 training images make 2 parts at most"),
+        (30, 3, "--batch-size 8: must be a multiple of the 3 processes"),
+        (5, 8, "8 processes: more than the 5 training images of a fold; start fewer"),
+    ):
+        with pytest.raises(InputError, match=message):
+            engine.step_size(args, images, world)
 
 
 def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():
@@ -449,26 +391,10 @@ def test_rare_partners_come_from_every_class_equally_often():
     assert np.bincount(classes[found]).tolist() == [1000, 1000, 1000]
 
 
-@pytest.fixture
-def bad_loss(monkeypatch):
-    """From now on the loss of each step number in `bad` (of all steps, from 1) is that value."""
-
-    def spoil(bad):
-        compute_loss, calls = engine.compute_loss, []
-
-        def spoilt(fit, images, targets):
-            calls.append(fit.step)
-            return compute_loss(fit, images, targets) * bad.get(len(calls), 1.0)
-
-        monkeypatch.setattr(engine, "compute_loss", spoilt)
-
-    return spoil
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_first_bad_step_and_all_its_images_are_named(bad_loss, value):
+def test_the_first_bad_step_and_all_its_images_are_named(monkeypatch, value):
     """Three steps an epoch: the fifth is the second of epoch 2."""
-    bad_loss({5: value})
+    spoil_loss(monkeypatch, 5, value)
     fit = make_fit(mix="mixup", optimizer="SGD")
     with pytest.raises(engine.NotFinite, match=f"the training loss is {value}") as found:
         train(fit)
@@ -477,13 +403,11 @@ def test_the_first_bad_step_and_all_its_images_are_named(bad_loss, value):
     assert len(part.partners) and found.value.rows.tolist() == part.reads.tolist()
 
 
-def test_a_fit_that_goes_on_within_an_epoch_counts_on(bad_loss):
-    fit, again = make_fit(), make_fit()
-    train(fit, stop_after=2)
-    again.load_state_dict(fit.state_dict())
-    bad_loss({1: float("nan")})
+def test_a_fit_that_goes_on_within_an_epoch_counts_on(monkeypatch, tmp_path):
+    fit = train(make_fit(), stop_after=2)
+    spoil_loss(monkeypatch, 1, float("nan"))
     with pytest.raises(engine.NotFinite) as found:
-        train(again)
+        goes_on(fit, tmp_path)
     assert found.value.step == 3
 
 
@@ -498,29 +422,23 @@ def test_steps_that_half_precision_skips_are_no_error():
     engine.check_finite(fit)
 
 
-def spoil_weight(fit):
-    fit.model.fc.weight.data[0, 0] = float("inf")
-
-
-def spoil_average(fit):
-    fit.ema.module.fc.weight.data[0, 0] = float("nan")
-
-
-def spoil_optimizer(fit):
-    fit.optimizer.state[fit.model.fc.weight]["exp_avg"][0, 0] = float("nan")
-
-
-@pytest.mark.parametrize("spoil", [spoil_weight, spoil_average, spoil_optimizer])
-def test_nothing_bad_is_saved_though_the_loss_was_good(spoil):
-    fit = make_fit(ema=0.9)
-    train(fit, stop_after=2)
-    engine.check_finite(fit)
-    spoil(fit)
-    with pytest.raises(engine.NotFinite, match="a weight is not finite") as found:
-        engine.check_finite(fit)
+@pytest.mark.parametrize(("weights", "value"), [
+    (lambda fit: fit.model.fc.weight, float("inf")), (lambda fit: fit.ema.module.fc.weight, float("nan")),
+    (lambda fit: fit.optimizer.state[fit.model.fc.weight]["exp_avg"], float("nan")),
+])  # fmt: skip
+def test_nothing_bad_is_saved_though_the_loss_was_good(tmp_path, weights, value):
+    fit = train(make_fit(ema=0.9), stop_after=2)
+    (tmp_path / "fold0").mkdir()
+    with engine.CheckpointWriter(tmp_path, 0, None) as writer:
+        writer.save(fit, fit.state_dict)
+        weights(fit).data[0, 0] = value
+        with pytest.raises(engine.NotFinite, match="a weight is not finite") as found:
+            writer.save(fit, fit.state_dict)
     assert (found.value.epoch, found.value.step) == (1, 2)
     (part,) = engine.micro_batches(fit, engine.fold_order(fit), 1)
     assert np.array_equal(found.value.rows, part.reads)
+    saved = engine.load_state(tmp_path, 0)
+    assert all(value.isfinite().all() for value in (*saved["model"].values(), *saved["ema"].values()))
 
 
 def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one():
@@ -543,28 +461,12 @@ def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one()
     assert came[3:] == [(3, False), ("told too", True)]
 
 
-def leave(writer, error=None):
-    with writer:
-        if error:
-            raise error
-
-
-WAITS = {
-    "wait": engine.CheckpointWriter.wait,
-    "put": lambda writer: writer.put(lambda: None),
-    "leaving": leave,
-    "leaving with an error": lambda writer: leave(writer, ValueError()),
-}
-
-
-@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize(
+    "wait", [lambda writer: writer.wait(), lambda writer: writer.put(print), lambda writer: writer.__exit__()]
+)
 def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
     told, writer = [], engine.CheckpointWriter(None, 0, None)
-
-    def fail():
-        raise InputError("disk full")
-
-    writer.put(fail, lambda: told.append("told"))
+    writer.put(mock.Mock(side_effect=InputError("disk full")), lambda: told.append("told"))
     with pytest.raises(InputError, match="disk full"):
         wait(writer)
     writer.wait()
@@ -573,19 +475,15 @@ def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
 
 def test_a_copied_state_is_equal_and_stays_as_it_is():
     weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    others = {"half": torch.randn(5).bfloat16(), "flags": torch.tensor([True, False]), "count": torch.tensor(7)}
-    others |= {"empty": torch.zeros(0, 3), "column": torch.randn(4, 4)[:, 1], "same": torch.ones(1).expand(3)}
-    state = {"model": {"w": weights, **others}, "tail": [{"w": weights}], "history": [{"epoch": 1}], "ema": None, "step": 3}
-    before = copy.deepcopy(state)
-    copied = engine.copied(state)
-    assert_equal(copied, state)
-    assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
-    for value in (weights, *others.values()):
-        value.zero_() if value.is_contiguous() else value.mul_(0) if value.stride() != (0,) else None
+    state = {"model": {"w": weights, "half": torch.randn(5).bfloat16(), "column": torch.randn(4, 4)[:, 1]}, "ema": None}
+    state |= {"tail": [{"w": weights}], "history": [{"epoch": 1}], "step": 3}
+    before, copied = copy.deepcopy(state), engine.copied(state)
+    for value in state["model"].values():
+        value.zero_()
     state["history"][0]["epoch"] = 2
     state["history"].append({})
     assert_equal(copied, before)
-    assert_equal(engine.copied({"history": []}), {"history": []})
+    assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_damaged_state_is_named(tmp_path):

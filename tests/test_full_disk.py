@@ -3,6 +3,8 @@
 sudo python -m pytest tests/test_full_disk.py -m slow
 """
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,8 +12,7 @@ import sys
 
 import losses_picture
 import pytest
-from conftest import assert_same_run, without_pictures
-from test_train import SETTINGS
+from conftest import SETTINGS, assert_same_run, without_pictures
 
 import compare
 import demo
@@ -32,29 +33,23 @@ pytestmark = [
 
 @pytest.fixture
 def volume(tmp_path):
-    """A function that mounts an empty volume of so many MiB; it is unmounted in the end."""
+    """volume(MiB) mounts an empty volume; it is unmounted in the end."""
     place = tmp_path / "volume"
     place.mkdir()
-    mounted = []
 
     def mount(size):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", place], check=True)
-        mounted.append(place)
         return place
 
     yield mount
-    for each in mounted:
-        subprocess.run(["umount", "--lazy", each], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def fill(volume):
     """Leave not a byte."""
-    with open(volume / "filler", "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1 << 16)):
-                pass
-        except OSError:
-            return
+    with contextlib.suppress(OSError), open(volume / "filler", "wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
 
 
 def remount(volume, how):
@@ -62,30 +57,14 @@ def remount(volume, how):
 
 
 def command(data, cache, volume):
-    return [
-        "--data-dir",
-        str(data),
-        "--cache-dir",
-        str(cache),
-        "--output-dir",
-        str(volume / "runs"),
-        *SETTINGS,
-        "--name",
-        "mine",
-    ]
+    places = ["--data-dir", data, "--cache-dir", cache, "--output-dir", volume / "runs", "--name", "mine"]
+    return [*places, *SETTINGS]
 
 
 def after_steps(monkeypatch, number, happens):
     """Let something happen after so many training steps."""
-    steps, train_step = [], engine.train_step
-
-    def step(*args):
-        train_step(*args)
-        steps.append(None)
-        if len(steps) == number:
-            happens()
-
-    monkeypatch.setattr(engine, "train_step", step)
+    steps, train_step = itertools.count(1), engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda *args: (train_step(*args), next(steps) == number and happens()))
 
 
 def refused(capsys, main, argv):
@@ -93,13 +72,8 @@ def refused(capsys, main, argv):
     capsys.readouterr()
     assert errors.run(lambda: main(list(map(str, argv)))) == 2
     err = capsys.readouterr().err
-    assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("error: ")
     return err.splitlines()[-1]
-
-
-def hidden(folder):
-    return [path for path in folder.rglob(".*") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +90,11 @@ def test_a_disk_that_fills_up_in_training(never_full, shared_data, workplace, vo
     with without_pictures():
         error = refused(capsys, train.main, [*command(shared_data, workplace / "cache", place), "--save-minutes", "0.00001"])
         assert f"error: {run}/fold{step // 10}/" in error and "can't be written (No space left on device): " in error
-        assert (
-            f"are needed, and 0 bytes are free on volume {place}; make room there. Go on with: python train.py --resume"
-            in error
-        )
-        assert hidden(place) == []
+        needed = f"are needed, and 0 bytes are free on volume {place}"
+        assert f"{needed}; make room there. Go on with: python train.py --resume" in error
+        assert not [path for path in place.rglob(".*") if path.is_file()]
         error = refused(capsys, train.main, ["--resume", run, "--quiet"])
-        assert error.startswith(f"error: {run}/") and f"are needed, and 0 bytes are free on volume {place}" in error
+        assert error.startswith(f"error: {run}/") and needed in error
         (place / "filler").unlink()
         monkeypatch.undo()
         assert train.main(["--resume", str(run), "--quiet"]) == 0
@@ -141,9 +113,8 @@ def test_a_volume_that_becomes_read_only_and_a_folder_that_goes(shared_data, wor
             assert error.endswith(f"are free on volume {place}; was it moved or deleted?")
             assert list(place.rglob("*")) == [place / "runs"]
             return
-        assert (
-            "fold0/last.pt: can't be written (Read-only file system): " in error and f" on volume {place}; give it a" in error
-        )
+        assert "fold0/last.pt: can't be written (Read-only file system): " in error
+        assert f" on volume {place}; give it a" in error
         assert "Read-only file system" in refused(capsys, train.main, ["--resume", run, "--quiet"])
         remount(place, "rw")
         monkeypatch.undo()
@@ -154,10 +125,8 @@ def test_too_little_room_for_the_cache(shared_data, volume, tmp_path, capsys):
     """It is told for inference.py too, before an image is decoded: 168 images of 640 x 480 are 147.7 MiB."""
     place = volume(2)
     argv = [*command(shared_data, place / "cache", tmp_path), "--img-size", "640", "480"]
-    error = refused(capsys, train.main, argv)
-    assert error.startswith(
-        f"error: --cache-dir {place}/cache: 147.7 MiB (decoded images) are needed, and 2.0 MiB are free on volume"
-    )
+    needed = "147.7 MiB (decoded images) are needed, and 2.0 MiB are free on volume"
+    assert refused(capsys, train.main, argv).startswith(f"error: --cache-dir {place}/cache: {needed}")
     assert list(place.iterdir()) == [] and not (tmp_path / "runs").exists()
 
 
@@ -165,22 +134,17 @@ def test_every_other_script_on_a_full_volume(runs, fit, shared_data, workplace, 
     """inference, ensemble, compare, leaderboard, the demo set and pictures: a line, and the volume is as it was."""
     place = volume(12)
     shutil.copytree(runs["label"], place / "runs" / "mine", ignore=shutil.ignore_patterns("eval*", "submission.csv"))
-    run, data = (
-        place / "runs" / "mine",
-        ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--device", "cpu", "--quiet"],
-    )
+    run = place / "runs" / "mine"
+    data = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--device", "cpu", "--quiet"]
     assert inference.main(list(map(str, ["--models", runs["label"], runs["multi"], *data]))) == 0
     fill(place)
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    page = f"{place}/a.html: can't be written (No space left on device)"
     for main, argv, named in (
         (inference.main, ["--models", run, *data], f"{run}/fold0/eval.csv: can't be written (No space"),
         (ensemble.main, ["--models", runs["label"], "--output-dir", place / "out", *data], f"{place}/out/01-soft-1runs/"),
-        (
-            compare.main,
-            [runs["label"], runs["multi"], "--data-dir", shared_data, "--out", place / "a.html"],
-            f"{place}/a.html: can't",
-        ),
-        (leaderboard.main, [place / "runs", "--html", place / "a.html"], f"{place}/a.html: can't be written (No space left on"),
+        (compare.main, [runs["label"], runs["multi"], *data[:2], "--out", place / "a.html"], page),
+        (leaderboard.main, [place / "runs", "--html", place / "a.html"], page),
         (leaderboard.main, [place / "runs", "--lb", "mine=0.7"], f"{run}/lb.json: can't be written (No space left on device)"),
         (demo.main, ["--out", place / "demo"], f"{place}/demo: 62.3 MiB (the demo set) are needed, and 0 bytes are free"),
         (losses_picture.main, ["--out", place / "a.png"], f"{place}/a.png: can't be written (No space left on device)"),

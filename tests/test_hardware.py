@@ -2,15 +2,16 @@
 
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -19,10 +20,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import SAME_BITS, assert_same_run, out_of_reach, until, without_pictures
+from conftest import assert_same_run, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train import ROOT, SETTINGS
+from test_train import command, trained
 
 import errors
 import experiment
@@ -33,9 +34,6 @@ import options
 import train
 from errors import InputError, Interrupted
 from files import DiskError
-from images import ImageStore
-from model import layout
-from options import parse_args
 
 CPU = torch.device("cpu")
 
@@ -51,34 +49,18 @@ def test_shard_then_gather_is_the_identity(world, total, width):
             np.testing.assert_array_equal(each.gather(part, total), rows)
 
 
-def test_one_process_needs_no_group():
-    ranks = hardware.join().on("cpu")
-    assert ranks.first and ranks.all_reduce_max(3) == 3 and ranks.broadcast("x") == "x"
-    rows = np.arange(4)
-    assert ranks.gather(rows, 4) is rows
-    part = torch.ones(2)
-    assert ranks.all_gather_with_grad(part) is part
-    ranks.barrier()
-    hardware.finish()
-    assert hardware.launcher() == ["python"]
-
-
-@pytest.mark.parametrize("told", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1",
-                                  "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}])  # fmt: skip
-def test_what_others_than_torchrun_set_makes_no_several_processes(told, monkeypatch, capsys):
-    """As clusters, containers and PyTorch operators do; all of torchrun's own variables are needed."""
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    assert hardware.join() is hardware.ALONE and hardware.launcher() == ["python"]
-    said = f"WORLD_SIZE={told['WORLD_SIZE']} is ignored: this process trains alone, as torchrun did not start it\n"
-    assert capsys.readouterr().err == said
+@pytest.mark.parametrize("size", ["2", "", "two"])
+@pytest.mark.parametrize("lacks", ["TORCHELASTIC_RUN_ID", "LOCAL_RANK"])
+def test_what_others_than_torchrun_set_makes_no_several_processes(size, lacks, monkeypatch, capsys):
+    """As clusters and containers do; all of torchrun's own variables are needed."""
     for name, value in helpers.torchrun_environment(3).items():
         monkeypatch.setenv(name, value)
-    assert hardware.world_size() == 3
-    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK"):
-        with monkeypatch.context() as without:
-            without.setenv(name, "")
-            assert hardware.world_size() == 1
+    assert hardware.world_size() == 3 and hardware.launcher() == ["torchrun", "--nproc_per_node", "3"]
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert hardware.launcher() == ["torchrun", "--nnodes", "2", "--nproc_per_node", "3"]
+    monkeypatch.setenv(lacks, ""), monkeypatch.setenv("WORLD_SIZE", size)
+    assert hardware.join() is hardware.ALONE and hardware.launcher() == ["python"]
+    assert capsys.readouterr().err.startswith(f"WORLD_SIZE={size} is ignored: this process trains alone")
 
 
 def alone(seconds):
@@ -93,36 +75,30 @@ def alone(seconds):
 def test_who_waits_in_vain_for_others_says_so_and_can_be_stopped(rank, port, number, code, capfd):
     """Rank 0 waits as the others' server, rank 1 for that server; and no server has such a port."""
     told = helpers.torchrun_environment(2, rank) | ({"MASTER_PORT": port} if port else {})
-    bound, place, said = 60 if number else 1, f"localhost:{told['MASTER_PORT']}", []
+    bound, place, heard = 60 if number else 1, f"localhost:{told['MASTER_PORT']}", []
     process = helpers.context().Process(target=helpers._main, args=(alone, (0.1, bound), told))
     process.start()
     try:
         if number:
-            until(lambda: said.append(capfd.readouterr().err) or "waits at" in "".join(said))
+            until(lambda: heard.append(capfd.readouterr().err) or "waits at" in "".join(heard))
             os.kill(process.pid, number)
         process.join(20)
     finally:
         process.kill()
-    *waits, last = "".join([*said, capfd.readouterr().err]).splitlines()
+    *waits, last = "".join([*heard, capfd.readouterr().err]).splitlines()
     assert process.exitcode == code
     assert port or waits == [f"waits at {place} for the others of WORLD_SIZE=2 processes, {bound} s at most"]
     ends = f"error: MASTER_ADDR, MASTER_PORT: the 2 processes of WORLD_SIZE can't meet at {place} ({'' if port else 'not all came in 1 s)'}"
     assert last == f"stopped by {number.name}" if number else last.startswith(ends)
 
 
-@pytest.mark.parametrize(("there", "possible"), [(True, "cpu, cuda and cuda:N are possible"), (False, "so only cpu is")])
-def test_device_that_is_not_there(there, possible, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    with pytest.raises(InputError, match=r"--device cudda: can't be used here"):
-        hardware.pick_device("cudda")
-    with pytest.raises(InputError, match=rf"--device cudda: can't be used here \(.*{possible}"):
-        hardware.ALONE.on("cudda")
-
-
-def test_processes_side_by_side_can_not_all_have_one_gpu(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
+def test_devices_that_can_not_be_had(monkeypatch):
+    for there, possible in ((True, "cpu, cuda and cuda:N are possible"), (False, "so only cpu is")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with pytest.raises(InputError, match=rf"--device cudda: can't be used here \(.*{possible}"):
+            hardware.ALONE.on("cudda")
     with pytest.raises(InputError, match=r"--device cuda:2: of several processes each takes the GPU of its own number; give"):
-        hardware.Ranks(1, 2, torch.device("cpu")).on("cuda:2")
+        hardware.Ranks(1, 2, CPU).on("cuda:2")
 
 
 def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
@@ -133,21 +109,19 @@ def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert hardware.ALONE.on("cuda:1").device == torch.device("cuda:1") == current.pop()
     assert hardware.ALONE.on("cuda").device == torch.device("cuda") and not current
-    several = hardware.Ranks(6, 8, torch.device("cpu"))
-    assert several.on("cuda").device == torch.device("cuda:2") == current.pop()
+    assert hardware.Ranks(6, 8, CPU).on("cuda").device == torch.device("cuda:2") == current.pop()
     assert len(made) == 3
 
 
-def test_the_launcher_is_the_command_that_started_the_processes(monkeypatch):
-    for name, value in helpers.torchrun_environment(8).items():
-        monkeypatch.setenv(name, value)
-    assert hardware.launcher() == ["torchrun", "--nproc_per_node", "8"]
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4"), monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
-    assert hardware.launcher() == ["torchrun", "--nnodes", "2", "--nproc_per_node", "4"]
-
-
-def exchange(ranks):
+def exchange(ranks, folder):
     """What each process gets of the others; of 5 rows rank 0 holds 0, 2, 4 and rank 1 holds 1, 3."""
+    os.environ["LOCAL_RANK"] = str(ranks.rank)
+    with ranks.local_rank0_first():
+        time.sleep(0.1 * (1 - ranks.rank))
+        (folder / f"of {ranks.rank}").touch()
+        came = len(list(folder.iterdir()))
+    with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.only_rank0_reports():
+        errors.log(f"rank {ranks.rank} here")
     norm = torch.nn.BatchNorm1d(2)
     norm.running_mean.fill_(ranks.rank + 1)
     ranks.broadcast_buffers(norm)
@@ -156,13 +130,14 @@ def exchange(ranks):
     (whole * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
     rows = ranks.gather(ranks.shard(np.arange(5)), 5).tolist()
     return (ranks.all_reduce_max(ranks.rank * 7), ranks.broadcast(f"of {ranks.rank}"), rows, norm.running_mean.tolist(),
-            whole.tolist(), float(weight.grad))  # fmt: skip
+            whole.tolist(), float(weight.grad), came, heard.getvalue())  # fmt: skip
 
 
-def test_what_processes_tell_each_other():
+def test_what_processes_tell_each_other(tmp_path):
     """Of sum_i 10^i x i x weight rank 0 has the slope of rows 0 and 2, 200; rank 1 that of 1 and 3, 10 + 3000."""
     shared = (7, "of 0", [0, 1, 2, 3, 4], [1.0, 1.0], [0.0, 2.0, 4.0, 6.0])
-    assert helpers.run_ranks(exchange) == [(*shared, 200.0), (*shared, 3010.0)]
+    first, second = helpers.run_ranks(partial(exchange, folder=tmp_path))
+    assert (first, second) == ((*shared, 200.0, 1, "rank 0 here\n"), (*shared, 3010.0, 2, ""))
 
 
 def raising(ranks, kind, args, by):
@@ -185,29 +160,6 @@ def test_an_error_is_told_once():
     assert ends(RuntimeError, "a bug") == [("RuntimeError", "a bug")] * 2
 
 
-def talk(ranks):
-    with contextlib.redirect_stderr(io.StringIO()) as heard, ranks.only_rank0_reports():
-        errors.log(f"rank {ranks.rank} here")
-    return heard.getvalue()
-
-
-def in_turn(ranks, folder):
-    os.environ["LOCAL_RANK"] = str(ranks.rank)
-    with ranks.local_rank0_first():
-        found = len(list(folder.iterdir()))
-        time.sleep(0.1 * (1 - ranks.rank))
-        (folder / f"of {ranks.rank}").touch()
-    return found
-
-
-def test_the_first_of_a_box_works_and_the_others_find_it(tmp_path):
-    assert helpers.run_ranks(partial(in_turn, folder=tmp_path)) == [0, 1]
-
-
-def test_only_the_first_talks():
-    assert helpers.run_ranks(talk) == ["rank 0 here\n", ""]
-
-
 # ---- precision --------------------------------------------------------------------------------------------------------
 
 
@@ -215,53 +167,18 @@ def net():
     return timm.create_model("test_resnet", num_classes=3).train()
 
 
-def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU, batch_size=4):
+def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU):
     args = SimpleNamespace(model="a_model", img_size=[32, 24], cache_dir=cache_dir, amp=amp, memory_format=memory_format,
-                           batch_size=batch_size)  # fmt: skip
+                           batch_size=64)  # fmt: skip
     hardware.choose_precision(args, model or net(), hardware.Ranks(0, 1, device))
     return args.amp, args.memory_format
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    """A model that is slow in some candidates, by a clock of its own: slow({(amp, memory format): seconds, ...}) -> their list of calls."""
-    calls, clock = [], [0.0]
-    monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-
-    def make(seconds, capabilities=()):
-        def forward(images):
-            amp = "bf16" if torch.is_autocast_enabled("cpu") else "off"
-            memory_format = "channels_last" if images.is_contiguous(memory_format=torch.channels_last) else "contiguous"
-            calls.append((amp, memory_format))
-            clock[0] += seconds.get((amp, memory_format), 0.001)
-            return model.weight * images.mean()
-
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "x", **dict.fromkeys(capabilities, True)})
-        model = torch.nn.Conv2d(3, 8, 3)
-        model.forward = forward
-        return model, calls
-
-    return make
-
-
-@pytest.mark.parametrize(("seconds", "chosen"), [
-    ({("off", "channels_last"): 0.02}, ("off", "contiguous")),
-    ({("off", "contiguous"): 0.02}, ("off", "channels_last")),
-    ({("off", "channels_last"): 0.0200, ("off", "contiguous"): 0.0155}, ("off", "channels_last")),  # not clearly faster
-])  # fmt: skip
-def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, seconds, chosen):
-    model, calls = slow(seconds)
-    assert choose(tmp_path, model=model) == chosen
-    (file,) = tmp_path.glob("precision-*.json")
-    rates = json.loads(file.read_text())["images_per_second"]
-    assert rates.keys() == {"off channels_last", "off contiguous"}
-    slowest = " ".join(max(seconds, key=seconds.get))
-    assert rates[slowest] == pytest.approx(4 / max(seconds.values()), abs=0.01)
-    done = len(calls)
-    assert choose(tmp_path, model=model) == chosen and len(calls) == done
-    first, second = capsys.readouterr().err.splitlines()
-    assert all(line.startswith(f"amp and memory format: {' '.join(chosen)} (") for line in (first, second))
-    assert first.endswith(f"; measured, {file})") and second.endswith(f"; measured before, {file})")
+def measured(monkeypatch, *rates):
+    """A stand-in for the measurement, which finds these images/s."""
+    measure = mock.Mock(side_effect=lambda _net, candidates, *_of: dict(zip(candidates, rates)))
+    monkeypatch.setattr(hardware, "images_per_second", measure)
+    return measure
 
 
 @pytest.mark.parametrize(("rates", "chosen"), [
@@ -271,37 +188,27 @@ def test_the_faster_format_is_chosen_once_and_kept(slow, tmp_path, capsys, secon
     ([100, 140, 150, 200], "bf16 contiguous"),
     ([100, 50, 60, 135], "bf16 contiguous"),
 ])  # fmt: skip
-def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, rates, chosen):
-    """1.3 times as fast or more decides, format and precision each for itself."""
+def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, capsys, rates, chosen):
+    """1.3 times as fast or more decides, format and precision each for itself; it is measured once."""
     monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr(hardware, "images_per_second", lambda _net, candidates, *_about: dict(zip(candidates, rates)))
-    assert " ".join(choose(tmp_path)) == chosen
-
-
-def test_what_is_given_is_not_measured(slow, tmp_path):
-    model, calls = slow({("off", "contiguous"): 0.02})
-    assert choose(tmp_path, "bf16", "contiguous", model) == ("bf16", "contiguous")
-    assert choose(tmp_path, "auto", "contiguous", model) == ("off", "contiguous")
-    assert not calls and not list(tmp_path.iterdir())
-    assert choose(tmp_path, "off", "auto", model) == ("off", "channels_last")
+    measure = measured(monkeypatch, *rates)
+    assert [" ".join(choose(tmp_path)) for _ in range(2)] == [chosen] * 2
+    candidates = ["off channels_last", "off contiguous", "bf16 channels_last", "bf16 contiguous"]
+    measure.assert_called_once_with(mock.ANY, candidates, [32, 24], 8, CPU)
+    (file,) = tmp_path.glob("precision-*.json")
+    first, second = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"amp and memory format: {chosen} (") for line in (first, second))
+    assert first.endswith(f"; measured, {file})") and second.endswith(f"; measured before, {file})")
 
 
 def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp_path):
-    """A stand-in for the measurement: nothing runs on a GPU here."""
+    """Nothing runs on a GPU here. What is given is not measured."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(hardware, "describe", lambda device: f"a card of type {device.type}")
-    measured = []
-
-    def measure(_net, candidates, _img_size, batch, device):
-        measured.append((candidates, batch, device.type))
-        return {"fp16 channels_last": 1.0, "fp16 contiguous": 1.4}
-
-    monkeypatch.setattr(hardware, "images_per_second", measure)
-    gpu = torch.device("cuda")
-    assert choose(tmp_path, device=gpu, batch_size=64) == ("fp16", "contiguous")
-    assert measured == [(["fp16 channels_last", "fp16 contiguous"], 32, "cuda")]
+    measure, gpu = measured(monkeypatch, 1.0, 1.4), torch.device("cuda")
+    assert choose(tmp_path, device=gpu) == ("fp16", "contiguous")
     assert choose(tmp_path, "bf16", "channels_last", device=gpu) == ("bf16", "channels_last")
-    assert len(measured) == 1
+    measure.assert_called_once_with(mock.ANY, ["fp16 channels_last", "fp16 contiguous"], [32, 24], 32, gpu)
 
 
 def test_a_measured_step_has_as_many_images_as_fit():
@@ -324,145 +231,108 @@ def test_a_measurement_leaves_the_weights_as_they_were(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     _amp, chosen = choose(tmp_path, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())
+    assert hardware.model.layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def room_for(monkeypatch):
+def room_for(most, monkeypatch):
     """From now on models have room for so many images in a training step."""
     create = model.create
 
-    def limit(most):
-        def ran_out(net, inputs):
-            if net.training and len(inputs[0]) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    def ran_out(net, inputs):
+        if net.training and len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-        def made(*args, **options):
-            net = create(*args, **options)
-            net.register_forward_pre_hook(ran_out)
-            return net
+    def made(*args, **options):
+        net = create(*args, **options)
+        net.register_forward_pre_hook(ran_out)
+        return net
 
-        monkeypatch.setattr(model, "create", made)
-
-    return limit
+    monkeypatch.setattr(model, "create", made)
 
 
 @pytest.fixture
-def command(shared_data, workplace, tmp_path):
-    def words(*options):
-        return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--output-dir", str(tmp_path),
-                "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--fold", "0",
-                "--epochs", "1", "--device", "cpu", "--quiet", *SAME_BITS, *options]  # fmt: skip
-
-    return words
-
-
-def run(argv):
-    with without_pictures():
-        return errors.run(lambda: train.main(argv))
+def run(shared_data, workplace, tmp_path):
+    """run(*options): the exit code of train.main on an epoch of fold 0, whose run lies in tmp_path."""
+    places = ["--cache-dir", workplace / "cache", "--output-dir", tmp_path, "--epochs", "1", "--fold", "0"]
+    return lambda *options: errors.run(lambda: trained(command(shared_data, tmp_path, *places, *options)))
 
 
 @pytest.mark.parametrize(("options", "remedy"), [
     ([], "a new run with --auto-batch takes the largest batch that fits, and makes the same steps"),
     (["--parallel-folds", "2", "--fold", "0", "1"], "--parallel-folds 1 trains one fold at a time"),
 ])  # fmt: skip
-def test_running_out_of_memory_is_one_line_and_leaves_nothing(
-    room_for, command, tmp_path, monkeypatch, capsys, options, remedy
-):
+def test_running_out_of_memory_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, options, remedy):
     monkeypatch.setattr(hardware, "START", "fork")
-    room_for(5)
-    assert run(command("--batch-size", "16", "--name", "large", *options)) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"error: --batch-size 16: out of memory on the CPU; {remedy}"
+    room_for(5, monkeypatch)
+    assert run("--batch-size", "16", "--name", "large", *options) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: --batch-size 16: out of memory on the CPU; {remedy}"
     assert not (tmp_path / "large").exists()
 
 
-def test_auto_batch_takes_what_fits_and_records_it(room_for, command, tmp_path, capsys):
-    assert run(command("--batch-size", "8", "--accum", "2", "--name", "small")) == 0
-    room_for(8)
-    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+def test_auto_batch_takes_what_fits_and_records_it(run, tmp_path, monkeypatch, capsys):
+    assert run("--batch-size", "8", "--accum", "2", "--name", "small") == 0
+    room_for(8, monkeypatch)
+    assert run("--batch-size", "16", "--auto-batch", "--name", "auto") == 0
     assert "auto batch: --batch-size 16 has no room on the CPU, taken: --batch-size 8 --accum 2" in capsys.readouterr().err
     assert_same_run(tmp_path / "small", tmp_path / "auto")
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["auto_batch"]) == (8, 2, True)
-    assert parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
+    assert options.parse_args(["--resume", str(tmp_path / "auto"), "--parallel-folds", "2"]).batch_size == 8  # settled
 
 
-def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(command, tmp_path, monkeypatch, capsys):
+def test_images_leave_a_device_that_nobody_chose_before_batches_are_halved(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(images, "choose_place", lambda place, *_about: "device" if place == "auto" else place)
-
-    def try_steps(_args, data, _net, _ranks):
-        if data.store.place == "device":
-            raise torch.OutOfMemoryError("CUDA")
-
-    monkeypatch.setattr(train, "try_steps", try_steps)
-    assert run(command("--batch-size", "16", "--auto-batch", "--name", "auto")) == 0
+    full = mock.Mock(side_effect=torch.OutOfMemoryError("CUDA"))
+    monkeypatch.setattr(train, "try_steps", lambda _args, data, *_of: data.store.place == "device" and full())
+    assert run("--batch-size", "16", "--auto-batch", "--name", "auto") == 0
     told = capsys.readouterr().err
     assert "auto batch: --batch-size 16 has no room beside the images, taken: --cache-device host" in told
     args = experiment.read_args(tmp_path / "auto")
     assert (args["batch_size"], args["accum"], args["cache_device"]) == (16, 1, "host")
-    assert run(command("--batch-size", "16", "--auto-batch", "--name", "asked", "--cache-device", "device")) == 2
+    assert run("--batch-size", "16", "--auto-batch", "--name", "asked", "--cache-device", "device") == 2
     assert "and so are its halves down to the smallest" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(command, tmp_path, monkeypatch, capsys):
+def test_a_forward_that_can_not_be_compiled_is_told_in_one_line(run, tmp_path, monkeypatch, capsys):
     """torch says so in the first step; the new run's folder goes, and that of one which has learnt something stays."""
-
-    def no_compiler(_images):
-        raise torch._dynamo.exc.TorchDynamoException("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VER")
-
-    forward = {"compiled": no_compiler}
-    monkeypatch.setattr(torch, "compile", lambda net: forward["compiled"] or net)
-    assert run(command("--compile", "--name", "new")) == 2
+    said = "InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VER"
+    no_compiler = mock.Mock(side_effect=torch._dynamo.exc.TorchDynamoException(said))
+    monkeypatch.setattr(torch, "compile", lambda net: net)
+    assert run("--compile", "--name", "old") == 0
+    monkeypatch.setattr(torch, "compile", lambda _net: no_compiler)
+    assert run("--compile", "--name", "new") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: --compile: InvalidCxxCompiler: No working C++ compiler found; torch.compile needs a C++ ")
     assert not (tmp_path / "new").exists()
-    forward["compiled"] = None
-    assert run(command("--compile", "--name", "old")) == 0
-    forward["compiled"] = no_compiler
-    assert run(["--resume", str(tmp_path / "old"), "--fold", "1", "--quiet"]) == 2
+    assert errors.run(lambda: trained(["--resume", str(tmp_path / "old"), "--fold", "1", "--quiet"])) == 2
     assert "Go on with: python train.py --resume" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(command, tmp_path, monkeypatch, capsys):
+def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(run, tmp_path, monkeypatch, capsys):
     """Its state is gone by then, and nobody has asked to resume."""
-    real, begun = train.train_fold, []
-
-    def train_fold(*args):
-        begun.append(args[-1].fold)
-        if len(begun) == 2:
-            raise torch.OutOfMemoryError("CUDA")
-        real(*args)
-
+    train_fold = mock.Mock(wraps=train.train_fold, side_effect=[mock.DEFAULT, torch.OutOfMemoryError("CUDA")])
     monkeypatch.setattr(train, "train_fold", train_fold)
-    assert run(command("--batch-size", "16", "--name", "later", "--fold", "0", "1")) == 2
+    assert run("--batch-size", "16", "--name", "later", "--fold", "0", "1") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"Go on with: python train.py --resume {tmp_path}/later --fold 0 1" in last
-    assert begun == [0, 1] and (tmp_path / "later" / "fold0" / "best.safetensors").exists()
+    assert train_fold.call_count == 2 and (tmp_path / "later" / "fold0" / "best.safetensors").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--batch-size", "6"], "--batch-size 6: out of memory on the CPU, and so are its halves down to the smallest"),
-    (["--parallel-folds", "2"], "--parallel-folds 2: --auto-batch measures one fold alone"),
-])  # fmt: skip
-def test_where_no_batch_can_be_found_it_is_said(room_for, command, tmp_path, capsys, options, message):
-    room_for(2)
-    assert run(command("--auto-batch", *options)) == 2
-    assert f"error: {message}" in capsys.readouterr().err.splitlines()[-1]
+def test_where_no_batch_can_be_found_it_is_said(run, tmp_path, monkeypatch, capsys):
+    room_for(2, monkeypatch)
+    assert run("--auto-batch", "--batch-size", "6") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: --batch-size 6: out of memory on the CPU, and so are its halves down to the smallest")
     assert not list(tmp_path.iterdir())
 
 
 # ---- folds in parallel ------------------------------------------------------------------------------------------------
 
 NOBODY = SimpleNamespace(requested=0)  # asks to stop
-
-
-@dataclass
-class Data:
-    store: ImageStore | None
+Data = make_dataclass("Data", ["store"])
 
 
 @pytest.fixture
@@ -471,60 +341,48 @@ def forked(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "START", "fork")
     np.save(tmp_path / "pixels.npy", np.zeros((2, 4, 4, 3), np.uint8))
 
-    def run(work, at_once=2, stop=NOBODY, numbers=(0, 1)):
-        data = Data(ImageStore(np.load(tmp_path / "pixels.npy", mmap_mode="r"), CPU))
+    def run(work, stop=NOBODY, numbers=(0, 1)):
+        data = Data(images.ImageStore(np.load(tmp_path / "pixels.npy", mmap_mode="r"), CPU))
 
         def train_fold(_args, _run, data, number, _ranks, stop):
             assert data.store.gather(np.array([1])).shape == (1, 4, 4, 3)
             work(number, stop)
 
-        args = SimpleNamespace(parallel_folds=at_once, threads=1, cache_device="host")
+        args = SimpleNamespace(parallel_folds=2, threads=1, cache_device="host")
         hardware.train_in_parallel(train_fold, args, tmp_path / "run", data, list(numbers), CPU, stop)
 
     return run
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_no_signal_ends_the_tracker_of_the_locks(forked, tracker, monkeypatch):
+def test_no_signal_ends_the_tracker_of_the_locks(forked, monkeypatch):
+    """Its process ignores or blocks each that asks to stop."""
+    tracker = resource_tracker._resource_tracker
+    tracker._stop()  # that of an earlier test
     monkeypatch.setattr(hardware, "START", "spawn")
     forked(None, numbers=())
-    assert out_of_reach(tracker())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{tracker._pid}/status").read_text().splitlines())
+    deaf = int(status["SigIgn"], 16) | int(status["SigBlk"], 16)
+    assert all(deaf >> (number - 1) & 1 for number in errors.EXIT_CODES)
 
 
 def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path):
     def work(number, _stop):
         assert torch.get_num_threads() == 1
-        name = f"{number}-{os.getpid()}"
-        (tmp_path / f"{name}.running").touch()
-        (tmp_path / f"{number}.began").touch()
+        (tmp_path / f"fold {number} in {os.getpid()}").touch()
         if number < 2:  # a process that starts late would find nothing left to do
-            until(lambda: all((tmp_path / f"{each}.began").exists() for each in (0, 1)))
-        (tmp_path / f"{name}.beside-{len(list(tmp_path.glob('*.running')))}").touch()
-        (tmp_path / f"{name}.running").unlink()
+            until(lambda: len(list(tmp_path.glob("fold [01] *"))) == 2)
 
-    forked(work, at_once=2, numbers=range(5))
-    done = [path.name for path in tmp_path.glob("*.beside-*")]
-    assert sorted(name.partition("-")[0] for name in done) == list("01234")
-    assert len({name.partition(".")[0].partition("-")[2] for name in done}) == 2
-    assert max(int(name[-1]) for name in done) == 2
-
-
-def fail():
-    raise DiskError("last.pt: can't be written")
-
-
-def be_killed():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def lose_a_file():
-    os.stat("gone/pixels.npy")
+    forked(work, numbers=range(5))
+    folds, processes = zip(*(path.name.removeprefix("fold ").split(" in ") for path in tmp_path.glob("fold *")))
+    assert sorted(folds) == list("01234") and len(set(processes)) == 2
 
 
 @pytest.mark.parametrize(("end", "error", "message"), [
-    (lose_a_file, FileNotFoundError, r"gone/pixels.npy"),
-    (fail, DiskError, r"^last.pt: can't be written$"),
-    (be_killed, InputError, r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"),
+    (lambda: os.stat("gone/pixels.npy"), FileNotFoundError, r"gone/pixels.npy"),
+    (mock.Mock(side_effect=DiskError("last.pt: can't be written")), DiskError, r"^last.pt: can't be written$"),
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), InputError,
+     r"a process that trained a fold died \(signal 9; out of memory\?\).*--resume .*run"),
 ])  # fmt: skip
 def test_one_process_that_ends_badly_stops_the_others_and_is_told(forked, tmp_path, end, error, message):
     def work(number, stop):
@@ -541,7 +399,7 @@ def test_one_process_that_ends_badly_stops_the_others_and_is_told(forked, tmp_pa
 
 def test_a_request_to_stop_reaches_all_processes_though_signals_do_not(forked):
     def work(number, stop):
-        os.kill(os.getpid(), signal.SIGTERM)  # blocked here: only the parent is to act on signals
+        os.kill(os.getpid(), signal.SIGTERM)  # blocked: only the parent acts on signals
         until(lambda: stop.requested)
         raise Interrupted(stop.requested, f"stopped in fold {number}")
 
@@ -572,30 +430,28 @@ def test_folds_in_parallel_end_in_the_same_bits(runs, fit, monkeypatch):
 
 
 @pytest.mark.slow
-def test_folds_in_spawned_processes_end_in_the_same_bits(runs, tmp_path, shared_data, workplace):
+def test_folds_in_spawned_processes_end_in_the_same_bits(runs, tmp_path, shared_data):
     """As a command, whose processes import train.py anew."""
-    argv = [sys.executable, "train.py", "--target", "mask", "--parallel-folds", "2", "--name", "spawned", "--quiet"]
-    argv += ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--output-dir", tmp_path, *SETTINGS]
-    done = subprocess.run(list(map(str, argv)), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    argv = command(shared_data, tmp_path, "--target", "mask", "--parallel-folds", "2", "--name", "spawned")
+    done = subprocess.run([sys.executable, train.__file__, *argv], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert_same_run(runs["mask"], tmp_path / "spawned")
+    assert_same_run(runs["mask"], tmp_path / "runs" / "spawned")
 
 
-@pytest.mark.parametrize(("options", "threads"), [
+@pytest.mark.parametrize(("more", "threads"), [
     (["--parallel-folds", "4"], 2), (["--parallel-folds", "2"], 2), (["--parallel-folds", "2", "--fold", "1"], 4),
     (["--parallel-folds", "4", "--fold", "1", "--threads", "3"], 3),
 ])  # fmt: skip
-def test_threads_are_shared_by_as_many_folds_as_there_are(options, threads, shared_data, tmp_path, monkeypatch):
+def test_threads_are_shared_by_as_many_folds_as_there_are(more, threads, shared_data, tmp_path, monkeypatch):
     """On 4 threads, of 2 folds."""
     monkeypatch.setattr(hardware, "use_threads", lambda count: count or 4)
-    argv = ["--data-dir", str(shared_data), "--model", "test_resnet", "--kfold", "2", *options]
-    assert train.threads_of_a_fold(parse_args(argv)) == threads
+    args = options.parse_args(["--data-dir", str(shared_data), "--kfold", "2", *more])
+    assert train.threads_of_a_fold(args) == threads
 
 
-def test_parallel_folds_are_refused_where_they_cannot_be(shared_data):
-    argv = ["--data-dir", str(shared_data), "--model", "test_resnet"]
-    with pytest.raises(InputError, match="--parallel-folds: 0 is not above 0"):
-        parse_args([*argv, "--parallel-folds", "0"])
-    two = SimpleNamespace(**vars(options.ALONE) | {"world": 2})
+def test_parallel_folds_are_refused_under_torchrun_and_with_auto_batch(shared_data):
+    argv, two = ["--data-dir", str(shared_data), "--parallel-folds", "2"], SimpleNamespace(**vars(options.ALONE) | {"world": 2})
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        parse_args([*argv, "--parallel-folds", "2"], two)
+        options.parse_args(argv, two)
+    with pytest.raises(InputError, match="--parallel-folds 2: --auto-batch measures one fold alone"):
+        options.parse_args([*argv, "--auto-batch"])

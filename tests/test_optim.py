@@ -8,11 +8,10 @@ import timm.optim.adamp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optim
-from errors import InputError
 
 STEPS = 10
 
@@ -50,8 +49,8 @@ def test_warmup_climbs_step_by_step_and_the_schedule_follows():
 
 @pytest.mark.parametrize(("given", "name"), [("adamp", "AdamP"), ("ADAMW", "AdamW"), ("SGD", "SGD"), ("nesterov", "nesterov"),
                                              ("lookahead_adamw", "lookahead_AdamW")])  # fmt: skip
-def test_optimizer_name_has_one_spelling(given, name):
-    assert optim.optimizer_name(given) == name
+def test_names_have_one_spelling(given, name):
+    assert optim.optimizer_name(given) == name and optim.scheduler_name("cawr") == "CAWR"
 
 
 @pytest.mark.parametrize("name", ["AdamP", "AdamW", "SGD", "lookahead_AdamW", "Lion", "RMSprop"])
@@ -75,20 +74,6 @@ def test_no_step_asks_a_gpu(name):
             for p in net.parameters():
                 p.grad = torch.empty_like(p)
             optimizer.step()
-
-
-def test_timms_projection_does_ask():
-    """What the test above would miss if it could not fail."""
-    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
-        timm.optim.adamp.projection(*torch.empty(3, 4, 5, device="cuda").unbind(), 0.1, 0.1, 1e-8)
-
-
-def test_unknown_names_get_suggestions():
-    with pytest.raises(InputError, match=r"--optimizer AdamPP: .*Did you mean AdamP"):
-        optim.optimizer_name("AdamPP")
-    with pytest.raises(InputError, match=r"--scheduler StepLRR: .*Did you mean StepLR"):
-        optim.scheduler_name("StepLRR")
-    assert optim.scheduler_name("cawr") == "CAWR"
 
 
 @pytest.mark.parametrize("name", ["AdamW", "adam", "SGD", "lookahead_adamw"])
@@ -116,10 +101,8 @@ KINDS = ("channels", "whole", "neither")
 
 
 def weights_and_gradient(kind, channels=4):
-    """(p, gradient), [channels, 3, 2, 2]: orthogonal by channel, as a whole alone, or not.
-
-    In the second case half of the channels' gradients are along their weights and half against them, so the products cancel.
-    """
+    """(p, gradient), [channels, 3, 2, 2]: orthogonal by channel, as a whole alone (half of the channels' gradients are along
+    their weights and half against them), or not."""
     p = torch.randn(channels, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     p /= p.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
     if kind == "channels":

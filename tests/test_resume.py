@@ -15,8 +15,8 @@ import time
 
 import helpers
 import pytest
-from conftest import assert_same_run, without_pictures
-from helpers import assert_equal
+from conftest import SETTINGS, assert_same_run, without_pictures
+from helpers import assert_equal, without_times
 
 import engine
 import errors
@@ -27,9 +27,6 @@ import predictions
 import report
 import train
 
-SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "3",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", "--memory-format", "channels_last", "--amp", "off",
-            "--threads", "1", "--keep-state"]  # fmt: skip
 CHANGES = {
     "plain": [],
     "EMA": ["--ema", "0.9"],
@@ -100,14 +97,7 @@ def facts(run):
     summary = json.loads((run / "summary.json").read_text())
     for name in ("name", "options", "seconds", "images_per_second", "peak_memory_mib"):
         summary.pop(name)
-    states = [engine.load_state(run, number) for number in (0, 1)]
-    for state in states:
-        state.pop("seconds")
-        state["history"] = [
-            {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
-            for row in state["history"]
-        ]
-    return summary, states
+    return summary, [without_times(engine.load_state(run, number)) for number in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +107,7 @@ def start(shared_data, tmp_path_factory):
 
     def run(mode, change, where, folder, *more, **pictures):
         places = ["--data-dir", shared_data, "--cache-dir", cache, "--output-dir", folder, "--name", "run"]
-        argv = [*places, *SETTINGS, *CHANGES[change], *MODES[mode], *more]
+        argv = [*places, *SETTINGS, "--epochs", "3", "--keep-state", *CHANGES[change], *MODES[mode], *more]
         return exit_codes(mode, where, folder / "said.txt", argv, **pictures)
 
     return run
@@ -171,11 +161,9 @@ PHASES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize("number", errors.EXIT_CODES)
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_signal_outside_of_training_leaves_nothing_half_done(start, tmp_path, monkeypatch, phase, number, code):
+def test_a_signal_outside_of_training_leaves_nothing_half_done(start, tmp_path, monkeypatch, phase, number):
     """In the second call within the phase, if there are two; the run goes on where there is one by then."""
     owner, name = PHASES[phase]
     work, calls = getattr(owner, name), []
@@ -188,7 +176,9 @@ def test_a_signal_outside_of_training_leaves_nothing_half_done(start, tmp_path, 
 
     monkeypatch.setattr(owner, name, call)
     more = ["--epochs", "1", "--cache-dir", tmp_path / "cache"]
-    assert start("one process", "plain", None, tmp_path, *more, pictures=contextlib.nullcontext()) == [code]
+    assert start("one process", "plain", None, tmp_path, *more, pictures=contextlib.nullcontext()) == [
+        errors.EXIT_CODES[number]
+    ]
     monkeypatch.undo()
     told, run = (tmp_path / "said.txt").read_text(), tmp_path / "run"
     assert "Traceback" not in told and not list(tmp_path.rglob("*tmp*"))

@@ -11,12 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SAME_BITS, assert_same_run, until_told
+from conftest import SAME_BITS, SETTINGS, assert_same_run, until, until_told
 
 import dataset
 import demo
@@ -28,20 +27,14 @@ import train
 from files import make_dir
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", *SAME_BITS]  # fmt: skip
 
 
-@pytest.fixture
-def two_runs(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name / "fold0").mkdir(parents=True)
-        (tmp_path / name / "args.yaml").write_text("target: mask\n")
-    return [tmp_path / "a", tmp_path / "b"]
-
-
-def test_predictions_of_a_run_are_made_by_one_process_at_a_time(two_runs, capsys):
+def test_predictions_of_a_run_are_made_by_one_process_at_a_time(tmp_path, capsys):
     """The second wants one run more, in another order, and waits; what a killed process left is gone, but not training's."""
+    two_runs = [tmp_path / "a", tmp_path / "b"]
+    for run in two_runs:
+        (run / "fold0").mkdir(parents=True)
+        (run / "args.yaml").write_text("target: mask\n")
     leftovers = [two_runs[0] / ".submission.csv.77.tmp.csv", two_runs[0] / "fold0" / ".eval_hflip.json.77.tmp.json"]
     training = two_runs[0] / "fold0" / ".oof.csv.78.tmp.csv"
     for path in (*leftovers, training):
@@ -68,10 +61,8 @@ class Command:
 
     def __init__(self, script, *options, cwd=None):
         argv = [sys.executable, str(ROOT / script), *map(str, options)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(argv, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
     def end(self):
         """(exit code, stdout, stderr), which must hold no traceback."""
@@ -116,8 +107,7 @@ def test_two_resumes_of_one_run(shared_data, tmp_path, fit):
     whole = fit("--threads", "1", name="whole")
     first = Command("train.py", *training(shared_data, tmp_path, "--name", "mine", "--save-minutes", "0.0001"))
     run = tmp_path / "runs" / "mine"
-    while not (run / "fold0" / "last.pt").exists():
-        time.sleep(0.01)
+    until((run / "fold0" / "last.pt").exists)
     first.process.send_signal(signal.SIGSTOP)  # it lives, and holds its fold
     code, _out, err = Command("train.py", "--resume", run).end()
     assert code == 2 and f"{run}/fold0: another process is training it; wait for it or stop it" in last_error(err)

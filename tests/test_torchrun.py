@@ -7,18 +7,19 @@ The one test that always runs starts torchrun once. All ways to stop, two boxes 
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import helpers
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_same_run, without_pictures
+from conftest import assert_same_run, until, without_pictures
 
+import experiment
 import train
 
 ROOT = Path(__file__).parent.parent
@@ -51,43 +52,25 @@ def ranks_of(process):
     """{rank: pid} of the processes that a torchrun has started."""
     found = {}
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        environment = dict(
-            entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry
-        )
-        if "RANK" in environment:
-            found[int(environment["RANK"])] = int(pid)
+        if rank := re.search(r"\0RANK=(\d+)\0", Path(f"/proc/{pid}/environ").read_text()):
+            found[int(rank[1])] = int(pid)
     return found
 
 
 def wait_for(path, process):
-    deadline = time.monotonic() + 150
-    while not path.exists():
-        assert process.poll() is None and time.monotonic() < deadline, path
-        time.sleep(0.01)
+    until(lambda: path.exists() or process.poll() is not None)
+    assert process.poll() is None, path
 
 
 def stop_midway(process, run, how):
-    """Wait for a saved state, then stop the run by `how`; returns the seconds it took to end."""
+    """Wait for a saved state, then stop the run by `how`, as "SIGTERM to one"; it ends within BOUND seconds."""
     wait_for(run / "fold0" / "last.pt", process)
-    ranks = ranks_of(process)
-    started = time.monotonic()
-    if how == "kill the first":
-        os.kill(ranks[0], signal.SIGKILL)
-    elif how == "kill the second":
-        os.kill(ranks[max(ranks)], signal.SIGKILL)
-    elif how == "SIGTERM to one":
-        os.kill(ranks[1], signal.SIGTERM)
-    elif how == "SIGTERM to all":
-        for pid in (process.pid, *ranks.values()):
-            os.kill(pid, signal.SIGTERM)
-    else:
-        os.kill(process.pid, signal.Signals[how.split()[0]])
+    ranks, (name, _to, whom) = ranks_of(process), how.split()
+    targets = {"torchrun": [process.pid], "all": [process.pid, *ranks.values()], "first": [ranks[0]], "second": [ranks[1]]}
+    for pid in targets[whom]:
+        os.kill(pid, signal.Signals[name])
     process.wait(BOUND)
-    deadline = started + BOUND
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks.values()):
-        assert time.monotonic() < deadline, "a process lives on"
-        time.sleep(0.05)
-    return time.monotonic() - started
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()), BOUND)
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -99,7 +82,7 @@ def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(share
     work, run = tmp_path / "work", tmp_path / "work" / "runs" / "two"
     options = ["--data-dir", shared_data, *SETTINGS, "--model", "test_vit", "--epochs", "3", "--fold", "0", "--aug", "strong"]
     process = start(two(*options, "--name", "two"), work)
-    stop_midway(process, run, "kill the second")
+    stop_midway(process, run, "SIGKILL to second")
     said = finish(process, work)
     assert process.returncode != 0
     line = "another process of this training was killed or failed. Go on with: torchrun --nproc_per_node 2 train.py --resume "
@@ -114,10 +97,7 @@ def test_a_killed_training_of_two_processes_goes_on_and_equals_that_of_one(share
     mine, one = (pd.read_csv(folder / "oof.csv") for folder in (run, tmp_path / "runs" / "one"))
     pd.testing.assert_frame_equal(mine[["image", "path", "fold", "target"]], one[["image", "path", "fold", "target"]])
     np.testing.assert_allclose(mine.filter(regex=r"^p\d"), one.filter(regex=r"^p\d"), atol=2e-4)
-    logs = [
-        pd.read_csv(folder / "log.csv").drop(columns=["seconds", "images_per_second"])
-        for folder in (run, tmp_path / "runs" / "one")
-    ]
+    logs = [experiment.read_log(folder / "log.csv").iloc[:, :-2] for folder in (run, tmp_path / "runs" / "one")]  # no times
     pd.testing.assert_frame_equal(*logs, rtol=1e-3)
     assert not list(run.rglob("last.pt")) and not list(run.rglob(".*.tmp*"))
 
@@ -133,18 +113,16 @@ def never_stopped(shared_data, tmp_path_factory):
 
 @linux
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["kill the first", "kill the second", "SIGTERM to torchrun", "SIGINT to torchrun",
-                                 "SIGTERM to all", "SIGTERM to one"])  # fmt: skip
+@pytest.mark.parametrize("how", ["SIGKILL to first", "SIGKILL to second", "SIGTERM to torchrun", "SIGINT to torchrun",
+                                 "SIGTERM to all", "SIGTERM to second"])  # fmt: skip
 def test_however_it_ends_it_goes_on_to_the_same_bits(never_stopped, shared_data, tmp_path, how):
     work, run = tmp_path / "work", tmp_path / "work" / "runs" / "two"
     process = start(two("--data-dir", shared_data, *SETTINGS, *BATCH_NORM, "--name", "two"), work)
-    seconds = stop_midway(process, run, how)
+    stop_midway(process, run, how)
     said = finish(process, work)
-    print(f"{how}: ended after {seconds:.1f} s")
     assert process.returncode != 0 and 'train.py", line' not in said
-    assert said.count("Go on with: torchrun --nproc_per_node 2 train.py --resume runs/two") == (how != "kill the first")
-    if how.startswith("SIG"):
-        assert said.count("; state saved.") == 1
+    assert said.count("Go on with: torchrun --nproc_per_node 2 train.py --resume runs/two") == (how != "SIGKILL to first")
+    assert said.count("; state saved.") == (not how.startswith("SIGKILL"))
     process = start(two("--resume", "runs/two", "--quiet"), work)
     said = finish(process, work)
     assert process.returncode == 0, said
@@ -154,19 +132,8 @@ def test_however_it_ends_it_goes_on_to_the_same_bits(never_stopped, shared_data,
 
 def box(number, port, *options):
     """The command of one of two boxes with a process each; the first one's folder holds the run."""
-    meet = [
-        "--nnodes",
-        "2",
-        "--node_rank",
-        number,
-        "--nproc_per_node",
-        "1",
-        "--master_addr",
-        "localhost",
-        "--master_port",
-        port,
-    ]
-    return [*TORCHRUN, *meet, ROOT / "train.py", *options]
+    meet = f"--nnodes 2 --node_rank {number} --nproc_per_node 1 --master_addr localhost --master_port {port}"
+    return [*TORCHRUN, *meet.split(), ROOT / "train.py", *options]
 
 
 @linux
@@ -181,9 +148,7 @@ def test_two_boxes_share_no_disk(never_stopped, shared_data, data, tmp_path):
     boxes = [start(box(0, port, "--data-dir", shared_data, *options), first), start(box(1, port, *options), second)]
     wait_for(first / "runs" / "boxes" / "fold0" / "last.pt", boxes[0])
     os.kill(ranks_of(boxes[1])[1], signal.SIGKILL)
-    killed = time.monotonic()
     said = [finish(process, folder, BOUND) for process, folder in zip(boxes, (first, second))]
-    print(f"both boxes ended after {time.monotonic() - killed:.1f} s")
     assert "Go on with: torchrun --nnodes 2 --nproc_per_node 1 train.py --resume runs/boxes" in said[0]
     again = ["--resume", "runs/boxes", "--quiet"]
     boxes = [start(box(0, port, *again), first), start(box(1, port, *again, "--data-dir", "data"), second)]
@@ -213,17 +178,15 @@ fi
 @pytest.mark.slow
 def test_an_array_of_tasks_makes_one_run(shared_data, tmp_path):
     """Three tasks start at the same moment, a fold each, as the README's script; the run is that of one process."""
-    options = ["--data-dir", str(shared_data), *SETTINGS, "--model", "test_resnet", "--epochs", "2"]
-    options[options.index("--kfold") + 1] = "3"
+    options = ["--data-dir", str(shared_data), *SETTINGS, "--model", "test_resnet", "--epochs", "2", "--kfold", "3"]
     script = ARRAY.format(python=sys.executable, train=ROOT / "train.py", options=" ".join(options))
     work = tmp_path / "work"
     work.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _again in range(2):  # requeued it finds all done
-        tasks = [subprocess.Popen(["bash", "-c", script], cwd=work, env={**environment, "SLURM_ARRAY_TASK_ID": str(task)},
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for task in range(3)]  # fmt: skip
-        said = [task.communicate(timeout=200)[0] for task in tasks]
-        assert [task.returncode for task in tasks] == [0, 0, 0], said
+        tasks = [
+            subprocess.Popen(["bash", "-c", f"export SLURM_ARRAY_TASK_ID={task}; {script}"], cwd=work) for task in range(3)
+        ]
+        assert [task.wait(timeout=200) for task in tasks] == [0, 0, 0]
     run = work / "runs" / "array"
     assert [row["fold"] for row in json.loads((run / "summary.json").read_text())["folds"]] == [0, 1, 2]
     with without_pictures():

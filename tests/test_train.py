@@ -1,5 +1,6 @@
 """train.py as a user runs it: the run folder, names, resume, what is refused, and every error in one line."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -12,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,8 @@ import safetensors.torch
 import sklearn.metrics
 import timm
 import torch
-import yaml
-from conftest import SAME_BITS, assert_same_run, without_pictures
-from helpers import assert_equal, make_fit
+from conftest import SETTINGS, assert_same_run, until, without_pictures
+from helpers import assert_equal, make_fit, spoil_loss, without_times
 from helpers import facts as facts_of
 from PIL import Image
 
@@ -37,13 +38,7 @@ import model
 import options
 import predictions
 import train
-from dataset import TARGETS
 from errors import InputError
-from options import parse_args
-
-ROOT = Path(__file__).parent.parent
-SETTINGS = ["--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--epochs", "2",
-            "--batch-size", "16", "--lr", "3e-3", "--device", "cpu", "--quiet", *SAME_BITS]  # fmt: skip
 
 
 def command(data, tmp_path, *options):
@@ -58,51 +53,19 @@ def trained(argv):
         return train.main(argv)
 
 
-def test_run_folder_is_complete(runs):
-    run = runs["label"]
-    later = ("events.", "eval", "submission.csv")  # inference.py's files, if another test came first
-    names = {path.name for path in run.iterdir() if not path.name.startswith(later)}
-    assert names == {"args.yaml", "env.json", "folds.csv", "log.csv", "oof.csv", "summary.json", "curves.png", "confusion.png",
-                     "mistakes.png", "fold0", "fold1"}  # fmt: skip
-    assert list(run.glob("events.out.tfevents.*"))
-    in_fold = {path.name for path in (run / "fold0").iterdir() if not path.name.startswith(later)}
-    assert in_fold == {"best.safetensors", "fold.json", "log.csv", "oof.csv"}
-    assert (run / "args.yaml").read_text().startswith("# python train.py --data-dir ")
-    args = yaml.safe_load((run / "args.yaml").read_text())
-    assert (args["img_size"], args["optimizer"], args["amp"], args["name"]) == ([32, 24], "AdamW", "off", "shared_label")
-    env = json.loads((run / "env.json").read_text())
-    assert {"python", "packages", "git_commit", "git_dirty", "device", "started"} <= env.keys()
-    log = pd.read_csv(run / "log.csv")
-    assert ",".join(log) == "fold,epoch,lr,train_loss,val_loss,val_f1,val_acc,seconds,images_per_second"
-    assert log[["fold", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
-    for name in ("curves.png", "confusion.png", "mistakes.png"):
-        assert min(Image.open(run / name).size) > 300
-
-
 def test_summary_is_what_oof_says(runs):
-    run = runs["label"]
-    oof, summary = pd.read_csv(run / "oof.csv"), json.loads((run / "summary.json").read_text())
-    pred = oof[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
+    oof, summary = pd.read_csv(runs["label"] / "oof.csv"), json.loads((runs["label"] / "summary.json").read_text())
+    oof["pred"] = oof[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
     assert len(oof) == oof["image"].nunique() == 24 * 7
-    f1 = sklearn.metrics.f1_score(oof["target"], pred, average="macro", zero_division=0)
-    assert summary["oof_f1"] == pytest.approx(f1, abs=1e-6)
-    assert summary["oof_acc"] == pytest.approx((pred == oof["target"]).mean(), abs=1e-6)
-    samples = metrics.bootstrap_f1(oof["target"], pred, oof["path"].to_numpy(), 18)  # people, not images, are drawn
+
+    def f1(rows):
+        return pytest.approx(sklearn.metrics.f1_score(rows["target"], rows["pred"], average="macro", zero_division=0), abs=1e-6)
+
+    expected = [f1(rows) for rows in (oof, oof[oof["fold"] == 0], oof[oof["fold"] == 1])]
+    assert [summary["oof_f1"], *(facts["val_f1"] for facts in summary["folds"])] == expected
+    assert summary["oof_acc"] == pytest.approx((oof["pred"] == oof["target"]).mean(), abs=1e-6)
+    samples = metrics.bootstrap_f1(oof["target"], oof["pred"], oof["path"].to_numpy(), 18)  # people, not images, are drawn
     assert summary["oof_f1_ci95"] == pytest.approx(metrics.interval(samples), abs=1e-6)
-    for facts, (_, rows) in zip(summary["folds"], oof.groupby("fold")):
-        p = rows[[f"p{index}" for index in range(18)]].to_numpy().argmax(1)
-        assert facts["val_f1"] == pytest.approx(sklearn.metrics.f1_score(rows["target"], p, average="macro", zero_division=0))
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_writes_its_columns(runs, target):
-    columns = pd.read_csv(runs[target] / "oof.csv", nrows=1).columns.tolist()
-    expected = {
-        "multi": ["mask", "gender", "age_group", "mask_p0", "mask_p1", "mask_p2", "gender_p0", "gender_p1", "age_group_p0",
-                  "age_group_p1", "age_group_p2"],
-        "age": ["target", *(f"age_p{age}" for age in range(18, 61))],
-    }.get(target, ["target", *(f"p{index}" for index in range({"label": 18, "gender": 2}.get(target, 3)))])  # fmt: skip
-    assert columns == ["image", "path", "fold", *expected]
 
 
 def test_easy_targets_are_learnt(fit):
@@ -118,13 +81,7 @@ def test_scores_are_official_whatever_the_training_labels(fit, runs):
     assert not np.allclose(mine["p2"], official["p2"])
 
 
-def test_dropped_ages_leave_training_but_not_validation(fit, capsys):
-    run = fit("--target", "mask", "--drop-ages", "22", "45", "--fold", "0", "--epochs", "1", name="dropped")
-    ages = pd.read_csv(run / "oof.csv")["path"].str[-2:]
-    assert set(ages) == {"22", "45", "60"}
-
-
-def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
+def test_label_fixes_are_kept_with_the_run_and_leave_oof_official(fit, tmp_path, capsys):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
     run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", "--epochs", "1", name="fixed")
     assert "label fixes: 1 applied" in capsys.readouterr().err
@@ -135,23 +92,19 @@ def test_label_fixes_reach_training_only(fit, tmp_path, capsys):
     assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
 
 
+def stop(*_args):
+    raise errors.Interrupted(143, "stopped by SIGTERM")
+
+
 @pytest.mark.parametrize("where", ["training", "pictures"])
 def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path, monkeypatch, capsys, where):
-    def stopped(*_args):
-        raise errors.Interrupted(143, "stopped by SIGTERM")
-
-    if where == "training":
-        monkeypatch.setattr(train, "train_fold", stopped)
-    else:
-        monkeypatch.setattr(train, "train_fold", lambda *_args: None)
-        monkeypatch.setattr(predictions, "write_summary", stopped)
-    argv = command(shared_data, tmp_path, "--name", "a run", "--fold", "1")
-    assert errors.run(lambda: train.main(argv)) == 143
-    line = f"Go on with: python train.py --resume '{tmp_path / 'runs' / 'a run'}' --fold 1"
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped by SIGTERM. {line}"
+    monkeypatch.setattr(train, "train_fold", stop if where == "training" else lambda *_args: None)
+    monkeypatch.setattr(predictions, "write_summary", stop)
     again = ["--resume", str(tmp_path / "runs" / "a run"), "--fold", "0", "--quiet"]
-    assert errors.run(lambda: train.main(again)) == 143
-    assert "--resume" in (last := capsys.readouterr().err.splitlines()[-1]) and last.endswith("--fold 0 --quiet")
+    for argv, fold in ((command(shared_data, tmp_path, "--name", "a run", "--fold", "1"), "1"), (again, "0 --quiet")):
+        assert errors.run(lambda argv=argv: train.main(argv)) == 143
+        line = f"Go on with: python train.py --resume '{tmp_path / 'runs' / 'a run'}' --fold {fold}"
+        assert capsys.readouterr().err.splitlines()[-1] == f"stopped by SIGTERM. {line}"
 
 
 def test_folds_have_a_seed_of_their_own(fit, runs):
@@ -176,89 +129,51 @@ def test_one_fold_alone_equals_that_fold_within_the_whole(fit, runs):
     run = fit("--target", "label", "--fold", "1", name="alone")
     whole = pd.read_csv(runs["label"] / "oof.csv")
     pd.testing.assert_frame_equal(pd.read_csv(run / "oof.csv"), whole[whole["fold"] == 1].reset_index(drop=True))
+    (run / "fold0").mkdir()
+    for leftover in (".log.csv.12345.tmp.csv", "fold0/.best.safetensors.12345.tmp.safetensors"):  # of a kill
+        (run / leftover).write_text("half")
     assert trained(["--resume", str(run), "--fold", "0", "--quiet"]) == 0
     assert_same_run(run, runs["label"])
-
-
-def test_what_a_kill_left_half_written_goes_on_resume(fit):
-    run = fit("--target", "mask", "--fold", "0", name="killed")
-    leftovers = [run / ".log.csv.12345.tmp.csv", run / "fold1" / ".best.safetensors.12345.tmp.safetensors"]
-    (run / "fold1").mkdir()
-    for leftover in leftovers:
-        leftover.write_text("half")
-    assert trained(["--resume", str(run), "--quiet"]) == 0
     assert not list(run.rglob(".*.tmp*"))
 
 
 def test_names_follow_the_log(shared_data, tmp_path, capsys):
-    """As README says them: a nofold run of the same options shares vM, the same again is told, quick looks stand apart."""
-    for chosen in (["--fold", "0"], ["--fold", "0"], ["--fold", "0", "--loss", "focal", "--optimizer", "adamp"],
-                    ["--kfold", "0"], ["--fold", "0", "--limit-people", "12"]):  # fmt: skip
-        trained(command(shared_data, tmp_path, "--epochs", "1", *chosen))
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
-        "01-AdamW-StepLR-CE-v0-label_2fold",
-        "01-AdamW-StepLR-CE-v0-label_nofold",
-        "01-AdamW-StepLR-CE-v1-label_2fold",
-        "02-AdamP-StepLR-FL-v0-label_2fold",
-        "quick-AdamW-StepLR-CE-v0-label_2fold",
-    ]
-    told = [line for line in capsys.readouterr().err.splitlines() if "same options" in line]
-    assert told == ["same options as 01-AdamW-StepLR-CE-v0-label_2fold; another --seed would be a new draw"]
+    """tests/test_experiment.py has the rules; the same again is told."""
+    focal = ["--loss", "focal", "--optimizer", "adamp"]
+    for chosen in (focal, ["--limit-people", "12"], focal):
+        trained(command(shared_data, tmp_path, "--epochs", "1", "--fold", "0", *chosen))
+    names = [f"01-AdamP-StepLR-FL-v{number}-label_2fold" for number in (0, 1)]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [*names, "quick-AdamW-StepLR-CE-v0-label_2fold"]
+    assert capsys.readouterr().err.count(f"same options as {names[0]}; another --seed would be a new draw") == 1
 
 
-def damage(what):
-    """A change of a data folder that makes it unusable."""
-
-    def first(data, pattern):
-        return sorted((data / "train" / "images").glob(pattern))[0]
-
-    def csv_line(old, new):
-        return lambda data: (data / "train" / "train.csv").write_text(
-            (data / "train" / "train.csv").read_text().replace(old, new)
-        )
-
-    return {
-        "no csv": lambda data: (data / "train" / "train.csv").unlink(),
-        "no column": csv_line("id,gender", "id,sex"),
-        "bad age": csv_line("Asian,60,", "Asian,sixty,"),
-        "empty image": lambda data: first(data, "*/mask2.png").write_bytes(b""),
-        "text as image": lambda data: first(data, "*/mask1.jpg").write_text("hello"),
-        "cut image": lambda data: first(data, "*/mask1.jpg").write_bytes(first(data, "*/mask1.jpg").read_bytes()[:300]),
-        "no folder": lambda data: first(data, "000002*").rename(data / "elsewhere"),
-    }[what]
-
-
-@pytest.mark.parametrize(("what", "message"), [
-    ("no csv", "train.csv: no such file"), ("no column", "column 'gender' is missing"), ("bad age", "age 'sixty'"),
-    ("empty image", "mask2.png: not a readable image (0 bytes"), ("text as image", "mask1.jpg: not a readable image (5 bytes"),
-    ("cut image", "mask1.jpg: not a readable image (300 bytes"), ("no folder", "but it is not there"),
+@pytest.mark.parametrize(("damage", "options", "message"), [
+    (b"", [], "mask2.png: not a readable image (0 bytes"), (None, [], "000000-1_male_Asian_22: mask2 missing; complete it or"),
+    ("", ["--crop", "500", "--skip-bad-images"], "leaves nobody to train fold 0, as none of its 42 images could be taken"),
+    ("", ["--crop", "500"], "--crop 500 500 is larger than the image"),
+    ("", ["--sampler", "person", "--accum", "7"], "--accum 7: 6 training images make 6 parts at most"),
+    ("", ["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
+    ("", ["--batch-size", "1"], "--batch-size: the model has batch norm, which can't train on one image at a time"),
 ])  # fmt: skip
-def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, what, message):
-    damage(what)(data)
-    code = errors.run(lambda: train.main(command(data, tmp_path)))
-    lines = [line for line in capsys.readouterr().err.splitlines() if "\r" not in line and line]
-    assert code == 2
-    assert lines[-1].startswith("error: ") and message in lines[-1]
-    assert not (tmp_path / "runs").exists()
+def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, damage, options, message):
+    """damage: an image's new content, None: it goes, "": it stays."""
+    image = data / "train" / "images" / "000000-1_male_Asian_22" / "mask2.png"
+    if damage is None:
+        image.unlink()
+    elif damage != "":
+        image.write_bytes(damage)
+    assert errors.run(lambda: train.main(command(data, tmp_path, *options))) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
-    damage("empty image")(data)
+    next(data.glob("train/images/*/mask2.png")).write_bytes(b"")
     assert trained(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
     err = capsys.readouterr().err
     assert "skipped: " in err and "bad images: 1 unreadable and 0 missing are left out" in err
     assert len(pd.read_csv(tmp_path / "runs" / "skips" / "oof.csv")) == 12 * 7 - 1
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    (["--crop", "500"], "--crop 500 500 is larger than the image"),
-    (["--sampler", "person", "--accum", "13"], "--accum 13: 12 training images make 12 parts at most"),
-])  # fmt: skip
-def test_what_only_the_images_tell_is_one_line_and_leaves_nothing(shared_data, tmp_path, capsys, options, message):
-    assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not (tmp_path / "runs").exists()
 
 
 def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, capsys):
@@ -266,19 +181,17 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     assert trained(command(shared_data, tmp_path, *options)) == 0
     run = tmp_path / "runs" / "cropped"
     assert re.search(r"face crop: no face found in \d+ of 168 images", capsys.readouterr().err)
-    assert yaml.safe_load((run / "args.yaml").read_text())["face_crop"] == 0.25
-    facts = model.read_metadata(run / "fold0" / "best.safetensors")
-    assert facts["face_crop"] == 0.25
+    for recorded in (experiment.read_args(run), model.read_metadata(run / "fold0" / "best.safetensors")):
+        assert recorded["face_crop"] == 0.25
     assert min(Image.open(run / "crops.png").size) > 300
     (run / "crops.png").write_bytes(b"seen")
     assert trained(["--resume", str(run), "--fold", "1", "--quiet"]) == 0
     assert (run / "crops.png").read_bytes() == b"seen"
 
 
-@pytest.mark.parametrize("target", ["mask", "age"])
-def test_the_closing_line_and_the_summary_say_one_time(runs, target, capsys):
+def test_the_closing_line_and_the_summary_say_one_time(runs, capsys):
     """That of the epochs, of this command and those before it; how long the command took is said as its own."""
-    run = runs[target]
+    run = runs["age"]
     assert trained(["--resume", str(run), "--quiet"]) == 0
     seconds = json.loads((run / "summary.json").read_text())["seconds"]
     assert seconds == pytest.approx(pd.read_csv(run / "log.csv")["seconds"].sum(), abs=0.051)
@@ -286,35 +199,15 @@ def test_the_closing_line_and_the_summary_say_one_time(runs, target, capsys):
     assert re.search(pattern, capsys.readouterr().out)
 
 
-def test_an_existing_run_is_never_overwritten(runs, fit):
-    before = (runs["mask"] / "summary.json").read_bytes()
-    with pytest.raises(InputError, match=r"shared_mask: exists and is never overwritten; choose another --name or --resume"):
-        fit("--target", "mask", name="shared_mask")
-    assert (runs["mask"] / "summary.json").read_bytes() == before
-
-
-def test_resume_refuses_other_options_and_other_people(runs, data):
-    with pytest.raises(InputError, match=r"--lr: can't be given with --resume"):
-        train.main(["--resume", str(runs["mask"]), "--lr", "0.1"])
-    with pytest.raises(InputError, match=r"folds.csv: other people than in"):
-        train.main(["--resume", str(runs["mask"]), "--data-dir", str(data), "--quiet"])
-
-
 def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
     weights = tmp_path / "backbone.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), weights)
     argv = [option for option in command(shared_data, tmp_path, "--fold", "0", "--name") if option != "--no-pretrained"]
     trained([*argv, "whole", "--weights", str(weights)])
-    real = train.keep_epoch
-
-    def keep_epoch(*args):
-        real(*args)
-        raise errors.Interrupted(143, "enough")
-
-    monkeypatch.setattr(train, "keep_epoch", keep_epoch)
-    with pytest.raises(errors.Interrupted):
+    with monkeypatch.context() as stopped, pytest.raises(errors.Interrupted):
+        work = train.keep_epoch
+        stopped.setattr(train, "keep_epoch", lambda *args: stop(work(*args)))
         trained([*argv, "run", "--weights", str(weights)])
-    monkeypatch.undo()
     weights.unlink()
     shutil.copytree(tmp_path / "runs" / "run" / "fold0", tmp_path / "runs" / "run" / "fold0_old")  # a backup is no fold
     trained(["--resume", str(tmp_path / "runs" / "run"), "--fold", "0", "--quiet"])
@@ -323,43 +216,16 @@ def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shar
 
 def test_resume_says_how_to_go_on_when_a_file_cannot_be_read_now(runs, tmp_path, monkeypatch):
     run = Path(shutil.copytree(runs["mask"], tmp_path / "run", ignore=shutil.ignore_patterns("*.png", "eval*")))
-
-    def unable(*_args, **_options):
-        raise errors.Unreadable("x.npy: can't be read now (Input/output error); try again")
-
-    monkeypatch.setattr(train, "load_data", unable)
+    lost = errors.Unreadable("x.npy: can't be read now (Input/output error); try again")
+    monkeypatch.setattr(train, "load_data", mock.Mock(side_effect=lost))
     with pytest.raises(InputError, match=rf"try again. Go on with: python train.py --resume {run}"):
         train.main(["--resume", str(run), "--quiet"])
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    (["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
-    (["--skip-bad-images", "--crop", "1000"], "--skip-bad-images: leaves nobody to train fold 0, as none of its 84 images could be"),
-])  # fmt: skip
-def test_nobody_to_train_is_said_with_what_left_them_out(fit, options, message):
-    with pytest.raises(InputError, match=message):
-        fit(*options, name="nobody")
-
-
-def test_one_image_at_a_time_is_no_batch_for_batch_norm(shared_data, tmp_path, capsys):
-    assert errors.run(lambda: train.main(command(shared_data, tmp_path, "--batch-size", "1"))) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "error: --batch-size: the model has batch norm, which can't train on one image at a time"
-    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_dropout_and_stochastic_depth_reach_the_model(shared_data, tmp_path):
     args = options.parse_args(command(shared_data, tmp_path, "--dropout", "0.3", "--drop-path", "0.2"))
     net = model.build_model(args, 0, torch.device("cpu"))
     assert (net.drop_rate, net.layer4[-1].drop_path.drop_prob) == (0.3, pytest.approx(0.2))
-
-
-PLAIN = ["--optimizer", "SGD", "--fold", "0"]
-RICH = ["--optimizer", "AdamP", "--ema", "0.9", "--finish-on-all", "2", "--keep-state"]
-
-
-def folder_bytes(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -372,18 +238,6 @@ def writer(tmp_path):
 
 OPTIONS = {"model": "test_resnet", "img_size": [24, 24], "crop": None, "face_crop": None, "age_bounds": [30, 60],
            "memory_format": "contiguous", "quiet": True, "save_minutes": 9}  # fmt: skip
-
-
-def test_a_state_with_nan_is_not_saved(writer):
-    fit, path = make_fit(), engine.state_file(writer.run, 0)
-    writer.save(fit, fit.state_dict)
-    writer.wait()
-    before = path.read_bytes()
-    fit.model.fc.weight.data[0, 0] = float("nan")
-    with pytest.raises(engine.NotFinite, match="a weight is not finite"):
-        writer.save(fit, fit.state_dict)
-    writer.wait()
-    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "optimizer": "SGD"}, {"average_last": 2}])
@@ -410,17 +264,12 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on(writer, monke
 
 def test_a_full_disk_ends_the_next_step(writer, monkeypatch):
     """What could not be written is not logged, and no step more is trained."""
-
-    def full(*_args):
-        raise files.DiskError("last.pt: can't be written")
-
-    fit, told = make_fit(**OPTIONS), []
-    monkeypatch.setattr(engine, "save_state", full)
+    fit, told, full = make_fit(**OPTIONS), [], files.DiskError("last.pt: can't be written")
+    monkeypatch.setattr(engine, "save_state", mock.Mock(side_effect=full))
     monkeypatch.setattr(errors, "log", told.append)
     fit.history.append(dict.fromkeys(experiment.LOG_COLUMNS, 0) | {"val_f1": None})
     train.put_epoch(fit, writer, [], {})
-    while not writer.done:
-        time.sleep(0.01)
+    until(lambda: writer.done)
     with pytest.raises(files.DiskError, match=r"last.pt: can't be written"):
         train.train_epoch(fit, writer, dict)
     assert (fit.step, told) == (1, [])
@@ -440,35 +289,35 @@ def test_events_are_what_tensorboard_reads(tmp_path):
     assert found == [(1, "fold3/lr", 0.5), (1, "fold3/val_f1", 0.25), (2, "fold3/lr", 0.125)]
 
 
-@pytest.mark.parametrize(("name", "options"), [("room_plain", PLAIN), ("room_rich", RICH)])
-def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, workplace, monkeypatch, name, options):
+@pytest.mark.parametrize("options", [
+    ["--optimizer", "SGD", "--fold", "0"], ["--optimizer", "AdamP", "--ema", "0.9", "--finish-on-all", "2", "--keep-state"],
+])  # fmt: skip
+def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, tmp_path, monkeypatch, options):
     """Most is taken when a new file lies beside the old one, just before it replaces that; pictures are not drawn here."""
-    most, told = [], []
-    replace, check_room = os.replace, files.check_room
+    most, needs, replace = [], [], os.replace
 
     def measured(source, target):
-        most.append(folder_bytes(workplace / "runs" / name))
+        most.append(sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", measured)
-    monkeypatch.setattr(files, "check_room", lambda needs: (told.append(needs), check_room(needs)))
-    fit(*options, name=name)
-    option, _folder, what, estimate = told[0][0]
+    monkeypatch.setattr(files, "check_room", needs.extend)
+    fit(*options, name="run", output_dir=tmp_path)
+    option, _folder, what, estimate = needs[0]
     assert (option, what) == ("--output-dir", "the run")
     assert max(most) < estimate < 2 * max(most) + train.PICTURES
 
 
 def load(args):
-    ranks = hardware.Ranks(0, 1, torch.device("cpu"))
-    return train.load_data(args, dataset.read_tables(args), timm.create_model("test_resnet"), ranks)
+    """The Data of a run, and the function fold_data(**options) of its fold 0."""
+    data = train.load_data(args, dataset.read_tables(args), timm.create_model("test_resnet"), hardware.ALONE)
+    return data, lambda **options: dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1), **options)
 
 
 def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_path, monkeypatch, capsys):
     """1 MiB is free: too little for the run, whose cache would lie on the same volume."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1 << 20))
-    argv = ["--data-dir", str(shared_data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs"),
-            "--model", "test_resnet", "--no-pretrained", "--img-size", "32", "24", "--kfold", "2", "--device", "cpu"]  # fmt: skip
-    assert errors.run(lambda: train.main(argv)) == 2
+    assert errors.run(lambda: train.main(command(shared_data, tmp_path))) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: --output-dir {tmp_path}/runs and --cache-dir {tmp_path}/cache: ")
     needed = "MiB (the run) and 378.0 KiB (decoded images) are needed"  # 168 x 32 x 24 x 3
@@ -476,57 +325,42 @@ def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_label_fixes_go_with_few_people_and_come_before_dropped_ages(shared_data, tmp_path, capsys):
-    """Every person of 22 becomes 23, fixed or not among the 12 chosen of 24; then nobody of 22 is left to drop."""
+def test_label_fixes_go_with_few_people_come_before_dropped_ages_and_leave_the_truth(shared_data, tmp_path, capsys):
+    """Every person of 22 becomes 23 and of the other gender, among the 12 chosen of 24 or not; then nobody of 22 is left to drop."""
     people = dataset.read_people(shared_data)
-    rows = "".join(f"{path},age,23\n" for path in people["path"][people["age"] == 22])
+    rows = "".join(f"{path},age,23\n{path},gender,swap\n" for path in people["path"][people["age"] == 22])
     (tmp_path / "fixes.csv").write_text(f"path,column,value\n{rows}")
     args = options.parse_args(command(shared_data, tmp_path, "--limit-people", "12", "--label-fixes", tmp_path / "fixes.csv",
                                     "--drop-ages", "22"))  # fmt: skip
-    data = load(args)
-    assert "label fixes: 4 applied" in (err := capsys.readouterr().err)
-    assert "drop ages: 0 people leave training" in err
-    assert sorted(dataset.read_tables(args).labelled["age"].unique()) == [23, 45, 60]
-    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    assert len(rows.train_rows) == 6 * 7
+    data, of_fold = load(args)
+    assert "label fixes: 8 applied" in (err := capsys.readouterr().err) and "drop ages: 0 people leave training" in err
+    fold, fixed = of_fold(), data.images["age"] == 22
+    assert sorted(dataset.read_tables(args).labelled["age"].unique()) == [23, 45, 60] and len(fold.train_rows) == 6 * 7
+    assert (fold.truth == data.images["label"]).all() and (fold.train_targets[:, 0] != fold.truth).tolist() == fixed.tolist()
     args.drop_ages = [23, 60]
-    data = load(args)
-    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    assert (set(data.images["age"].iloc[rows.train_rows]), set(data.images["age"].iloc[rows.val_rows])) == ({45}, {22, 45, 60})
-
-
-def test_what_chooses_the_best_epoch_is_official_in_spite_of_fixes(shared_data, tmp_path):
-    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
-    options = ["--target", "gender", "--label-fixes", tmp_path / "fixes.csv"]
-    data = load(args := parse_args(command(shared_data, tmp_path, *options)))
-    rows = dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1))
-    fixed = data.images["path"].str.startswith("000001_female").to_numpy()
-    assert fixed.sum() == 7
-    assert set(rows.truth[fixed]) == {1} and set(rows.train_targets[fixed, 0]) == {0}
+    data, of_fold = load(args)
+    fold = of_fold()
+    assert [set(data.images["age"].iloc[rows]) for rows in (fold.train_rows, fold.val_rows)] == [{45}, {22, 45, 60}]
 
 
 def test_the_last_epochs_on_everyone_are_on_the_held_out_people_too(shared_data, tmp_path):
-    args = options.parse_args(command(shared_data, tmp_path))
-    data = load(args)
-    one, everyone = (dataset.fold_data(args, data, 0, (0.5,) * 3, (0.5,) * 3, everyone=flag) for flag in (False, True))
+    _data, of_fold = load(options.parse_args(command(shared_data, tmp_path)))
+    one, everyone = of_fold(), of_fold(everyone=True)
     assert not set(one.train_rows) & set(one.val_rows) and len(one.val_rows) == 12 * 7
     assert set(everyone.train_rows) == set(one.train_rows) | set(one.val_rows) and not len(everyone.val_rows)
 
 
-@pytest.mark.parametrize(("options", "refused"), [
+@pytest.mark.parametrize(("more", "refused"), [
     ([], True), (["--fold", "0"], False), (["--fold", "1"], True), (["--fold", "0", "--fold-seed", "7"], True),
     (["--kfold", "0"], False),
 ])  # fmt: skip
-def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp_path, capsys, options, refused):
+def test_weights_that_have_seen_who_validates_are_refused(runs, shared_data, tmp_path, capsys, more, refused):
     """Fold 0's weights may start fold 0 again, and whatever has no validation; a copy of them elsewhere is told."""
     weights = runs["label"] / "fold0" / "best.safetensors"
-    argv = [option for option in command(shared_data, tmp_path, *options) if option != "--no-pretrained"]
-    args = parse_args([*argv, "--weights", str(weights)])
-    tables = dataset.read_tables(args)
-    if refused:
-        with pytest.raises(InputError, match=r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"):
-            train.check_seen(args, tables)
-    else:
+    argv = [option for option in command(shared_data, tmp_path, *more) if option != "--no-pretrained"]
+    args = options.parse_args([*argv, "--weights", str(weights)])
+    tables, said = dataset.read_tables(args), r"best.safetensors: has learnt \S+ and \d+ more people that these folds validate"
+    with pytest.raises(InputError, match=said) if refused else contextlib.nullcontext():
         train.check_seen(args, tables)
     args.weights = str(shutil.copy(weights, tmp_path))
     capsys.readouterr()
@@ -577,30 +411,19 @@ def test_a_killed_run_resumes_to_the_same_bits(never_stopped, shared_data, tmp_p
     process = multiprocessing.get_context("fork").Process(target=trained, args=(argv,))
     process.start()
     run = tmp_path / "runs" / "killed"
-    deadline = time.monotonic() + 100
-    while not (run / "fold0" / "log.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until((run / "fold0" / "log.csv").exists)
     process.kill()
     process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert not (run / "summary.json").exists()
+    assert process.exitcode == -signal.SIGKILL and not (run / "summary.json").exists()
     monkeypatch.undo()
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert_same_run(never_stopped, run)
     assert not list(run.rglob("*.tmp*")) and not list(run.rglob("last.pt"))
 
 
-def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_good_state(
-    shared_data, tmp_path, monkeypatch, capsys
-):
+def test_a_loss_that_is_no_number_names_its_step_and_images(shared_data, tmp_path, monkeypatch, capsys):
     """In step 3 of epoch 2, long before the next state would be saved: that of epoch 1's end stays."""
-    calls, compute_loss = [], engine.compute_loss
-
-    def spoilt(*args):
-        calls.append(args)
-        return compute_loss(*args) * (float("nan") if len(calls) == 8 else 1)
-
-    monkeypatch.setattr(engine, "compute_loss", spoilt)
+    spoil_loss(monkeypatch, 8, float("nan"))
     run = tmp_path / "runs" / "bad"
     options = ["--target", "mask", "--name", "bad", "--fold", "0"]
     assert errors.run(lambda: train.main(command(shared_data, tmp_path, *options))) == 2
@@ -618,34 +441,31 @@ def test_a_loss_that_is_no_number_names_its_step_and_images_and_keeps_the_last_g
 
 def test_more_epochs_on_resume_end_as_if_they_had_been_asked_for_at_first(fit, tmp_path, capsys):
     """Fold 0 is complete and has kept its state, fold 1 is not begun; a schedule that knows no number of epochs."""
-    places = {"output_dir": tmp_path}
-    whole = fit("--target", "gender", "--ema", "0.9", "--epochs", "3", "--keep-state", "--fold", "0", name="whole", **places)
-    short = fit("--target", "gender", "--ema", "0.9", "--epochs", "1", "--keep-state", "--fold", "0", name="short", **places)
+    options = ["--target", "gender", "--ema", "0.9", "--keep-state", "--fold", "0", "--epochs"]
+    whole, short = (fit(*options, epochs, name=epochs, output_dir=tmp_path) for epochs in ("3", "1"))
     began = (short / "args.yaml").read_text().splitlines()[0]
     capsys.readouterr()
     assert trained(["--resume", str(short), "--epochs", "3", "--fold", "0", "--quiet"]) == 0
     assert capsys.readouterr().err.startswith("epochs: 3 instead of 1\n")
     assert_same_run(whole, short)
     assert (short / "args.yaml").read_text().splitlines()[0] == began and experiment.read_args(short)["epochs"] == 3
-    one, other = (engine.load_state(run, 0) for run in (whole, short))
-    assert [row["epoch"] for row in other["history"]] == [1, 2, 3]
-    for name, value in one["ema"].items():
-        assert torch.equal(value, other["ema"][name])
+    assert_equal(*(without_times(engine.load_state(run, 0)) for run in (whole, short)))
 
 
-@pytest.mark.parametrize(("epochs", "message"), [
-    ("3", r"--epochs 3: fold 0 of .*shared_mask was complete after 2 and its state is gone.* delete .*shared_mask/fold0"),
-    ("1", r"--epochs 1: fold 0 of .*shared_mask is in epoch 2 already; give that or more"),
+@pytest.mark.parametrize(("option", "value", "message"), [
+    ("--epochs", "3", r"--epochs 3: fold 0 of .*shared_mask was complete after 2 and its state is gone.* delete .*shared_mask/fold0"),
+    ("--epochs", "1", r"--epochs 1: fold 0 of .*shared_mask is in epoch 2 already; give that or more"),
+    ("--data-dir", None, r"folds.csv: other people than in"),
 ])  # fmt: skip
-def test_epochs_that_cannot_be_had_are_refused_and_change_nothing(runs, epochs, message):
+def test_resume_refuses_epochs_that_cannot_be_had_and_other_people(runs, data, option, value, message):
     before = (runs["mask"] / "args.yaml").read_bytes()
     with pytest.raises(InputError, match=message):
-        train.main(["--resume", str(runs["mask"]), "--epochs", epochs])
+        train.main(["--resume", str(runs["mask"]), option, value or str(data)])
     assert (runs["mask"] / "args.yaml").read_bytes() == before
 
 
 def test_folds_that_patience_has_ended_stay_complete():
     """Of 5 epochs the second was best: with --patience 3 that was the end, with 4 and without it was not."""
     facts = {"epochs": 5, "best_epoch": 2}
-    assert [experiment.is_complete(SimpleNamespace(epochs=9, patience=n), facts) for n in (3, 4, 0)] == [True, False, False]
-    assert experiment.is_complete(SimpleNamespace(epochs=5, patience=0), facts)
+    asked = [SimpleNamespace(epochs=epochs, patience=patience) for epochs, patience in ((9, 3), (9, 4), (9, 0), (5, 0))]
+    assert [experiment.is_complete(args, facts) for args in asked] == [True, False, False, True]
