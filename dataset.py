@@ -432,8 +432,6 @@ class FoldData:
     val_rows: np.ndarray
     train_targets: np.ndarray
     truth: np.ndarray
-    mean: tuple
-    std: tuple
     classes: np.ndarray | None = None
     persons: np.ndarray | None = None
     masks: np.ndarray | None = None
@@ -460,7 +458,7 @@ def make_labels(args, people, folds, images, labelled, good):
     )
 
 
-def fold_data(args, data, fold, mean, std, everyone=False):
+def fold_data(args, data, fold, everyone=False):
     """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
 
     everyone: those whom the fold holds out train too, and nobody is validated on.
@@ -485,7 +483,7 @@ def fold_data(args, data, fold, mean, std, everyone=False):
     if args.target == "age":
         classes = to_age_group(classes, tuple(args.age_bounds))
     val_rows = np.flatnonzero(labels.good & mine)
-    return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, mean, std, classes, persons, masks, soft)
+    return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, classes, persons, masks, soft)
 
 
 def pseudo_rows(args, data, fold, rows):

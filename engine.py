@@ -30,7 +30,7 @@ from errors import InputError, Interrupted
 from files import draw_seed
 from hardware import ALONE
 from loss import build_criterion, soft_targets
-from model import AMP_DTYPES, head_parameters, layout, predict
+from model import AMP_DTYPES, head_parameters, layout, mean_std, predict
 from optim import build_optimizer, lr_at
 
 SAMPLERS = {"shuffle": None, "balanced": 1.0, "sqrt": 0.5, "person": None}  # the power of a class's size that is divided by
@@ -137,7 +137,8 @@ class Fit:
         if data.pseudo is not None:
             targets[-len(data.pseudo) :] = torch.from_numpy(data.pseudo)
         self.targets = targets.to(device)
-        self.mean_std = [torch.tensor(values).to(device) for values in (data.mean, data.std)]  # copied once, not at each step
+        self.mean, self.std = mean_std(self.model)
+        self.mean_std = [torch.tensor(values).to(device) for values in (self.mean, self.std)]  # copied once, not at each step
         self.partners = None
         if args.mix != "none":
             same = data.masks if args.mix == "halves" else None
@@ -429,7 +430,7 @@ def predict_rows(fit, rows, before_batch=lambda: None):
                 if batch is not None:
                     yield batch
 
-    logits = predict(fit.evaluated, batches(), data.mean, data.std, fit.amp_dtype)
+    logits = predict(fit.evaluated, batches(), fit.mean, fit.std, fit.amp_dtype)
     return fit.ranks.gather(logits, len(rows))
 
 

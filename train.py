@@ -253,13 +253,13 @@ def settle(args, data, net, ranks):
         if args.auto_batch:
             hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
     for fold in range(max(args.kfold, 1)):  # a resumed run may have other processes than it began with
-        engine.step_size(args, engine.epoch_images(args, dataset.fold_data(args, data, fold, None, None)), ranks.world)
+        engine.step_size(args, engine.epoch_images(args, dataset.fold_data(args, data, fold)), ranks.world)
 
 
 def try_steps(args, data, net, ranks):
     """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory."""
     alone = {"batch_size": args.batch_size // ranks.world, "freeze_epochs": 0, "compile": False}
-    rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0], *model.mean_std(net))
+    rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0])
     alone = argparse.Namespace(**vars(args) | alone)
     fit = engine.Fit(copy.deepcopy(net), alone, rows, hardware.Ranks(0, 1, ranks.device))
     with contextlib.suppress(engine.NotFinite):  # the training itself will say so
@@ -371,7 +371,7 @@ def train_fold(args, data, ranks, writer):
     run, fold = writer.run, writer.fold
     state = ranks.broadcast(engine.load_state(run, fold) if ranks.first else None) or {}
     net = model.build_model(args, fold, ranks.device, empty=bool(state))
-    fit = engine.Fit(net, args, dataset.fold_data(args, data, fold, *model.mean_std(net)), ranks)
+    fit = engine.Fit(net, args, dataset.fold_data(args, data, fold), ranks)
     del net  # it is the fit's to release
     last = state.pop("last", None)  # the state of --finish-on-all, once the fold's own epochs are over
     if state:
@@ -483,7 +483,7 @@ def finish_on_all(fit, writer, data, last):
     net = model.build_model(args, fold, ranks.device, empty=True)
     weights = model.load(experiment.best_weights(run, fold))[0].state_dict() if ranks.first else None
     net.load_state_dict(ranks.broadcast(weights))
-    everyone = dataset.fold_data(args, data, fold, fit.data.mean, fit.data.std, everyone=True)
+    everyone = dataset.fold_data(args, data, fold, everyone=True)
     frozen = args.freeze_epochs if best <= args.freeze_epochs else 0  # the best epoch's backbone learns, if it did
     final = engine.Fit(net, argparse.Namespace(**vars(args) | {"freeze_epochs": frozen}), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
@@ -528,7 +528,7 @@ def metadata(fit):
     """The metadata of the weights of the epoch that just ended, from which inference.py rebuilds the model."""
     args, row = fit.args, fit.history[-1]
     facts = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop", "face_crop")}
-    facts |= {"mean": fit.data.mean, "std": fit.data.std, "age_bounds": args.age_bounds}
+    facts |= {"mean": fit.mean, "std": fit.std, "age_bounds": args.age_bounds}
     facts |= {"classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]}, "fold": fit.data.fold}
     return facts | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
 

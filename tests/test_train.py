@@ -311,7 +311,7 @@ def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, tmp_path, monkeyp
 def load(args):
     """The Data of a run, and the function fold_data(**options) of its fold 0."""
     data = train.load_data(args, dataset.read_tables(args), timm.create_model("test_resnet"), hardware.ALONE)
-    return data, lambda **options: dataset.fold_data(args, data, 0, (0, 0, 0), (1, 1, 1), **options)
+    return data, lambda **options: dataset.fold_data(args, data, 0, **options)
 
 
 def test_too_little_room_is_refused_before_anything_is_made(shared_data, tmp_path, monkeypatch, capsys):

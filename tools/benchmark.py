@@ -181,7 +181,7 @@ def build_fit(args, device):
     data = training.load_data(args, dataset.read_tables(args), net, ranks)
     training.settle(args, data, net, ranks)
     net = model.build_model(args, 0, device)
-    fit = engine.Fit(net, args, dataset.fold_data(args, data, 0, *model.mean_std(net)), ranks)
+    fit = engine.Fit(net, args, dataset.fold_data(args, data, 0), ranks)
     return fit, data.files
 
 
@@ -219,7 +219,7 @@ def usual_pipeline(args, fit, files):
 
     The start of its workers, and the batches that they prefetch, are not timed.
     """
-    change, on_gpu = transform(args.aug, fit.data.mean, fit.data.std), fit.ranks.device.type == "cuda"
+    change, on_gpu = transform(args.aug, fit.mean, fit.std), fit.ranks.device.type == "cuda"
     photos = Photos(files, fit.targets.cpu().numpy(), Geometry.of(args.img_size, args.crop), change)
 
     def step(batches):
@@ -308,7 +308,7 @@ def validation(args, device):
     args.images = len(rows)
     batch = fit.data.store.gather(rows[: args.batch_size]).to(device)
     net = copy.deepcopy(fit.model).eval()
-    pipelines = {"ceiling": forward_alone(args, [(net, fit.data.mean, fit.data.std)], batch)}
+    pipelines = {"ceiling": forward_alone(args, [(net, fit.mean, fit.std)], batch)}
     pipelines["ours"] = repeated(lambda: engine.predict_rows(fit, rows), len(rows))
     return alternate(pipelines, device, args.repeats, args.seconds), {}
 
