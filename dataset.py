@@ -396,10 +396,8 @@ def read_eval_images(data_dir):
 
 
 def read_tables(args):
-    """The tables of a run: people, their folds, image rows, these as training sees them (labelled), --label-fixes or None.
-
-    A resumed run takes its own copy of the label fixes where their file is gone.
-    """
+    """The tables of a run: people, their folds, image rows, these as training sees them (labelled), --label-fixes or None, and
+    the EvalImages of --pseudo or none. A resumed run takes its own copy of the label fixes where their file is gone."""
     everyone = people = read_people(args.data_dir)
     if args.limit_people:
         people = limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
@@ -415,7 +413,8 @@ def read_tables(args):
     if args.drop_ages:
         dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
         log(f"drop ages: {dropped} people leave training")
-    return SimpleNamespace(people=people, folds=folds, images=images, labelled=labelled, fixes=fixes)
+    held = read_eval_images(args.data_dir) if args.pseudo else EvalImages(Path(args.data_dir), [], [])
+    return SimpleNamespace(people=people, folds=folds, images=images, labelled=labelled, fixes=fixes, eval_images=held)
 
 
 @dataclass(frozen=True)
@@ -442,13 +441,15 @@ class FoldData:
         return None if values is None else values[self.train_rows]
 
 
-def make_labels(args, people, folds, images, labelled, good):
-    """Arrays [N] of image rows: fold, good (readable), trains, targets [N, heads], truth (official class), persons, masks.
+def make_labels(args, tables, good):
+    """Arrays [N] of the image rows of `read_tables`: fold, good (readable), trains, targets [N, heads], truth (official class),
+    persons, masks.
 
     --drop-ages go by the fixed age. Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place, other
     --age-bounds from its 2nd."""
+    images, labelled = tables.images, tables.labelled
     return SimpleNamespace(
-        fold=folds[pd.Index(people["path"]).get_indexer(images["path"])],
+        fold=tables.folds[pd.Index(tables.people["path"]).get_indexer(images["path"])],
         good=good,
         trains=good & ~labelled["age"].isin(args.drop_ages).to_numpy(),
         targets=head_targets(labelled, HEADS[args.target], tuple(args.age_bounds)),

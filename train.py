@@ -139,20 +139,18 @@ class Data:
 
 def load_data(args, tables, net, ranks):
     """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0."""
-    geometry = Geometry.of(args.img_size, args.crop, args.face_crop)
-    names, paths, pseudo = [], dataset.image_files(args.data_dir, tables.images["image"]), None
+    geometry, names = Geometry.of(args.img_size, args.crop, args.face_crop), tables.eval_images.names
+    paths = [*dataset.image_files(args.data_dir, tables.images["image"]), *tables.eval_images.files]
     with ranks.local_rank0_first():
-        if args.pseudo:
-            held = dataset.read_eval_images(args.data_dir)
-            names, paths, pseudo = held.names, [*paths, *held.files], read_pseudo(args, tables, held, ranks.device)
         if ranks.first:
             check_room(args, net, tables.images, images.bytes_to_build(paths, geometry, args.cache_dir))
+        pseudo = read_pseudo(args, tables, ranks.device) if args.pseudo else None
         pixels, bad = images.open_cache(paths, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
     if bad or missing:
         errors.log(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
     good, good_eval = np.split(~np.isin(np.arange(len(paths)), bad), [len(tables.images)])
-    labels = dataset.make_labels(args, tables.people, tables.folds, tables.images, tables.labelled, good)
+    labels = dataset.make_labels(args, tables, good)
     found = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
     for values in ([size for size, _time in images.stat_all(paths)], good_eval, *vars(labels).values()):
         found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
@@ -164,15 +162,15 @@ def load_data(args, tables, net, ranks):
     return Data(tables.images, labels, paths, store, names, good_eval, pseudo, found.hexdigest())
 
 
-def read_pseudo(args, tables, eval_images, device):
+def read_pseudo(args, tables, device):
     """The table of pseudo.csv: that of the resumed run, or what the models of --pseudo predict."""
     if args.resume:
         labels = inference.read_pseudo(Path(args.resume), args.target)
     else:
-        labels = inference.make_pseudo(args, tables.people, tables.folds, eval_images, device)
+        labels = inference.make_pseudo(args, tables.people, tables.folds, tables.eval_images, device)
     counts = labels["fold"].value_counts().sort_index()
     used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
-    errors.log(f"pseudo-labels: of {len(eval_images.names)} eval images {used}, "
+    errors.log(f"pseudo-labels: of {len(tables.eval_images.names)} eval images {used}, "
                f"confidence {args.pseudo_min_confidence:g} and above")  # fmt: skip
     return labels
 
