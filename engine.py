@@ -531,15 +531,11 @@ def copied(state):
     return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state)
 
 
-def state_file(run, fold):
-    return experiment.fold_dir(run, fold) / "last.pt"
-
-
 def save_state(run, fold, state):
     """Write last.pt of a fold: what --resume needs (tensors and plain values)."""
     buffer = io.BytesIO()  # into a file torch would hide the disk's error behind one of its own
     torch.save(state, buffer)
-    files.write_bytes(state_file(run, fold), buffer.getbuffer())
+    files.write_bytes(experiment.state_file(run, fold), buffer.getbuffer())
 
 
 RETRAIN = "delete it to train this fold anew"
@@ -547,7 +543,7 @@ RETRAIN = "delete it to train this fold anew"
 
 def load_state(run, fold):
     """The state that `save_state` wrote, or None where there is none; nothing in the file can run code."""
-    path = state_file(run, fold)
+    path = experiment.state_file(run, fold)
     if not path.exists():
         return None
     with errors.reading(path, RETRAIN), open(path, "rb") as file:  # torch would hide the system's error behind one of its own
@@ -570,5 +566,5 @@ def restore_state(fit, state, path):
 def epochs_begun(run, fold):
     """The last epoch of which a saved state holds a step; 0 without a state."""
     state = load_state(run, fold)
-    with errors.reading(state_file(run, fold), RETRAIN):
+    with errors.reading(experiment.state_file(run, fold), RETRAIN):
         return state["epoch"] - (state["step"] == 0) if state else 0

@@ -211,6 +211,11 @@ def weights_file(run, fold):
     return final if final.exists() else best_weights(run, fold)
 
 
+def state_file(run, fold):
+    """The checkpoint of a fold in training, which --resume needs."""
+    return fold_dir(run, fold) / "last.pt"
+
+
 @contextlib.contextmanager
 def fold_lock(run, fold):
     """Make a fold's folder where there is none and hold it."""
@@ -283,7 +288,7 @@ def finish_fold(run, fold, metadata, keep_state=False):
     metadata = metadata | {"weights_sha256": files.file_digest(weights_file(run, fold))}
     files.write_json(fold_dir(run, fold) / "fold.json", metadata)
     if not keep_state:
-        files.remove(fold_dir(run, fold) / "last.pt")
+        files.remove(state_file(run, fold))
 
 
 def _git(*words):

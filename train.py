@@ -143,7 +143,8 @@ def load_data(args, tables, net, ranks):
     paths = [*dataset.image_files(args.data_dir, tables.images["image"]), *tables.eval_images.files]
     with ranks.local_rank0_first():
         if ranks.first:
-            check_room(args, net, tables.images, images.bytes_to_build(paths, geometry, args.cache_dir))
+            needed = images.bytes_to_build(paths, geometry, args.cache_dir)
+            check_room(args, net, tables.images, needed)
         pseudo = read_pseudo(args, tables, ranks.device) if args.pseudo else None
         pixels, bad = images.open_cache(paths, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
     missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
@@ -185,19 +186,19 @@ def refuse(args, tables, ranks):
         return
     run, folds = Path(args.resume), experiment.fold_numbers(args)
     done = experiment.done_folds(run)
+    experiment.check_not_trained(run, folds)
+    if any(fold not in done and not experiment.state_file(run, fold).exists() for fold in folds):
+        experiment.check_weights(run, args.weights)
     for fold in range(max(args.kfold, 1)):
         begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
-        gone = not engine.state_file(run, fold).exists()
+        gone = not experiment.state_file(run, fold).exists()
         if gone and fold in done and not experiment.is_complete(args, done[fold]):
             raise InputError(
                 f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
                 f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
             )
-    experiment.check_not_trained(run, folds)
-    if any(fold not in done and not engine.state_file(run, fold).exists() for fold in folds):
-        experiment.check_weights(run, args.weights)
 
 
 def check_seen(args, tables):
@@ -346,7 +347,7 @@ def train_missing(args, run, data, fold, ranks, stop):
     done = ranks.broadcast(experiment.done_folds(run) if ranks.first else None)  # other boxes may not see the run's folder
     if fold in done and experiment.is_complete(args, done[fold]):
         if ranks.first and not args.keep_state:
-            files.remove(engine.state_file(run, fold))
+            files.remove(experiment.state_file(run, fold))
         return
     lock = experiment.fold_lock(run, fold) if ranks.first else contextlib.nullcontext()
     with lock, engine.CheckpointWriter(run, fold, stop) as writer:
@@ -373,7 +374,7 @@ def train_fold(args, data, ranks, writer):
     del net  # it is the fit's to release
     last = state.pop("last", None)  # the state of --finish-on-all, once the fold's own epochs are over
     if state:
-        engine.restore_state(fit, state, engine.state_file(run, fold))
+        engine.restore_state(fit, state, experiment.state_file(run, fold))
         last = last if fit.finished else None  # with more --epochs than before those come first
         if ranks.first:
             at = last or state
@@ -486,7 +487,7 @@ def finish_on_all(fit, writer, data, last):
     final = engine.Fit(net, argparse.Namespace(**vars(args) | {"freeze_epochs": frozen}), everyone, ranks)
     final.epoch = max(best - args.finish_on_all, 0) + 1
     if last is not None:
-        engine.restore_state(final, last, engine.state_file(run, fold))
+        engine.restore_state(final, last, experiment.state_file(run, fold))
 
     def state():
         return {**before, "last": final.state_dict()}

@@ -60,7 +60,7 @@ def stop_in(where, main):
 
     def stopping(*args, **options):
         if name == "save_state" and (args[1], args[2]["epoch"]) == (0, 3):
-            engine.state_file(*args[:2]).with_name(f".last.pt.{os.getpid()}.tmp.pt").write_bytes(b"PK" * 1000)
+            experiment.state_file(*args[:2]).with_name(f".last.pt.{os.getpid()}.tmp.pt").write_bytes(b"PK" * 1000)
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "train_step" and (args[0].data.fold, args[0].epoch, args[0].step) == (0, 2, 2):
             strike()

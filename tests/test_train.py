@@ -251,7 +251,7 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on(writer, monke
     left, weights = facts_of(fit), copy.deepcopy(fit.evaluated.state_dict())
     train.keep_epoch(fit, writer, None, None)
     engine.train_one_epoch(fit, lambda: False)
-    assert not engine.state_file(writer.run, 0).exists() and not writer.done
+    assert not experiment.state_file(writer.run, 0).exists() and not writer.done
     assert "epoch  1/2" not in capsys.readouterr().err
     go_on.set()
     writer.wait()
