@@ -459,16 +459,14 @@ def end_epoch(fit, before_batch=lambda: None):
     fit.seconds += time.perf_counter() - started  # here a GPU's steps are waited for
     train_loss = fit.ranks.broadcast(float(fit.loss_sum)) / fit.steps
     lr = fit.optimizer.param_groups[0]["lr"] / fit.optimizer.param_groups[0].get("lr_scale", 1.0)
-    row = {"fold": fit.data.fold, "epoch": fit.epoch, "lr": lr, "train_loss": train_loss}
-    row |= {"val_loss": None, "val_f1": None, "val_acc": None}
-    rate = fit.steps * fit.step_size / max(fit.seconds, 1e-9)
-    probs = None
+    rate, scores, probs = fit.steps * fit.step_size / max(fit.seconds, 1e-9), (None, None, None), None
     if len(fit.data.val_rows):
         started = time.perf_counter()
-        row["val_loss"], row["val_f1"], row["val_acc"], probs = evaluate(fit, before_batch)
+        *scores, probs = evaluate(fit, before_batch)
         fit.seconds += time.perf_counter() - started
-    row |= {"seconds": round(fit.seconds, 3), "images_per_second": round(rate, 1)}
-    fit.history.append(fit.ranks.broadcast(row))  # boxes that round differently agree on the best epoch
+    row = (fit.data.fold, fit.epoch, lr, train_loss, *scores, round(fit.seconds, 3), round(rate, 1))
+    row = fit.ranks.broadcast(dict(zip(experiment.LOG_COLUMNS, row)))  # boxes that round differently agree on the best epoch
+    fit.history.append(row)
     fit.epoch, fit.step, fit.seconds = fit.epoch + 1, 0, 0.0
     fit.loss_sum.zero_()
     fit.finite_steps.zero_()
