@@ -43,9 +43,7 @@ def generator(*key):
 
 def epoch_order(rows, seed, fold, epoch, sampler="shuffle", classes=None, persons=None):
     """The rows (int64 array) in the order of an epoch. classes, persons: int64 [len(rows)], for the samplers that need them.
-
-    Classes are oversampled by systematic sampling: every image comes the floor or the ceil of its expected number of times.
-    """
+    Classes are oversampled by systematic sampling: every image comes the floor or the ceil of its expected number of times."""
     draw = generator("order", seed, fold, epoch)
     shuffled = draw.permutation(len(rows))
     if sampler == "shuffle":
@@ -72,9 +70,7 @@ def systematic(weights, count, offset):
 
 class Partners:
     """Draws the other image of a mix from the training `rows`, of `total` in the store.
-
-    classes [len(rows)]: every class is drawn equally often. same [total]: a row's partners have its own value.
-    """
+    classes [len(rows)]: every class is drawn equally often. same [total]: a row's partners have its own value."""
 
     def __init__(self, rows, total, same=None, classes=None):
         self.key_of, self.pools = np.zeros(total, dtype=np.int64) if same is None else same, {}
@@ -116,11 +112,9 @@ def step_size(args, images, world):
 
 class Fit:
     """Training state of one fold: model, optimizer, averages, scaler, counters; `state_dict` resumes bit-exactly.
-
     `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step` (from 0) are the next to do; `tail`
     holds the last epochs' weights. Several ranks train as one process does at the same batch size, but for rounding, and for
-    batch norm on CPUs, where each rank normalises its own images and rank 0's running statistics are kept.
-    """
+    batch norm on CPUs, where each rank normalises its own images and rank 0's running statistics are kept."""
 
     def __init__(self, model, args, data, ranks):
         self.model, self.args, self.data, self.ranks, device = model, args, data, ranks, ranks.device
@@ -167,8 +161,7 @@ class Fit:
     def train_mode(self):
         """Put the model in training mode for `epoch`; in the first --freeze-epochs only the head trains (Kumar et al. 2022,
         "Fine-Tuning can Distort Pretrained Features"). When the backbone joins, the optimizer begins anew: torch's fused ones
-        can't begin with some weights later than with others.
-        """
+        can't begin with some weights later than with others."""
         self.model.train()
         frozen, head = self.epoch <= self.args.freeze_epochs, head_parameters(self.model)
         if frozen:
@@ -184,15 +177,12 @@ class Fit:
     @property
     def evaluated(self):
         """The model that is validated and kept: the EMA, the average of the last epochs, or the trained one itself.
-
-        The EMA is timm's ModelEmaV3, of running statistics too: the decay of step k is 1 - (k - 1)^(-2/3), up to --ema.
-        """
+        The EMA is timm's ModelEmaV3, of running statistics too: the decay of step k is 1 - (k - 1)^(-2/3), up to --ema."""
         return self.ema.module if self.ema else self.averaged if self.tail else self.model
 
     def average(self):
         """Add the current weights to the `tail` of the last epochs and average it: Izmailov et al. 2018, "Averaging Weights
-        Leads to Wider Optima", but on the learning rate's schedule, and running statistics are averaged too.
-        """
+        Leads to Wider Optima", but on the learning rate's schedule, and running statistics are averaged too."""
         self.tail.append({name: value.detach().clone() for name, value in self.model.state_dict().items()})
         self.tail = self.tail[-self.args.average_last :]
         self._load_average()
@@ -436,9 +426,7 @@ def predict_rows(fit, rows, before_batch=lambda: None):
 
 def evaluate(fit, before_batch=lambda: None):
     """(val_loss, val_f1, val_acc, probs [N, num_outputs]) of the validation rows.
-
-    Scores are against the official labels; the loss is of the training labels, so that its curve compares with theirs.
-    """
+    Scores are against the official labels; the loss is of the training labels, so that its curve compares with theirs."""
     args, data = fit.args, fit.data
     logits = predict_rows(fit, data.val_rows, before_batch)
     targets = fit.targets[torch.from_numpy(data.val_rows).to(fit.ranks.device)]
@@ -451,9 +439,7 @@ def evaluate(fit, before_batch=lambda: None):
 
 def end_epoch(fit, before_batch=lambda: None):
     """Validate and close `fit.epoch`; returns the validation probabilities, None with --kfold 0.
-
-    `before_batch` may save the state, which does not change until validation is over, and raise.
-    """
+    `before_batch` may save the state, which does not change until validation is over, and raise."""
     started = time.perf_counter()
     check_finite(fit)
     fit.seconds += time.perf_counter() - started  # here a GPU's steps are waited for

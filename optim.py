@@ -109,7 +109,6 @@ class Channels:
 
 def project(params, steps, channels, delta, wd_ratio, eps):
     """(along [weights, width], factor [weights, 1]): the shares of the weights to take off a step, and factors of weight decay.
-
     Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, they are the part of the step
     along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...]."""
     rows = [[_rows(values, p) for values in (p, p.grad, step)] for p, step in zip(params, steps)]
@@ -165,7 +164,6 @@ def _spelling(name):
 
 def build_optimizer(model, name, lr, weight_decay, layer_decay=1.0):
     """timm's optimizer of that name; biases and norms get no weight decay. InputError when it can't be made here.
-
     layer_decay below 1: each block's learning rate is that of the next one towards the head times this (Clark et al. 2020,
     ELECTRA, 2003.10555). torch's fused kernels are four to six times quicker than its loop over tensors, on a CPU too."""
     kind = timm.optim.get_optimizer_info(name.lower().removeprefix("lookahead_")).opt_class
@@ -187,7 +185,6 @@ def scheduler_name(name):
 
 def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5, warmup_epochs=0, history=()):
     """Learning rate of a step: a pure function, so nothing of a scheduler has to be saved.
-
     epoch counts from 1, step from 0 to steps - 1 within it; `history` is the validation F1 of each epoch before this one.
     Cosine: half a cosine from lr to 0. CAWR: the same, restarted every lr_step epochs (Loshchilov & Hutter, SGDR, 2016).
     Plateau: times lr_gamma when F1 has not risen for more than lr_step epochs. Warm-up is linear, the schedule starts after it.

@@ -87,7 +87,6 @@ def threads_of_a_fold(args):
 @contextlib.contextmanager
 def resumable(args, argv, ranks):
     """Add the command that goes on with the run to what ends it for a passing reason: a signal, the disk, memory.
-
     `args.resume` is the run from `open_run` on. The folder of a new run that learnt nothing before memory ran out goes."""
     is_new = args.resume is None
     try:
@@ -123,7 +122,6 @@ def advice(args, error, device):
 @dataclass
 class Data:
     """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
-
     With --pseudo, `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
     `good_eval` is False for eval images that can't be read."""
 
@@ -227,7 +225,6 @@ NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and
 
 def check_room(args, net, images, pixels):
     """InputError where a volume has no room for a new run of models like `net`, and for `pixels` bytes of the image cache.
-
     An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
     training also have their checkpoint, twice while it is replaced."""
     needs = [("--cache-dir", args.cache_dir, "decoded images", pixels)] if pixels else []
@@ -244,7 +241,6 @@ def check_room(args, net, images, pixels):
 
 def settle(args, data, net, ranks):
     """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net` (None: resumed, and they are).
-
     InputError for what would only fail in training: an optimizer that can't be, nobody left to train, images for no step."""
     if net is not None:
         optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
@@ -470,7 +466,6 @@ def write_events(writer, row):
 
 def finish_on_all(fit, writer, data, last):
     """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone.
-
     After the contest's 1st place. The learning rates are those of these epochs, the optimizer begins anew. `last`: the state of
     a stopped `finish_on_all`, or None. Returns the epochs' rows of the log."""
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
