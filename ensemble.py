@@ -30,6 +30,7 @@ import blend
 import dataset
 import demo
 import experiment
+import figures
 import files
 import hardware
 import images
@@ -37,7 +38,6 @@ import inference
 import metrics
 import options
 import predictions
-import report
 from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
 from errors import InputError
 
@@ -528,7 +528,7 @@ def write_result(args, result):
         if args.tune_bounds:
             given, persons = blend.scale_members(images.members, fitted.temperatures), images.table["path"].to_numpy()
             study = blend.study_bounds(given, images.truth, persons, fitted.bounds, plan.method, fitted.weights)
-            figure = report.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
+            figure = figures.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
             files.write_figure(inside / "bounds.png", figure)
 
     kind = f"{plan.method}-{len(result.members)}runs"

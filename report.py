@@ -1,8 +1,10 @@
-"""Draw the pictures of a run (curves, confusion, mistakes, crops) and of an ensemble (bounds), each a Figure.
+"""Find labels that are probably wrong, of persons (gender, age, swapped images) and of single images: a gallery and a csv.
 
     python report.py --label-noise RUN [RUN ...]
 
-looks for wrong labels in the out-of-fold predictions of runs and writes a gallery and a csv of suggestions (noise.py).
+As confident learning (Northcutt et al. 2021, arXiv 1911.00068), but of persons, whose seven images are wrong at once, and by
+Bayes' rule, from out-of-fold predictions that are calibrated on the labels first. A face that misleads every model looks like a
+wrong label: confidences of gender and age are rather too high than too low.
 """
 
 import errors
@@ -10,414 +12,331 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
-import logging
 import sys
-import textwrap
-import warnings
+from collections import namedtuple
+from pathlib import Path, PurePosixPath
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
-from matplotlib.lines import Line2D
-from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageOps
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
 
+import blend
 import dataset
 import demo
+import experiment
+import files
 import metrics
-from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_parts, decode
-from errors import InputError
-from experiment import read_args
+import predictions
+from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
+from errors import InputError, log
+from images import thumbnail
 
-DPI = 140
-MARGIN = 0.3  # inches
-INK, GREY, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#f5f6f7"
-CROSSED = {"marker": "x", "ms": 5}  # the line of epochs on everyone
-BELOW = {"loc": "outside lower left", "ncols": 4, "borderaxespad": 2.5, "handletextpad": 0.4, "labelcolor": INK}
-GREY_LINE = {"size": 9, "color": GREY}
-PART_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
-LOW = PART_COLORS["age_group"]  # of a zero, of what lacks
-FACE_COLOR, CROP_COLOR, CHOSEN, BAND = "#f0b000", "#56b4e9", "#0072b2", "#cfe3f0"
-COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
-# Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
-FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
-# matplotlib's own, then what has Hangul on Linux, Windows and macOS; a letter is drawn in the first that has it.
-FONTS = ("DejaVu Sans", "NanumGothic", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic")
-STYLE = {
-    "font.family": [name for name in FONTS if name in {font.name for font in fontManager.ttflist}], "font.size": 8.5,
-    "text.color": INK, "text.parse_math": False,  # `$` is a dollar
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT, "axes.axisbelow": True,
-    "axes.titlelocation": "left", "axes.titlesize": 10, "axes.titlepad": 8, "axes.labelcolor": GREY,
-    "xtick.color": FAINT, "xtick.labelcolor": GREY, "xtick.labelsize": 8,
-    "ytick.color": FAINT, "ytick.labelcolor": GREY, "ytick.labelsize": 8,
-    "grid.color": FAINT, "grid.linewidth": 0.6, "legend.frameon": False, "legend.labelcolor": GREY,
-}  # fmt: skip
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of each font that has no bold of its own
-warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
+COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # of a label fix: the component that speaks of it
+CHANCE = 1.25  # models whose macro F1 of C classes is below CHANCE / C guess, and can't judge a label
+YEARS = 5  # a recorded age as near as this to the apparent one is called right
+FLOOR = 1e-6  # a probability below this is as good as 0
+
+# Mean predictions of train images: `rows` image, path; `probs` {component: float64 [N, C]} of mask, gender and age_group, as
+# far as the runs decide them, and `age` (single years); `truth` {component: int64 [N]}.
+Evidence = namedtuple("Evidence", "rows probs truth")
+
+# Labels that are probably wrong, the surest first. persons: path, column, value, confidence (as a label fix), recorded, likely;
+# images: image, part, label, suggested, probability; expected: {column: sum of all confidences}; people: how many were judged;
+# guessed: {column: macro F1 of the mean predictions} where that is no better than chance.
+Findings = namedtuple("Findings", "persons images expected people guessed")
 
 
-def shorten(text, length):
-    """`text` in at most `length` characters, its middle left out; the part after the last "/" stays whole if it can."""
-    folder, slash, name = text.rpartition("/")
-    if len(text) > length and slash and len(name) + 3 <= length:
-        return f"{folder[: length - len(name) - 2]}…/{name}"
-    tail = (length - 1) // 2
-    return text if len(text) <= length else f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+def read_evidence(patterns):
+    """The members behind names and patterns of runs and ensembles, with their oof.csv alone."""
+    sources = predictions.find_members(patterns, option="--label-noise")
+    for source in sources:
+        if not source.matched and not (source.folder / "oof.csv").is_file():
+            raise InputError(f"{source.name}: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more")
+    members = predictions.read_oofs(sources, needs_oof=True, needs_eval=False)
+    predictions.check_same_images(members, "oof", "image")
+    return members
 
 
-def new_page(width, height, title, subtitle):
-    """(Figure, inches that its titles take): a white page with `height` inches below them, for Axes or legends."""
-    title = textwrap.wrap(title, int(8.3 * (width - 2 * MARGIN)), break_on_hyphens=False)
-    subtitle = textwrap.wrap(subtitle, int(13 * (width - 2 * MARGIN)))
-    head = 0.35 + 0.24 * len(title) + 0.19 * len(subtitle)
-    whole, left = height + head, MARGIN / width
-    figure = Figure((width, whole), dpi=DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(rect=(left, 0.2 / whole, 1 - 2 * left, (height - 0.2) / whole), w_pad=0.08, h_pad=0.08)
-    for top, lines, style in ((0.22, title, {"size": 13, "weight": "bold"}), (0.28 + 0.24 * len(title), subtitle, GREY_LINE)):
-        figure.text(left, 1 - top / whole, "\n".join(lines), va="top", in_layout=False, **style)
-    return figure, head
+def describe(member):
+    """'runs/a (macro F1 of label 0.5123)', out of fold."""
+    truth, probs = predictions.scored(member.oof, member.target)
+    f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+    return f"{member.name} (macro F1 of {SCORED_AS[member.target]} {f1:.4f})"
 
 
-def message_page(title, subtitle, message):
-    """A small page that holds one message."""
-    figure, _head = new_page(9.8, 1.5, title, subtitle)
-    figure.text(0.5, 0.3, message, size=18, color=GREY, ha="center", va="center")
-    return figure
+def average(members):
+    """The Evidence of members: the plain mean of all that decide a component, where `label` members give their marginals."""
+    rows, given, truth = members[0].oof[["image", "path"]], {}, {}
+    for member in members:
+        probs = member.oof_probs(rows["image"])
+        tables = blend.member_components(member.target, probs)
+        tables = dataset.marginals(tables["label"]) if "label" in tables else tables
+        for component, table in (tables | ({"age": probs} if member.target == "age" else {})).items():
+            given.setdefault(component, []).append(table)
+        targets = member.oof.set_index("image").loc[rows["image"], list(dataset.truth_columns(member.target))]
+        classes = targets.to_numpy(dtype=np.int64).T
+        truth |= zip(dataset.DECIDES[member.target], decode(classes[0]) if member.target == "label" else classes)
+    return Evidence(rows, {component: np.mean(tables, axis=0) for component, tables in given.items()}, truth)
 
 
-def dots(colors):
-    """Handles of a legend."""
-    return [Line2D([], [], ls="", marker="o", ms=6, color=color) for color in colors]
+def check_people(evidence, people, place, recorded):
+    """InputError unless all of `evidence` are in train.csv (`place`) with the same labels; recorded: the runs' data folder."""
+    person = evidence.rows["path"]
+    unknown = ~person.isin(people["path"])
+    hint = f"the runs were trained on --data-dir {recorded}" if recorded else "give the --data-dir of the runs"
+    if unknown.any():
+        raise InputError(f"{place}: lacks {person[unknown].iloc[0]!r}, whom the runs predicted; {hint}")
+    rows = people.set_index("path").loc[person]
+    for component, classes in (("gender", rows["gender"]), ("age_group", to_age_group(rows["age"]))):
+        differ = np.flatnonzero(evidence.truth.get(component, classes) != np.asarray(classes))
+        if len(differ):
+            raise InputError(f"{place}: another {component} of {person.iloc[differ[0]]!r} than in oof.csv; {hint}")
 
 
-def best_epochs(log):
-    """{fold: (epoch, val_f1)} of each fold's highest validation F1, the first of equals; folds without one are absent."""
-    known = log[["fold", "epoch", "val_f1"]].dropna().sort_values("epoch", ignore_index=True)
-    best = known.loc[known.groupby("fold")["val_f1"].idxmax()]
-    return {int(fold): (int(epoch), float(f1)) for fold, epoch, f1 in best.itertuples(index=False)}
+def applied_fixes(members, people):
+    """{(path, column): fixes file} of the label fixes that the runs among `members` were trained with."""
+    fixed = {}
+    for member in members:
+        args = experiment.read_args(member.folder) if member.is_run else {}
+        if file := args.get("label_fixes"):
+            try:
+                fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
+                fixed |= {(path, column): file for path, column, _value in fixes.itertuples(index=False)}
+                log(f"{member.name} was trained with {len(fixes)} label fixes of {file}; those persons are marked")
+            except InputError as error:
+                log(f"{member.name} was trained with label fixes that can't be read now: {error}")
+    return fixed
 
 
-def draw_folds(axes, log, column, best=None, **style):
-    """Draw a line a fold over the epochs, a ring at its best; epochs of --finish-on-all are a line of their own, crossed."""
-    for fold, rows in log.groupby("fold"):
-        color = FOLD_COLORS[fold % len(FOLD_COLORS)]
-        for on_everyone, part in rows.groupby("everyone"):
-            axes.plot(part["epoch"], part[column], color=color, **style | (CROSSED if on_everyone else {}))
-        if best and fold in best:
-            ring = rows[rows["epoch"] == best[fold][0]]
-            axes.plot(ring["epoch"], ring[column], "o", ms=7, mfc="white", mec=color, mew=2, zorder=4)
+def pool(probs, person):
+    """Mean of the probabilities [N, C] of each person's images: [P, C]; person [N] in 0..P-1."""
+    sums = np.zeros((person.max() + 1, probs.shape[1]))
+    np.add.at(sums, person, probs)
+    return sums / np.bincount(person)[:, None]
 
 
-@matplotlib.rc_context(STYLE)
-def curves(log, title):
-    """Loss, learning rate and validation macro F1 by epoch, a line a fold, of a DataFrame with the columns of log.csv."""
-    log = log[["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1"]].reset_index(drop=True)
-    log = log.astype({"val_loss": float, "val_f1": float}).replace([np.inf, -np.inf], np.nan)
-    validated = log["val_f1"].notna()
-    log["everyone"] = ~validated & validated.groupby(log["fold"]).transform("any")
-    best, folds = best_epochs(log), sorted(log["fold"].unique())
-    scores, subtitle = [score for _epoch, score in best.values()], "no validation: everyone trains"
-    if scores:
-        subtitle = f"best validation macro F1 {np.mean(scores):.4f}"
-    if len(scores) > 1:
-        subtitle += f": mean of {len(scores)} folds (dotted), {min(scores):.4f} .. {max(scores):.4f}"
-    figure, _head = new_page(9.8, 4.1 + 0.2 * -(-len(folds) // 4), title, subtitle)
-    panels = figure.subplot_mosaic([["loss", "f1"], ["lr", "f1"]], height_ratios=[5, 1], sharex=True)
-    loss, lr, f1 = panels["loss"], panels["lr"], panels["f1"]
-    line, thin = {"lw": 1.6, "marker": ".", "ms": 4.5}, {"lw": 1.2, "marker": ".", "ms": 4.5}
-    draw_folds(loss, log, "train_loss", ls="--", **thin)
-    draw_folds(loss, log, "val_loss", best, **line)
-    draw_folds(lr, log, "lr", **thin | {"ms": 3})
-    draw_folds(f1, log, "val_f1", best, **line)
-    loss.set_title("loss")
-    lr.set_title("learning rate", size=8.5, color=GREY, pad=4)
-    f1.set_title("validation macro F1")
-    for axes in panels.values():
-        axes.grid(axis="y", alpha=0.7)
-        axes.set_xlim(0.5, max(log["epoch"].max(), 1) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    for axes in (lr, f1):
-        axes.set_xlabel("epoch")
-    if (highest := log["lr"].max()) > 0:
-        lr.set_yticks([0, highest], ["0", f"{highest:.3g}"])
-        lr.set_ylim(-0.1 * highest, 1.15 * highest)
-    if len(scores) > 1:
-        f1.axhline(np.mean(scores), color=GREY, lw=1, ls=":", zorder=1)
-    if not best:
-        f1.clear()
-        f1.set_axis_off()
-        f1.add_patch(Rectangle((0, 0), 1, 1, transform=f1.transAxes, fc=EMPTY, ec="none"))
-        f1.text(0.5, 0.5, "no validation", size=14, color=GREY, ha="center", va="center", transform=f1.transAxes)
-    draw_legends(figure, loss, folds, best, on_everyone=log["everyone"].any())
-    return figure
+def calibrate(explain, size, noise_rate):
+    """Parameters [size] under which the recorded labels are most probable, a share `noise_rate` of them wrong; the first is the
+    log of a temperature's inverse. explain(parameters) returns (right, wrong): the probability [P] of each recorded label if it
+    is right and if it is wrong. Standard normal priors keep the fit finite where the labels are separated perfectly."""
+
+    def loss(parameters):
+        right, wrong = explain(parameters)
+        return 0.5 * parameters @ parameters - np.log((1 - noise_rate) * right + noise_rate * wrong).sum()
+
+    return minimize(loss, np.zeros(size), method="L-BFGS-B", bounds=[(-4, 4)] * size).x
 
 
-def draw_legends(figure, loss, folds, best, on_everyone):
-    """Draw the legend of lines in the panel of the losses, and below all panels each fold's best score."""
-    kinds = {"train": {"ls": "--"}, "validation": {}, "best epoch": {"ls": "", "marker": "o", "mfc": "white", "mew": 2}}
-    kinds["train on everyone"] = {"ls": "--"} | CROSSED
-    shown = [*kinds][: 4 if on_everyone else 3 if best else 1]
-    loss.legend([Line2D([], [], color=GREY, lw=1.4, **kinds[name]) for name in shown], shown, fontsize=8, handlelength=2.4)
-    notes = [f"fold {fold}: {best[fold][1]:.4f} at epoch {best[fold][0]}" if fold in best else f"fold {fold}" for fold in folds]
-    by_row = [index for column in range(4) for index in range(column, len(folds), 4)]  # a legend goes by columns
-    colors = [FOLD_COLORS[folds[index] % len(FOLD_COLORS)] for index in by_row]
-    figure.legend(dots(colors), [notes[index] for index in by_row] if best else ["everyone"], **BELOW)
+def wrong_probability(right, wrong, noise_rate):
+    """Probability [P] that a label is wrong, from its probability if right and if wrong (Bayes)."""
+    return noise_rate * wrong / ((1 - noise_rate) * right + noise_rate * wrong)
 
 
-def cell_colors(shares):
-    """RGB [C, C, 3] of row shares: blues on the diagonal, oranges beside it, a dim grey where there is nothing."""
-    right, wrong = (matplotlib.colormaps[name](0.1 + 0.85 * shares)[..., :3] for name in ("Blues", "Oranges"))
-    colors = np.where(np.eye(len(shares), dtype=bool)[..., None], right, wrong)
-    return np.where(shares[..., None] > 0, colors, matplotlib.colors.to_rgb(EMPTY))
+def odds_confidence(odds, size, noise_rate):
+    """Probability [P] that a label is wrong, from its log-odds, a function of `size` parameters."""
+
+    def explain(parameters):
+        right = expit(odds(parameters))
+        return right, 1 - right
+
+    return wrong_probability(*explain(calibrate(explain, size, noise_rate)), noise_rate)
 
 
-def draw_matrix(axes, counts, size, names=None):
-    """Draw a confusion matrix [C, C]: the count of each cell, its share of the row as colour and, with `names`, in words."""
-    C, shares = len(counts), counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    colors = cell_colors(shares)
-    axes.imshow(colors, aspect="auto", interpolation="nearest")
-    for draw_lines in (axes.hlines, axes.vlines):
-        draw_lines(np.arange(1, C) - 0.5, -0.5, C - 0.5, color="white", lw=1)
-    axes.spines[:].set_visible(False)
-    axes.set(xticks=[], yticks=[])
-    if names:
-        axes.set_xticks(range(C), names)
-        axes.set_yticks(range(C), names)
-        axes.tick_params(length=0, labelcolor=INK, labelsize=size, labeltop=True, labelbottom=False)
-    for row, column in zip(*np.nonzero(counts)):
-        note = f"{counts[row, column]:,}\n{shares[row, column]:.1%}" if names else str(counts[row, column])
-        is_dark = np.dot(colors[row, column], [0.299, 0.587, 0.114]) < 0.46  # luma of Rec. 601
-        style = {"size": size, "color": "white" if is_dark else INK, "linespacing": 1.25}
-        axes.text(column, row, note, ha="center", va="center_baseline", **style)
+def gender_confidence(probs, gender, noise_rate):
+    """Probability [P] that a person's gender is wrong: probs [P, 2] pooled, gender [P] recorded."""
+    odds, sign = np.log(np.maximum(probs[:, 1], FLOOR) / np.maximum(probs[:, 0], FLOOR)), 2 * gender - 1
+    return odds_confidence(lambda parameters: sign * (np.exp(parameters[0]) * odds + parameters[1]), 2, noise_rate)
 
 
-def draw_f1(axes, counts, size, images=True):
-    """Draw F1 of each class as a bar and a number and, if wanted, its number of images, beside a matrix."""
-    C, thick, times = len(counts), 0.34 * min(1, len(counts) / 6), counts.sum(0) + counts.sum(1)
-    f1 = np.divide(2 * counts.diagonal(), times, out=np.full(C, np.nan), where=times > 0)
-    columns = [("F1", ["–" if np.isnan(score) else f"{score:.3f}" for score in f1], [INK if score else LOW for score in f1])]
-    if images:
-        columns.append(("images", [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
-    axes.set_axis_off()
-    axes.set(xlim=(0, 1 + 1.4 * len(columns)), ylim=(C - 0.5, -0.5))
-    axes.barh(range(C), 1, height=thick, color="#e6e9ec")
-    axes.barh(range(C), np.nan_to_num(f1), height=thick, color=cell_colors(np.eye(1) * 0.6)[0, 0])
-    for number, (name, texts, colors) in enumerate(columns, start=1):
-        x = 1 + 1.4 * number
-        axes.annotate(name, (x, -0.5), (0, 5), textcoords="offset points", size=size, color=GREY, ha="right")
-        for row, (text, color) in enumerate(zip(texts, colors)):
-            axes.text(x, row, text, size=size, color=color, ha="right", va="center_baseline")
+def swap_confidence(normal, incorrect, noise_rate):
+    """Probability [P] that `normal` and `incorrect_mask` of a person are swapped; each image's mask probabilities [P, 3]."""
+    normal, incorrect = np.log(np.maximum(normal, FLOOR)), np.log(np.maximum(incorrect, FLOOR))
+    odds = normal[:, 2] + incorrect[:, 1] - normal[:, 1] - incorrect[:, 2]
+    return odds_confidence(lambda parameters: np.exp(parameters[0]) * odds, 1, noise_rate)
 
 
-def name_labels(axes):
-    """Write the 18 classes along a matrix in three levels: age group, gender, mask, with lines between them."""
-    for index in range(18):
-        age = AGE_GROUPS[decode(index)[2]]
-        axes.text(-0.65, index, age, size=7, color=GREY, ha="right", va="center_baseline")
-        axes.text(index, -0.7, age, size=6.5, color=GREY, ha="center")
-    levels = (GENDERS, 3, -2.35, -1.6, {"size": 8}), (MASKS, 6, -3.25, -2.45, {"size": 9, "weight": "bold"})
-    for names, span, x, y, style in levels:
-        for start in range(0, 18, span):
-            middle, name = start + (span - 1) / 2, names[start // span % len(names)]
-            axes.text(x, middle, name, ha="center", va="center", rotation=90, **style)
-            axes.text(middle, y, name, ha="center", **style)
-    for edge in range(3, 18, 3):
-        color, reach = (GREY, -3.6) if edge % 6 == 0 else (FAINT, -2.6)
-        axes.plot([reach, 17.5], [edge - 0.5] * 2, color=color, lw=0.9, clip_on=False)
-        axes.plot([edge - 0.5] * 2, [reach + 0.6, 17.5], color=color, lw=0.9, clip_on=False)
-    axes.set(xlim=(-0.5, 17.5), ylim=(17.5, -0.5))
+def age_confidence(groups, years, age, noise_rate):
+    """(probability [P] that a person's age is wrong, likely age [P]) of ages recorded in years [P]. groups [P, 3] and years
+    [P, 43] are pooled; without years (None) they are spread as people's ages are in a group. A right age lies within YEARS of
+    the apparent one; a wrong one is anybody's."""
+    age = np.clip(age, FIRST_AGE, LAST_AGE) - FIRST_AGE
+    count = LAST_AGE - FIRST_AGE + 1
+    spread = (np.bincount(age, minlength=count) + 1 / count) / (len(age) + 1)
+    base = spread if years is None else years
+    group = to_age_group(np.arange(count) + FIRST_AGE)
+    ratio = np.log(np.maximum(groups, FLOOR) / np.maximum(age_group_probs(base), FLOOR))[:, group]
+    base = np.log(np.maximum(base, FLOOR))
+    near = np.abs(np.arange(count)[:, None] - np.arange(count)) <= YEARS
+    wrong = (spread @ near)[age]
+
+    def distribution(parameters):
+        sharp = np.exp(parameters[0])
+        return np.exp(log_softmax(sharp * ratio + (base if years is None else sharp * base), axis=1))
+
+    def explain(parameters):
+        return (distribution(parameters) * near[:, age].T).sum(1), wrong
+
+    fitted = calibrate(explain, 1, noise_rate)
+    likely = FIRST_AGE + (distribution(fitted).cumsum(1) < 0.5).sum(1)
+    return wrong_probability(*explain(fitted), noise_rate), np.minimum(likely, LAST_AGE)
 
 
-@matplotlib.rc_context(STYLE)
-def confusion(truth, pred, scored_as, title):
-    """The confusion matrix of class indices [N] of `scored_as` (label, mask, gender or age_group), with F1 per class."""
-    names = CLASS_NAMES[scored_as]
-    if not len(truth):
-        return message_page(title, f"confusion of {scored_as}", "no validation images")
-    counts = metrics.confusion(truth, pred, len(names))
-    scores = f"macro F1 {metrics.macro_f1(truth, pred, len(names)):.4f}, accuracy {np.mean(truth == pred):.4f}"
-    subtitle = f"{scored_as}: {scores}, {len(truth):,} images"
-    if scored_as != "label":
-        figure, _head = new_page(4.1 + 1.25 * len(names), 0.9 + 1.05 * len(names), title, subtitle)
-        axes, beside = figure.subplots(1, 2, width_ratios=[1.25 * len(names), 1.9])
-        draw_matrix(axes, counts, 11, names)
-        draw_f1(beside, counts, 11)
-    else:
-        figure, _head = new_page(12.4, 7.6, title, subtitle)
-        grid = figure.add_gridspec(3, 4, width_ratios=[6.2, 1.3, 1.71, 0.65], height_ratios=[3, 2, 3])
-        axes = figure.add_subplot(grid[:, 0])
-        draw_matrix(axes, counts, 7)
-        name_labels(axes)
-        draw_f1(figure.add_subplot(grid[:, 1]), counts, 7)
-        for row, (part, true_part, pred_part) in enumerate(zip(HEADS["multi"], decode(truth), decode(pred))):
-            small, beside = (figure.add_subplot(grid[row, column]) for column in (2, 3))
-            small.set_title(part, size=9, weight="bold")
-            counts = metrics.confusion(true_part, pred_part, len(CLASS_NAMES[part]))
-            draw_matrix(small, counts, 7, CLASS_NAMES[part])
-            draw_f1(beside, counts, 7, images=False)
-    axes.annotate("truth ↓  predicted →", (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
-    axes.set_xlabel("colour: share of the row, blue where right, orange where wrong", loc="left", size=8, labelpad=7)
-    return figure
+def judge(evidence, people, noise_rate):
+    """The Findings in `evidence`: labels that are more probably wrong than `noise_rate`; people: the rows of train.csv."""
+    person, paths = pd.factorize(evidence.rows["path"])
+    rows = people.set_index("path").loc[paths].reset_index()
+    pooled = {component: pool(probs, person) for component, probs in evidence.probs.items()}
+    claims = {}
+    if "gender" in pooled:
+        gender = rows["gender"].to_numpy()
+        recorded, other = np.array(GENDERS)[gender], np.array(GENDERS)[1 - gender]
+        claims["gender"] = _claims(paths, other, gender_confidence(pooled["gender"], gender, noise_rate), recorded, other)
+    if "age_group" in pooled:
+        claims["age"] = age_claims(rows, pooled["age_group"], pooled.get("age"), noise_rate)
+    if "mask" in pooled:
+        claims["mask"] = swap_claims(evidence, person, paths, noise_rate)
+    expected = {column: float(table["confidence"].sum()) for column, table in claims.items()}
+    persons = pd.concat([table.assign(column=column) for column, table in claims.items()])
+    persons = persons[(persons["confidence"] > noise_rate) & (persons["recorded"] != persons["likely"])]
+    persons = persons.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True)
+    guessed = {}
+    for column in claims:
+        truth, probs = evidence.truth[COLUMNS[column]], evidence.probs[COLUMNS[column]]
+        f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+        guessed |= {column: f1} if f1 < CHANCE / probs.shape[1] else {}
+    return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
 
 
-def thumbnail_page(title, subtitle, key, count, below):
-    """(Figure, Axes of `count` thumbnails in rows, with `below` pixels for words); above them the `key` {words: colour}."""
-    across, up = THUMBNAIL[0] + GAP, THUMBNAIL[1] + below
-    width, height = 2 * MARGIN + (COLUMNS * across - GAP) / DPI, 0.45 + -(-count // COLUMNS) * up / DPI
-    figure, head = new_page(width, height, title, subtitle)
-    figure.set_layout_engine("none")
-    style = {"fontsize": 9, "labelcolor": [*key.values()], "handlelength": 1, "borderpad": 0, "borderaxespad": 0}
-    place = MARGIN / width, height / (head + height)
-    figure.legend(dots(key.values()), key, loc="upper left", bbox_to_anchor=place, ncols=len(key), **style)
-    W, H = np.round(figure.get_size_inches() * DPI)
-    places = []
-    for row, column in (divmod(index, COLUMNS) for index in range(count)):
-        left, top = round(MARGIN * DPI) + column * across, round((head + 0.3) * DPI) + row * up
-        axes = figure.add_axes((left / W, (H - top - THUMBNAIL[1]) / H, THUMBNAIL[0] / W, THUMBNAIL[1] / H))
-        axes.set_axis_off()
-        places.append(axes)
-    return figure, places
+def _claims(path, value, confidence, recorded, likely):
+    return pd.DataFrame({"path": path, "value": value, "confidence": confidence, "recorded": recorded, "likely": likely})
 
 
-def draw_thumbnail(axes, image, lines):
-    """Draw a PIL image, and below it lines of words (text, style of matplotlib's Text) side by side."""
-    image = ImageOps.pad(image, THUMBNAIL, Image.Resampling.LANCZOS, color="white", centering=(0.5, 1))
-    axes.imshow(image, extent=(0, THUMBNAIL[0], THUMBNAIL[1], 0), aspect="auto", interpolation="nearest")
-    rows = [HPacker(pad=0, sep=2, children=[TextArea(text, textprops=style) for text, style in words]) for words in lines]
-    axes.add_artist(AnchoredOffsetbox("upper left", child=VPacker(pad=0, sep=3, children=rows), pad=0, borderpad=0,
-                                      frameon=False, bbox_to_anchor=(0, -0.06), bbox_transform=axes.transAxes))  # fmt: skip
+def age_claims(rows, groups, years, noise_rate):
+    """Claims on ages; a likely age in the recorded group, or near the recorded age, counts as the recorded one."""
+    confidence, likely = age_confidence(groups, years, rows["age"].to_numpy(), noise_rate)
+    age = rows["age"].clip(FIRST_AGE, LAST_AGE)
+    same = (np.abs(age - likely) <= YEARS) | (to_age_group(age) == to_age_group(likely))
+    words, others = ([f"{age} ({AGE_GROUPS[to_age_group(age)]})" for age in ages] for ages in (rows["age"], likely))
+    return _claims(rows["path"], likely.astype(str), confidence, words, np.where(same, words, others))
 
 
-def wrapped(words, room=25):
-    """Words (text, style) in lines of at most `room` characters."""
-    lines = [[]]
-    for word in words:
-        if lines[-1] and sum(len(text) + 1 for text, _style in lines[-1]) + len(word[0]) > room:
-            lines.append([])
-        lines[-1].append(word)
-    return lines
+def swap_claims(evidence, person, paths, noise_rate):
+    """Claims that normal and incorrect_mask are swapped, on everyone who has both."""
+    kinds = np.array([dataset.image_kind(image) for image in evidence.rows["image"]])
+    rows = {kind: dict(zip(person[kinds == kind], np.flatnonzero(kinds == kind))) for kind in ("normal", "incorrect_mask")}
+    both = sorted(rows["normal"].keys() & rows["incorrect_mask"].keys())
+    normal, incorrect = (evidence.probs["mask"][[rows[kind][each] for each in both]] for kind in ("normal", "incorrect_mask"))
+    return _claims(paths[both], "swap", swap_confidence(normal, incorrect, noise_rate), "as named", "swapped")
 
 
-def draw_mistake(axes, image, row, scored_as):
-    """Draw one mistake: a bar in the colours of the wrong parts, truth, prediction and name."""
-    truth, pred = ({p: CLASS_NAMES[p][i] for p, i in class_parts(each, scored_as).items()} for each in (row.truth, row.pred))
-    wrong = {part: word for part, word in pred.items() if word != truth[part]}
-
-    def marked(words):
-        ends = [","] * (len(words) - 1) + [""]
-        styles = ({"color": PART_COLORS[part], "weight": "bold"} if part in wrong else {} for part in words)
-        return [(word + end, style | {"size": 7}) for word, end, style in zip(words.values(), ends, styles)]
-
-    small = {"size": 7, "color": GREY}
-    predicted = [("→", small), *marked(wrong), (f"({row.confidence:.2f})", small)]
-    name = [(shorten(row.image, 29), small | {"size": 6})]
-    draw_thumbnail(axes, image, [*wrapped(marked(truth)), *wrapped(predicted), name])
-    for index, part in enumerate(wrong):
-        place = THUMBNAIL[0] * index / len(wrong), THUMBNAIL[1]
-        axes.add_patch(Rectangle(place, THUMBNAIL[0] / len(wrong), 8, color=PART_COLORS[part], lw=0, clip_on=False))
+def contradictions(evidence):
+    """Images whose predicted class is not their label's: DataFrame image, part, label, suggested, probability."""
+    tables = []
+    for component, truth in evidence.truth.items():
+        probs, names = evidence.probs[component], np.array(CLASS_NAMES[component])
+        pred = probs.argmax(1)
+        table = pd.DataFrame({"image": evidence.rows["image"], "part": component, "label": names[truth]})
+        tables.append(table.assign(suggested=names[pred], probability=probs.max(1))[pred != truth])
+    return pd.concat(tables).sort_values("probability", ascending=False, kind="stable").reset_index(drop=True)
 
 
-@matplotlib.rc_context(STYLE)
-def mistakes(rows, load_image, scored_as, title, limit=24):
-    """Thumbnails of the most confident wrong predictions, at most 3 of a person.
-
-    rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (0..1).
-    load_image(image) returns a PIL image in RGB and is asked only for what is drawn."""
-    wrong = rows[rows["truth"] != rows["pred"]]
-    if not len(wrong):
-        fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
-        return message_page(title, f"mistakes of {scored_as}", fine if len(rows) else "no validation images")
-    shown = wrong.sort_values("confidence", ascending=False, kind="stable")
-    shown = shown[shown.groupby("path").cumcount() < 3].head(limit)
-    share = f"{len(wrong):,} of {len(rows):,} images wrong ({len(wrong) / len(rows):.1%})"
-    subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
-    true_parts, pred_parts = (class_parts(wrong[column], scored_as) for column in ("truth", "pred"))
-    key = {f"{part} wrong in {(true_parts[part] != pred_parts[part]).sum():,}": PART_COLORS[part] for part in true_parts}
-    figure, places = thumbnail_page(title, subtitle, key, len(shown), below=105)
-    for axes, row in zip(places, shown.itertuples(index=False)):
-        draw_mistake(axes, load_image(row.image), row, scored_as)
-    return figure
+KINDS = ("normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5")  # the order on a card
+LARGE, SMALL = 224, 112  # pixels of the first thumbnail of a card, and of the others
+LIKELY = 0.1  # suggestions below this probability are folded away
+TITLES = {"gender": "gender", "age": "age", "mask": "normal and incorrect_mask swapped", "images": "single images, mask"}
 
 
-def pick_crops(rows, limit):
-    """`limit` rows at most: a third without a face, a third of the smallest faces (false ones are small), any others evenly."""
-    area = (rows["right"] - rows["left"]) * (rows["bottom"] - rows["top"])
-    first = pd.concat([rows[area.isna()].head(limit // 3), rows.loc[area.dropna().nsmallest(limit // 3).index]])
-    others = rows.drop(first.index)
-    room = min(limit - len(first), len(others))
-    return pd.concat([first, others.iloc[np.arange(room) * len(others) // max(room, 1)]])
+def swaps_apart(findings, persons):
+    """The images whose mask contradicts the label and that no swap among `persons` explains."""
+    swapped = set(persons["path"][persons["column"] == "mask"])
+    images = findings.images[findings.images["part"] == "mask"]
+    places = [PurePosixPath(image) for image in images["image"]]
+    explained = [dataset.image_kind(place) in ("normal", "incorrect_mask") and str(place.parent) in swapped for place in places]
+    return images[~np.array(explained, dtype=bool)]
 
 
-@matplotlib.rc_context(STYLE)
-def crops(rows, load_image, geometry, title, limit=24):
-    """Source images with the box of the face, and dark what `geometry` (images.Geometry) leaves out.
+def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
+    """Write suggestions.csv and index.html of at most `limit` persons a column and as many images, and images.csv of all
+    images, into the folder `out`; returns (persons shown, images missing)."""
+    out, persons = Path(out), findings.persons.groupby("column").head(limit)
+    images = swaps_apart(findings, persons).head(limit)
 
-    rows: DataFrame of image and left, top, right, bottom, the box of its face in source pixels, NaN where none was found."""
-    shown, lost = pick_crops(rows, limit), int(rows["left"].isna().sum())
-    subtitle = (
-        f"--face-crop {geometry.face_margin:g}: no face found in {lost:,} of {len(rows):,} images, which keep the centre crop. "
-        f"Shown: {len(shown)}, first those and the smallest faces"
-    )
-    key = {"the face that was found": FACE_COLOR, "what the model sees": CROP_COLOR}
-    figure, places = thumbnail_page(title, subtitle, key, len(shown), below=72)
-    for axes, row in zip(places, shown.itertuples(index=False)):
-        image = load_image(row.image)
-        face = None if np.isnan(row.left) else (row.left, row.top, row.right, row.bottom)
-        small = ImageOps.contain(image, THUMBNAIL, Image.Resampling.LANCZOS)
-        scale, corner = small.width / image.width, [(THUMBNAIL[0] - small.width) // 2, THUMBNAIL[1] - small.height]
-        crop = np.multiply(geometry.box(*image.size, face), scale)
-        words = f"face {row.right - row.left:.0f} x {row.bottom - row.top:.0f}" if face else "no face: centre crop"
-        style = {"size": 7} if face else {"size": 7, "color": LOW, "weight": "bold"}
-        edges = [round(edge) for edge in crop]
-        shaded = small.point(lambda value: value // 3)  # dark what the model does not see
-        shaded.paste(small.crop(edges), edges[:2])
-        draw_thumbnail(axes, shaded, [[(words, style)], [(shorten(row.image, 29), {"size": 6, "color": GREY})]])
-        for box, color in [(crop, CROP_COLOR)] + ([(np.multiply(face, scale), FACE_COLOR)] if face else []):
-            axes.add_patch(Rectangle(box[:2] + corner, *(box[2:] - box[:2]), fill=False, color=color, lw=1.5, clip_on=False))
-    return figure
+    def place(image):
+        kind = dataset.image_kind(image)
+        return KINDS.index(kind) if kind in KINDS else len(KINDS), image
+
+    by_path = evidence.rows.groupby("path")["image"]
+    strips = {path: sorted(by_path.get_group(path), key=place) for path in persons["path"].unique()}
+    wanted = list(dict.fromkeys([*(image for strip in strips.values() for image in strip), *images["image"]]))
+    there = [(image, file) for image, file in zip(wanted, dataset.image_files(data_dir, wanted)) if Path(file).is_file()]
+    pictures = {image: thumbnail(file, LARGE if place(image)[0] == 0 else SMALL) for image, file in there}
+    missing = len(wanted) - len(there)
+    note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
+    files.make_dir(out, "--out")
+    files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
+    files.write_csv(out / "images.csv", findings.images, "%.4f")
+    files.write_text(out / "index.html", document(findings, persons, images, strips, pictures, runs, note, fixed))
+    return persons, missing
 
 
-@matplotlib.rc_context(STYLE)
-def bounds(study, parts, title):
-    """Macro F1 against LO and against HI of a blend.BoundsStudy; `parts`: the bounds that cross-fitting chose, a pair each."""
-    best, best_f1, official_f1 = study.best, study.best_f1, study.official_f1
-    subtitle = (
-        f"macro F1 of label: {best_f1:.4f} at {best[0]}, {best[1]} (in-sample) and {official_f1:.4f} at the official 30, 60; "
-        "the truth never moves. Band: 95 % interval over people of the difference to the official bounds; noise where it "
-        "holds the dotted line"
-    )
-    figure, _head = new_page(9.8, 3.8, title, subtitle)
-    edges = [official_f1 + edge for curve in study.curves for edge in (curve.low, curve.high)]
-    low, high = min(map(np.min, edges)), max(map(np.max, edges))
-    room = max(high - low, 0.01)
-    bottom, top = low - 0.2 * room, high + 0.08 * room
-    lower = f"LO: age from which on 30-59 is predicted, with HI {best[1]}"
-    upper = f"HI: age from which on >=60 is predicted, with LO {best[0]}"
-    for axis, (axes, curve) in enumerate(zip(figure.subplots(1, 2), study.curves)):
-        x = np.array(curve.bounds)[:, axis]
-        axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
-        axes.set_title((lower, upper)[axis])
-        axes.grid(axis="y", alpha=0.7)
-        axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
-        axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
-        ring = {"ms": 9, "mfc": "white", "mec": CHOSEN, "mew": 2.2, "zorder": 4}
-        axes.plot(best[axis], best_f1, "o", label="chosen on everyone", **ring)
-        chosen = pd.Series([part[axis] for part in parts])
-        heights = bottom + (0.03 + 0.035 * chosen.groupby(chosen).cumcount()) * (top - bottom)  # equal ones are stacked
-        axes.plot(chosen, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
-        axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")
-        axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2, label="score at the official bounds")
-    figure.legend(*axes.get_legend_handles_labels(), **BELOW)
-    return figure
+def document(findings, persons, images, strips, pictures, runs, note, fixed):
+    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}."""
+    sections = []
+    for column in findings.expected:
+        cards = persons[persons["column"] == column].to_dict("records")
+        for card in cards:
+            fix = pd.DataFrame([[card["path"], column, card["value"]]]).to_csv(index=False, header=False).rstrip()
+            card |= {"fix": fix, "images": strips[card["path"]], "fixed": fixed.get((card["path"], column))}
+        likely = sum(card["confidence"] >= LIKELY for card in cards)
+        if cards:
+            sections.append((column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
+    if len(images):
+        cards, guessed = images.to_dict("records"), "mask" in findings.guessed  # folded away where the models guess masks
+        sections.append(("images", *(([], cards) if guessed else (cards, [])), "by models that can't judge masks"))
+    return files.page("noise.html", title="Label noise", titles=TITLES, runs=runs, summary=_summary(findings), note=note,
+                      guessed=_guessed(findings), sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
+                      stem=lambda image: PurePosixPath(image).stem)  # fmt: skip
+
+
+def _summary(findings):
+    """'700 people: about 8.0 genders, 14.1 ages and 3.2 swaps ... are wrong, by the sum of all confidences.'"""
+    names = {"gender": "genders", "age": "ages", "mask": "swaps of normal and incorrect_mask"}
+    *most, last = [f"{count:.1f} {names[column]}" for column, count in findings.expected.items()]
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences."
+
+
+def _guessed(findings):
+    """A sentence about the columns that the models can't judge; '' where there are none."""
+    chances = {column: 1 / len(CLASS_NAMES[COLUMNS[column]]) for column in findings.guessed}
+    each = [f"{column} (macro F1 {f1:.2f}, guessing has {chances[column]:.2f})" for column, f1 in findings.guessed.items()]
+    return f"These models can't judge {', '.join(each)}: what they say against such labels is chance." if each else ""
+
+
+def closing_lines(findings, persons, runs, out, missing, fixed):
+    print(f"by the out-of-fold predictions of {', '.join(runs)}\n{_summary(findings)}")
+    if guess := _guessed(findings):
+        print(guess)
+    for column in findings.expected:
+        found, mine = (table[table["column"] == column] for table in (findings.persons, persons))
+        print(f"\n{TITLES[column]}: {len(found):,} of {findings.people:,} people contradicted, {len(mine):,} in the files")
+        likely = mine[mine["confidence"] >= LIKELY]
+        for row in likely.head(10).itertuples(index=False):
+            mark = "  (fixed)" if (row.path, row.column) in fixed else ""
+            print(f"{row.confidence:>8.1%}  {row.recorded:>12} → {row.likely:<12} {row.path}{mark}")
+        if len(likely) < len(mine):
+            print(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
+    counts = ", ".join(f"{number:,} in {part}" for part, number in findings.images["part"].value_counts().items())
+    print(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
+    print(f"{Path(out) / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
+    if missing:
+        print(f"{missing:,} image files are missing; the page has no thumbnails of them")
+    print("next: open the page, accept what you agree with, save it as accepted.csv, then\n"
+          "  python train.py --label-fixes accepted.csv")  # fmt: skip
 
 
 def main(argv=None):
-    import noise  # here: train.py takes its figures from this module, and scipy.optimize is half a second of a start
-
     parser = errors.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
     parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
     parser.add_argument("--noise-rate", type=errors.positive_float, default=0.01, metavar="P",
@@ -428,18 +347,18 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not 0 < args.noise_rate < 0.5:
         parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
-    found = noise.read_evidence(args.label_noise)
-    recorded = next((read_args(member.folder).get("data_dir") for member in found if member.is_run), None)
+    found = read_evidence(args.label_noise)
+    recorded = next((experiment.read_args(member.folder).get("data_dir") for member in found if member.is_run), None)
     data_dir = demo.find(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""
         raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")
-    people, evidence = dataset.read_people(data_dir), noise.average(found)
-    noise.check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
-    fixed, findings = noise.applied_fixes(found, people), noise.judge(evidence, people, args.noise_rate)
-    runs = [noise.describe(member) for member in found]
-    persons, missing = noise.write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
-    noise.closing_lines(findings, persons, runs, args.out, missing, fixed)
+    people, evidence = dataset.read_people(data_dir), average(found)
+    check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
+    fixed, findings = applied_fixes(found, people), judge(evidence, people, args.noise_rate)
+    runs = [describe(member) for member in found]
+    persons, missing = write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
+    closing_lines(findings, persons, runs, args.out, missing, fixed)
     return 0
 
 

@@ -33,6 +33,7 @@ import dataset
 import demo
 import engine
 import experiment
+import figures
 import files
 import hardware
 import images
@@ -43,7 +44,6 @@ import model
 import optim
 import options
 import predictions
-import report
 from dataset import CLASS_NAMES, HEADS, SCORED_AS
 from errors import InputError, Interrupted
 from images import Geometry, ImageStore
@@ -533,7 +533,7 @@ def draw_crops(args, run, data):
     rows = pd.DataFrame(faces, columns=["left", "top", "right", "bottom"]).assign(image=data.images["image"])[data.labels.good]
     root, geometry = Path(dataset.images_root(args.data_dir)), Geometry.of(args.img_size, args.crop, args.face_crop)
     with files.lock(run, wait=True):  # another process that joins the run clears away what is half-written there
-        crops = report.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
+        crops = figures.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
         files.write_figure(run / "crops.png", crops)
 
 
@@ -544,11 +544,11 @@ def draw_pictures(args, run):
     table = predictions.read_table(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
     title = f"{run.name} ({'out-of-fold' if args.kfold else 'in-sample: its own training images'})"
-    files.write_figure(run / "curves.png", report.curves(experiment.read_log(run / "log.csv"), run.name))
-    files.write_figure(run / "confusion.png", report.confusion(truth, probs.argmax(1), scored_as, title))
+    files.write_figure(run / "curves.png", figures.curves(experiment.read_log(run / "log.csv"), run.name))
+    files.write_figure(run / "confusion.png", figures.confusion(truth, probs.argmax(1), scored_as, title))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(dataset.images_root(args.data_dir))
-    mistakes = report.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
+    mistakes = figures.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
     files.write_figure(run / "mistakes.png", mistakes)
 
 

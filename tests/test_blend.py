@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 
 import blend
+import figures
 import metrics
-import report
 from blend import Fitted, Plan
 from dataset import AGES, FIRST_AGE, age_group_probs, combine, decode, encode, head_slices, num_outputs
 from errors import InputError
@@ -328,7 +328,7 @@ def test_the_study_goes_through_both_bounds(eight, people, method):
 
 def test_the_figure_marks_the_chosen_and_the_official_bounds(eight, people):
     study = blend.study_bounds(eight[:3], people.label, people.path, (28, 60), resamples=20)
-    figure = report.bounds(study, [(28, 60), (28, 59), (29, 60)], "bounds")
+    figure = figures.bounds(study, [(28, 60), (28, 59), (29, 60)], "bounds")
     for axis, axes in enumerate(figure.axes):
         at = {mark: sorted(x for line in axes.lines if line.get_marker() == mark for x in line.get_xdata()) for mark in "os"}
         assert at == {"o": [(28, 60)[axis]], "s": ([28, 28, 29], [59, 60, 60])[axis]}

@@ -33,9 +33,9 @@ import images
 import inference
 import leaderboard
 import model
-import noise
 import options
 import predictions
+import report
 import sweep
 from errors import InputError, one_line
 from images import Geometry
@@ -295,7 +295,7 @@ def run_readers(root):
         "recipe.yaml pseudo": Reader("yaml", mix / "recipe.yaml", lambda: inference.find_runs(mix), lambda found: all(Path(name).resolve().is_relative_to(root) for name in found)),
         "score.json leaderboard": Reader("json", mix / "score.json", listed(mix)),
         "score.json advice": Reader("json", mix / "score.json", lambda: ensemble.scored_folders(mix.parent)),
-        "args.yaml label noise": Reader("yaml", run / "args.yaml", lambda: noise.applied_fixes(noise.read_evidence([str(run)]), no_people)),
+        "args.yaml label noise": Reader("yaml", run / "args.yaml", lambda: report.applied_fixes(report.read_evidence([str(run)]), no_people)),
     }  # fmt: skip
 
 

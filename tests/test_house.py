@@ -53,7 +53,7 @@ def test_imports_go_one_way():
     assert max(map(floor, GRAPH)) <= FLOORS and sum(map(len, GRAPH.values())) <= ARROWS
     assert len(reach("train")) <= REACH and len(reach("ensemble")) <= REACH
     used = set().union(*GRAPH.values())
-    assert not used & {"train", "ensemble", "compare", "leaderboard", "sweep"} and "inference" in used
+    assert not used & {"train", "ensemble", "compare", "leaderboard", "report", "sweep"} and "inference" in used
 
 
 @pytest.mark.parametrize("script", ["leaderboard", "sweep"])

@@ -11,8 +11,8 @@ import dataset
 import ensemble
 import experiment
 import files
-import noise
 import predictions
+import report
 from dataset import TARGETS
 from errors import InputError
 
@@ -132,7 +132,7 @@ def test_an_oof_table_without_a_complete_fold_is_not_gone_by(simulated, tmp_path
     (run / "fold5").mkdir()
     (run / "fold5" / "fold.json").write_text(json.dumps(dict.fromkeys(experiment.FOLD, 5) | {"weights_sha256": "0"}))
     message = rf"run/oof.csv: lacks the complete fold 5; python train.py --resume {run} puts it together anew"
-    for read in (lambda: predictions.read_oofs([predictions.open_member(str(run))]), lambda: noise.read_evidence([str(run)])):
+    for read in (lambda: predictions.read_oofs([predictions.open_member(str(run))]), lambda: report.read_evidence([str(run)])):
         with pytest.raises(InputError, match=message):
             read()
     found = predictions.read_oofs(predictions.find_members([str(simulated[1]["label"]), f"{run.parent}/r*"]))

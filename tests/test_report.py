@@ -1,330 +1,348 @@
-"""The pictures of report.py: their numbers and words, and that nothing overlaps; HTML pages, their cells and thumbnails."""
+"""report.py --label-noise: confidences by hand, planted errors, what is refused, and its page in a real browser."""
 
+import html
+import json
 import re
-import sys
-from html.parser import HTMLParser
 
-import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import white_box
-from matplotlib.offsetbox import TextArea
-from PIL import Image
+import yaml
+from scipy.special import expit
 from sklearn.metrics import f1_score
 
-import files
+import dataset
+import demo
+import errors
+import metrics
+import predictions
 import report
-from dataset import CLASS_NAMES, encode
-from images import Geometry
+from dataset import GENDERS, decode, encode, to_age_group
+from errors import InputError
 
-LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 12 + "\nend 한글"
-NASTY = """</script><script>alert(1)</script> "'&<b>"""
-
-
-def make_log(folds, epochs, validated=True):
-    """The rows of log.csv, as pd.concat of folds gives them: the index starts again with every fold."""
-    rng = np.random.default_rng(folds)
-    tables = []
-    for fold in range(folds):
-        n = max(1, epochs - fold % 3)  # some folds stopped early
-        table = pd.DataFrame({"fold": fold, "epoch": range(1, n + 1), "lr": 1e-4, "train_loss": rng.random(n)})
-        for column in ("val_loss", "val_f1", "val_acc"):
-            table[column] = rng.random(n) if validated else np.nan
-        tables.append(table.assign(seconds=60.0, images_per_second=250.0))
-    return pd.concat(tables)
+KINDS = tuple(dataset.IMAGE_KINDS)
 
 
-def make_classes(n, classes=18, seed=0):
-    """(truth, pred) [n] of which about four in five are right."""
+def make_people(count, seed=0):
+    """The rows of train.csv: as dataset.read_people gives them."""
     rng = np.random.default_rng(seed)
-    truth = rng.integers(classes, size=n)
-    return truth, np.where(rng.random(n) < 0.8, truth, rng.integers(classes, size=n))
+    gender, age = rng.integers(2, size=count), rng.integers(18, 66, size=count)
+    names = [f"{number:04d}" for number in range(count)]
+    return pd.DataFrame({"path": names, "id": names, "gender": gender, "age": age})
 
 
-def make_rows(n, seed=0):
-    truth, pred = make_classes(n, seed=seed)
-    people = [f"{index // 7:06d}_female_Asian_59" for index in range(n)]
-    names = [f"{path}/incorrect_mask.jpg" for path in people]
-    confidence = np.random.default_rng(seed).random(n)
-    return pd.DataFrame({"image": names, "path": people, "truth": truth, "pred": pred, "confidence": confidence})
+def make_images(people):
+    """The image rows of people, with official classes."""
+    rows, kinds = people.loc[people.index.repeat(7)].reset_index(drop=True), list(KINDS) * len(people)
+    names = [f"{path}/{kind}.jpg" for path, kind in zip(rows["path"], kinds)]
+    masks = [dataset.IMAGE_KINDS[kind] for kind in kinds]
+    return rows.assign(image=names, mask=np.array(masks), age_group=to_age_group(rows["age"]))
 
 
-def grey_image(_name):
-    return Image.new("RGB", (48, 64), (120, 130, 140))
+def make_evidence(people, shown):
+    """Evidence on the labels of `people` by a good model that sees `shown` (people whose labels are all right)."""
+    images, seen, rng, probs = make_images(people), make_images(shown), np.random.default_rng(0), {}
+    for part, C in (("mask", 3), ("gender", 2), ("age_group", 3)):
+        probs[part] = metrics.softmax(rng.normal(size=(len(seen), C)) + 4 * np.eye(C)[seen[part]])
+    return report.Evidence(images[["image", "path"]], probs, {part: images[part].to_numpy() for part in probs})
 
 
-def texts(figure):
-    """All texts on a figure but tick labels, in the order of drawing."""
-    found = [text for owner in (figure, *figure.axes) for text in owner.texts]
-    found += [text for legend in figure.findobj(matplotlib.legend.Legend) for text in legend.get_texts()]
-    return found + [area._text for area in figure.findobj(TextArea) if area._text not in found]
+def write_run(folder, target, images, probs, **args):
+    """A run folder as far as label noise reads it: args.yaml and oof.csv, of image rows with official classes."""
+    truth = {"multi": ["mask", "gender", "age_group"], "age": ["age_group"]}.get(target, [target])
+    labels = images.assign(label=encode(images["mask"], images["gender"], to_age_group(images["age"])))
+    table = predictions.oof_table(images, 0, target, labels[truth].to_numpy(), probs)
+    folder.mkdir(parents=True)
+    (folder / "args.yaml").write_text(yaml.safe_dump({"target": target, "data_dir": "the/data", **args}))
+    table.to_csv(folder / "oof.csv", index=False)
+    return folder
 
 
-def words(figure):
-    return [text.get_text() for text in texts(figure)]
+@pytest.fixture
+def plain(monkeypatch):
+    """Temperature 1 and no shift, so that confidences can be worked by hand."""
+    monkeypatch.setattr(report, "calibrate", lambda explain, size, noise_rate: np.zeros(size))
 
 
-def assert_readable(figure):
-    """Nothing reaches over the figure's edge, and no two texts cover each other."""
-    figure.draw_without_rendering()
-    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-    shown = [text for text in texts(figure) if text.get_text()]
-    x0, y0, x1, y1 = np.array([text.get_window_extent().extents for text in shown]).T
-    across = np.minimum(x1[:, None], x1) - np.maximum(x0[:, None], x0)
-    up = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
-    overlaps = np.argwhere(np.triu((across > 2) & (up > 4), 1))  # pixels; boxes include the room of descenders
-    assert not [(shown[a].get_text(), shown[b].get_text()) for a, b in overlaps]
+def test_confidences_of_gender_and_swaps_by_hand(plain):
+    """Bayes: recorded male at p(female) = 0.9 has 0.01 x 0.9 / (0.01 x 0.9 + 0.99 x 0.1) = 0.009 / 0.108; female 0.001 / 0.892. As
+    named 0.1 x 0.3 against swapped 0.8 x 0.6: right = 0.03 / 0.51, wrong = 0.48 / 0.51. Equal probabilities leave the prior."""
+    got = report.gender_confidence(np.array([[0.1, 0.9], [0.1, 0.9], [0.5, 0.5]]), np.array([0, 1, 1]), 0.01)
+    np.testing.assert_allclose(got, [0.009 / 0.108, 0.001 / 0.892, 0.01])
+    got = report.swap_confidence(np.array([[0.1, 0.8, 0.1]]), np.array([[0.1, 0.3, 0.6]]), 0.01)
+    np.testing.assert_allclose(got, [0.01 * 0.48 / (0.01 * 0.48 + 0.99 * 0.03)])
 
 
-def test_best_epoch_is_the_first_highest():
-    """Fold 0 reaches 0.7 at epochs 2 and 3: 2 counts. Fold 2 has no validation yet. The order of rows plays no part."""
-    rows = [(1, 1, 0.9), (1, 2, 0.4), (0, 3, 0.7), (0, 1, 0.5), (0, 2, 0.7), (2, 1, np.nan)]
-    log = pd.DataFrame(rows, columns=["fold", "epoch", "val_f1"])
-    assert report.best_epochs(log) == {0: (2, 0.7), 1: (1, 0.9)}
+def test_age_confidence_by_hand(plain):
+    """By years: 0.3 at 24, 0.7 at 45, so likely 45. Recorded 20 has 0.3 within 5 years, recorded 40 has 0.7, 33 nothing. Anyone's
+    age: that of the three people and of one spread over all 43 ages: (1 + 8/43) / 4 within 5 years of 20 (18..25). By groups:
+    recorded 22, 22, 44, 70 and p(30-59) = 0.8, so likely the 44 of the middle group; recorded 22 has about 0.1 within its 5 years
+    where anyone has 2 of 4 (and 1/43 of a person at each age)."""
+    years = np.zeros((3, 43))
+    years[:, 24 - 18], years[:, 45 - 18] = 0.3, 0.7
+    got, likely = report.age_confidence(np.array([[0.3, 0.7, 0.0]] * 3), years, np.array([20, 40, 33]), 0.01)
+    wrong = (1 + 8 / 43) / 4
+    assert got[0] == pytest.approx(0.01 * wrong / (0.01 * wrong + 0.99 * 0.3), rel=1e-3)
+    assert got[1] < got[0] < 0.01 < 0.5 < got[2] and likely.tolist() == [45] * 3
+    got, likely = report.age_confidence(np.array([[0.1, 0.8, 0.1]] * 4), None, np.array([22, 22, 44, 70]), 0.01)
+    assert got[0] == got[1] == pytest.approx(0.01 * 0.5 / (0.01 * 0.5 + 0.99 * 0.1), rel=0.1)
+    assert got[2] < 0.01 < got[3] and likely.tolist() == [44] * 4
 
 
-def test_subtitle_of_curves():
-    """(0.70 + 0.75 + 0.71) / 3 = 0.72."""
-    log = pd.DataFrame(
-        {"fold": [0, 1, 2], "epoch": 1, "lr": 1e-3, "train_loss": 1.0, "val_loss": 1.0, "val_f1": [0.7, 0.75, 0.71]}
-    )
-    mean = "best validation macro F1 0.7200: mean of 3 folds (dotted), 0.7000 .. 0.7500"
-    assert words(report.curves(log, "a run"))[1] == mean
-    assert words(report.curves(log[:1], "a run"))[1] == "best validation macro F1 0.7000"
-    assert words(report.curves(log[:1].assign(val_f1=np.nan), "a run"))[1] == "no validation: everyone trains"
+@pytest.mark.parametrize("copies", [1, 7])
+def test_calibration_undoes_that_images_of_a_person_are_one_photograph(copies, monkeypatch):
+    """Odds that are true once are 7 times too large when 7 copies are added up: the fitted temperature is 1/7. The sum of
+    confidences is then the number of labels that are really wrong, 300 of 30,000 (sd of a binomial: 17)."""
+    rng = np.random.default_rng(1)
+    odds = rng.normal(0, 4, size=30_000)
+    gender = (rng.random(30_000) < expit(odds)).astype(int)
+    gender[rng.permutation(30_000)[:300]] ^= 1
+    probs = np.stack([expit(-copies * odds), expit(copies * odds)], 1)
+    monkeypatch.setattr(report, "FLOOR", 1e-300)
+    confidence = report.gender_confidence(probs, gender, 0.01)
+    assert confidence.sum() == pytest.approx(300, abs=51)
+    right = expit(odds * (2 * gender - 1))
+    np.testing.assert_allclose(confidence, report.wrong_probability(right, 1 - right, 0.01), atol=0.03)
 
 
-@pytest.mark.parametrize(("folds", "epochs", "validated"), [(1, 1, True), (12, 10, True), (1, 4, False)])
-def test_curves_name_every_fold_and_its_best_epoch(folds, epochs, validated):
-    log = make_log(folds, epochs, validated)
-    figure = report.curves(log, "a run")
-    assert_readable(figure)
-    assert ("no validation" in words(figure)) == (not validated) == ("everyone" in words(figure))
-    for fold, (epoch, f1) in report.best_epochs(log).items():
-        assert f"fold {fold}: {f1:.4f} at epoch {epoch}" in words(figure)
+def test_planted_errors_come_first_in_every_column_and_accepting_them_restores_the_labels(tmp_path):
+    """Of 200 people 3 genders are flipped, 3 ages moved far and 3 pairs of images swapped, as their predictions show it. The csv
+    goes through dataset.read_label_fixes: gender and mask are right again, ages in the right group."""
+    people, order = make_people(200), np.random.default_rng(7).permutation(200)
+    planted, rows = people.copy(), {"gender": order[:3], "age": order[3:6], "mask": order[6:9]}
+    planted.loc[rows["gender"], "gender"] = 1 - planted["gender"][rows["gender"]]
+    planted.loc[rows["age"], "age"] = np.where(planted["age"][rows["age"]] < 40, 62, 20)
+    paths, evidence = {column: set(people["path"][three]) for column, three in rows.items()}, make_evidence(planted, people)
+    for person in rows["mask"]:
+        pair = person * 7 + np.array([KINDS.index("normal"), KINDS.index("incorrect_mask")])
+        evidence.probs["mask"][pair] = evidence.probs["mask"][pair[::-1]]
+    findings = report.judge(evidence, planted, 0.01)
+    for column, expected in paths.items():
+        found = findings.persons[findings.persons["column"] == column]
+        assert set(found["path"][:3]) == expected and (found["confidence"][:3] > 0.03).all(), column
+        assert findings.expected[column] == pytest.approx(3, abs=2.5)
+    flipped = findings.persons[findings.persons["column"] == "gender"].iloc[0]
+    truth = GENDERS[people.set_index("path")["gender"][flipped["path"]]]
+    assert (flipped["value"], flipped["likely"]) == (truth, truth) and flipped["recorded"] != truth
+    assert findings.persons["confidence"].is_monotonic_decreasing and (findings.persons["confidence"] > 0.01).all()
+    first = findings.persons.groupby("column").head(3)
+    first[["path", "column", "value", "confidence"]].to_csv(tmp_path / "s.csv", index=False)
+    fixes, left_out = dataset.read_label_fixes(tmp_path / "s.csv", planted, 0.03)
+    images, right = make_images(planted), make_images(people)
+    fixed = dataset.apply_label_fixes(images, fixes)
+    assert (findings.people, len(fixes), left_out) == (200, 9, 0) and fixed["gender"].equals(right["gender"])
+    assert to_age_group(fixed["age"]).tolist() == right["age_group"].tolist()
+    moved = fixed["path"][fixed["mask"] != images["mask"]]
+    assert set(moved) == paths["mask"] and len(moved) == 6
 
 
-def test_curves_draw_the_logged_values_and_skip_what_is_not_finite():
-    """The loop's own rows hold None before they have been through a csv."""
-    log = make_log(1, 3).assign(train_loss=[2.0, np.inf, 1.0], val_f1=[0.1, 0.3, 0.2], val_loss=[None, None, 1.0])
-    panels = {axes.get_title(loc="left"): axes for axes in report.curves(log, "a run").axes}
-    np.testing.assert_array_equal(panels["loss"].lines[0].get_ydata(), [2.0, np.nan, 1.0])
-    line, ring = panels["validation macro F1"].lines
-    assert line.get_xydata().tolist() == [[1, 0.1], [2, 0.3], [3, 0.2]]
-    assert ring.get_xydata().tolist() == [[2, 0.3]]
+def test_ages_in_the_recorded_group_or_near_are_no_suggestion():
+    people = pd.DataFrame({"path": list("abcd"), "id": list("abcd"), "gender": 0, "age": [28, 35, 59, 22]})
+    years = np.full((4, 43), 1e-9)
+    for row, age in enumerate((31, 55, 60, 50)):  # 28: near; 35: same group; 59: near; 22: another group
+        years[row, age - 18] = 1
+    claims = report.age_claims(people, np.stack([years[:, :12].sum(1), years[:, 12:42].sum(1), years[:, 42]], 1), years, 0.01)
+    assert (claims["recorded"] == claims["likely"]).tolist() == [True, True, True, False]
+    assert claims["likely"].iloc[3] == "50 (30-59)" and claims["value"].iloc[3] == "50"
 
 
-def test_epochs_on_everyone_are_lines_of_their_own():
-    """Two folds of 2 and 2 epochs, one of which went on for 2 on everyone: no line joins its epochs 2 and 3."""
-    log = pd.DataFrame({
-        "fold": [0, 0, 0, 0, 1, 1], "epoch": [1, 2, 3, 4, 1, 2], "lr": 1e-3, "train_loss": [3.0, 2, 2.5, 1, 3, 2],
-        "val_loss": [1.0, 1, np.nan, np.nan, 1, 1], "val_f1": [0.1, 0.2, np.nan, np.nan, 0.3, 0.2],
-    })  # fmt: skip
-    figure = report.curves(log, "a run")
-    drawn = [line.get_xdata().tolist() for line in figure.axes[0].get_lines() if line.get_linestyle() == "--"]
-    assert drawn == [[1, 2], [3, 4], [1, 2]]
-    assert "train on everyone" in words(figure)
-    assert "train on everyone" not in words(report.curves(log[log["val_f1"].notna()], "a run"))
+def test_people_without_a_pair_have_no_swap():
+    evidence = make_evidence(make_people(5), make_people(5))
+    kept = ~evidence.rows["image"].isin(["0001/normal.jpg", "0003/incorrect_mask.jpg"])
+    rows = evidence.rows[kept].reset_index(drop=True).replace("0002/normal.jpg", "0002/Normal.jpg")
+    person, paths = pd.factorize(rows["path"])
+    evidence = report.Evidence(rows, {"mask": evidence.probs["mask"][kept]}, {})
+    assert report.swap_claims(evidence, person, paths, 0.01)["path"].tolist() == ["0000", "0002", "0004"]
 
 
-@pytest.mark.parametrize(("scored_as", "n"), [("label", 18_900), ("mask", 18_900), ("gender", 10)])
-def test_confusion_counts_every_image(scored_as, n):
-    truth, pred = make_classes(n, len(CLASS_NAMES[scored_as]))
-    figure = report.confusion(truth, pred, scored_as, "a run")
-    assert_readable(figure)
-    cells = [text.get_text().split("\n")[0].replace(",", "") for text in figure.axes[0].texts]
-    assert sum(int(cell) for cell in cells if cell.isdigit()) == n
-    f1 = f1_score(truth, pred, average="macro")
-    assert f"{scored_as}: macro F1 {f1:.4f}, accuracy {np.mean(truth == pred):.4f}, {n:,} images" in words(figure)
+def test_contradictions_are_the_wrong_images_of_every_part():
+    """Two images: gender wrong in the first with 0.7, mask wrong in the second with 0.9."""
+    rows = pd.DataFrame({"image": ["a/normal.jpg", "a/mask1.jpg"], "path": "a"})
+    probs = {"gender": np.array([[0.3, 0.7], [0.6, 0.4]]), "mask": np.array([[0.1, 0.1, 0.8], [0.05, 0.9, 0.05]])}
+    table = report.contradictions(report.Evidence(rows, probs, {"gender": np.array([0, 0]), "mask": np.array([2, 0])}))
+    assert table.values.tolist() == [
+        ["a/mask1.jpg", "mask", "worn", "incorrect", 0.9], ["a/normal.jpg", "gender", "male", "female", 0.7]]  # fmt: skip
 
 
-def test_label_confusion_shows_its_marginals():
-    """Two of three images have the right mask, one of three the right gender, all the right age group."""
-    truth = np.array([encode(0, 0, 1), encode(0, 0, 1), encode(0, 1, 1)])
-    pred = np.array([encode(0, 1, 1), encode(2, 1, 1), encode(0, 1, 1)])
-    axes = report.confusion(truth, pred, "label", "a run").axes
-    mask, gender, age_group = ([text.get_text() for text in axes[index].texts if "%" in text.get_text()] for index in (2, 4, 6))
-    assert mask == ["2\n66.7%", "1\n33.3%"]
-    assert gender == ["2\n100.0%", "1\n100.0%"]
-    assert age_group == ["3\n100.0%"]
+def test_runs_of_any_target_are_averaged_by_part(tmp_path):
+    """Gender from a gender run (0.8) and a label run whose marginal is 0.4: 0.6. Rows of other orders are joined by image."""
+    people, images, n = make_people(4), make_images(make_people(4)), 28
+    label = np.zeros((n, 18))
+    label[:, encode(0, 1, 0)], label[:, encode(2, 0, 1)] = 0.4, 0.6
+    years = np.zeros((n, 43))
+    years[:, 20 - 18], years[:, 60 - 18] = 0.25, 0.75
+    gender = write_run(tmp_path / "gender", "gender", images, np.tile([0.2, 0.8], (n, 1)))
+    pd.read_csv(gender / "oof.csv", dtype=str).sample(frac=1, random_state=0).to_csv(gender / "oof.csv", index=False)
+    runs = [gender, write_run(tmp_path / "label", "label", images, label), write_run(tmp_path / "age", "age", images, years)]
+    evidence = report.average(report.read_evidence([str(run) for run in runs]))
+    np.testing.assert_allclose(evidence.probs["gender"], np.tile([0.4, 0.6], (n, 1)))
+    np.testing.assert_allclose(evidence.probs["mask"], np.tile([0.4, 0, 0.6], (n, 1)))
+    np.testing.assert_allclose(evidence.probs["age_group"], np.tile([(0.4 + 0.25) / 2, 0.6 / 2, 0.75 / 2], (n, 1)))
+    np.testing.assert_allclose(evidence.probs["age"], years)
+    images = images.set_index("image").loc[evidence.rows["image"]]
+    assert all(truth.tolist() == images[part].tolist() for part, truth in evidence.truth.items())
+    report.check_people(evidence, people, "train.csv", None)
 
 
-def test_classes_without_images_or_hits_are_marked():
-    """Of age groups 0, 0, 1 all are called 0: class 1 has F1 0, class 2 none at all."""
-    figure = report.confusion(np.array([0, 0, 1]), np.array([0, 0, 0]), "age_group", "a run")
-    assert [text.get_text() for text in figure.axes[1].texts] == ["F1", "0.800", "0.000", "–", "images", "2", "1", "0"]
+def test_a_multi_run_alone_decides_all(tmp_path):
+    people, probs = make_people(3), np.tile([0.5, 0.3, 0.2, 0.1, 0.9, 0.2, 0.2, 0.6], (21, 1))
+    run = write_run(tmp_path / "m", "multi", make_images(people), probs)
+    evidence = report.average(report.read_evidence([str(run)]))
+    wanted = {"mask": [0.5, 0.3, 0.2], "gender": [0.1, 0.9], "age_group": [0.2, 0.2, 0.6]}
+    assert {part: values[0].tolist() for part, values in evidence.probs.items()} == wanted
+    assert set(report.judge(evidence, people, 0.01).expected) == {"gender", "age", "mask"}
 
 
-def test_the_most_confident_mistakes_and_few_of_a_person_are_shown():
-    """The fifth row is a's fourth mistake, the sixth is right."""
-    rows = pd.DataFrame({"path": list("aaaabbc"), "truth": [0, 0, 0, 0, 0, 1, 0], "pred": [1, 1, 1, 1, 1, 1, 2],
-                         "confidence": [0.9, 0.6, 0.8, 0.7, 0.5, 1.0, 0.65], "image": list("0123456")})  # fmt: skip
-    for limit, wanted in ((10, "02364"), (2, "02")):
-        figure = report.mistakes(rows, grey_image, "mask", "a run", limit)
-        assert "".join(word for word in words(figure) if word in rows["image"].tolist()) == wanted
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    people, probs = make_people(3), np.tile([0.2, 0.8], (21, 1))
+    run = write_run(tmp_path / "g", "gender", make_images(people), probs)
+    small = write_run(tmp_path / "small", "gender", make_images(people[:2]), probs[:14])
+    with pytest.raises(InputError, match=r"oof.csv hold different images \(7 in one alone"):
+        report.read_evidence([str(run), str(small)])
+    with pytest.raises(InputError, match=r"--label-noise .*nothing.: matches no run"):
+        report.read_evidence([str(tmp_path / "nothing*")])
+    evidence = report.average(report.read_evidence([str(run)]))
+    with pytest.raises(InputError, match=r"^train.csv: lacks '0002', whom the runs predicted; .* --data-dir elsewhere"):
+        report.check_people(evidence, people[:2], "train.csv", "elsewhere")
+    other = people.assign(gender=people["gender"].where(people["path"] != "0001", 1 - people["gender"]))
+    with pytest.raises(InputError, match=r"another gender of '0001' than in oof.csv; give the --data-dir of the runs"):
+        report.check_people(evidence, other, "train.csv", None)
 
 
-def test_mistakes_say_what_is_wrong_and_load_what_they_show():
-    """Three of four are wrong: the mask once, the gender once, the age group twice; two are shown."""
-    truth = [encode(0, 1, 2), encode(0, 0, 0), encode(2, 0, 0), encode(1, 1, 1)]
-    pred = [encode(0, 1, 1), encode(1, 0, 2), encode(2, 1, 0), encode(1, 1, 1)]
-    rows = make_rows(4).assign(truth=truth, pred=pred, confidence=[0.93, 0.92, 0.91, 0.9])
-    asked = []
-    figure = report.mistakes(rows, lambda name: asked.append(name) or grey_image(name), "label", "a run", limit=2)
-    assert_readable(figure)
-    shown = words(figure)
-    assert asked == rows["image"].tolist()[:2] and shown[1].startswith("3 of 4 images wrong (75.0%). Shown: 2")
-    for note in ("mask wrong in 1", "gender wrong in 1", "age_group wrong in 2"):
-        assert note in shown
-    first = shown.index("worn,")
-    assert shown[first : first + 6] == ["worn,", "female,", ">=60", "→", "30-59", "(0.93)"]
-    assert shown[first + 6].startswith("000000_") and shown[first + 6].endswith("…/incorrect_mask.jpg")
+def test_fixes_that_runs_were_trained_with(tmp_path, capsys):
+    people, probs = make_people(3), np.tile([0.2, 0.8], (21, 1))
+    (tmp_path / "fixes.csv").write_text("path,column,value,confidence\n0001,gender,swap,1\n0002,age,20,0.5\n")
+    for name, file in (("one", str(tmp_path / "fixes.csv")), ("two", str(tmp_path / "gone.csv")), ("three", None)):
+        write_run(tmp_path / name, "gender", make_images(people), probs, label_fixes=file, fix_confidence=0.9)
+    members = report.read_evidence([str(tmp_path / name) for name in ("one", "two", "three")])
+    assert report.applied_fixes(members, people) == {("0001", "gender"): str(tmp_path / "fixes.csv")}
+    err = capsys.readouterr().err
+    assert "one was trained with 1 label fixes" in err and "two was trained with label fixes that can't be read now" in err
 
 
-def test_widest_captions_fit():
-    """All three parts wrong, in their longest words, in every place of a row; thumbnails of any shape."""
-    rows = make_rows(7).assign(truth=encode(2, 0, 2), pred=encode(1, 1, 1), path=list("abcdefg"))
-    for size in ((200, 20), (20, 200), (1, 1)):
-        assert_readable(report.mistakes(rows, lambda _name, size=size: Image.new("RGB", size), "label", "a run"))
+@pytest.fixture
+def run(data, tmp_path):
+    """A label run on 12 people that is sure of the truth, but of another gender for one person and an older age for another."""
+    people = dataset.read_people(data)
+    images = dataset.list_images(data, people)
+    label = images["label"].to_numpy()
+    _mask, gender, age = decode(label)
+    seen = np.where(images["path"] == people["path"][2], label + np.where(gender == 0, 3, -3), label)
+    seen = np.where(images["path"] == people["path"][5], label + np.where(age == 2, -2, 2 - age), seen)
+    probs = np.random.default_rng(0).dirichlet(np.ones(18), size=len(label)) * 0.02 + 0.98 * np.eye(18)[seen]
+    return write_run(tmp_path / "runs" / "sure", "label", images, probs)
 
 
-def test_nothing_wrong_and_nothing_validated():
-    rows = make_rows(7).assign(pred=lambda table: table["truth"])
-    assert any("all 7 images are right" in text for text in words(report.mistakes(rows, None, "label", "a run")))
-    assert "no validation images" in words(report.mistakes(rows[:0], None, "label", "a run"))
-    nobody = np.array([], dtype=np.int64)
-    assert "no validation images" in words(report.confusion(nobody, nobody, "label", "a run"))
+@pytest.fixture
+def guessing(data, tmp_path):
+    """A run whose predictions have nothing to do with the labels: nearly 1/18 each."""
+    images = dataset.list_images(data, dataset.read_people(data))
+    probs = np.random.default_rng(0).dirichlet(np.full(18, 1000.0), size=len(images))
+    return write_run(tmp_path / "runs" / "guessing", "label", images, probs)
 
 
-def boxes_table(boxes):
-    table = pd.DataFrame(boxes, columns=["left", "top", "right", "bottom"], dtype=float)
-    return table.assign(image=[f"{n:06d}_female_Asian_59/incorrect_mask.jpg" for n in range(len(boxes))])
+@pytest.fixture
+def written(data, tmp_path, capsys):
+    """written(run, *argv): stdout, stderr, and the page in the folder out/ of report.py --label-noise."""
+
+    def call(run, *argv):
+        out = tmp_path / "out"
+        assert report.main(["--label-noise", str(run), "--data-dir", str(data), "--out", str(out), *argv]) == 0
+        return *capsys.readouterr(), (out / "index.html").read_text()
+
+    return call
 
 
-NONE = (np.nan,) * 4
+def test_the_command_writes_what_train_can_read(run, data, tmp_path, written):
+    (out, _err, text), folder, people = written(run), tmp_path / "out", dataset.read_people(data)
+    assert sorted(path.name for path in folder.iterdir()) == ["images.csv", "index.html", "suggestions.csv"]
+    table, images = (pd.read_csv(folder / name) for name in ("suggestions.csv", "images.csv"))
+    assert list(table.columns) == ["path", "column", "value", "confidence"]
+    assert table[table["column"] == "gender"]["path"].tolist() == [people["path"][2]]
+    assert people["path"][5] in table[table["column"] == "age"]["path"].tolist()
+    fixes, _left_out = dataset.read_label_fixes(folder / "suggestions.csv", people, 0.0)
+    assert len(fixes) == len(table)
+    assert list(images.columns) == ["image", "part", "label", "suggested", "probability"]
+    assert set(images[images["part"] == "gender"]["image"].str.split("/").str[0]) == {people["path"][2]}
+    assert people["path"][2] in out and "train.py --label-fixes accepted.csv" in out
+    assert text.count("data:image/jpeg;base64,") >= 14
+    written(run, "--top", "1", "--noise-rate", "0.05")  # older files are replaced
+    assert pd.read_csv(folder / "suggestions.csv")["column"].value_counts().max() == 1
 
 
-def sized(side):
-    return (0, 0, side, side)
+def test_fixed_persons_are_marked_and_missing_images_leave_a_page_without_them(run, data, tmp_path, written):
+    path, fixes = dataset.read_people(data)["path"][2], tmp_path / "fixes.csv"
+    fixes.write_text(f"path,column,value\n{path},gender,swap\n")
+    (run / "args.yaml").write_text(yaml.safe_dump({"target": "label", "label_fixes": str(fixes), "fix_confidence": 0.9}))
+    for file in (data / "train" / "images" / path).iterdir():
+        file.unlink()
+    out, err, text = written(run)
+    assert "trained with 1 label fixes" in err and f"{path}  (fixed)" in out and f"fixed in {fixes}" in text
+    assert "7 image files are missing" in out and "images are not in" in text
 
 
-@pytest.mark.parametrize(("boxes", "limit", "wanted"), [
-    # a third without a face, a third of the smallest faces, the rest evenly: 2, 4 and 7 lack one; 1 and 5 are small
-    ([sized(50), sized(3), NONE, sized(60), NONE, sized(2), sized(70), NONE, sized(80), sized(90)], 6, [2, 4, 5, 1, 0, 7]),
-    ([sized(50), sized(40), sized(60), sized(30)], 3, [3, 0, 1]),  # all have a face
-    ([sized(50), NONE, NONE, NONE, NONE], 4, [1, 0, 2, 3]),  # few have one
-    ([NONE, NONE], 6, [0, 1]),
-])  # fmt: skip
-def test_pick_takes_faceless_images_then_small_faces_then_others(boxes, limit, wanted):
-    assert report.pick_crops(boxes_table(boxes), limit).index.tolist() == wanted
+def test_runs_at_chance_are_told_so_and_what_they_say_is_folded_away(guessing, written):
+    told, _err, text = written(guessing)
+    oof = pd.read_csv(guessing / "oof.csv")
+    f1 = f1_score(oof["target"], oof[dataset.columns("label")].to_numpy().argmax(1), average="macro", zero_division=0)
+    for shown in (told, text):
+        assert f"{guessing} (macro F1 of label {f1:.4f})" in shown
+        words = shown[shown.index("These models can") : shown.index("is chance.")]
+        assert re.findall(r"(\w+) \(macro F1 0\.\d\d, guessing has (0\.\d\d)\)", words) == [
+            ("gender", "0.50"), ("age", "0.33"), ("mask", "0.33")]  # fmt: skip
+    assert not re.findall(r"^ +\d\.\d%", told, re.MULTILINE) and "of them below 10%" in told
+    assert 'gender <span class="grey">0 of 10% or more' in text and 'mask <span class="grey">0 shown' in text
 
 
-def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
-    """The thumbnail of 96 x 128 is 205 x 273 pixels, 2.13 as large: the frames' widths are those of face and crop."""
-    rows, asked = boxes_table([(20, 30, 40, 50), NONE, (50, 60, 70, 100)]), []
-
-    def load_image(name):
-        asked.append(name)
-        return white_box((96, 128), None)
-
-    figure = report.crops(rows, load_image, Geometry(16, 16, None, 0.25), "a run")
-    assert_readable(figure)
-    assert asked == report.pick_crops(rows, 24)["image"].tolist()
-    shown = words(figure)
-    assert "--face-crop 0.25: no face found in 1 of 3 images" in shown[1]
-    assert shown.count("no face: centre crop") == 1 and "face 20 x 40" in shown
-    pixels = np.asarray(figure.axes[1].images[0].get_array())[:, :, 0]  # the first has no face
-    frame = figure.axes[1].patches[0]
-    left, top, width, height = (round(edge) for edge in (*frame.get_xy(), frame.get_width(), frame.get_height()))
-    inside = np.zeros_like(pixels, dtype=bool)
-    inside[top : top + height, left : left + width] = True
-    assert (pixels[inside] == 90).mean() > 0.95 < (pixels[~inside] == 30).mean()  # dark what the model does not see
-    widths = [patch.get_width() for patch in figure.axes[1].patches]
-    assert widths == pytest.approx([30 * 205 / 96, 20 * 205 / 96])
+def test_what_is_below_ten_percent_is_folded_away_and_good_runs_are_not_doubted(run, data, tmp_path, written):
+    """At a lower --noise-rate the same contradiction is less probably a wrong label."""
+    for rate, likely in (("0.2", True), ("0.0001", False)):
+        told, _err, text = written(run, "--noise-rate", rate)
+        table = pd.read_csv(tmp_path / "out" / "suggestions.csv")
+        sure = table[(table["column"] == "gender") & (table["confidence"] >= 0.1)]
+        assert (len(sure) > 0) == likely and "can't judge" not in told and "(macro F1 of label 0." in told
+        assert f'gender <span class="grey">{len(sure)} of 10% or more' in text
+        open_cards, _fold, folded = text.partition("below 10%</summary>")
+        gender = f'data-fix="{dataset.read_people(data)["path"][2]},gender,'
+        assert (gender in open_cards) == likely and (gender in folded) != likely
 
 
-def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
-    settings, (truth, pred) = matplotlib.rcParams.copy(), make_classes(20)
-    for name, figure in {
-        "curves": report.curves(make_log(2, 3), LONG_TITLE),
-        "confusion": report.confusion(truth % 2, pred % 2, "gender", LONG_TITLE),
-        "mistakes": report.mistakes(make_rows(20), grey_image, "label", LONG_TITLE),
-        "message": report.mistakes(make_rows(0), grey_image, "label", LONG_TITLE),
-    }.items():
-        assert_readable(figure)
-        assert "".join(words(figure)[0].split()) == "".join(LONG_TITLE.split())
-        files.write_figure(tmp_path / f"{name}.png", figure)
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert image.size == tuple(np.floor(figure.get_size_inches() * report.DPI + 1e-6))
-            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255) and len(image.convert("L").getcolors()) > 9
-    assert matplotlib.rcParams.copy() == settings
+def test_names_are_escaped_and_csv_lines_quoted():
+    nasty = '<script>owned()</script>",x'
+    row = {"path": nasty, "column": "gender", "value": "male", "confidence": 0.9, "recorded": "female", "likely": "male"}
+    row, fixed = pd.DataFrame([row]), {(nasty, "gender"): "<b>.csv"}
+    findings = report.Findings(row, row[:0], {"gender": 1.0}, 1, {})
+    page = report.document(findings, row, row[:0], {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
+    assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
 
 
-class Reader(HTMLParser):
-    """What a browser would see: start tags with attributes, and all text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
+KEYS = """<script>
+const said = {before: visible().length}, press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+document.querySelectorAll("section details").forEach(each => { each.open = true; });
+said.after = visible().length; said.cards = cards.length;
+press("j"); press("a"); said.count = count.textContent; said.list = list.value;
+press("j"); press("a"); press("a"); said.again = count.textContent;
+press("2"); said.age = visible().every(card => card.dataset.fix.includes(",age,")); said.shown = visible().length;
+press("0"); said.all = visible().length === cards.length;
+said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.body.dataset.said = JSON.stringify(said);
+</script></body>"""
 
 
-def page(head, rows, title="Leaderboard"):
-    data = files.page_table(head, rows)
-    return files.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
+def test_in_a_browser_keys_move_filter_and_accept_and_folds_open(run, guessing, data, written, browser):
+    pages = [written(run, "--noise-rate", "0.2")[2], written(guessing)[2]]  # a rate at which nothing listed is below 10 %
+    shown = [browser(page.replace("</body>", KEYS), "--dump-dom", "--window-size=420,900") for page in pages]
+    said, folded = (json.loads(html.unescape(re.search(r'data-said="([^"]*)"', dom).group(1))) for dom, _console in shown)
+    assert said["count"] == said["again"] == "1 accepted" and said["list"].splitlines()[0] == "path,column,value,confidence"
+    first = said["list"].splitlines()[1]
+    assert first.startswith(f"{dataset.read_people(data)['path'][2]},gender,") and first.endswith(",1")
+    assert said["age"] and said["shown"] >= 1 and said["all"] and said["wide"] <= 0
+    assert folded["before"] == 0 and folded["after"] == folded["cards"] > 20
+    assert not [line for _dom, console in shown for line in console if "Error" in line or "Refused" in line]
 
 
-def test_names_are_text_everywhere():
-    """In a title, a heading, a cell, a link and an attribute a name stays a name: the only scripts are the page's own."""
-    reader = Reader(page([NASTY, "links"], [[NASTY, [(NASTY, NASTY)]]], NASTY))
-    assert [tag for tag, _attrs in reader.tags if tag in ("script", "b")] == ["script"]
-    assert reader.all("a") == [{"href": NASTY}]
-    assert [text.strip() for text in reader.text].count(NASTY) == 5  # title, heading, head, cell, link
-
-
-def test_a_page_is_whole_and_asks_for_nothing():
-    text = page(["a"], [[1]])
-    reader = Reader(text)
-    assert text.startswith("<!doctype html>") and reader.all("html") == [{"lang": "en"}]
-    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in reader.all("meta")
-    assert "table.sortable" in text and ".scatter {" in text and "prefers-color-scheme: dark" in text
-    assert any("default-src 'none'" in attrs.get("content", "") for attrs in reader.all("meta"))
-    assert not re.findall(r"https?://|[\"'(]//", text)
-    addresses = [attrs.get("src") or attrs.get("href") for _tag, attrs in reader.tags]
-    assert set(addresses) == {None, "data:,"}
-
-
-def test_templates_are_found_from_anywhere_and_lack_nothing(tmp_path, monkeypatch):
+def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "nothing here yet" in page(["a"], [])
-    with pytest.raises(jinja2.UndefinedError, match="'agreement' is undefined"):
-        files.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
-
-
-def test_cells_show_text_and_sort_by_value():
-    rows = [["a", 1234, 0.5, ("12 %", 0.12), None], ["b", np.int64(7), np.float32(0.25), ("–", None), float("nan")]]
-    text = page(["name", "n", "f1", "share", "none"], rows)
-    cells = re.findall(r"<td(.*?)>\s*(.*?)</td>", text, re.DOTALL)
-    number, nothing = ' class="number"', ' data-value=""'
-    assert cells == [
-        ("", "a"), (f'{number} data-value="1234"', "1,234"), (f'{number} data-value="0.5"', "0.5000"),
-        (f'{number} data-value="0.12"', "12 %"), (nothing, ""),
-        ("", "b"), (f'{number} data-value="7"', "7"), (f'{number} data-value="0.25"', "0.2500"),
-        (number + nothing, "–"), (nothing, ""),
-    ]  # fmt: skip
-    assert [attrs.get("class") for attrs in Reader(text).all("th")] == [None, "number", "number", "number", None]
-    assert text.count("<button>") == 5 and 'class="sortable"' in text
-    assert Reader(page(["a", "b"], [])).all("td") == []
+    monkeypatch.setattr(demo, "DATA_PLACES", ())
+    assert errors.run(lambda: report.main(["--label-noise", str(run)])) == 2
+    assert "--data-dir: no data folder here" in (err := capsys.readouterr().err) and "trained on the/data" in err

@@ -21,10 +21,10 @@ from helpers import assert_equal, without_times
 import engine
 import errors
 import experiment
+import figures
 import hardware
 import images
 import predictions
-import report
 import train
 
 CHANGES = {
@@ -156,7 +156,7 @@ PHASES = {
     "measuring": (hardware, "choose_precision"),
     "opening": (experiment, "write_args"),
     "summary": (predictions, "write_summary"),
-    "pictures": (report, "confusion"),
+    "pictures": (figures, "confusion"),
 }
 
 

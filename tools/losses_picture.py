@@ -22,8 +22,8 @@ import matplotlib
 import numpy as np
 import torch
 
+import figures
 import loss
-import report
 from dataset import LABELS
 from errors import InputError
 from files import write_figure
@@ -57,11 +57,11 @@ def curve(function, true, probs):
     return np.array(values).T
 
 
-@matplotlib.rc_context(report.STYLE)
+@matplotlib.rc_context(figures.STYLE)
 def losses_figure():
     """Both panels: Figure."""
     subtitle = "one image of 18 classes; its wrong classes share the rest equally"
-    figure, _head = report.new_page(9.8, 4.0, "what a loss asks of a sample", subtitle)
+    figure, _head = figures.new_page(9.8, 4.0, "what a loss asks of a sample", subtitle)
     panels = figure.subplots(1, 2)
     probs = np.linspace(0.002, 0.998, 160)
     for name, (function, true, color, style) in CURVES.items():
@@ -73,8 +73,8 @@ def losses_figure():
         axes.set_xlim(0, 1)
         axes.grid(alpha=0.7)
     panels[0].set_ylim(0, 6)
-    panels[1].axhline(0, color=report.GREY, lw=0.8)
-    figure.legend(*panels[0].get_legend_handles_labels(), **report.BELOW | {"ncols": 3})
+    panels[1].axhline(0, color=figures.GREY, lw=0.8)
+    figure.legend(*panels[0].get_legend_handles_labels(), **figures.BELOW | {"ncols": 3})
     return figure
 
 
