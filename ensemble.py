@@ -440,8 +440,8 @@ def read_members(args, plan):
             raise InputError(f"{needs}; leave out that member or the option")
 
     def predict(jobs):
-        images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
-        inference.predict_folds(jobs, images, args, hardware.pick_device(args.device))
+        device = hardware.pick_device(args.device)
+        inference.predict_folds(jobs, dataset.read_eval_images(demo.locate(args.data_dir)[0]), args, device)
 
     with predictions.predicting(source.folder for source in sources if source.is_run):
         return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)

@@ -11,12 +11,16 @@ import gc
 import hashlib
 import multiprocessing
 import os
+import re
 import resource
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -32,6 +36,8 @@ import images
 import model
 from errors import InputError, Interrupted, first_line
 
+CUDA_12 = "https://download.pytorch.org/whl/cu126"  # the last builds for cards before Turing, and for older drivers
+BEFORE_TURING = r"\b(G?V100|[PM]\d+|TITAN [VX]|GTX (9|10)\d\d)"
 QUIET_SECONDS, MEETING_SECONDS = 5, 300  # that processes wait for each other at the start: until a line says so, and at most
 
 
@@ -110,7 +116,7 @@ class Ranks:
 
     def on(self, device_name):
         """The same with the device of `--device`; of several ranks each takes the GPU of its local rank."""
-        name = device_name or ("cuda" if torch.cuda.is_available() else "cpu")
+        name = device_name or default_device()
         if self.world > 1 and name.startswith("cuda"):
             if name != "cuda":
                 remedy = "give --device cuda, and in front of torchrun CUDA_VISIBLE_DEVICES to choose among the GPUs"
@@ -206,9 +212,11 @@ def finish():
 
 def pick_device(name):
     """The torch device of `--device`, a numbered GPU as torch's current one; None: a GPU if there is one."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or default_device()
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            check_card(device)
         torch.empty(1, device=device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
@@ -218,9 +226,57 @@ def pick_device(name):
     return device
 
 
+def default_device():
+    """'cuda' where torch has a GPU, 'cpu' where none is there; InputError where there is a card that torch can't use."""
+    if torch.cuda.is_available():
+        return "cuda"
+    check_card(None)
+    return "cpu"
+
+
+def check_card(device):
+    """InputError with the line that installs what would do, where torch can't use an NVIDIA card: `device`, None: the first."""
+    if torch.version.hip or os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's own many lines
+            major, minor = torch.cuda.get_device_capability(device)
+        served, number = torch.cuda.get_arch_list(), 10 * major + minor
+        compiled_later = any(int(re.sub(r"\D", "", arch)) <= number for arch in served if arch.startswith("compute"))
+        if compiled_later or any(f"sm_{major}{lower}" in served for lower in range(minor + 1)):
+            return
+        why = f"has no kernels for sm_{number}"
+    except (RuntimeError, AssertionError) as error:
+        number, why = None, f"can't use it ({first_line(error)})"
+    if card := nvidia_card((device and device.index) or 0):
+        remedy = f"{install_line(*card, number)}; --device cpu goes on without it"
+        raise InputError(f"{', driver '.join(card)}: torch {torch.__version__} {why}; {remedy}")
+
+
+def nvidia_card(index):
+    """[name, driver version] of a card as NVIDIA's driver tells it, without torch; None where there is none."""
+    if program := shutil.which("nvidia-smi", path=f"{os.environ.get('PATH', '')}:/usr/lib/wsl/lib"):
+        query = [program, "--query-gpu=name,driver_version", "--format=csv,noheader", f"--id={index}"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # it fails where a driver has no card
+            return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip().split(", ")
+    return None
+
+
+def install_line(card, driver, number):
+    """The command that installs a torch for a card and its driver; number: 75 of sm_75, or None: by the card's name."""
+    version = tuple(map(int, driver.split(".")[:2]))
+    if version < (525, 60):
+        return "update the driver: torch 2.11 and newer need 525.60, 580 is best"
+    if version < (580,) or (number < 75 if number else re.search(BEFORE_TURING, card)):
+        return f'pip install --force-reinstall "torch>=2.11,<2.15" torchvision --index-url {CUDA_12}'
+    return "pip install --force-reinstall torch torchvision -c constraints.txt"
+
+
 def describe(device):
-    """A device in words: the GPU's name, or the number of CPU threads that torch uses."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    """A device in words: the GPU's name and memory, or the number of CPU threads that torch uses."""
+    if device.type != "cuda":
+        return f"cpu, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(device)}, {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
 
 
 def device_name(device):

@@ -18,7 +18,8 @@ from errors import InputError, Parser, natural_int, number, positive_float, posi
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
-ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext)  # a hardware.Ranks
+# One process, as a hardware.Ranks without torch.
+ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext, on=lambda name: None)
 
 natural_float = number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
 fraction = number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
@@ -244,6 +245,7 @@ def parse_args(argv, ranks=None, draw=True):
     args = parser.parse_args(argv)
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
+    ranks.on(args.device)  # before anything is made
     with ranks.local_rank0_first():  # the demo set is drawn once
         args.data_dir, drawn = demo.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)

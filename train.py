@@ -59,6 +59,7 @@ def main(argv=None):
         args = options.same_options(options.parse_args(argv, ranks), ranks)
         ranks = ranks.on(args.device)
         args.threads = threads_of_a_fold(args)
+        errors.log(f"device: {hardware.describe(ranks.device)}")
         with resumable(args, argv, ranks):
             tables = dataset.read_tables(args)
             refuse(args, tables, ranks)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +26,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train import command, trained
 
+import ensemble
 import errors
 import experiment
 import hardware
 import images
+import inference
 import model
 import options
 import train
@@ -99,6 +102,75 @@ def test_devices_that_can_not_be_had(monkeypatch):
             hardware.ALONE.on("cudda")
     with pytest.raises(InputError, match=r"--device cuda:2: of several processes each takes the GPU of its own number; give"):
         hardware.Ranks(1, 2, CPU).on("cuda:2")
+
+
+V100, H100 = ("Tesla V100-SXM2-32GB", "535.129.03"), ("NVIDIA H100 80GB HBM3", "580.65.06")
+CU126 = 'pip install --force-reinstall "torch>=2.11,<2.15" torchvision --index-url https://download.pytorch.org/whl/cu126'
+NEWEST = "pip install --force-reinstall torch torchvision -c constraints.txt"
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """A function that puts an NVIDIA card into the box: an nvidia-smi that tells of it, and torch's answers."""
+
+    def put(name, driver, capability=None, served=(), reason="Torch not compiled with CUDA enabled"):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\necho '{name}, {driver}'\n" if name else "#!/bin/sh\necho No devices were found; exit 6\n")
+        program.chmod(0o755)
+
+        def answer(device):
+            if capability is None:
+                raise AssertionError(reason)
+            return capability
+
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(served))
+
+    return put
+
+
+@pytest.mark.parametrize(("of", "capability", "served", "why", "remedy"), [
+    (V100, (7, 0), ("sm_75", "sm_80", "compute_120"), "has no kernels for sm_70", CU126),
+    (V100, None, (), "can't use it (Torch not compiled with CUDA enabled)", CU126),
+    (("Tesla V100-SXM2-32GB", "580.65.06"), None, (), "can't use it (Torch not", CU126),
+    (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), "can't use it (", CU126),
+    (H100, None, (), "can't use it (", NEWEST),
+    (H100, (9, 0), ("sm_80", "sm_86"), "has no kernels for sm_90", NEWEST),
+    (("Tesla T4", "470.57"), None, (), "can't use it (", "update the driver: torch 2.11 and newer need 525.60, 580 is best"),
+])  # fmt: skip
+def test_a_card_that_torch_can_not_use_is_an_error_with_what_to_install(card, of, capability, served, why, remedy):
+    card(*of, capability, served)
+    for name in [None, "cuda"] if capability is None else ["cuda"]:
+        with pytest.raises(InputError) as caught:
+            hardware.pick_device(name)
+        says = f"{of[0]}, driver {of[1]}: torch {torch.__version__} {why}"
+        assert str(caught.value).startswith(says) and str(caught.value).endswith(f"; {remedy}; --device cpu goes on without it")
+    assert hardware.pick_device("cpu") == torch.device("cpu")
+
+
+def test_cards_that_are_hidden_or_served_are_no_error(card, monkeypatch):
+    card(None, None)
+    assert hardware.pick_device(None) == torch.device("cpu")
+    card(*V100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert hardware.pick_device(None) == torch.device("cpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for capability, served in (((8, 9), ["sm_80"]), ((12, 0), ["sm_90a", "compute_90"]), ((7, 5), ["sm_75"])):
+        card(*H100, capability, served)
+        hardware.check_card(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("script", [train, inference, ensemble])
+def test_scripts_refuse_a_card_before_they_make_anything(script, card, runs, shared_data, tmp_path, monkeypatch):
+    card(*V100)
+    run = shutil.copytree(runs["label"], tmp_path / "run", ignore=shutil.ignore_patterns("*eval*"))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="V100.*driver 535.*cu126"):
+        script.main([] if script is train else ["--models", str(run)])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_numbered_gpu_is_meant_wherever_none_is_named(monkeypatch):
