@@ -31,7 +31,8 @@ NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
           "keep_state", "parallel_folds"}  # fmt: skip
-SPLIT = {"kfold", "fold_seed", "memory_format", "compile"}  # these neither, or nothing but rounding: no revision of their own
+# These neither, or nothing but rounding: no revision of their own.
+SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 

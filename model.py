@@ -154,6 +154,10 @@ def build_model(args, fold, device, try_size=False, empty=False):
     torch.manual_seed(files.draw_seed("init", args.seed, fold))
     pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
     net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
+    try:
+        net.set_grad_checkpointing(args.grad_checkpointing)
+    except AssertionError as error:
+        raise InputError(f"--grad-checkpointing: timm has none for {args.model}; leave it out, or try --accum 2") from error
     return net.to(device, memory_format=FORMATS.get(args.memory_format))
 
 

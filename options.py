@@ -66,6 +66,7 @@ def add_step(group):
     add("--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise")
     add("--memory-format", choices=("auto", *model.FORMATS), default="auto", help="of images and kernels; auto: measured")
     add("--compile", action="store_true", help="torch.compile the training forward: a slow start, faster steps on a GPU")
+    add("--grad-checkpointing", action="store_true", help="less memory for slower steps, of the models for which timm has it")
 
 
 def add_tta(parser):

@@ -115,7 +115,9 @@ def card(monkeypatch, tmp_path):
 
     def put(name, driver, capability=None, served=(), reason="Torch not compiled with CUDA enabled"):
         program = tmp_path / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\necho '{name}, {driver}'\n" if name else "#!/bin/sh\necho No devices were found; exit 6\n")
+        program.write_text(
+            f"#!/bin/sh\necho '{name}, {driver}'\n" if name else "#!/bin/sh\necho No devices were found; exit 6\n"
+        )
         program.chmod(0o755)
 
         def answer(device):
@@ -168,7 +170,7 @@ def test_scripts_refuse_a_card_before_they_make_anything(script, card, runs, sha
     run = shutil.copytree(runs["label"], tmp_path / "run", ignore=shutil.ignore_patterns("*eval*"))
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="V100.*driver 535.*cu126"):
+    with pytest.raises(InputError, match=r"V100.*driver 535.*cu126"):
         script.main([] if script is train else ["--models", str(run)])
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import socket
 from argparse import Namespace
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import model
 from errors import InputError
+from options import make_parser
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 FACTS = {"model": "test_resnet", "target": "mask", "img_size": [32, 32], "mean": MEAN, "std": STD}
@@ -51,6 +53,23 @@ def test_image_size_of_convolutional_and_of_fixed_size_models(name, size):
 def test_a_model_that_can_not_be_made_is_refused(name, size, options, message):
     with pytest.raises(InputError, match=message):
         model.create(name, "mask", size, **options)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients_and_is_refused_where_timm_has_none(wanted):
+    """It runs the forward of a block anew, in the backward pass."""
+    args = make_parser().parse_args(["--model", "test_vit", "--img-size", "32", "32", "--no-pretrained"])
+    gradients, runs = [], []
+    for args.grad_checkpointing in (False, wanted):
+        net = model.build_model(args, 0, torch.device("cpu"))
+        net.blocks[0].register_forward_pre_hook(lambda *_: runs.append(args.grad_checkpointing))
+        net(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)).square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]))
+    assert torch.equal(*gradients) and runs == [False, *[wanted] * (1 + wanted)]
+    args.model, args.img_size = "pit_ti_224", [96, 96]
+    with pytest.raises(InputError, match="--grad-checkpointing: timm has none for pit_ti_224") if wanted else nullcontext():
+        args.grad_checkpointing = wanted
+        model.build_model(args, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("drops", [{"dropout": 0.5}, {"drop_path": 0.5}], ids=str)
