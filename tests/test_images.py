@@ -373,10 +373,13 @@ def test_faces_are_cut_out_and_their_boxes_kept(white_detector, bad_files, tmp_p
     assert "face crop: no face found in 1 of 3 images" in capsys.readouterr().err
 
 
-def test_two_processes_at_once_build_one_cache(files, tmp_path):
+def test_two_processes_at_once_build_one_cache(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "decode", lambda *image: (os.write(calls, b"x"), decode(*image))[1])
+    calls = os.open(tmp_path / "calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         opened = [pool.submit(images.open_cache, files, Geometry(8, 8), tmp_path / "cache") for _ in range(2)]
         assert len({np.asarray(one.result(60)[0]).tobytes() for one in opened}) == 1
+    assert (tmp_path / "calls").stat().st_size == len(files)
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".lock", ".npy"]
 
 
