@@ -70,7 +70,7 @@ def augment(images, params, aug, mean, std):
 
     B, H, W, C = images.shape
     mean, std = _constants(mean, std, images.device)
-    grey, x, y, *by_sample = moved(decided(params, H, W), images.device)
+    grey, x, y, *by_sample = to_device(transforms_of(params, H, W), images.device)
     out = torch.empty(B, C, H, W, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
     # A CPU is a third faster in pieces that fit its cache (and asks the system for no new memory at each batch).
     size = 16 if images.device.type == "cpu" else B
@@ -86,7 +86,7 @@ def augment(images, params, aug, mean, std):
             pixels = torch.baddbmm(offset, matrix, pixels.flatten(2)).view_as(pixels)
             if aug == "strong":
                 fill = torch.baddbmm(offset, matrix, mean_colour[:, :, None])[..., None]
-                pixels = torch.where(inside(box, x, y), fill, pixels)
+                pixels = torch.where(box_mask(box, x, y), fill, pixels)
             out[start : start + size] = pixels
     return out
 
@@ -109,7 +109,7 @@ def _constants(mean, std, device):
     return (torch.as_tensor(v, dtype=torch.float32).to(device, non_blocking=True) for v in (mean, std))
 
 
-def decided(params, height, width):
+def transforms_of(params, height, width):
     """GREY [3], pixels' centres x [width] and y [height] in -1..1, then by sample shift, turn, colour matrix and lift, and box.
     Computed on the CPU: a GPU would take longer to begin fifty small sums than for all the rest."""
     flip, shift_x, shift_y, scale, degrees, brightness, contrast, saturation, *box = params.unbind(1)
@@ -117,13 +117,13 @@ def decided(params, height, width):
         torch.tensor(GREY, device=params.device),
         *((2 * torch.arange(side, device=params.device) + 1) / side - 1 for side in (width, height)),
         2 * torch.stack((shift_x, shift_y), dim=1),
-        turns(flip, scale, degrees, height, width),
-        *colour_change(brightness, contrast, saturation),
+        affine_matrices(flip, scale, degrees, height, width),
+        *colour_matrix(brightness, contrast, saturation),
         erased_box(*box),
     )
 
 
-def moved(tensors, device):
+def to_device(tensors, device):
     """These float32 tensors on a device, by one copy."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
@@ -132,7 +132,7 @@ def moved(tensors, device):
     return [part.view_as(tensor) for part, tensor in zip(flat.split([tensor.numel() for tensor in tensors]), tensors)]
 
 
-def turns(flip, scale, degrees, height, width):
+def affine_matrices(flip, scale, degrees, height, width):
     """Matrices from a pixel of the mirrored, scaled and turned image to its source: [B] each -> float32 [B, 2, 2]. The first
     row times the pixel's x, plus the second times its y, is a place (x, y) in the image; sides span -1..1."""
     mirror = 1 - 2 * flip
@@ -143,7 +143,7 @@ def turns(flip, scale, degrees, height, width):
 
 def warp(pixels, shift, turn, x, y):
     """Turn about the centre, then shift, in one bilinear sampling with reflected borders. pixels float32 [B, 3, H, W]; shift
-    [B, 2], in the units of x and y; turn [B, 2, 2] of `turns`; x [W], y [H] of `decided`."""
+    [B, 2], in the units of x and y; turn [B, 2, 2] of `affine_matrices`; x [W], y [H] of `transforms_of`."""
     x, y = x - shift[:, :1], y - shift[:, 1:]
     along_x, along_y = turn[:, 0, :, None] * x[:, None], turn[:, 1, :, None] * y[:, None]
     # Added as two planes: with the coordinates interleaved it is eight times slower on a CPU, and sampling takes either.
@@ -151,7 +151,7 @@ def warp(pixels, shift, turn, x, y):
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def colour_change(brightness, contrast, saturation):
+def colour_matrix(brightness, contrast, saturation):
     """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
 
     Factors [B] -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ x + lift * m, with x a colour and m the grey mean:
@@ -169,7 +169,7 @@ def erased_box(area, aspect, left, top):
     return 2 * torch.stack((left, left + width, top, top + height), dim=1) - 1
 
 
-def inside(box, x, y):
+def box_mask(box, x, y):
     """Mask bool [B, 1, H, W] of the pixels in the box [B, 4] of `erased_box`; x [W], y [H] as in `warp`."""
     left, right, upper, lower = box[:, :, None].unbind(1)
     columns, rows = (x >= left) & (x < right), (y >= upper) & (y < lower)

@@ -219,7 +219,7 @@ def state_file(run, fold):
 
 @contextlib.contextmanager
 def fold_lock(run, fold):
-    """Make a fold's folder where there is none and hold it."""
+    """Make a fold's folder where there is none and lock it."""
     folder = fold_dir(run, fold)
     with files.writing(folder):
         folder.mkdir(exist_ok=True)

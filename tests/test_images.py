@@ -243,7 +243,7 @@ def test_the_box_is_in_the_pixels_of_the_image_at_whatever_size_it_was_found(fou
 def test_boxes_of_many_files_in_their_order(white_detector, tmp_path):
     """More files than one job has; every fifth has no face, one is no image and one lies on its side."""
     boxes, files = [], []
-    for n in range(2 * images.PART + 8):
+    for n in range(2 * images.CHUNK + 8):
         box = None if n % 5 == 0 else (10 + n, 20, 30 + n, 50)
         files.append(save(tmp_path / f"{n}.png", white_box((96, 128), box)))
         boxes.append(box or (np.nan,) * 4)
@@ -325,7 +325,7 @@ def test_a_cache_is_built_once_and_equals_decode(tmp_path, monkeypatch):
     """Of jobs that end anywhere, with a bad file among them."""
     files, geometry = [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(40)], Geometry(8, 8)
     files[17].write_bytes(b"")
-    monkeypatch.setattr(images, "PART", 3)
+    monkeypatch.setattr(images, "CHUNK", 3)
     pixels, bad = images.open_cache(files, geometry, tmp_path / "cache", skip_bad=True)
     good = [n for n in range(40) if n != 17]
     assert pixels.dtype == np.uint8 and bad == [17] and not pixels[17].any()
