@@ -247,7 +247,7 @@ def check_card(device):
             return
         why = f"has no kernels for sm_{number}"
     except (RuntimeError, AssertionError) as error:
-        number, why = None, f"can't use it ({first_line(error)})"
+        number, why = None, f"can't use it ({first_line(error).split('. ')[0]})"
     if card := nvidia_card((device and device.index) or 0):
         remedy = f"{install_line(*card, number)}; --device cpu goes on without it"
         raise InputError(f"{', driver '.join(card)}: torch {torch.__version__} {why}; {remedy}")
@@ -263,10 +263,12 @@ def nvidia_card(index):
 
 
 def install_line(card, driver, number):
-    """The command that installs a torch for a card and its driver; number: 75 of sm_75, or None: by the card's name."""
+    """Say what to do so that torch can use a card with its driver; number: 75 of sm_75, None: torch does not reach it."""
     version = tuple(map(int, driver.split(".")[:2]))
     if version < (525, 60):
         return "update the driver: torch 2.11 and newer need 525.60, 580 is best"
+    if number is None and torch.version.cuda and version >= (580 if torch.version.cuda >= "13" else 525, 0):
+        return "the driver is new enough; restart the box or its container, and look whether nvidia-smi shows an error"
     if version < (580,) or (number < 75 if number else re.search(BEFORE_TURING, card)):
         return f'pip install --force-reinstall "torch>=2.11,<2.15" torchvision --index-url {CUDA_12}'
     return "pip install --force-reinstall torch torchvision -c constraints.txt"

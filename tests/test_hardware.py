@@ -113,7 +113,7 @@ NEWEST = "pip install --force-reinstall torch torchvision -c constraints.txt"
 def card(monkeypatch, tmp_path):
     """A function that puts an NVIDIA card into the box: an nvidia-smi that tells of it, and torch's answers."""
 
-    def put(name, driver, capability=None, served=(), reason="Torch not compiled with CUDA enabled"):
+    def put(name, driver, capability=None, served=(), cuda=None):
         program = tmp_path / "nvidia-smi"
         program.write_text(
             f"#!/bin/sh\necho '{name}, {driver}'\n" if name else "#!/bin/sh\necho No devices were found; exit 6\n"
@@ -122,28 +122,32 @@ def card(monkeypatch, tmp_path):
 
         def answer(device):
             if capability is None:
-                raise AssertionError(reason)
+                raise AssertionError("Torch not compiled with CUDA enabled")
             return capability
 
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(served))
+        monkeypatch.setattr(torch.version, "cuda", cuda)
 
     return put
 
 
-@pytest.mark.parametrize(("of", "capability", "served", "why", "remedy"), [
-    (V100, (7, 0), ("sm_75", "sm_80", "compute_120"), "has no kernels for sm_70", CU126),
-    (V100, None, (), "can't use it (Torch not compiled with CUDA enabled)", CU126),
-    (("Tesla V100-SXM2-32GB", "580.65.06"), None, (), "can't use it (Torch not", CU126),
-    (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), "can't use it (", CU126),
-    (H100, None, (), "can't use it (", NEWEST),
-    (H100, (9, 0), ("sm_80", "sm_86"), "has no kernels for sm_90", NEWEST),
-    (("Tesla T4", "470.57"), None, (), "can't use it (", "update the driver: torch 2.11 and newer need 525.60, 580 is best"),
+@pytest.mark.parametrize(("of", "capability", "served", "cuda", "why", "remedy"), [
+    (V100, (7, 0), ("sm_75", "sm_80", "compute_120"), "13.0", "has no kernels for sm_70", CU126),
+    (V100, None, (), None, "can't use it (Torch not compiled with CUDA enabled)", CU126),
+    (("Tesla V100-SXM2-32GB", "580.65.06"), None, (), None, "can't use it (Torch not", CU126),
+    (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), None, "can't use it (", CU126),
+    (H100, None, (), None, "can't use it (", NEWEST),
+    (H100, (9, 0), ("sm_80", "sm_86"), "12.6", "has no kernels for sm_90", NEWEST),
+    (("Tesla T4", "470.57"), None, (), None, "can't use it (", "update the driver: torch 2.11 and newer need 525.60, 580 is best"),
+    (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), "13.0", "can't use it (", CU126),
+    (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), "12.6", "can't use it (", "the driver is new enough; restart the box or its "
+     "container, and look whether nvidia-smi shows an error"),
 ])  # fmt: skip
-def test_a_card_that_torch_can_not_use_is_an_error_with_what_to_install(card, of, capability, served, why, remedy):
-    card(*of, capability, served)
+def test_a_card_that_torch_can_not_use_is_an_error_with_what_to_install(card, of, capability, served, cuda, why, remedy):
+    card(*of, capability, served, cuda)
     for name in [None, "cuda"] if capability is None else ["cuda"]:
         with pytest.raises(InputError) as caught:
             hardware.pick_device(name)
