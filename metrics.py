@@ -49,31 +49,29 @@ def macro_f1(truth, pred, num_classes):
     return float(_mean_f1(2 * counts.diagonal(), counts.sum(0) + counts.sum(1)))
 
 
-def _counts_per_person(truth, pred, persons, C):
-    """The counts of macro F1 for each person: float64 [P, 2 C], 2 tp of each class, then predicted + true."""
-    person, names = pd.factorize(np.asarray(persons))
-    P = len(names)
+def _bootstrap(truth, preds, persons, C, resamples, seed):
+    """Macro F1 of each of `preds` on draws of as many persons, with replacement: float64 [resamples, len(preds)].
 
-    def per_person(classes, persons):
-        return np.bincount(persons * C + classes, minlength=P * C).reshape(P, C)
-
-    right = truth == pred
-    hits = 2 * per_person(truth[right], person[right])
-    return np.hstack([hits, per_person(pred, person) + per_person(truth, person)]).astype(np.float64)
-
-
-def _resampled_sums(counts, resamples, seed):
-    """Yield sums [n, columns] of `counts` [P, columns] over draws of P persons with replacement, n draws at a time.
-
-    The draws depend on P, `resamples` and `seed` alone, so whatever is counted for the same persons sees the same draws.
+    The draws depend on the number of persons, `resamples` and `seed` alone: with the same persons they are the same draws.
     """
-    rng, P = np.random.default_rng(seed), len(counts)
-    rows = max(1, 1_000_000 // P)  # 8 MB for the draws of a chunk
+    person, names = pd.factorize(np.asarray(persons))
+    P, counts = len(names), []
+
+    def per_person(rows, classes):
+        return np.bincount(person[rows] * C + classes[rows], minlength=P * C).reshape(P, C)
+
+    for pred in preds:
+        truth, pred = _as_classes(truth, pred, C)
+        counts += [2 * per_person(truth == pred, truth), per_person(..., pred) + per_person(..., truth)]
+    counts = np.hstack(counts).astype(np.float64)
+    rng, rows, scores = np.random.default_rng(seed), max(1, 1_000_000 // P), []  # 8 MB for the draws of a chunk
     for start in range(0, resamples, rows):
         n = min(rows, resamples - start)
         drawn = rng.integers(P, size=(n, P)) + np.arange(n)[:, None] * P
-        times = np.bincount(drawn.ravel(), minlength=n * P).reshape(n, P)
-        yield times.astype(np.float64) @ counts
+        times = np.bincount(drawn.ravel(), minlength=n * P).reshape(n, P).astype(np.float64)
+        sums = (times @ counts).reshape(n, len(preds), 2, C)
+        scores.append(_mean_f1(sums[:, :, 0], sums[:, :, 1]))
+    return np.concatenate(scores)
 
 
 def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
@@ -82,9 +80,7 @@ def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
     persons [N]: who is on each image. Images of a person share age and gender and mostly rise and fall together, so drawing
     single images would make intervals too narrow. A draw without a class leaves it out, as macro_f1.
     """
-    truth, pred = _as_classes(truth, pred, num_classes)
-    counts, C = _counts_per_person(truth, pred, persons, num_classes), num_classes
-    return np.concatenate([_mean_f1(sums[:, :C], sums[:, C:]) for sums in _resampled_sums(counts, resamples, seed)])
+    return _bootstrap(truth, [pred], persons, num_classes, resamples, seed)[:, 0]
 
 
 def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=2000, seed=0):
@@ -101,15 +97,8 @@ def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, res
     preds_a [S, N], preds_b [T, N]: of the same experiment trained S or T times, as with several seeds. People are drawn,
     never trainings: how other seeds would do is not in the samples.
     """
-    preds = [_as_classes(truth, pred, num_classes)[1] for pred in (*preds_a, *preds_b)]
-    truth, C, S = np.asarray(truth).astype(np.int64), num_classes, len(preds_a)
-    counts = np.hstack([_counts_per_person(truth, pred, persons, C) for pred in preds])
-    differences = []
-    for sums in _resampled_sums(counts, resamples, seed):
-        sums = sums.reshape(len(sums), len(preds), 2, C)
-        f1 = _mean_f1(sums[:, :, 0], sums[:, :, 1])
-        differences.append(f1[:, :S].mean(1) - f1[:, S:].mean(1))
-    return np.concatenate(differences)
+    f1, S = _bootstrap(truth, [*preds_a, *preds_b], persons, num_classes, resamples, seed), len(preds_a)
+    return f1[:, :S].mean(1) - f1[:, S:].mean(1)
 
 
 def phi(wrong_a, wrong_b):
