@@ -165,12 +165,8 @@ def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     side, which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1.
     """
     probs = np.asarray(probs, dtype=np.float64)
-    if probs.shape != (len(truth), num_classes) or not (probs >= 0).all():
-        raise ValueError(f"probs of shape {probs.shape}; it takes [{len(truth)}, {num_classes}], all >= 0")
     truth, pred = _as_classes(truth, probs.argmax(1), num_classes)
     C, limit, biases = num_classes, np.log(largest), np.zeros(num_classes)
-    if C == 1:
-        return np.ones(1)
     logs = np.ascontiguousarray(np.log(np.maximum(probs, 1e-300)).T)
     for _round in range(rounds):
         moved = False
