@@ -91,8 +91,6 @@ def _multiply(sums, totals):
     return (product_weight * product + label_weight * label) / (product_weight + label_weight)
 
 
-# ---- temperatures, prior and age bounds -------------------------------------------------------------------------------
-
 LIMITS = (0.1, 10.0)  # of a temperature; members that are never wrong would ask for 0
 FLOOR = 1e-12  # stands for a probability of 0, too small to be written down
 
@@ -260,9 +258,6 @@ def study_bounds(members, truth, persons, best, method="soft", weights=None, res
     return BoundsStudy(best, best_f1, metrics.macro_f1(truth, official, CLASSES), curves)
 
 
-# ---- search -----------------------------------------------------------------------------------------------------------
-
-
 class _Blend:
     """A blend with its predictions, by how much each leads, and macro F1, so that a change of one weight touches few rows."""
 
@@ -419,9 +414,6 @@ def stack_table(stack, members):
     rows = [(name, column) for name, target in members for column in dataset.columns(target)]
     table = pd.DataFrame([*rows, ("intercept", "")], columns=["member", "column"])
     return table.join(pd.DataFrame([*coefficients.T, intercept], columns=regression.classes_))
-
-
-# ---- the pipeline, cross-fitted ----------------------------------------------------------------------------------------
 
 
 def assign_groups(truth, persons, folds, seed=0):

@@ -41,9 +41,6 @@ import predictions
 from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
 from errors import InputError
 
-# ---- persons ----------------------------------------------------------------------------------------------------------
-
-
 # Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
 Grouping = namedtuple("Grouping", "eval oof scores")
 
@@ -96,8 +93,6 @@ def pair_scores(groups, persons):
     (_apart, wrong), (missed, right) = pair_confusion_matrix(persons, groups)
     return tuple(round(float(right / max(right + others, 1)), 6) for others in (wrong, missed))
 
-
-# ---- advice -----------------------------------------------------------------------------------------------------------
 
 READ = 20  # results whose predictions are read, the highest scores first
 
@@ -347,8 +342,6 @@ def print_next(args, result, folder):
         command = "leaderboard.py"
     print(f"next: python {command}")
 
-
-# ---- the ensemble -----------------------------------------------------------------------------------------------------
 
 YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
 
