@@ -5,7 +5,7 @@ together. Members are lists of (target, probabilities [N, num_outputs(target)]).
 """
 
 from collections import namedtuple
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
@@ -429,18 +429,16 @@ def assign_groups(truth, persons, folds, seed=0):
     return group[person]
 
 
-def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0):
+def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
     """Out-of-sample probabilities [N, 18]: fit(members, truth) of all people but one fold's, apply(fitted, members) to those.
 
     persons [N]: the `path` column.
     """
-    truth = np.asarray(truth)
-    group = assign_groups(truth, persons, folds, seed)
-    probs = np.empty((len(truth), CLASSES))
-    for fold in range(folds):
+    group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
+    for fold in tqdm(range(folds), desc="cross-fitting", unit="part", leave=False, disable=quiet or None):
         rest, mine = group != fold, group == fold
-        fitted = fit([(target, np.asarray(table)[rest]) for target, table in members], truth[rest])
-        probs[mine] = apply(fitted, [(target, np.asarray(table)[mine]) for target, table in members])
+        fitted = fit([(target, table[rest]) for target, table in members], truth[rest])
+        probs[mine] = apply(fitted, [(target, table[mine]) for target, table in members])
     return probs
 
 
@@ -477,13 +475,13 @@ class Fitted:
     weights: list | None = None
     stack: object = None
     class_factors: np.ndarray | None = None
-    path: list = field(default_factory=list)
+    path: list = ()
     temperatures: list | None = None
 
 
 def fit_plan(plan, members, truth):
     """Fitted to official labels truth [N]; bounds are tuned at equal weights, and once more at those that a search finds."""
-    temperatures, weights, path = None, None, []
+    temperatures, weights, path = None, None, ()
     if plan.temperature:
         temperatures = [fit_member_temperatures(target, probs, truth) for target, probs in members]
         members = scale_members(members, temperatures)
@@ -495,11 +493,11 @@ def fit_plan(plan, members, truth):
     if weights:
         cut = plan.bounds or tune_bounds(members, truth, plan.method, weights)
     stack = fit_stack(members, truth) if plan.method == "stack" else None
-    fitted = Fitted(cut, weights, stack, None, path)
+    fitted = Fitted(cut, weights, stack, None, path, temperatures)
     if "f1" in plan.decode:
         factors = metrics.fit_class_factors(apply_plan(plan, fitted, members), truth, CLASSES)
         fitted = replace(fitted, class_factors=np.round(factors, 6))
-    return replace(fitted, temperatures=temperatures)
+    return fitted
 
 
 def average_folds(fitted, folds):
@@ -542,20 +540,17 @@ def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
     def f1(probs):
         return float(metrics.macro_f1(truth, probs.argmax(1), CLASSES))
 
+    def fit(some_members, some_truth):
+        fits.append(fit_plan(plan, some_members, some_truth))
+        return fits[-1]
+
     def apply(one, some_members):
         return apply_plan(plan, one, scale_members(some_members, one.temperatures))
 
     probs, fits, in_sample = apply(fitted, members), [], None
     if plan.fitted_options:
         in_sample = f1(finish_plan(plan, probs)[0])
-        with tqdm(total=CROSSFIT_FOLDS, desc="cross-fitting", unit="part", leave=False, disable=quiet or None) as bar:
-
-            def fit(some_members, some_truth):
-                fits.append(fit_plan(plan, some_members, some_truth))
-                bar.update()
-                return fits[-1]
-
-            probs = crossfit(fit, apply, members, truth, persons, seed=plan.seed)
+        probs = crossfit(fit, apply, members, truth, persons, seed=plan.seed, quiet=quiet)
     probs, mask_factors = finish_plan(plan, probs)
     plain = blend(members) if plain is None else plain
     pred, plain_pred = probs.argmax(1), plain.argmax(1)
