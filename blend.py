@@ -307,12 +307,10 @@ def _by_columns(members, bounds):
 
 def _start(members, truth):
     """Indices of the members to begin with: the best that decides all alone, or the best one of each component."""
-    true = dict(zip(COMPONENTS, decode(truth)))
+    true = {"label": truth, "multi": truth, **dict(zip(COMPONENTS, decode(truth)))}
 
     def own_f1(index):
-        target, probs = members[index]
-        if target in ("label", "multi"):
-            return metrics.macro_f1(truth, blend([members[index]]).argmax(1), CLASSES)
+        target, probs = members[index][0], dataset.scored_probs(*members[index])
         return metrics.macro_f1(true[target], probs.argmax(1), probs.shape[1])
 
     def best(decided):
@@ -333,8 +331,7 @@ def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     brought nothing, or at `steps`, and goes back to its best score; of members that score the same the one taken least often
     joins; and there are no bags, which won on three of eight libraries (docs/results.md).
     """
-    check_decided([target for target, _probs in members])
-    members, truth = _by_columns(members, bounds), np.asarray(truth)
+    members = _by_columns(members, bounds)
     given = [member_components(target, probs) for target, probs in members]
     chosen = _start(members, truth)
     current = _Blend(truth, *_sum_members([members[index] for index in chosen]))
@@ -359,11 +356,10 @@ def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0)
     Coordinate ascent from equal weights: each in turn is multiplied or divided by 2, where that scores better; when a round
     changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest.
     """
-    check_decided([target for target, _probs in members])
     members = _by_columns(members, bounds)
     given = [member_components(target, probs) for target, probs in members]
     weights = [dict.fromkeys(tables, 1.0) for tables in given]
-    current, factor = _Blend(np.asarray(truth), *_sum_members(members)), 2.0
+    current, factor = _Blend(truth, *_sum_members(members)), 2.0
     for _round in range(rounds):
         moved = False
         for tables, weight in zip(given, weights):
