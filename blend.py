@@ -4,6 +4,7 @@
 together. Members are lists of (target, probabilities [N, num_outputs(target)]).
 """
 
+import functools
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
@@ -220,12 +221,12 @@ def tune_bounds(members, truth, method="soft", weights=None):
 
     LO and HI in turn, from the official bounds on until neither moves; of equal scores the bounds nearest to the official ones.
     """
-    predict, scores = bounds_predictor(members, method, weights), {}
+    predict = bounds_predictor(members, method, weights)
 
+    @functools.cache
     def rank(bounds):
-        if bounds not in scores:
-            scores[bounds] = metrics.macro_f1(truth, predict(bounds), CLASSES)
-        return scores[bounds], -sum(abs(bound - official) for bound, official in zip(bounds, OFFICIAL_BOUNDS))
+        distance = sum(abs(bound - official) for bound, official in zip(bounds, OFFICIAL_BOUNDS))
+        return metrics.macro_f1(truth, predict(bounds), CLASSES), -distance
 
     best, before = OFFICIAL_BOUNDS, None
     while best != before:
