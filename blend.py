@@ -19,8 +19,7 @@ import metrics
 from dataset import COMPONENTS, FIRST_AGE, LABELS, MASKS, OFFICIAL_BOUNDS, combine, decode, head_slices, marginals
 from errors import InputError
 
-BLEND_METHODS = ("soft", "hard")
-METHODS = (*BLEND_METHODS, "stack")
+METHODS = ("soft", "hard", "stack")
 SEARCHES = ("none", "greedy", "weights")
 DECODES = ("argmax", "f1", "prior", "f1+prior")
 CROSSFIT_FOLDS = 5
