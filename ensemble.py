@@ -153,13 +153,13 @@ def choose_pair(candidates, truth, persons):
 
 
 def advise(folder, oof, names):
-    """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; None of fewer than two.
+    """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; no lines of fewer than two.
 
     oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, the lines name two without too.
     """
     candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
     if len(candidates) < 2:
-        return None
+        return None, None, []
     first, second, lines = choose_pair(candidates, *people)
     if first.persons or (second and second.persons):
         allowed = [candidate for candidate in candidates if not candidate.persons]
@@ -308,7 +308,7 @@ def say_plain_oof(tta, members):
 def warn_of_prior(eval_probs):
     """Warn on stderr where a predicted mask share departs from 5:1:1 by more than a percentage point."""
     N = len(eval_probs)
-    counts, expected = np.bincount(decode(eval_probs.argmax(1))[0], minlength=len(MASKS)), np.multiply(MASK_PRIOR, N)
+    counts, expected = blend.predicted_counts(eval_probs), np.multiply(MASK_PRIOR, N)
     if np.abs(counts - expected).max() > 0.01 * N:
         text = "{} {:,} ({:.1%}) for {} ({:.1%})"
         shares = [text.format(*row) for row in zip(MASKS, counts, counts / N, map("{:,.0f}".format, expected), expected / N)]
@@ -326,14 +326,14 @@ def predicted_shares(eval_probs):
 
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
-    images, advised = result.images, None
+    images, (first, second, lines) = result.images, (None, None, [])
     data = demo.as_option(args.data_dir) if args.data_dir else ""
     if images:
-        advised = advise(folder, images.table.assign(target=images.truth), result.names)
-    for line in advised[2] if advised else ():
+        first, second, lines = advise(folder, images.table.assign(target=images.truth), result.names)
+    for line in lines:
         print(line)
-    if advised and advised[1]:
-        command = shlex.join(["compare.py", str(advised[0].folder), str(advised[1].folder)]) + data
+    if second:
+        command = shlex.join(["compare.py", str(first.folder), str(second.folder)]) + data
     elif images and not result.plan.fitted_options and len(result.members) > 1:
         command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"

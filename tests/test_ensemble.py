@@ -574,12 +574,12 @@ def test_nothing_to_choose_from(write):
     write("other images", wrong, images=[f"{index}.jpg" for index in range(700)])
     other, _oof = write("other eval images", wrong)
     pd.DataFrame({"ImageID": [f"x{name}" for name in NAMES], "ans": 0}).to_csv(other / "submission.csv", index=False)
-    assert ensemble.advise(folder, oof, NAMES) is None
+    assert ensemble.advise(folder, oof, NAMES) == (None, None, [])
     write("bad", np.arange(700) % 7 != 1)
     first, second, lines = ensemble.advise(folder, oof, NAMES)
     assert first.folder == folder and second is None
     assert "all else is worse by more than noise, or the same again" in lines[-1]
-    assert ensemble.advise(folder, oof, [*NAMES, "one more.jpg"]) is None
+    assert ensemble.advise(folder, oof, [*NAMES, "one more.jpg"]) == (None, None, [])
 
 
 def test_sharing_by_hand():
