@@ -218,12 +218,8 @@ class Member:
     def is_run(self):
         return self.choice is not None
 
-    def eval_probs(self, names):
-        """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`."""
-        return self._probs(self.eval, "ImageID", names)
-
     def fold_probs(self, names):
-        """`eval_probs` of each fold, a list; of a member without tables of folds its mean alone."""
+        """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`, of each fold, or of their mean."""
         return [self._probs(table, "ImageID", names) for table in self.fold_tables or [self.eval]]
 
     def oof_probs(self, images):
@@ -274,10 +270,8 @@ def find_members(patterns, folds="all", option="--models"):
 def _leave_out(members, passed):
     """The members that are not among `passed`, {name: reason}, which a line lists; InputError when none is left."""
     if passed:
-        by_reason = {}
-        for name, reason in passed.items():
-            by_reason.setdefault(reason, []).append(name)
-        listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        reasons = {reason: [name for name in passed if passed[name] == reason] for reason in passed.values()}
+        listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
         errors.log(f"passed over, {len(passed)} of what patterns match: {listed}")
     left = [member for member in members if member.name not in passed]
     if not left:
@@ -345,7 +339,6 @@ def read_eval(member, tta="none"):
 
 def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
     """The members with tables of the images of info.csv and the people of train.csv, where a data folder is given or found.
-
     `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing or lack images, when nothing
     is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images."""
     members = read_oofs(members, tta, needs_oof)

@@ -67,16 +67,15 @@ def test_single_folds_and_an_ensemble_are_members(predicted, runs):
     assert [(source.choice, source.is_run) for source in sources] == [([1], True), ([0], True), ("all", True), (None, False)]
     second, first, whole, ensembled = predictions.read_members(sources, "none", unasked)
     names = whole.eval["ImageID"].tolist()
-    np.testing.assert_allclose(ensembled.eval_probs(names), whole.eval_probs(names), rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(whole.eval_probs(names[::-1])[::-1], whole.eval_probs(names))  # joined by name
-    saved = pd.read_csv(run / "fold1" / "eval.csv")[dataset.columns("label")].to_numpy()
-    np.testing.assert_allclose(second.eval_probs(names), saved)
-    np.testing.assert_allclose((first.eval_probs(names) + second.eval_probs(names)) / 2, whole.eval_probs(names), atol=1e-6)
+    by_second, by_first, by_all, by_ensemble = (member.fold_probs(names) for member in (second, first, whole, ensembled))
+    np.testing.assert_allclose(by_ensemble, by_all, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(whole.fold_probs(names[::-1])[0][::-1], by_all[0])  # joined by name
+    np.testing.assert_allclose(by_second, [pd.read_csv(run / "fold1" / "eval.csv")[dataset.columns("label")]])
+    np.testing.assert_allclose([(by_first[0] + by_second[0]) / 2], by_all, atol=1e-6)  # one table: nobody asked for more
     pd.testing.assert_frame_equal(second.oof, whole.oof)
     assert second.folds == [1] and second.name.endswith(":fold1")
-    assert len(second.fold_probs(names)) == 1  # nobody asked for more
     (again,) = predictions.read_members(sources[2:3], "none", unasked, by_fold=True)
-    np.testing.assert_array_equal(again.fold_probs(names), [first.eval_probs(names), second.eval_probs(names)])
+    np.testing.assert_array_equal(again.fold_probs(names), [*by_first, *by_second])
 
 
 def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace, capsys):
