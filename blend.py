@@ -49,12 +49,10 @@ def member_components(target, probs, bounds=OFFICIAL_BOUNDS):
 
 def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
     """Probabilities of the 18 classes [N, 18] from `members`, a list of (target, probabilities [N, num_outputs(target)]).
-
     Members of one component (mask, gender, age_group) are averaged (soft) or voted (hard), the components are multiplied, and
     the product is averaged with the members of target label, where each component of a member counts one third. Components that
     only label members decide are their marginals. `weights`: for each member a number >= 0, or {component: number}; all 1
-    without it. InputError when components are left undecided.
-    """
+    without it. InputError when components are left undecided."""
     sums, totals = _sum_members(members, weights, votes if method == "hard" else np.asarray, bounds)
     check_decided(totals)
     return _multiply(sums, totals)
@@ -108,10 +106,8 @@ def apply_temperature(probs, temperature):
 
 def fit_temperature(probs, right):
     """The temperature within LIMITS of least negative log-likelihood: a float, rounded as it is written down.
-
-    After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool
-    [N, C] marks the true column of each row, and several where any age of a group is right.
-    """
+    After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool [N, C]
+    marks the true column of each row, and several where any age of a group is right."""
     logs = _logs(probs)
 
     def loss(log_temperature):
@@ -170,11 +166,9 @@ def apply_mask_factors(label_probs, factors):
 
 def fit_mask_factors(label_probs):
     """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`.
-
     After Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (Neural
     Computation 2002); here not the mean probabilities but the predictions meet the prior. Each factor in turn takes exactly as
-    many images as it should; where ties leave no such factors, those that come nearest.
-    """
+    many images as it should; where ties leave no such factors, those that come nearest."""
     expected, biases = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
@@ -217,7 +211,6 @@ def bounds_lines(best):
 
 def tune_bounds(members, truth, method="soft", weights=None):
     """The bounds (LO, HI) of highest macro F1 of the blend of `members` on truth [N].
-
     LO and HI in turn, from the official bounds on until neither moves; of equal scores the bounds nearest to the official ones.
     """
     predict = bounds_predictor(members, method, weights)
@@ -241,10 +234,8 @@ BoundsStudy = namedtuple("BoundsStudy", "best best_f1 official_f1 curves")
 
 def study_bounds(members, truth, persons, best, method="soft", weights=None, resamples=500):
     """The BoundsStudy of a blend of `members`: macro F1 at the bounds `best` and the official ones, two curves through `best`.
-
     A BoundsCurve: macro F1 `f1` at each of `bounds` [(LO, HI)], and `low`, `high`, the 95 % interval of its difference to the
-    official ones over people (persons [N]).
-    """
+    official ones over people (persons [N])."""
     predict = bounds_predictor(members, method, weights)
     official = predict(OFFICIAL_BOUNDS)
     curves = []
@@ -289,9 +280,7 @@ class _Blend:
 
     def _reach(self, tables, step):
         """The most that such a change can add to the difference of two classes, in units of weight x probability.
-
-        The mean of a component, of total weight T, moves by at most |step| / (T + step), and the product by their sum.
-        """
+        The mean of a component, of total weight T, moves by at most |step| / (T + step), and the product by their sum."""
         moved = {name: abs(step) / (self.totals.get(name, 0.0) + step) for name in tables}
         source = [name if name in self.totals or name in tables else "label" for name in COMPONENTS]
         grown = abs(step) * sum(name in COMPONENTS for name in tables) / len(COMPONENTS)
@@ -324,13 +313,11 @@ def _start(members, truth):
 
 def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     """(weights of the members, sum 1; the path to them, [(member, macro F1 once it joined)]) for macro F1.
-
     After Caruana et al., "Ensemble selection from libraries of models" (ICML 2004): members are chosen with replacement, each
     time the one with which the blend scores best. Different: a member may decide only components; the start is the best member
     alone or the best one of each component (the first of them with score nan); the search ends when `patience` members have
     brought nothing, or at `steps`, and goes back to its best score; of members that score the same the one taken least often
-    joins; and there are no bags, which won on three of eight libraries (docs/results.md).
-    """
+    joins; and there are no bags, which won on three of eight libraries (docs/results.md)."""
     members = _by_columns(members, bounds)
     given = [member_components(target, probs) for target, probs in members]
     chosen = _start(members, truth)
@@ -352,10 +339,8 @@ def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
 
 def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0):
     """A weight for each member and component, [{component: weight}], as `blend` takes them, for macro F1.
-
     Coordinate ascent from equal weights: each in turn is multiplied or divided by 2, where that scores better; when a round
-    changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest.
-    """
+    changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest."""
     members = _by_columns(members, bounds)
     given = [member_components(target, probs) for target, probs in members]
     weights = [dict.fromkeys(tables, 1.0) for tables in given]
@@ -427,9 +412,7 @@ def assign_groups(truth, persons, folds, seed=0):
 
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
     """Out-of-sample probabilities [N, 18]: fit(members, truth) of all people but one fold's, apply(fitted, members) to those.
-
-    persons [N]: the `path` column.
-    """
+    persons [N]: the `path` column."""
     group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
     for fold in tqdm(range(folds), desc="cross-fitting", unit="part", leave=False, disable=quiet or None):
         rest, mine = group != fold, group == fold
@@ -529,9 +512,7 @@ SCORES = ("oof_f1", "oof_acc", "oof_f1_ci95", "in_sample_f1", "crossfit_parts", 
 
 def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
     """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
-
-    The gain is that over `plain` [N, 18], without it over the plain average of the members. Intervals are 95 % over people.
-    """
+    The gain is that over `plain` [N, 18], without it over the plain average of the members. Intervals are 95 % over people."""
 
     def f1(probs):
         return float(metrics.macro_f1(truth, probs.argmax(1), CLASSES))

@@ -69,7 +69,6 @@ def _group_means(probs, groups):
 
 def share_probs(target, probs, groups):
     """A member's probabilities [N, C] with those of gender and age averaged over each group; each image keeps its own mask's.
-
     Of the 18 classes of `label` the mean is that of gender and age group together; an image alone in its group stays as it is.
     """
     if target == "label":
@@ -154,7 +153,6 @@ def choose_pair(candidates, truth, persons):
 
 def advise(folder, oof, names):
     """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; no lines of fewer than two.
-
     oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, the lines name two without too.
     """
     candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
@@ -178,10 +176,8 @@ def total_weight(weight):
 
 def added(plan, fitted, members, truth):
     """In-sample macro F1 with each member minus that without it, nothing fitted anew [len(members)].
-
-    A member without weight enters at the mean weight of the others. Infinite where the others leave a component undecided;
-    NaN for a stacker.
-    """
+    A member without weight enters at the mean weight of the others. Infinite where the others leave a component undecided; NaN
+    for a stacker."""
     if plan.method == "stack":
         return np.full(len(members), np.nan)
     members = blend.scale_members(members, fitted.temperatures)

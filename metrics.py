@@ -30,9 +30,7 @@ def _mean_f1(hits, times):
 
 def confusion(truth, pred, num_classes):
     """Count images by true class (rows) and predicted class (columns): int64 [C, C].
-
-    truth, pred: integers [N] in 0..num_classes - 1, N > 0; else ValueError, as in every function here that takes them.
-    """
+    truth, pred: integers [N] in 0..num_classes - 1, N > 0; else ValueError, as in every function here that takes them."""
     truth, pred = _as_classes(truth, pred, num_classes)
     return np.bincount(truth * num_classes + pred, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -51,9 +49,7 @@ def macro_f1(truth, pred, num_classes):
 
 def _bootstrap(truth, preds, persons, C, resamples, seed):
     """Macro F1 of each of `preds` on draws of as many persons, with replacement: float64 [resamples, len(preds)].
-
-    The draws depend on the number of persons, `resamples` and `seed` alone: with the same persons they are the same draws.
-    """
+    The draws depend on the number of persons, `resamples` and `seed` alone: with the same persons they are the same draws."""
     person, names = pd.factorize(np.asarray(persons))
     P, counts = len(names), []
 
@@ -76,27 +72,21 @@ def _bootstrap(truth, preds, persons, C, resamples, seed):
 
 def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
     """Macro F1 of `resamples` draws of as many persons, with replacement, with all their images: float64 [resamples].
-
     persons [N]: who is on each image. Images of a person share age and gender and mostly rise and fall together, so drawing
-    single images would make intervals too narrow. A draw without a class leaves it out, as macro_f1.
-    """
+    single images would make intervals too narrow. A draw without a class leaves it out, as macro_f1."""
     return _bootstrap(truth, [pred], persons, num_classes, resamples, seed)[:, 0]
 
 
 def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=2000, seed=0):
     """Macro F1 of A minus that of B on the same `resamples` draws of persons: float64 [resamples].
-
-    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1.
-    """
+    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1."""
     return bootstrap_mean_difference(truth, [pred_a], [pred_b], persons, num_classes, resamples, seed)
 
 
 def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
     """Mean macro F1 of the predictions `preds_a` minus that of `preds_b` on each draw of persons: float64 [resamples].
-
-    preds_a [S, N], preds_b [T, N]: of the same experiment trained S or T times, as with several seeds. People are drawn,
-    never trainings: how other seeds would do is not in the samples.
-    """
+    preds_a [S, N], preds_b [T, N]: of the same experiment trained S or T times, as with several seeds. People are drawn, never
+    trainings: how other seeds would do is not in the samples."""
     f1, S = _bootstrap(truth, [*preds_a, *preds_b], persons, num_classes, resamples, seed), len(preds_a)
     return f1[:, :S].mean(1) - f1[:, S:].mean(1)
 
@@ -108,10 +98,8 @@ def phi(wrong_a, wrong_b):
 
 def boundary_share(truth, pred_a, pred_b, near, num_classes):
     """Share of the difference in macro F1 between A and B that comes from the images with `near` (bool [N]) True.
-
-    That is what A would gain with its own predictions there and B's elsewhere, over what it does gain; nan where both score
-    the same. Macro F1 is no sum over images, so shares add up to 1 only nearly, and may be below 0 or above 1.
-    """
+    That is what A would gain with its own predictions there and B's elsewhere, over what it does gain; nan where both score the
+    same. Macro F1 is no sum over images, so shares add up to 1 only nearly, and may be below 0 or above 1."""
     score_a, score_b = (macro_f1(truth, pred, num_classes) for pred in (pred_a, pred_b))
     mixed = macro_f1(truth, np.where(near, pred_a, pred_b), num_classes)
     gain = score_a - score_b
@@ -120,10 +108,8 @@ def boundary_share(truth, pred_a, pred_b, near, num_classes):
 
 def _takeover(logs, biases, truth, c, low, high):
     """Macro F1 of the argmax of logs + biases as the bias of class `c` rises from `low` to `high`, exactly.
-
-    logs: float64 [C, N]. Returns edges [n + 2], which are `low`, the n biases at which a row goes over to class c, sorted,
-    and `high`; and scores [n + 1], each constant between two edges.
-    """
+    logs: float64 [C, N]. Returns edges [n + 2], which are `low`, the n biases at which a row goes over to class c, sorted, and
+    `high`; and scores [n + 1], each constant between two edges."""
     C = len(logs)
     others = logs + biases[:, None]
     others[c] = -np.inf
@@ -159,11 +145,9 @@ def _smooth_best(edges, scores, now, window=0.5):
 
 def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     """Factors of the classes for macro F1: float64 [C], geometric mean 1, each in 1 / largest .. largest.
-
-    probs: [N, C], >= 0. Decode with (probs * factors).argmax(1). Coordinate ascent from equal factors, class by class. The
-    line search knows macro F1 exactly at every factor and takes the best of its mean over half a unit of log factor to each
-    side, which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1.
-    """
+    probs: [N, C], >= 0. Decode with (probs * factors).argmax(1). Coordinate ascent from equal factors, class by class. The line
+    search knows macro F1 exactly at every factor and takes the best of its mean over half a unit of log factor to each side,
+    which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1."""
     probs = np.asarray(probs, dtype=np.float64)
     truth, pred = _as_classes(truth, probs.argmax(1), num_classes)
     C, limit, biases = num_classes, np.log(largest), np.zeros(num_classes)
