@@ -179,8 +179,7 @@ def apply_class_factors(probs, factors):
 
 def interval(samples):
     """Central interval (lo, hi) that holds 95 % of the samples, by percentiles."""
-    lo, hi = np.quantile(samples, [0.025, 0.975])
-    return float(lo), float(hi)
+    return tuple(np.quantile(samples, [0.025, 0.975]).tolist())
 
 
 def verdict(low, high):
