@@ -166,7 +166,6 @@ def fold_tables(run, target, numbers, tta):
 def write_run_eval(run, target, numbers, tta, table):
     """Write RUN/eval.csv, the mean `table` of these folds, and RUN/submission.csv, of whose 18 classes the probabilities are
     returned, or None for targets that don't decide the label."""
-    run = Path(run)
     write_with_metadata(run / "eval.csv", table, {"folds": list(numbers), "tta": tta})
     if SCORED_AS[target] != "label":
         return None
@@ -460,7 +459,7 @@ def oof_truth(members):
 
 def write_summary(run, target, kfold):
     """Write oof.csv and summary.json of a run from its complete folds; returns the summary, a dict that holds the options."""
-    run, scores = Path(run), dict.fromkeys(("oof_f1", "oof_acc", "oof_f1_ci95"))
+    scores = dict.fromkeys(("oof_f1", "oof_acc", "oof_f1_ci95"))
     with files.lock(run, wait=True):
         folds = list(experiment.done_folds(run).values())  # under the lock: of several processes the last to write sees all
         if kfold:
