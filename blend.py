@@ -166,9 +166,8 @@ def apply_mask_factors(label_probs, factors):
 
 def fit_mask_factors(label_probs):
     """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`.
-    After Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (Neural
-    Computation 2002); here not the mean probabilities but the predictions meet the prior. Each factor in turn takes exactly as
-    many images as it should; where ties leave no such factors, those that come nearest."""
+    After Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities" (2002), but the predictions, not
+    the mean probabilities, meet the prior. Each factor in turn takes as many images as it should, or as near as ties allow."""
     expected, biases = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
@@ -313,11 +312,10 @@ def _start(members, truth):
 
 def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     """(weights of the members, sum 1; the path to them, [(member, macro F1 once it joined)]) for macro F1.
-    After Caruana et al., "Ensemble selection from libraries of models" (ICML 2004): members are chosen with replacement, each
-    time the one with which the blend scores best. Different: a member may decide only components; the start is the best member
-    alone or the best one of each component (the first of them with score nan); the search ends when `patience` members have
-    brought nothing, or at `steps`, and goes back to its best score; of members that score the same the one taken least often
-    joins; and there are no bags, which won on three of eight libraries (docs/results.md)."""
+    After Caruana et al., "Ensemble selection from libraries of models" (ICML 2004): the member with which the blend scores best
+    joins, again and again, of equal ones that taken least often. Different: the start is the best member that decides all or
+    the best one of each component (the first with score nan); the search ends at `steps`, or when `patience` members brought
+    nothing, and goes back to its best score; no bags, which won on three of eight libraries (docs/results.md)."""
     members = _by_columns(members, bounds)
     given = [member_components(target, probs) for target, probs in members]
     chosen = _start(members, truth)
