@@ -140,12 +140,9 @@ def choose_pair(candidates, truth, persons):
         low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
         if low <= 0 <= high:
             gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
-            apart = (first.answers != other.answers).mean()
-            like = f"correlation {alike[other.folder]:.2f}, {apart:.1%} of answers differ"
-            lines += [
-                f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};",
-                f"     its errors are least like those of 1: {like}",
-            ]
+            like = f"correlation {alike[other.folder]:.2f}, {(first.answers != other.answers).mean():.1%} of answers differ"
+            lines.append(f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};")
+            lines.append(f"     its errors are least like those of 1: {like}")
             return first, other, lines
     lines.append("  2  none: all else is worse by more than noise, or the same again; combine other members for one")
     return first, None, lines
@@ -264,12 +261,9 @@ def say_persons(grouping):
     count = "{:,} eval images in {:,} groups".format(*grouping.eval.nunique())
     say(f"persons: {count} of {images.SIZE} at most", hang="    ")
     if grouping.oof is not None:
-        precision, recall = grouping.scores.values()
-        pairs = (
-            f"of the pairs in a group {precision:.1%} are of one person, of the pairs of a person {recall:.1%} are in a group"
-        )
+        pairs = "of the pairs in a group {:.1%} are of one person, of the pairs of a person {:.1%} are in a group"
         count = "{:,} images in {:,}".format(*grouping.oof.nunique())
-        say(f"out of fold, all people at once, {count}: {pairs}", "  ", "    ")
+        say(f"out of fold, all people at once, {count}: {pairs.format(*grouping.scores.values())}", "  ", "    ")
     say("whether images may be answered together is for the contest's rules to say: ask before you hand it in", "  ", "    ")
 
 
