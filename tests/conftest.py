@@ -8,6 +8,7 @@ import csv
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,15 @@ def until(true, seconds=120):
 def until_told(line):
     """Wait until another thread has said a line on stderr, which capsys captures."""
     until(lambda: line in sys.stderr.getvalue())
+
+
+@pytest.fixture
+def handlers():
+    """The signal handlers that a script's main leaves behind go."""
+    before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def without_pictures():

@@ -6,17 +6,16 @@ Nothing is trained and no image is decoded here: what these commands ask for is 
 import importlib
 import json
 import shlex
-import signal
 
+import pandas as pd
 import pytest
 import yaml
-from helpers import People, write_run
+from helpers import People, eval_names, write_run
 
 import demo
 import errors
 import experiment
 import options
-import predictions
 import sweep
 
 TRAIN = "--data-dir data --model test_resnet --no-pretrained --img-size 32 24 --device cpu --kfold 2 --quiet "
@@ -24,22 +23,17 @@ BENCHMARK = "--data-dir data --model test_resnet --img-size 32 24 --device cpu "
 # (script, its command line, what the line says, with … for what is left out)
 CASES = [
     ("train", TRAIN + "--optimiser SGD", "--optimiser: no such option. Did you mean --optimizer…--help lists them"),
-    ("train", TRAIN + "--opt SGD", "--opt: no such option…--help lists them"),
     ("train", TRAIN + "stray", "stray: belongs to no option; quote names with spaces"),
     ("train", TRAIN + "--lr", "argument --lr: expected one argument"),
     ("train", TRAIN + "--lr -1", "argument --lr: -1 is not a number above 0"),
-    ("train", TRAIN + "--lr 1e-3x", "argument --lr: 1e-3x is not a number"),
     ("train", TRAIN + "--epochs 1.5", "argument --epochs: 1.5 is not a whole number"),
     ("train", TRAIN + "--epochs 0", "argument --epochs: 0 is not above 0"),
-    ("train", TRAIN + "--seed -1", "argument --seed: -1 is below 0"),
-    ("train", TRAIN + "--smoothing 1", "argument --smoothing: 1 is not a number from 0 to below 1"),
     ("train", TRAIN + "--layer-decay 1.5", "argument --layer-decay: 1.5 is not a number above 0 and up to 1"),
     ("train", TRAIN + "--face-crop -0.1", "argument --face-crop: -0.1 is not a number from 0 on"),
     ("train", TRAIN + "--mix halves --mix-prob 1.1", "argument --mix-prob: 1.1 is not a number from 0 to 1"),
     ("train", TRAIN + "--label-fixes x --fix-confidence nan", "argument --fix-confidence: nan is not a number from 0 to 1"),
     ("train", TRAIN + "--parallel-folds many", "argument --parallel-folds: many is not a whole number"),
     ("train", TRAIN + "--target nose", "argument --target: invalid choice: 'nose' (choose from"),
-    ("train", TRAIN + "--aug heavy", "argument --aug: invalid choice: 'heavy' (choose from"),
     ("train", TRAIN + "--model resnet81", "--model resnet81: timm…has no such model. Did you mean resnet"),
     ("train", TRAIN + "--model hf-hub:someone/resnet18", "--model hf-hub:someone/resnet18: timm…has no such model"),
     ("train", TRAIN + "--model resnet18.foo", "--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"),
@@ -49,11 +43,9 @@ CASES = [
     ("train", TRAIN + "--optimizer AdamPP", "--optimizer AdamPP: timm has no such optimizer. Did you mean AdamP"),
     ("train", TRAIN + "--scheduler StepL", "--scheduler StepL: none of StepLR, Cosine,…Did you mean StepLR?"),
     ("train", TRAIN + "--img-size 1 2 3", "--img-size 1 2 3: takes one number, or height and width"),
-    ("train", TRAIN + "--crop 1 2 3", "--crop 1 2 3: takes one number, or height and width"),
     ("train", TRAIN + "--kfold 1", "--kfold 1: a single fold has nobody to train on; 0 is nofold, 2 and more are folds"),
     ("train", TRAIN + "--kfold 3", "--kfold 3: the smallest stratum (male, age group 0) has 2 people; --kfold can be 2 at most"),
     ("train", TRAIN + "--fold 7", "--fold 7: --kfold 2 has the folds 0 to 1"),
-    ("train", TRAIN + "--fold -1", "--fold -1: --kfold 2 has the folds 0 to 1"),
     ("train", TRAIN + "--limit-people 3", "--limit-people 3: with --kfold 2 at least 12 people are needed"),
     ("train", TRAIN + "--age-bounds 60 30", "--age-bounds 60 30: must be LO HI with 18 < LO < HI <= 60"),
     ("train", TRAIN + "--target age --age-bounds 29 59", "--age-bounds: --target age learns single years; cut them anywhere with ensemble.py"),
@@ -76,7 +68,6 @@ CASES = [
     ("train", TRAIN + "--label-fixes none.csv", "none.csv: no such file; a csv with the columns path,column,value is needed"),
     ("train", TRAIN + "--label-fixes data", "data: not readable (Is a directory); a csv with the columns path,column,value"),
     ("train", "--data-dir data/train --model resnet18", "--data-dir data/train: holds neither; it must hold train/train.csv…Did you mean data?"),
-    ("train", "--data-dir data/eval/images --model resnet18", "--data-dir data/eval/images: holds neither; it must hold…Did you mean data?"),
     ("train", "--data-dir . --model resnet18", "--data-dir .: holds neither; it must hold…Did you mean data?"),
     ("train", "--data-dir data/train/train.csv --model resnet18", "train.csv: is a file; it must hold…Did you mean data?"),
     ("train", "--data-dir dta --model resnet18", "--data-dir dta: no such folder; it must hold…Did you mean data?"),
@@ -84,12 +75,10 @@ CASES = [
     ("train", "--data-dir pixels --model resnet18 --kfold 2", "pixels/train/images: no such folder; it holds a folder of images for each person"),
     ("inference", "--models runs/label --data-dir data/train/images", "--data-dir data/train/images: holds neither;…Did you mean data?"),
     ("sweep", "deep.txt", "deep.txt line 1: --data-dir data/train: holds neither; it must hold…Did you mean data?"),
-    ("train", TRAIN + "--data-dir nowhere", "--data-dir nowhere: no such folder; it must hold train/train.csv and eval/info.csv"),
     ("train", TRAIN + "--data-dir empty", "--data-dir empty: holds neither; it must hold train/train.csv and eval/info.csv\n"),
     ("train", TRAIN + "--name a/b", "--name 'a/b': must be a plain folder name; the place goes into --output-dir"),
     ("train", TRAIN + "--name ''", "--name '': must be a plain folder name"),
     ("train", TRAIN + "--name x:best", "--name x:best: reads as a fold of a run x; take another one"),
-    ("train", TRAIN + "--name .hidden", "--name '.hidden': must be a plain folder name"),
     ("train", TRAIN + "--name $'a\\nb'".replace("$'a\\nb'", "'a\nb'"), "--name 'a\\nb': must be a plain folder name"),
     ("train", TRAIN + "--name label", "runs/label: exists and is never overwritten; choose another --name or --resume runs/label"),
     ("train", TRAIN + "--pseudo runs/none", "runs/none: no such run. python train.py makes one"),
@@ -111,14 +100,10 @@ CASES = [
     ("inference", "--models runs/mask", "runs/mask: no fold is complete; python train.py --resume runs/mask goes on with it"),
     ("inference", "--models runs/label --folds 5", "--folds 5: runs/label has the complete folds 0 1"),
     ("inference", "--models runs/label --folds all 1", "--folds all 1: takes all, best, or fold numbers"),
-    ("inference", "--models runs/label --folds some", "argument --folds: some is not a whole number"),
     ("inference", "--models runs/label --tta vflip", "argument --tta: invalid choice: 'vflip' (choose from"),
     ("inference", "--models runs/label --oof", "--oof: compares a --tta with none, on all folds; add one, such as --tta hflip"),
     ("inference", "--models runs/label --oof --tta hflip --folds best", "--oof: compares a --tta with none, on all folds"),
-    ("inference", "--models runs/label --batch-size 0", "argument --batch-size: 0 is not above 0"),
     ("inference", "--models runs/label --device abacus", "--device abacus: can't be used here"),
-    ("inference", "--models runs/label --data-dir nowhere", "--data-dir nowhere: no such folder"),
-    ("inference", "--models runs/label --data-dir empty", "--data-dir empty: holds neither; it must hold train/train.csv and eval/info.csv\n"),
     ("inference", "--models runs/label --data-dir data --device cpu", "runs/label/fold0/best.safetensors: no such file"),
 
     ("ensemble", "", "the following arguments are required: --models"),
@@ -152,8 +137,6 @@ CASES = [
     ("compare", "runs/label mime.csv", "mime.csv: no such file. Did you mean mine.csv"),
     ("compare", "runs/nofold few.csv", "few.csv lacks 13 of the 14 images of data/eval/info.csv, such as…; make it anew. Without them: no out-of-fold verdict"),
     ("compare", "mine.csv mine.csv --out x.csv", "argument --out: x.csv is not the name of a page, FILE.html"),
-    ("compare", "mine.csv mine.csv --limit -1", "argument --limit: -1 is below 0"),
-    ("compare", "mine.csv mine.csv --data-dir nowhere", "--data-dir nowhere: no such folder"),
     ("compare", "mine.csv mine.csv --labels none.csv", "none.csv: no such file; a csv with the columns ImageID,ans is needed"),
     ("compare", "mine.csv mine.csv --labels foreign.csv", "--labels foreign.csv: holds none of the 14 images, such as"),
 
@@ -167,7 +150,6 @@ CASES = [
     ("leaderboard", "--diff label lable", "--diff lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--diff label mix", "--diff label mix: a run and an ensemble; give two of a kind"),
     ("leaderboard", "--diff label mask --markdown", "not allowed with argument"),
-    ("leaderboard", "--bootstrap -1", "argument --bootstrap: -1 is below 0"),
     ("leaderboard", "--lb 0.7478", "0.7478 takes NAME=SCORE, such as"),
     ("leaderboard", "--lb =0.7478", "=0.7478 takes NAME=SCORE"),
     *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1") for number in ("74.78", "0,7478", "high", "nan", "inf", "-0.1", "")),
@@ -175,14 +157,9 @@ CASES = [
     ("leaderboard", "--lb mask=0.7", "--lb mask: target mask has no leaderboard score; record it for its ensemble"),
     ("leaderboard", "--lb label=0.7 --lb no=0.8", "--lb no: no such run"),
 
-    ("benchmark", BENCHMARK + "--model resnet19", "--model resnet19: timm…has no such model. Did you mean…resnet18"),
-    ("benchmark", BENCHMARK + "--img-size 1 2 3", "--img-size 1 2 3: takes one number, or height and width"),
     ("benchmark", BENCHMARK + "--seconds 0", "argument --seconds: 0 is not a number above 0"),
     ("benchmark", BENCHMARK + "--what speed", "argument --what: invalid choice: 'speed' (choose from"),
     ("benchmark", BENCHMARK + "--out nowhere/out.json", "--out nowhere/out.json: there is no folder nowhere"),
-    ("benchmark", BENCHMARK + "--data-dir nowhere", "--data-dir nowhere: no such folder"),
-    ("benchmark", BENCHMARK + "--worker 2", "--worker: no such option. Did you mean --workers"),
-    ("benchmark", BENCHMARK + "--device abacus", "--device abacus: can't be used here"),
     ("benchmark", BENCHMARK + "--loss focl", '--loss focl: unknown loss "focl"; allowed: ce,'),
 
     ("sweep", "none.txt", "none.txt: no such file"),
@@ -193,27 +170,20 @@ CASES = [
     ("sweep", "twice.txt", "twice.txt line 2: base stands twice, first in line 1"),
     ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
     ("sweep", "sweep.txt --seeds 1 1", "--seeds 1 1: holds one twice"),
-    ("sweep", "sweep.txt --jobs 0", "argument --jobs: 0 is not above 0"),
     ("sweep", "sweep.txt --table --dry-run", "argument --dry-run: not allowed with argument --table"),
     ("sweep", "sweep.txt --output-dir mine.csv", "--output-dir mine.csv: is a file; name a folder"),
     ("sweep", "sweep.txt --output-dir taken", "taken/base-s42: not a run of train.py (it holds no args.yaml)"),
 
     ("report", "", "the following arguments are required: --label-noise"),
     ("report", "--label-noise runs/label --noise-rate 0.5", "--noise-rate 0.5: must lie between 0 and 0.5, such as 0.01"),
-    ("report", "--label-noise runs/label --noise-rate many", "argument --noise-rate: many is not a number"),
-    ("report", "--label-noise runs/label --top 0", "argument --top: 0 is not above 0"),
     ("report", "--label-noise runs/label --tops 3", "--tops: no such option. Did you mean --top"),
     ("report", "--label-noise runs/lable", "runs/lable: no such run. Did you mean label"),
     ("report", "--label-noise runs/nofold", "runs/nofold: has no oof.csv, and label noise is found by it; give runs with --kfold 2 or more"),
-    ("report", "--label-noise runs/label --data-dir nowhere", "--data-dir nowhere: no such folder"),
     ("report", "--label-noise runs/label --data-dir data", "data/train/train.csv: lacks '000000_x_Asian_"),
 
-    ("demo", "--people 0", "argument --people: 0 is not above 0"),
     ("demo", "--out data", "data: exists and is no demo set (it holds no demo.json); move it away or name another folder"),
-    ("demo", "--out mine.csv", "mine.csv: exists and is no demo set"),
 
     ("losses_picture", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
-    ("losses_picture", "--ot x.png", "--ot: no such option. Did you mean --out?"),
 ]  # fmt: skip
 SWEEPS = {
     "deep.txt": "a: --data-dir data/train --model resnet18",
@@ -247,9 +217,7 @@ def place(tmp_path_factory):
     mix = place / "submissions" / "mix"
     mix.mkdir(parents=True)
     (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": "runs/label", "weight": 1}]}))
-    answers = (
-        predictions.read_table(place / "runs" / "label" / "eval.csv", "label", ("ImageID",))["ImageID"].to_frame().assign(ans=0)
-    )
+    answers = pd.DataFrame({"ImageID": eval_names(held), "ans": 0})
     answers.to_csv(place / "mine.csv", index=False)
     answers[:1].to_csv(place / "few.csv", index=False)
     answers.assign(ImageID="x" + answers["ImageID"]).to_csv(place / "foreign.csv", index=False)
@@ -281,17 +249,8 @@ def listing(place):
     return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in place.rglob("*")}
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """The signal handlers that a script's main leaves behind go."""
-    before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize(("script", "line", "said"), CASES, ids=[f"{script} {line[-50:]}" for script, line, _said in CASES])
-def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, script, line, said):
+def test_misuse_is_one_line_and_changes_nothing(place, handlers, monkeypatch, capsys, script, line, said):
     monkeypatch.chdir(place)
     monkeypatch.setattr(sweep, "refusals", lambda experiments: options.refusals([one.words for one in experiments]))
     before = listing(place)
@@ -308,19 +267,8 @@ def test_misuse_is_one_line_and_changes_nothing(place, monkeypatch, capsys, scri
 
 def test_there_are_enough_and_of_every_script():
     assert len(CASES) == len({case[:2] for case in CASES}) > 100
-    mains = {
-        "train",
-        "inference",
-        "ensemble",
-        "compare",
-        "leaderboard",
-        "benchmark",
-        "sweep",
-        "report",
-        "demo",
-        "losses_picture",
-    }
-    assert {case[0] for case in CASES} == mains
+    scripts = "train inference ensemble compare leaderboard benchmark sweep report demo losses_picture"
+    assert {case[0] for case in CASES} == set(scripts.split())
 
 
 def test_a_fold_that_is_given_twice_is_trained_once(place, monkeypatch):
