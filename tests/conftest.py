@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import errors
 from dataset import IMAGE_KINDS, TARGETS
 
 # Of runs whose bits are compared: what is measured, and how many threads there are, would change their rounding.

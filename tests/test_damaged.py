@@ -1,40 +1,57 @@
-"""Each damaged or odd input of damaged.py is read right, or refused in one line that names its file and line; and what the
-system can't read just now is not called damaged.
+"""Damaged and odd files: each is read right or refused in one line that names it; what the system can't read just now is not
+called damaged.
+
+    HYPOTHESIS_PROFILE=long python -m pytest -n 2 tests/test_damaged.py -k any_change      # 3,000 changes a file, others each time
 """
 
 import builtins
+import contextlib
+import csv
 import errno
 import io
+import json
 import mmap
 import os
-import shutil
-from types import SimpleNamespace
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from damaged import BOTTOM, IMAGES, LEFT, NAMES, RIGHT, SAME, TABLES, TOP, WHOLE, whole, write_table
+import yaml
+from damaged import BOTTOM, IMAGES, KINDS, LEFT, NAMES, PEOPLE, RIGHT, SAME, TABLES, TOP, WHOLE, rows_of, text_of, whole
+from helpers import make_fit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import dataset
 import engine
+import ensemble
 import errors
 import experiment
 import files
+import hardware
 import images
+import inference
+import leaderboard
 import model
+import options
 import predictions
+import report
 import sweep
 from errors import InputError
 from images import Geometry
 
-LOOK = {
-    LEFT: (np.s_[:, :6], np.s_[:, 10:]),
-    TOP: (np.s_[:6], np.s_[10:]),
-    RIGHT: (np.s_[:, 10:], np.s_[:, :6]),
-    BOTTOM: (np.s_[10:], np.s_[:6]),
-}
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+FUZZ = settings(max_examples=3000 if LONG else 20, deadline=None, derandomize=not LONG, suppress_health_check=[*HealthCheck])
+TINY = Geometry(4, 4)
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+LOOK = {LEFT: (np.s_[:, :6], np.s_[:, 10:]), TOP: (np.s_[:6], np.s_[10:])}
+LOOK |= {RIGHT: LOOK[LEFT][::-1], BOTTOM: LOOK[TOP][::-1]}
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -52,174 +69,338 @@ def test_images(name, tmp_path):
             assert str(refused.value).startswith(f"{file}: ") and expected in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_images_cut_anywhere(kind, tmp_path):
-    """What a cut file still shows is what the whole one shows, or nothing."""
+    """A cut file shows what the whole one shows, or nothing."""
     file, content = tmp_path / "cut.jpg", whole(kind)
     file.write_bytes(content)
-    right = images.decode(file, Geometry(16, 16))
-    refused = 0
+    right = images.decode(file, TINY)
     for end in np.linspace(0, len(content), 40, endpoint=False).astype(int):
         file.write_bytes(content[:end])
         try:
-            shown = images.decode(file, Geometry(16, 16))
+            np.testing.assert_array_equal(images.decode(file, TINY), right, err_msg=f"cut at {end}")
         except InputError as error:
-            refused += str(error).startswith(f"{file}: not a readable image ({end} bytes")
-        else:
-            np.testing.assert_array_equal(shown, right, err_msg=f"cut at {end}")
-            refused += 1
-    assert refused == 40
+            assert str(error).startswith(f"{file}: not a readable image ({end} bytes")
 
 
-def test_what_is_no_file_is_no_image_of_a_person(tmp_path):
-    """A folder, a broken link and a pipe (which would be waited for) are passed over, as if they were not there."""
-    person = tmp_path / "train" / "images" / "a"
-    person.mkdir(parents=True)
-    for kind in dataset.IMAGE_KINDS:
-        (person / f"{kind}.jpg").write_bytes(whole("JPEG"))
-    for kind in ("mask1", "mask2", "mask3"):
-        (person / f"{kind}.jpg").unlink()
-    (person / "mask1.jpg").mkdir()
-    (person / "mask2.jpg").symlink_to("nowhere")
-    os.mkfifo(person / "mask3.jpg")
-    people = pd.DataFrame({"path": ["a"], "id": ["a"], "gender": [0], "age": [20]})
-    with pytest.raises(InputError, match=r"images/a: mask1, mask2, mask3 missing; complete it or pass --skip-bad-images"):
-        dataset.list_images(tmp_path, people)
-    assert len(dataset.list_images(tmp_path, people, skip_missing=True)) == 4
+# ---- readers -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def holding(path, content):
+    """A file holds other bytes."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def reader(read, holds):
+    """A function that reads a file, of all that it takes `holds` is true."""
+
+    def checked(path):
+        found = read(path)
+        assert holds(found)
+        return found
+
+    return checked
+
+
+def summary(path):
+    with holding(path.parents[1] / "summary.json", b""):
+        predictions.write_summary(path.parents[1], "label", 0)
+
+
+def record(path):
+    ensemble.scored_folders(path.parents[1])  # which passes over what is damaged
+    found = leaderboard.read_record(path.parent)
+    assert found.target in dataset.TARGETS and 0 <= (found.oof_f1 or 0) <= 1 and 0 <= (found.lb or 0) <= 1
+
+
+def sweep_job(path):
+    (job,) = sweep.make_jobs(sweep.read_plan(path.parents[2] / "sweep.txt"), [1], path.parents[1])
+    job.check()
+    return job.is_finished, job.command()
+
+
+def cached(path):
+    files = [path.with_name("a.png"), path.with_name("b.png")]
+    pixels, bad = images.open_cache(files, TINY, path.parent, skip_bad=True)
+    assert pixels.shape == (2, 4, 4, 3) and pixels.dtype == np.uint8 and set(bad) <= {0, 1} and pixels.sum() >= 0
+
+
+def state(path):
+    fit = make_fit()
+    engine.restore_state(fit, engine.load_state(path.parents[1], 0), path)
+    assert isinstance(fit.finished, bool)
+
+
+BACKBONE = [lambda path: model.load_backbone(model.create("test_resnet", "mask", (32, 24)), path)]
+# {file in the folder `root`: what reads it}
+READERS = {
+    "train/train.csv": [reader(lambda path: dataset.read_people(path.parents[1]), lambda found:
+        found["path"].is_unique and not found["path"].str.fullmatch(r".*/.*|\.*").any() and found["gender"].isin([0, 1]).all() and found["age"].between(0, 120).all())],
+    "eval/info.csv": [reader(lambda path: pd.DataFrame({"ImageID": dataset.read_eval(path.parents[1])[0]}), lambda found:
+        found["ImageID"].is_unique and set(found["ImageID"]) <= set(NAMES))],
+    "train/submission.csv": [reader(lambda path: pd.DataFrame(dict(zip(("ImageID", "ans"), dataset.read_submission(path)))), lambda found:
+        found["ImageID"].is_unique and found["ans"].between(0, 17).all())],
+    "train/oof.csv": [reader(lambda path: predictions.read_table(path, "gender", ("image", "path")), lambda found:
+        found["image"].is_unique and found["target"].isin([0, 1]).all() and np.isfinite(found[["p0", "p1"]]).all(axis=None))],
+    "train/eval.csv": [lambda path: predictions.read_table(path, "gender", ("ImageID",))],
+    "train/age.csv": [lambda path: predictions.read_table(path, "age", ("ImageID",))],
+    "train/pseudo.csv": [lambda path: inference.read_pseudo(path.parent, "gender")],
+    "train/folds.csv": [reader(lambda path: experiment.read_folds(path.parent), lambda found: found["path"].is_unique),
+                        lambda path: experiment.validated_people(path.parent)],
+    "train/log.csv": [experiment.read_log],
+    "train/fixes.csv": [reader(lambda path: dataset.read_label_fixes(path, dataset.read_people(path.parents[1]), 0.9)[0], lambda found:
+        set(found["path"]) <= {row[4] for row in PEOPLE} and found["column"].isin(["gender", "mask", "age"]).all()), files.file_digest],
+    "sweep.txt": [sweep.read_plan],
+    "runs/a-s1/args.yaml": [
+        sweep_job,
+        reader(lambda path: options.parse_args(["--resume", str(path.parent)]), lambda found: found.lr > 0 and found.epochs > 0),
+        lambda path: experiment.write_args(path.parent, experiment.read_args(path.parent) | {"epochs": 2}),
+        lambda path: report.applied_fixes([predictions.open_member(str(path.parent))], pd.DataFrame({"path": [], "id": []}))],
+    "runs/a-s1/summary.json": [record, sweep_job],
+    "runs/a-s1/lb.json": [record],
+    "runs/a-s1/fold0/fold.json": [lambda path: predictions.select_folds(path.parents[1], "best"),
+                                  summary],
+    "runs/a-s1/eval.json": [lambda path: predictions.made_of(path.parent)],
+    "runs/a-s1/fold1/eval.json": [lambda path: predictions.fold_tables(path.parents[1], "label", [0, 1], "none")],
+    "runs/a-s1/oof_hflip.json": [lambda path: predictions.oof_is_fresh(path.parent, "hflip")],
+    "submissions/mix/recipe.yaml": [record, reader(lambda path: inference.find_runs(path.parent), lambda found:
+        all(run.resolve().is_relative_to(Path.cwd()) for run in found))],
+    "submissions/mix/score.json": [record],
+    "runs/a-s1/fold0/best.safetensors": [reader(model.load, lambda found: found[1]["model"] == "test_resnet"),
+                                         model.is_trained, model.read_state_dict],
+    "state/fold0/last.pt": [state],
+    "backbone.safetensors": BACKBONE,
+    "backbone.pth": BACKBONE,
+    "cache/*.npy": [cached],
+    "cache/*.json": [cached],
+    "measured.json": [lambda path: hardware.read_rates(path, ["off channels_last", "bf16 contiguous"])],
+    **{f"{kind}.jpg": [reader(lambda path: images.decode(path, TINY), lambda found: found.shape == (4, 4, 3)), images.open_rgb]
+       for kind in KINDS},
+}  # fmt: skip
+
+
+def place(file):
+    return f"{'eval' if file == 'info.csv' else 'train'}/{file}"
 
 
 @pytest.fixture(scope="module")
-def competition(tmp_path_factory):
-    """A data folder with the eval images of info.csv, and a run folder, all tables as they should be."""
-    root = tmp_path_factory.mktemp("whole")
-    for folder in ("train", "eval/images"):
-        (root / folder).mkdir(parents=True)
+def root(tmp_path_factory, fit, shared_data):
+    """A folder with the files of READERS, all whole."""
+    root = tmp_path_factory.mktemp("damaged")
+    mix = root / "submissions" / "mix"
+    for folder in (root / "train", root / "eval/images", root / "state/fold0", root / "cache", mix):
+        folder.mkdir(parents=True)
+    for file, text in WHOLE.items():
+        (root / place(file)).write_text(text)
     for name in NAMES:
         (root / "eval" / "images" / name).touch()
-    write_table(root / "train", "train.csv")
+    (root / "sweep.txt").write_text("a: --quiet\n")
+    run = fit("--seed", "1", name="a-s1", output_dir=root / "runs")
+    experiment.write_args(run, experiment.read_args(run), ["train.py", "--seed", "1", "--quiet"])
+    (run / "mistakes.png").touch()
+    predict = ["--models", str(run), "--data-dir", str(shared_data), "--cache-dir", str(root / "pixels"), "--device", "cpu"]
+    assert inference.main([*predict, "--tta", "hflip", "--oof"]) == inference.main(predict) == 0
+    (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": str(run), "weight": 1}]}))
+    (mix / "score.json").write_text('{"oof_f1": 0.5, "oof_acc": 0.5, "oof_f1_ci95": [0.4, 0.6]}')
+    leaderboard.record_lb(run, 0.5)
+    engine.save_state(root / "state", 0, make_fit().state_dict())
+    state = model.weights(model.create("test_resnet", "mask", (32, 24)))
+    safetensors.torch.save_file(state, root / "backbone.safetensors")
+    torch.save({"model": state}, root / "backbone.pth")
+    for name in ("a.png", "b.png"):
+        (root / "cache" / name).write_bytes(b"no image")
+    key = images.cache_key([root / "cache" / "a.png", root / "cache" / "b.png"], TINY)
+    np.save(root / "cache" / f"{key}.npy", np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3))
+    (root / "cache" / f"{key}.json").write_text(json.dumps({"bad": [[1, "b.png: not readable"]]}))
+    (root / "measured.json").write_text('{"images_per_second": {"off channels_last": 1.0, "bf16 contiguous": 2.5}}')
+    for kind in KINDS:
+        (root / f"{kind}.jpg").write_bytes(whole(kind))
     return root
 
 
-def reader(competition, folder):
-    """{file: a function that reads it from a folder}."""
-    people = dataset.read_people(competition)
-    return {
-        "train.csv": lambda: dataset.read_people(folder.parent),
-        "info.csv": lambda: pd.DataFrame({"ImageID": dataset.read_eval(folder.parent)[0]}),
-        "submission.csv": lambda: pd.DataFrame(dict(zip(("ImageID", "ans"), dataset.read_submission(folder / "submission.csv")))),
-        "oof.csv": lambda: predictions.read_table(folder / "oof.csv", "gender", ("image", "path"))[["image", "path", "fold", "target", "p0", "p1"]],
-        "eval.csv": lambda: predictions.read_table(folder / "eval.csv", "gender", ("ImageID",)),
-        "folds.csv": lambda: experiment.read_folds(folder),
-        "log.csv": lambda: experiment.read_log(folder / "log.csv"),
-        "fixes.csv": lambda: dataset.read_label_fixes(folder / "fixes.csv", people, 0.9)[0],
-    }  # fmt: skip
+# ---- tables --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def right(competition, tmp_path_factory):
-    """{file: what is read from it as it should be}."""
-    folder = tmp_path_factory.mktemp("right") / "train"
-    folder.mkdir()
-    (folder.parent / "eval").symlink_to(competition / "eval")
-    for file in WHOLE:
-        write_table(competition / "eval" if file == "info.csv" else folder, file)
-    return {file: read() for file, read in reader(competition, folder).items()}
+@pytest.mark.parametrize(("file", "change", "expected"), TABLES, ids=[f"{case[0]} {case[2]}"[:60] for case in TABLES])
+def test_tables(file, change, expected, root, capsys):
+    path, content, read = root / place(file), change(WHOLE[file]), READERS[place(file)][0]
+    right = read(path)
+    with holding(path, content if isinstance(content, bytes) else content.encode()):
+        if expected is SAME:
+            pd.testing.assert_frame_equal(read(path), right)
+        elif isinstance(expected, int):
+            assert len(read(path)) == expected
+        else:
+            assert errors.run(lambda: read(path)) == 2
+            line = capsys.readouterr().err
+            assert line.startswith(f"error: {path}") and line.count("\n") == 1 and expected in line, line
 
 
-@pytest.mark.parametrize(("file", "done", "change", "expected"), TABLES, ids=[f"{case[0]}: {case[1]}" for case in TABLES])
-def test_tables(file, done, change, expected, competition, right, tmp_path, capsys):
-    folder = tmp_path / ("eval" if file == "info.csv" else "train")
-    folder.mkdir()
-    if file == "info.csv":
-        (folder / "images").symlink_to(competition / "eval" / "images")
-    path = write_table(folder, file, change)
-    read = reader(competition, folder)[file]
-    if expected is SAME:
-        pd.testing.assert_frame_equal(read(), right[file], check_dtype=True)
-    elif expected == "reordered":
-        pd.testing.assert_frame_equal(read(), right[file][::-1].reset_index(drop=True))
-    elif isinstance(expected, int):
-        assert len(read()) == expected
-    else:
-        assert errors.run(read) == 2
-        line = capsys.readouterr().err
-        assert line.startswith(f"error: {path}") and line.count("\n") == 1 and expected in line, line
-        assert len(line) < 6000 + len(str(path))
+@st.composite
+def rewritten(draw, content):
+    """A csv as other programs write it: mark, line ends, quotes, spaces, blank lines, columns moved and added."""
+    rows = rows_of(content)
+    order, pad = draw(st.permutations(range(len(rows[0])))), draw(st.sampled_from(["", " ", "  "]))
+    index, last = draw(st.booleans()), draw(st.booleans())
+    rows = [[""] * index + [f"{pad}{row[column]}{pad}" for column in order] + ["홍길동"] * last for row in rows]
+    end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    text = text_of(rows, lineterminator=end, quoting=draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])))
+    text = text.replace(end, f"{end}{end}  {end}", draw(st.sampled_from([0, 1, -1])))
+    return (text if draw(st.booleans()) else text.rstrip()).encode(draw(st.sampled_from(["utf-8", "utf-8-sig"])))
 
 
-def test_eval_images_that_info_leaves_out_are_told(competition, tmp_path, capsys):
-    shutil.copytree(competition / "eval" / "images", tmp_path / "eval" / "images")
-    (tmp_path / "eval" / "images" / "other.JPG").write_bytes(b"")
-    write_table(tmp_path / "eval", "info.csv", lambda text: "".join(text.splitlines(keepends=True)[:3]))
-    assert dataset.read_eval(tmp_path)[0] == NAMES[:2]
-    assert f"info.csv: leaves out 3 images of {tmp_path}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
+@pytest.mark.parametrize("file", WHOLE)
+def test_a_table_says_the_same_whatever_program_wrote_it(file, root):
+    path, read = root / place(file), READERS[place(file)][0]
+    right = read(path)
+
+    @FUZZ
+    @given(rewritten(path.read_bytes()))
+    def check(content):
+        with holding(path, content):
+            pd.testing.assert_frame_equal(read(path)[right.columns], right)
+
+    check()
+
+
+def test_eval_images_that_info_leaves_out_are_told(root, capsys):
+    (root / "eval" / "images" / "other.JPG").touch()
+    with holding(root / "eval" / "info.csv", f"ImageID\n{NAMES[0]}\n{NAMES[1]}\n".encode()):
+        assert dataset.read_eval(root)[0] == NAMES[:2]
+    assert f"info.csv: leaves out 3 images of {root}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
+    (root / "eval" / "images" / "other.JPG").unlink()
+
+
+# ---- any change ----------------------------------------------------------------------------------------------------
+
+TEXTS = ["", " ", "x", "nan", "inf", "-1", "0.5", "1e999", "1_0", "²", "9" * 500, "True", "male", "../../x", "/etc/passwd", "a\0b", "\x1b[2J",
+         "한글", '"', "'", ",", ";", "\t", "\r\n", "#", "=1+1", "%s", "{}", "[]", "<b>", "--", "..", "~", "*", "&a", "!!python/name:os.system"]  # fmt: skip
+TEXT = st.sampled_from(TEXTS)
+SCALARS = st.sampled_from([None, True, False, 0, -1, 2**31, 2**64, 10**400, 0.5, float("inf"), float("nan")]) | TEXT
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=2))
+
+
+@st.composite
+def changed_bytes(draw, content):
+    """One to four stretches replaced, half of them near the start, where headers are; also cut short."""
+    content = bytearray(content)
+    pieces = st.binary(max_size=16) | TEXT.map(str.encode)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, min(len(content), 200)) | st.integers(0, len(content)))
+        content[at : at + draw(st.sampled_from([0, 1, 4, 64, len(content)]))] = draw(pieces)
+    return bytes(content)
+
+
+@st.composite
+def changed_table(draw, content):
+    """Another cell, row, column, separator or encoding."""
+    rows = rows_of(content)
+    row, column, width = draw(st.integers(0, len(rows) - 1)), draw(st.integers(0, len(rows[0]) - 1)), draw(st.integers(0, 1))
+    cells = draw(st.lists(TEXT, max_size=1))
+    for line in draw(st.sampled_from([rows[row : row + 1], rows])):
+        line[column : column + width] = cells
+    rows[row : row + draw(st.integers(0, 1))] = rows[-1:] * draw(st.integers(0, 1))
+    text = text_of(rows, delimiter=draw(st.sampled_from([",", ",", ",", ";", "\t"])))
+    return text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-16", "cp949"])), "replace")
+
+
+@st.composite
+def changed_value(draw, value):
+    """Nested lists and mappings with one part replaced, removed or renamed."""
+    if isinstance(value, dict | list) and value and draw(st.integers(0, 4)):
+        parts = dict(value) if isinstance(value, dict) else dict(enumerate(value))
+        key = draw(st.sampled_from(list(parts)))
+        what = draw(st.sampled_from(["inside", "inside", "inside", "lost", "renamed"]))
+        if what == "inside":
+            parts[key] = draw(changed_value(parts[key]))
+        else:
+            part = parts.pop(key)
+            parts |= {draw(TEXT): part} if what == "renamed" else {}
+        return parts if isinstance(value, dict) else list(parts.values())
+    return draw(VALUES)
+
+
+def changed_safetensors(content):
+    """Another header before the same data, or other metadata of train.py in it."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    changes = changed_value(header)
+    if kept := header.get("__metadata__"):
+        metadata = changed_value(json.loads(kept["experiment"])).map(json.dumps)
+        changes |= metadata.map(lambda text: {**header, "__metadata__": {**kept, "experiment": text}})
+    texts = changes.map(lambda header: json.dumps(header).encode())
+    return texts.map(lambda text: len(text).to_bytes(8, "little") + text + data)
+
+
+def changed_yaml(content):
+    """The comment of the first line stays where there is one."""
+    first = content.partition(b"\n")[0] if content.startswith(b"#") else b"#"
+    texts = changed_value(yaml.safe_load(content)).map(lambda value: yaml.safe_dump(value, sort_keys=False))
+    return texts.map(lambda text: first + b"\n" + text.encode())
+
+
+def changed_pickle(content):
+    def pickled(state):
+        torch.save(state, stream := io.BytesIO())
+        return stream.getvalue()
+
+    return changed_value(torch.load(io.BytesIO(content), weights_only=True)).map(pickled)
+
+
+BY_STRUCTURE = {
+    ".csv": changed_table, ".yaml": changed_yaml, ".safetensors": changed_safetensors, ".pth": changed_pickle, ".pt": changed_pickle,
+    ".json": lambda content: changed_value(json.loads(content)).map(lambda value: json.dumps(value).encode()),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_any_change_of_a_file_is_read_or_refused_in_one_line_that_names_it(name, root, monkeypatch):
+    monkeypatch.chdir(root)
+    (path,) = root.glob(name)
+    for read in READERS[name]:
+        read(path)
+
+    @FUZZ
+    @given(changed_bytes(path.read_bytes()) | BY_STRUCTURE.get(path.suffix, changed_bytes)(path.read_bytes()))
+    def check(content):
+        for read in READERS[name]:
+            with holding(path, content):
+                try:
+                    read(path)
+                except InputError as error:
+                    assert any(named in str(error) for named in (path.name, path.parent.name, ": no such run")), error
+                    assert errors.one_line(error).isprintable()
+
+    check()
 
 
 # ---- the system's own errors ---------------------------------------------------------------------------------------
-
-READERS = {
-    "last.pt": lambda path: engine.load_state(path.parent.parent, 0),
-    "best.safetensors": model.read_metadata,
-    "best.safetensors (all of it)": model.load,
-    "best.safetensors (whose?)": model.is_trained,
-    "best.safetensors (--weights)": model.read_state_dict,
-    "weights.pth": model.read_state_dict,
-    "cache.npy": lambda path: images.read_array(path, np.uint8, (4,)),
-    "fold.json": files.read_json,
-    "args.yaml": lambda path: files.read_yaml(path, "train it anew"),
-    "args.yaml (its comment)": lambda path: experiment.write_args(
-        path.parent, experiment.read_args(path.parent) | {"epochs": 2}
-    ),
-    "oof.csv": lambda path: predictions.read_table(path, "gender", ("image", "path")),
-    "folds.csv": lambda path: experiment.read_folds(path.parent),
-    "folds.csv (its people)": lambda path: experiment.validated_people(path.parent),
-    "fixes.csv": files.file_digest,
-    "plan.txt": sweep.read_plan,
-    "image.png": images.open_rgb,
-    "tiff_inside.jpg": lambda path: images.decode(path, Geometry(8, 8)),
-}
-
-
-@pytest.fixture(scope="module")
-def readable(tmp_path_factory):
-    """A folder with the files of READERS, all whole."""
-    folder = tmp_path_factory.mktemp("readable") / "fold0"
-    folder.mkdir()
-    engine.save_state(folder.parent, 0, {"epoch": 1})
-    facts = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.5] * 3}
-    state = {name: value.contiguous() for name, value in model.create("test_resnet", "mask", (32, 24)).state_dict().items()}
-    model.save_weights(state, facts | {"options": {"memory_format": "contiguous"}}, folder / "best.safetensors")
-    torch.save(state, folder / "weights.pth")
-    np.save(folder / "cache.npy", np.zeros(4, np.uint8))
-    (folder / "fold.json").write_text("{}")
-    (folder / "args.yaml").write_text("# train.py\ntarget: gender\nepochs: 1\n")
-    for file in ("oof.csv", "folds.csv", "fixes.csv"):
-        write_table(folder, file)
-    (folder / "label_fixes.csv").write_bytes(b"\n")
-    (folder / "plan.txt").write_text("baseline: --epochs 1\n")
-    for name, kind in (("image.png", "PNG"), ("tiff_inside.jpg", "TIFF")):
-        (folder / name).write_bytes(whole(kind))
-    return folder
 
 
 class Lost(io.FileIO):
     """A file that can be opened, and then not be read."""
 
-    def readinto(self, _buffer):
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    def readinto(self, *_buffer):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def readall(self):
-        self.readinto(None)
+    readall = readinto
 
 
 def lose(monkeypatch, path, code):
-    """From here on the system can't open a file, or with ESTALE open but not read it."""
+    """From here on the system can't open a file, or with EIO open but not read it."""
     real = io.open
 
     def opened(name, mode="r", *args, **options):
         if isinstance(name, int) or os.fspath(name) != str(path):
             return real(name, mode, *args, **options)
-        if code != errno.ESTALE:
+        if code != errno.EIO:
             raise OSError(code, os.strerror(code), str(path))
         return io.BufferedReader(Lost(path)) if "b" in mode else io.TextIOWrapper(io.BufferedReader(Lost(path)))
 
@@ -227,77 +408,53 @@ def lose(monkeypatch, path, code):
         monkeypatch.setattr(module, "open", opened)
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES], ids=errno.errorcode.get)
+def failing(code):
+    return Mock(side_effect=OSError(code, os.strerror(code)))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.EACCES], ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", READERS)
-def test_what_the_system_cannot_read_now_is_not_called_damaged(name, code, readable, monkeypatch):
-    path, read = readable / name.partition(" (")[0], READERS[name]
-    read(path)
-    lose(monkeypatch, path, code)
-    with pytest.raises(errors.Unreadable) as told:
-        read(path)
+def test_what_the_system_cannot_read_now_is_not_called_damaged(name, code, root, monkeypatch):
+    (path,) = root.glob(name)
     way = "make it readable and try again" if code == errno.EACCES else "try again"
-    assert str(told.value).removeprefix("--weights ") == f"{path}: can't be read now ({os.strerror(code)}); {way}"
+    for read in READERS[name]:
+        with monkeypatch.context() as patch:
+            lose(patch, path, code)
+            with pytest.raises(errors.Unreadable) as told:
+                read(path)
+        assert str(told.value).removeprefix("--weights ") == f"{path}: can't be read now ({os.strerror(code)}); {way}"
 
 
-def test_a_disk_that_maps_no_files_does_not_make_them_damaged(readable, monkeypatch):
-    def unable(*_args, **_options):
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-
-    monkeypatch.setattr(mmap, "mmap", unable)
-    with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(No such device\); try again"):
-        READERS["cache.npy"](readable / "cache.npy")
-
-
-def test_a_cache_that_cannot_be_read_on_is_not_damaged(tmp_path, monkeypatch):
-    np.save(tmp_path / "cache.npy", np.zeros((2, 8, 8, 3), np.uint8))
-    store = images.ImageStore(np.load(tmp_path / "cache.npy", mmap_mode="r"), "cpu", "host")
-
-    def lost(*_args):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "preadv", lost)
-    with pytest.raises(errors.Unreadable, match=r"cache.npy: can't be read now \(Input/output error\); try again"):
+def test_a_cache_that_cannot_be_mapped_or_read_on_is_not_damaged(root, monkeypatch):
+    pixels = next(root.glob("cache/*.npy"))
+    store = images.ImageStore(np.load(pixels, mmap_mode="r"), "cpu", "host")
+    monkeypatch.setattr(mmap, "mmap", failing(errno.ENODEV))
+    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+    with pytest.raises(errors.Unreadable, match=r".npy: can't be read now \(No such device\); try again"):
+        cached(pixels)
+    with pytest.raises(errors.Unreadable, match=r".npy: can't be read now \(Input/output error\); try again"):
         next(store.batches([np.array([1])]))
 
 
-def test_a_fold_that_cannot_be_looked_up_now_is_not_taken_for_one_that_is_not_trained(tmp_path, monkeypatch):
-    """Else it would be trained anew over what is there."""
-    (tmp_path / "fold0").mkdir()
-    real = os.stat
-
-    def stat(path, **options):
-        if os.fspath(path).endswith(("fold.json", "last.pt", "final.safetensors")):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return real(path, **options)
-
-    monkeypatch.setattr(os, "stat", stat)
+def test_what_cannot_be_looked_up_now_is_not_taken_for_missing(root, monkeypatch):
+    """Else a fold would be trained anew over what is there."""
+    monkeypatch.setattr(os, "stat", failing(errno.ESTALE))
     for look in (experiment.done_folds, lambda run: experiment.weights_file(run, 0)):
         with pytest.raises(OSError, match="Stale file handle"):
-            look(tmp_path)
-
-
-def test_a_folder_that_the_system_cannot_look_up_now_is_told_as_that(tmp_path, monkeypatch):
-    def lost(*_args, **_options):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "scandir", lost)
+            look(root / "runs" / "a-s1")
+    monkeypatch.setattr(os, "scandir", failing(errno.EIO))
     with pytest.raises(errors.Unreadable, match=r"can't be read now \(Input/output error\); try again"):
-        dataset.person_images(tmp_path)
+        dataset.person_images(root)
 
 
-def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path, monkeypatch):
-    def failing(_state):
-        raise RuntimeError("CUDA error: unspecified launch failure")
-
+def test_an_error_of_the_device_is_not_blamed_on_the_state(tmp_path):
+    fit = Mock(load_state_dict=Mock(side_effect=RuntimeError("CUDA error: unspecified launch failure")))
     with pytest.raises(RuntimeError, match="CUDA error"):
-        engine.restore_state(SimpleNamespace(load_state_dict=failing), {}, tmp_path / "last.pt")
+        engine.restore_state(fit, {}, tmp_path / "last.pt")
 
 
-def test_weights_that_memory_is_too_small_for_are_not_called_damaged(readable, monkeypatch):
-    def run_out(*_args, **_options):
-        raise MemoryError
-
+def test_weights_that_memory_is_too_small_for_are_not_called_damaged(root, monkeypatch):
     for module, name in ((model, "create"), (safetensors.torch, "load")):
-        monkeypatch.setattr(module, name, run_out)
+        monkeypatch.setattr(module, name, Mock(side_effect=MemoryError))
         with pytest.raises(MemoryError):
-            model.load(readable / "best.safetensors")
+            model.load(root / "runs/a-s1/fold0/best.safetensors")
