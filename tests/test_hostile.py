@@ -77,23 +77,16 @@ def test_a_cache_of_another_array_is_refused(owned, tmp_path):
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 METADATA = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.25] * 3}
-
-
 NAMES = ["hf-hub:someone/resnet18", "local-dir:/tmp/model", "../../model", "timm/resnet18", "", 7, ["test_resnet"], None]
 
 
 def test_weights_of_a_model_of_a_hub_or_a_folder_or_of_another_one_under_its_name_are_refused(tmp_path):
-    state, anew = (
-        model.weights(model.create("test_resnet", "mask", (32, 24))),
-        "not weights written by train.py, or changed since",
-    )
-    cases = [(state, name, rf"\(its model is .*\); {anew}") for name in NAMES]
+    state = model.weights(model.create("test_resnet", "mask", (32, 24)))
+    cases = [(state, name, r"\(its model is .*\); not weights written by train.py, or changed since") for name in NAMES]
     few = {name: value for name, value in state.items() if name != "fc.weight"}
-    others = few, few | {"fc.weight": torch.zeros(3, 9)}, state | {"more": torch.zeros(1)}
-    for changed, name, said in [
-        *cases,
-        *((other, "test_resnet", r"\(.*; its weights don't fit test_resnet") for other in others),
-    ]:
+    for other in (few, few | {"fc.weight": torch.zeros(3, 9)}, state | {"more": torch.zeros(1)}):
+        cases.append((other, "test_resnet", r"\(.*; its weights don't fit test_resnet"))
+    for changed, name, said in cases:
         model.save_weights(changed, {**METADATA, "model": name}, tmp_path / "best.safetensors")
         with pytest.raises(InputError, match=f"best.safetensors: damaged {said}"):
             model.load(tmp_path / "best.safetensors")
@@ -156,13 +149,21 @@ def test_pages_take_names_for_names(tmp_path, monkeypatch):
     train, held = People(20, seed=0), People(4, seed=1)
     a, b = (write_run(tmp_path / NASTY / name, "label", train, held) for name in ("a<b>", "b"))
     data = write_data(tmp_path / "data", train, eval_names(held))
-    for file in (data / "train" / "train.csv", *(run / name for run in (a, b) for name in ("oof.csv", "eval.csv"))):
+    tables = [data / "train" / "train.csv", data / "eval" / "info.csv"]
+    for file in tables + [run / name for run in (a, b) for name in ("oof.csv", "eval.csv")]:
         text = file.read_text().replace("0000_x_", "<script>alert(1)<script>_x_")
         file.write_text(text.replace(f"{0:040x}", "<script>alert(1)<script>"))
     for run in (a, b):
         (run / "lb.json").write_text(json.dumps({"lb": 0.5, "history": []}))
         recorded = {"target": "label", "kfold": 5, "loss": NASTY, "optimizer": run.name}
-        summary = {"oof_f1": 0.5, "oof_acc": 0.5, "oof_f1_ci95": [0.4, 0.6], "folds": [], "options": recorded, "people": [24, ""]}
+        summary = {
+            "oof_f1": 0.5,
+            "oof_acc": 0.5,
+            "oof_f1_ci95": [0.4, 0.6],
+            "folds": [],
+            "options": recorded,
+            "people": [24, ""],
+        }
         (run / "summary.json").write_text(json.dumps(summary))
     a, b, escaped = str(a.relative_to(tmp_path)), str(b.relative_to(tmp_path)), "&lt;script&gt;alert(1)&lt;"
     assert compare.main([a, b, "--data-dir", "data", "--out", "page.html"]) == 0
