@@ -89,9 +89,6 @@ class Partners:
         return found
 
 
-# ---- state ------------------------------------------------------------------------------------------------------------
-
-
 def epoch_images(args, data):
     """The number of images that an epoch of a FoldData shows: all training rows, or one of each person."""
     return len(np.unique(data.of_train(data.persons)) if args.sampler == "person" else data.train_rows)
@@ -327,9 +324,6 @@ def check_finite(fit):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
 
 
-# ---- step and epoch ---------------------------------------------------------------------------------------------------
-
-
 def train_one_epoch(fit, after_step):
     """Train the rest of `fit.epoch`; returns False when `after_step()` asked to stop between two steps, else True."""
     order, data = fold_order(fit), fit.data
@@ -457,9 +451,6 @@ def end_epoch(fit, before_batch=lambda: None):
     fit.loss_sum.zero_()
     fit.finite_steps.zero_()
     return probs
-
-
-# ---- checkpoint -------------------------------------------------------------------------------------------------------
 
 
 class CheckpointWriter:
