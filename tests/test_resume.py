@@ -1,8 +1,6 @@
 """A run that was stopped and went on against one that never was: tolerance 0, wherever and however it stopped.
 
-Each cell trains twice in forked processes (nothing is imported again), a hundred cells and more:
-
-    python -m pytest tests/test_resume.py -m slow
+A hundred cells and more, each of which trains twice in forked processes: python -m pytest tests/test_resume.py -m slow
 """
 
 import contextlib
