@@ -1,8 +1,6 @@
 """Two commands at once, as processes of their own: nothing is lost, mixed up or done twice.
 
-    python -m pytest tests/test_together.py -m slow
-
-Without -m slow: the turns that processes take for the predictions of runs.
+python -m pytest tests/test_together.py -m slow
 """
 
 import json
@@ -65,14 +63,14 @@ class Command:
         self.process = subprocess.Popen(argv, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
     def end(self):
-        """(exit code, stdout, stderr), which must hold no traceback."""
         out, err = self.process.communicate(timeout=600)
         assert "Traceback" not in err, err
         return self.process.returncode, out, err
 
 
 def ends(*commands):
-    return [command.end() for command in commands]
+    """(exit codes, stdouts, stderrs), which must hold no traceback."""
+    return [*zip(*(command.end() for command in commands))]
 
 
 def training(data, place, *options):
@@ -90,10 +88,9 @@ def test_two_new_runs_of_one_name_and_of_none(shared_data, tmp_path):
     """One is made, the other refused in a line; without a name each has its own. The cache that all want is built once."""
     named = training(shared_data, tmp_path, "--name", "mine")
     unnamed = training(shared_data, tmp_path)
-    done = ends(*(Command("train.py", *argv) for argv in (named, named, unnamed, unnamed)))
-    codes = [code for code, _out, _err in done]
-    assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0]
-    assert "runs/mine: exists and is never overwritten" in last_error(done[codes.index(2)][2])
+    codes, _outs, errs = ends(*(Command("train.py", *argv) for argv in (named, named, unnamed, unnamed)))
+    assert sorted(codes[:2]) == [0, 2] and codes[2:] == (0, 0)
+    assert "runs/mine: exists and is never overwritten" in last_error(errs[codes.index(2)])
     names = ["01-AdamW-StepLR-CE-v0-label_2fold", "01-AdamW-StepLR-CE-v1-label_2fold", "mine"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
     assert_same_run(tmp_path / "runs" / names[0], tmp_path / "runs" / "mine")
@@ -113,8 +110,8 @@ def test_two_resumes_of_one_run(shared_data, tmp_path, fit):
     assert code == 2 and f"{run}/fold0: another process is training it; wait for it or stop it" in last_error(err)
     first.process.kill()
     first.process.wait()
-    done = ends(Command("train.py", "--resume", run), Command("train.py", "--resume", run))
-    assert sorted(code for code, _out, _err in done) in ([0, 2], [0, 0])  # the second may have come when all was done
+    codes, *_said = ends(Command("train.py", "--resume", run), Command("train.py", "--resume", run))
+    assert sorted(codes) in ([0, 2], [0, 0])  # the second may have come when all was done
     assert_same_run(run, whole)
 
 
@@ -130,7 +127,7 @@ def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_p
         commands = [Command("train.py", *training(shared_data, tmp_path, "--name", name)) for name in ("a", "b")]
         said = [command.process.stderr.readline() for command in commands]
     assert said == [f"waiting for another process to build {tmp_path}/cache/{key}.npy\n"] * 2
-    assert [code for code, _out, _err in ends(*commands)] == [0, 0]
+    assert ends(*commands)[0] == (0, 0)
     assert_same_run(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
 
 
@@ -138,11 +135,9 @@ def test_one_builds_the_cache_and_the_other_waits_and_says_so(shared_data, tmp_p
 def test_one_draws_the_demo_set_and_the_other_waits(tmp_path):
     """Two fresh runs where no data is: one set, no bar in what is no terminal, and equal runs."""
     settings = ["--limit-people", "60", "--epochs", "1", "--fold", "0", *SAME_BITS]
-    commands = [Command("train.py", *settings, "--name", name, cwd=tmp_path) for name in ("a", "b")]
-    done = ends(*commands)
-    assert [code for code, _out, _err in done] == [0, 0]
-    assert sorted("waiting for another process to draw data-demo/" in err for _code, _out, err in done) == [False, True]
-    assert not any("drawing the demo set" in err for _code, _out, err in done)
+    codes, _outs, errs = ends(*(Command("train.py", *settings, "--name", name, cwd=tmp_path) for name in ("a", "b")))
+    assert codes == (0, 0) and not any("drawing the demo set" in err for err in errs)
+    assert sorted("waiting for another process to draw data-demo/" in err for err in errs) == [False, True]
     assert demo.is_demo(tmp_path / "data-demo")
     assert_same_run(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
     assert not list(tmp_path.glob(".*"))
@@ -150,26 +145,25 @@ def test_one_draws_the_demo_set_and_the_other_waits(tmp_path):
 
 @pytest.mark.slow
 def test_leaderboard_scores_ensembles_and_predictions_at_once(fit, shared_data, workplace, tmp_path):
-    """Both scores are kept; of two ensembles of one name one is made, without a name both; predictions are made once."""
+    """All scores are kept; of two ensembles of one name one is made, without a name both; predictions are made once."""
     runs = [fit("--target", target, name=f"together_{target}", output_dir=tmp_path / "runs") for target in ("multi", "label")]
     places = ["--data-dir", shared_data, "--cache-dir", workplace / "cache", "--device", "cpu"]
     predict = ["--models", *runs, *places]
-    (_, first, _), (_, second, _) = done = ends(Command("inference.py", *predict), Command("inference.py", *predict))
-    assert [code for code, _out, _err in done] == [0, 0] and first == second
-    assert sum("waiting for another process that predicts with" in err for _code, _out, err in done) <= 1
+    codes, outs, errs = ends(Command("inference.py", *predict), Command("inference.py", *predict))
+    assert codes == (0, 0) and outs[0] == outs[1]
+    assert sum("waiting for another process that predicts with" in err for err in errs) <= 1
     for run in runs:
         assert json.loads((run / "eval.json").read_text()) == {"folds": [0, 1], "tta": "none"}
     answers = pd.read_csv(runs[1] / "submission.csv")["ans"].to_numpy()
     assert (answers == pd.read_csv(runs[1] / "eval.csv").iloc[:, 1:].to_numpy().argmax(1)).all()
     out = tmp_path / "submissions"
     named, unnamed = [*predict, "--output-dir", out, "--name", "mine"], [*predict, "--output-dir", out]
-    done = ends(*(Command("ensemble.py", *argv) for argv in (named, named, unnamed, unnamed)))
-    codes = [code for code, _out, _err in done]
-    assert sorted(codes[:2]) == [0, 2] and codes[2:] == [0, 0]
-    assert "submissions/mine: exists and is never overwritten; choose another --name" in last_error(done[codes.index(2)][2])
+    codes, _outs, errs = ends(*(Command("ensemble.py", *argv) for argv in (named, named, unnamed, unnamed)))
+    assert sorted(codes[:2]) == [0, 2] and codes[2:] == (0, 0)
+    assert "submissions/mine: exists and is never overwritten; choose another --name" in last_error(errs[codes.index(2)])
     assert sorted(path.name for path in out.iterdir()) == ["01-soft-2runs", "02-soft-2runs", "mine"]
     scores = [Command("leaderboard.py", "--lb", f"mine=0.{number}", cwd=tmp_path) for number in (71, 72, 73)]
-    assert [code for code, _out, _err in ends(*scores)] == [0] * 3
+    assert ends(*scores)[0] == (0, 0, 0)
     history = json.loads((out / "mine" / "lb.json").read_text())["history"]
     assert sorted(row["lb"] for row in history) == [0.71, 0.72, 0.73]
     assert not list(tmp_path.rglob(".*tmp*"))
