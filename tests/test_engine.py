@@ -136,14 +136,15 @@ def test_processes_go_on_from_the_state_of_the_first():
 
 
 def test_processes_share_the_mix_of_a_step():
-    """What two ranks take in together is what one process takes in, row for row."""
+    """What two ranks take in together is what one process takes in, row for row; each names all images of a bad step."""
 
     def part(ranks):
         fit = make_fit(mix="cutmix")
         fit.ranks = ranks
-        return engine.micro_batches(fit, np.arange(30), 1)[0]
+        return engine.micro_batches(fit, np.arange(30), 1)[0], engine.NotFinite("", fit, 1).rows.tolist()
 
-    whole, *shares = map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device)))
+    (whole, *shares), (rows, *same) = zip(*map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device))))
+    assert same == [rows] * 2
     partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))
     for rank, share in enumerate(shares):
         assert share.rows.tolist() == whole.rows[rank::2].tolist() and torch.equal(share.params, whole.params[rank::2])

@@ -450,6 +450,7 @@ def test_each_fold_is_trained_once_and_as_many_at_once_as_asked(forked, tmp_path
         (tmp_path / f"fold {number} in {os.getpid()}").touch()
         if number < 2:  # a process that starts late would find nothing left to do
             until(lambda: len(list(tmp_path.glob("fold [01] *"))) == 2)
+        time.sleep(0.1)  # in which a third process would take one
 
     forked(work, numbers=range(5))
     folds, processes = zip(*(path.name.removeprefix("fold ").split(" in ") for path in tmp_path.glob("fold *")))

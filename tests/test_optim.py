@@ -64,18 +64,6 @@ def test_named_optimizer_is_made_and_takes_a_step(name):
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}
 
 
-@pytest.mark.parametrize("name", ["AdamP", "SGDP", "AdamW", "Lion", "RMSprop"])
-def test_no_step_asks_a_gpu(name):
-    """Fake CUDA tensors have no values, so what asks for one raises."""
-    with FakeTensorMode(), torch.device("cuda"):
-        net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2))
-        optimizer = optim.build_optimizer(net, name, 1e-2, 0.1)
-        for _ in range(2):
-            for p in net.parameters():
-                p.grad = torch.empty_like(p)
-            optimizer.step()
-
-
 @pytest.mark.parametrize("name", ["AdamW", "adam", "SGD", "lookahead_adamw"])
 def test_torchs_fused_kernels_are_used_and_step_like_its_loop(name):
     torch.manual_seed(0)
@@ -216,16 +204,16 @@ class Kernels(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("name", ["AdamP", "SGDP"])
-def test_a_gpu_begins_few_kernels(name):
+@pytest.mark.parametrize("name", ["AdamP", "SGDP", "AdamW", "Lion", "RMSprop"])
+def test_a_gpu_begins_few_kernels_and_is_asked_for_nothing(name):
     """Seven for each weight of several dimensions and some seventy for all; one weight after the other it were 1,815 for the 62
-    weights of resnet18, 21 of them of several dimensions."""
+    weights of resnet18. Fake CUDA tensors have no values, so what asks for one raises."""
     with FakeTensorMode(), torch.device("cuda"):
-        net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(30)))
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), *(torch.nn.Linear(8, 8) for _ in range(30)))
         optimizer = optim.build_optimizer(net, name, 1e-2, 0.1)
         for _ in range(2):
             for p in net.parameters():
                 p.grad = torch.empty_like(p)
             with Kernels() as begun:
                 optimizer.step()
-    assert begun.count <= 30 * 7 + 70
+    assert begun.count <= 31 * 7 + 70 or name in ("Lion", "RMSprop")
