@@ -21,7 +21,7 @@ PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").glob("*.md"))
 WORDS, LINES = 820, 140  # of README.md, the most
 TO_BE_DRAWN = set()
 # of argparse, torchrun and pip
-ELSEWHERE = {"--help", "--no-pretrained", "--no-usual", "--node_rank", "--rdzv_backend", "--extra-index-url"}
+ELSEWHERE = {"--help", "--no-pretrained", "--no-usual", "--node_rank", "--rdzv_backend", "--extra-index-url", "--logdir"}
 FENCE = re.compile(r"^```.*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TOOLS_THAT_TRAIN = {"gap", "start"}  # tools/NAME.py NUMBER [options of train.py]
 
