@@ -221,9 +221,9 @@ def confidence(target, probs):
     return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
 
 
-def make_pseudo(args, people, folds, images, device):
+def make_pseudo(args, people, folds, eval_images, device):
     """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above, of
-    `images` (dataset.EvalImages), whose predictions are made first where they are missing."""
+    `eval_images` (dataset.EvalImages), whose predictions are made first where they are missing."""
     runs = find_runs(args.pseudo)
     for run in runs:
         check_pseudo(run, args, people, folds)
@@ -233,7 +233,7 @@ def make_pseudo(args, people, folds, images, device):
     targets = {run: experiment.read_args(run)["target"] for run in runs}
     made = []
     with predictions.predicting(runs):
-        predict_folds(jobs, images, settings, device)
+        predict_folds(jobs, eval_images, settings, device)
         for fold in range(max(args.kfold, 1)):
             sources = []
             for run in runs:
@@ -241,7 +241,7 @@ def make_pseudo(args, people, folds, images, device):
                 sources.append((targets[run], predictions.mean(tables, targets[run])[columns(targets[run])].to_numpy()))
             probs = soft_labels(args.target, sources, tuple(args.age_bounds))
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
-            table = predictions.eval_table(np.array(images.names)[sure], args.target, probs[sure].astype(np.float32))
+            table = predictions.eval_table(np.array(eval_images.names)[sure], args.target, probs[sure].astype(np.float32))
             made.append(table.assign(fold=fold))
     if not any(map(len, made)):
         given = f"--pseudo-min-confidence {args.pseudo_min_confidence:g}"
@@ -283,9 +283,9 @@ def main(argv=None):
 
 def predict_runs(args, runs, folds, device):
     """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
-    images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
+    eval_images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
-    predict_folds(jobs, images, args, device)
+    predict_folds(jobs, eval_images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
     for run, target, numbers in zip(runs, targets, folds):
         table = predictions.mean(predictions.fold_tables(run, target, numbers, args.tta), target)
@@ -293,8 +293,8 @@ def predict_runs(args, runs, folds, device):
         print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")
-            print_score(images.data_dir, images.names, probs, run.name)
-    print_next(images.data_dir, runs, targets, args.tta)
+            print_score(eval_images.data_dir, eval_images.names, probs, run.name)
+    print_next(eval_images.data_dir, runs, targets, args.tta)
     return 0
 
 

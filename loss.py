@@ -181,18 +181,18 @@ def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
     return torch.cat(parts, dim=1)
 
 
-def build_criterion(recipe, train_targets, device):
+def build_criterion(args, train_targets, device):
     """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses.
 
     train_targets int64 [N, heads] of the training rows: their class counts give the class weights and the prior (of single
     years that of the label distributions, which reach years that nobody has)."""
     parts = []
-    soft = soft_targets(recipe.target, train_targets, recipe.age_sigma, recipe.top_age_spread).sum(0)
-    for column, (head, logits_slice) in enumerate(head_slices(recipe.target).items()):
+    soft = soft_targets(args.target, train_targets, args.age_sigma, args.top_age_spread).sum(0)
+    for column, (head, logits_slice) in enumerate(head_slices(args.target).items()):
         counts = np.bincount(class_index(head, train_targets[:, column]), minlength=len(CLASS_NAMES[head]))
-        weights = class_weights(recipe.class_weights, counts)
+        weights = class_weights(args.class_weights, counts)
         prior = soft[logits_slice] if head == "age" else torch.from_numpy(counts)
-        loss = build_loss(recipe.loss, prior.to(device), recipe.gamma, recipe.smoothing,
+        loss = build_loss(args.loss, prior.to(device), args.gamma, args.smoothing,
                           None if weights is None else weights.to(device))  # fmt: skip
         parts.append((logits_slice, loss))
 
