@@ -210,8 +210,7 @@ def bounds_lines(best):
 
 def tune_bounds(members, truth, method="soft", weights=None):
     """The bounds (LO, HI) of highest macro F1 of the blend of `members` on truth [N].
-    LO and HI in turn, from the official bounds on until neither moves; of equal scores the bounds nearest to the official ones.
-    """
+    LO and HI in turn, from the official bounds on until neither moves; of equal scores the nearest to the official ones."""
     predict = bounds_predictor(members, method, weights)
 
     @functools.cache
@@ -409,8 +408,7 @@ def assign_groups(truth, persons, folds, seed=0):
 
 
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
-    """Out-of-sample probabilities [N, 18]: fit(members, truth) of all people but one fold's, apply(fitted, members) to those.
-    persons [N]: the `path` column."""
+    """Out-of-sample probabilities [N, 18]: fit(members, truth) of all but a fold of persons [N], apply(fitted, members) to it."""
     group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
     for fold in tqdm(range(folds), desc="cross-fitting", unit="part", leave=False, disable=quiet or None):
         rest, mine = group != fold, group == fold
@@ -479,11 +477,9 @@ def fit_plan(plan, members, truth):
 
 def average_folds(fitted, folds):
     """Members: means of each one's fold models [[(target, probs)]], scaled first, as temperatures are of single models."""
-    members = []
-    for models, heads in zip(folds, fitted.temperatures or [None] * len(folds)):
-        scaled = scale_members(models, heads and [heads] * len(models))
-        members.append((models[0][0], np.mean([probs for _target, probs in scaled], axis=0)))
-    return members
+    temperatures = fitted.temperatures or [None] * len(folds)
+    scaled = (scale_members(models, heads and [heads] * len(models)) for models, heads in zip(folds, temperatures))
+    return [(models[0][0], np.mean([probs for _target, probs in models], axis=0)) for models in scaled]
 
 
 def apply_plan(plan, fitted, members):
