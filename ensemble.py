@@ -69,8 +69,7 @@ def _group_means(probs, groups):
 
 def share_probs(target, probs, groups):
     """A member's probabilities [N, C] with those of gender and age averaged over each group; each image keeps its own mask's.
-    Of the 18 classes of `label` the mean is that of gender and age group together; an image alone in its group stays as it is.
-    """
+    Of the 18 classes of `label` the mean is that of gender and age group together; an image alone in its group stays."""
     if target == "label":
         joint = probs.reshape(len(probs), len(MASKS), len(GENDERS) * len(AGE_GROUPS))
         product = (joint.sum(2)[:, :, None] * _group_means(joint.sum(1), groups)[:, None, :]).reshape(probs.shape)
@@ -94,7 +93,7 @@ def pair_scores(groups, persons):
 
 
 READ = 20  # results whose predictions are read, the highest scores first
-
+SHOWN = 12  # steps of the greedy path
 
 # A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the eval
 # images; `persons`: made with --persons, so check that the rules allow grouping eval images.
@@ -150,8 +149,7 @@ def choose_pair(candidates, truth, persons):
 
 def advise(folder, oof, names):
     """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; no lines of fewer than two.
-    oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, the lines name two without too.
-    """
+    oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, two without are named too."""
     candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
     if len(candidates) < 2:
         return None, None, []
@@ -163,9 +161,6 @@ def advise(folder, oof, names):
     return first, second, ["the two to hand in at the end:", *lines]
 
 
-SHOWN = 12  # steps of the greedy path
-
-
 def total_weight(weight):
     """The weight of a member as one number: the sum over its components."""
     return sum(weight.values()) if isinstance(weight, dict) else weight
@@ -173,8 +168,7 @@ def total_weight(weight):
 
 def added(plan, fitted, members, truth):
     """In-sample macro F1 with each member minus that without it, nothing fitted anew [len(members)].
-    A member without weight enters at the mean weight of the others. Infinite where the others leave a component undecided; NaN
-    for a stacker."""
+    One without weight enters at the mean weight of the others. Infinite where these leave a component undecided; NaN: a stack."""
     if plan.method == "stack":
         return np.full(len(members), np.nan)
     members = blend.scale_members(members, fitted.temperatures)
@@ -316,10 +310,9 @@ def predicted_shares(eval_probs):
 
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
-    images, (first, second, lines) = result.images, (None, None, [])
-    data = demo.as_option(args.data_dir) if args.data_dir else ""
-    if images:
-        first, second, lines = advise(folder, images.table.assign(target=images.truth), result.names)
+    images, data = result.images, demo.as_option(args.data_dir) if args.data_dir else ""
+    oof = images and images.table.assign(target=images.truth)
+    first, second, lines = advise(folder, oof, result.names) if images else (None, None, [])
     for line in lines:
         print(line)
     if second:
