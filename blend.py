@@ -51,8 +51,7 @@ def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
     """Probabilities of the 18 classes [N, 18] from `members`, a list of (target, probabilities [N, num_outputs(target)]).
     Members of one component (mask, gender, age_group) are averaged (soft) or voted (hard), the components are multiplied, and
     the product is averaged with the members of target label, where each component of a member counts one third. Components that
-    only label members decide are their marginals. `weights`: for each member a number >= 0, or {component: number}; all 1
-    without it. InputError when components are left undecided."""
+    only label members decide are their marginals. `weights`: of each a number >= 0 or {component: number}; all 1 if None."""
     sums, totals = _sum_members(members, weights, votes if method == "hard" else np.asarray, bounds)
     check_decided(totals)
     return _multiply(sums, totals)
@@ -243,8 +242,7 @@ def study_bounds(members, truth, persons, best, method="soft", weights=None, res
         gains = [metrics.bootstrap_difference(truth, pred, official, persons, CLASSES, resamples) for pred in preds]
         low, high = np.transpose([metrics.interval(samples) for samples in gains])
         curves.append(BoundsCurve(along, f1, low, high))
-    best_f1 = curves[0].f1[LOWS.index(best[0])]
-    return BoundsStudy(best, best_f1, metrics.macro_f1(truth, official, CLASSES), curves)
+    return BoundsStudy(best, curves[0].f1[LOWS.index(best[0])], metrics.macro_f1(truth, official, CLASSES), curves)
 
 
 class _Blend:
@@ -408,7 +406,7 @@ def assign_groups(truth, persons, folds, seed=0):
 
 
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
-    """Out-of-sample probabilities [N, 18]: fit(members, truth) of all but a fold of persons [N], apply(fitted, members) to it."""
+    """Out-of-sample probabilities [N, 18]: fit(members, truth) without a fold of persons [N], apply(fitted, members) on it."""
     group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
     for fold in tqdm(range(folds), desc="cross-fitting", unit="part", leave=False, disable=quiet or None):
         rest, mine = group != fold, group == fold

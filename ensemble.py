@@ -168,7 +168,7 @@ def total_weight(weight):
 
 def added(plan, fitted, members, truth):
     """In-sample macro F1 with each member minus that without it, nothing fitted anew [len(members)].
-    One without weight enters at the mean weight of the others. Infinite where these leave a component undecided; NaN: a stack."""
+    One without weight enters at the mean weight of the others. inf where these leave a component undecided; NaN of a stack."""
     if plan.method == "stack":
         return np.full(len(members), np.nan)
     members = blend.scale_members(members, fitted.temperatures)

@@ -85,8 +85,7 @@ def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=
 
 def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
     """Mean macro F1 of the predictions `preds_a` minus that of `preds_b` on each draw of persons: float64 [resamples].
-    preds_a [S, N], preds_b [T, N]: of the same experiment trained S or T times, as with several seeds. People are drawn, never
-    trainings: how other seeds would do is not in the samples."""
+    preds_a [S, N], preds_b [T, N]: of one experiment trained S or T times. People are drawn, seeds of training are not."""
     f1, S = _bootstrap(truth, [*preds_a, *preds_b], persons, num_classes, resamples, seed), len(preds_a)
     return f1[:, :S].mean(1) - f1[:, S:].mean(1)
 
