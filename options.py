@@ -20,6 +20,13 @@ TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which t
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
 # One process, as a hardware.Ranks without torch.
 ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext, on=lambda name: None)
+# What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
+DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": False, "lr": 3e-3, "lr_step": 3, "epochs": 10,
+                 "patience": 0, "amp": "off", "memory_format": "channels_last"}  # fmt: skip
+# What each of several processes has of its own: boxes may keep things in other places.
+PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
+# What may be given beside --resume: where things are and how far to train, never how.
+RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
 
 natural_float = number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
 fraction = number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
@@ -118,26 +125,9 @@ def as_typed(values):
     return " ".join(words)
 
 
-def check_idle(parser, args, given, rules):
-    """Refuse what was typed (`given`: names) and does nothing; rules: (name, whether it does something, what it belongs to)."""
-    for name, works, belongs in rules:
-        if name in given and not works:
-            typed = as_typed({name: getattr(args, name)})
-            parser.error(f"{typed}: does nothing without {belongs}; add that, or leave this out")
-
-
 def fold_choice(text):
     """argparse type: 'all', 'best' or a fold number."""
     return text if text in ("all", "best") else natural_int(text)
-
-
-# What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
-DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": False, "lr": 3e-3, "lr_step": 3, "epochs": 10,
-                 "patience": 0, "amp": "off", "memory_format": "channels_last"}  # fmt: skip
-# What each of several processes has of its own: boxes may keep things in other places.
-PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
-# What may be given beside --resume: where things are and how far to train, never how.
-RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
 
 
 def make_parser():
@@ -268,11 +258,14 @@ def parse_args(argv, ranks=None, draw=True):
     check_bounds(parser, args.age_bounds)
     check_together(parser, args, ranks.world)
     mixes = args.mix != "none"
-    check_idle(parser, args, given, [
+    for name, works, belongs in (
         ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
         ("mix_alpha", mixes, "--mix mixup or cutmix"), ("fix_confidence", args.label_fixes, "--label-fixes FILE"),
         ("pseudo_min_confidence", args.pseudo, "--pseudo RUN"),
-    ])  # fmt: skip
+    ):  # fmt: skip
+        if name in given and not works:
+            typed = as_typed({name: getattr(args, name)})
+            parser.error(f"{typed}: does nothing without {belongs}; add that, or leave this out")
     return args
 
 
