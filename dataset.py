@@ -28,9 +28,16 @@ AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
 CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": AGE_GROUPS, "age": AGES}
 HEADS = {target: (target,) for target in ("label", "mask", "gender", "age_group", "multi", "age")}  # of each training target
 HEADS["multi"] = ("mask", "gender", "age_group")  # one backbone with three heads
+COMPONENTS = HEADS["multi"]
+# The parts of the label that a member of each target decides.
+DECIDES = {**HEADS, "label": COMPONENTS, "age": ("age_group",)}
 TARGETS = tuple(HEADS)
 # What a target is scored on: `multi` on the 18 classes, `age` on the age group that follows from it.
 SCORED_AS = {**{target: target for target in TARGETS}, "multi": "label", "age": "age_group"}
+# The seven images of a person and the mask state each shows.
+IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names in info.csv order
 
 
 def num_outputs(target):
@@ -96,11 +103,6 @@ def scored_probs(target, probs):
     return probs
 
 
-COMPONENTS = HEADS["multi"]
-# The parts of the label that a member of each target decides.
-DECIDES = {**HEADS, "label": COMPONENTS, "age": ("age_group",)}
-
-
 def columns(target):
     """p0, p1, ... ; for `multi` mask_p0 ... age_group_p2; for `age` age_p18 ... age_p60."""
     if target == "multi":
@@ -124,11 +126,6 @@ def read_submission(path):
         if label is None or label >= len(LABELS):
             raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
     return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
-
-
-# The seven images of a person and the mask state each shows.
-IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 
 
 def read_people(data_dir):
@@ -211,10 +208,8 @@ def images_root(data_dir):
 
 
 def list_images(data_dir, people, skip_missing=False):
-    """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label.
-
-    `label` is the official one. A person with fewer than seven images is an InputError, or a line with `skip_missing`.
-    """
+    """One row an image of `people`: DataFrame image ('{path}/mask1.jpg'), path, id, mask, gender, age, label (official).
+    A person with fewer than seven images is an InputError, or a line with `skip_missing`."""
     root = images_root(data_dir)
     if not os.path.isdir(root):
         raise InputError(f"{root}: no such folder; it holds a folder of images for each person of train.csv")
@@ -274,9 +269,7 @@ def read_eval(data_dir):
 def read_answers(data_dir, names):
     """True labels int64 [N] of eval images where eval/answers.csv (of the demo set) holds them all, else None."""
     path = Path(data_dir) / "eval" / "answers.csv"
-    if not path.is_file():
-        return None
-    answers = dict(zip(*read_submission(path)))
+    answers = dict(zip(*read_submission(path))) if path.is_file() else {}
     if not set(names) <= set(answers):
         return None  # predictions of another data set
     return np.array([answers[name] for name in names], dtype=np.int64)
@@ -286,15 +279,14 @@ def read_label_fixes(path, people, min_confidence):
     """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame path (of people), column, value.
 
     `path` is a path of train.csv or an id; `column` gender (male, female, swap), age (years) or mask (swap: normal and
-    incorrect_mask change places). Rows below `min_confidence` are left out. InputError names a line that is none of these.
-    """
+    incorrect_mask change places). Rows below `min_confidence` are left out. InputError names a line that is none of these."""
     table = files.read_csv(path, ("path", "column", "value"))
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
     sure = pd.to_numeric(confidence, errors="coerce").to_numpy()
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    if len(table) and not table["path"].isin([*by_name]).any():
+    if not table["path"].isin([*by_name]).any():
         raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
     fixes = []
     for row, (line, name, column, value) in enumerate(table[[files.LINE, "path", "column", "value"]].itertuples(index=False)):
@@ -342,8 +334,7 @@ def _persons(people, seed):
     persons = people.sort_values("path").drop_duplicates("id")
     stratum = persons["gender"] * 3 + to_age_group(persons["age"])
     order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in persons["id"]]
-    table = pd.DataFrame({"id": persons["id"], "stratum": stratum, "order": order})
-    return table.sort_values(["stratum", "order"]).reset_index(drop=True)
+    return persons.assign(stratum=stratum, order=order).sort_values(["stratum", "order"], ignore_index=True)
 
 
 def assign_folds(people, kfold, seed):
@@ -355,10 +346,8 @@ def assign_folds(people, kfold, seed):
         return np.full(len(people), -1, dtype=np.int64)
     persons = _persons(people, seed)
     sizes = persons["stratum"].value_counts()
-    if sizes.min() < kfold:
-        has = "1 person; only --kfold 0 (nofold) is possible"
-        if sizes.min() > 1:
-            has = f"{sizes.min()} people; --kfold can be {sizes.min()} at most"
+    if (size := sizes.min()) < kfold:
+        has = f"{size} people; --kfold can be {size} at most" if size > 1 else "1 person; only --kfold 0 (nofold) is possible"
         stratum = f"{GENDERS[sizes.idxmin() // 3]}, age group {sizes.idxmin() % 3}"
         raise InputError(f"--kfold {kfold}: the smallest stratum ({stratum}) has {has}")
     return pd.Index(persons["id"]).get_indexer(people["id"]) % kfold
@@ -385,9 +374,6 @@ def limit_people(people, limit, kfold, seed):
         take[(take - floor).idxmax()] -= 1
     chosen = persons[strata["rows"].cumsum() <= persons["stratum"].map(take)]
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)
-
-
-EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names in info.csv order
 
 
 def read_eval_images(data_dir):
