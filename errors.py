@@ -38,9 +38,6 @@ class Interrupted(BaseException):
         self.code = code
 
 
-# ---- messages ---------------------------------------------------------------------------------------------------------
-
-
 def did_you_mean(name, known):
     """' Did you mean AdamP?' for a misspelt name, or '' when nothing known is near."""
     by_lower = {str(option).lower(): str(option) for option in known}
@@ -77,10 +74,8 @@ def unreadable(path, error):
 
 @contextlib.contextmanager
 def reading(path, remedy="copy it again, or make it anew"):
-    """Whatever is raised while a file is read and parsed becomes one InputError line that names it, or Unreadable.
-
-    Only around parsing and conversion: our own bugs would be called damage.
-    """
+    """Whatever is raised while a file is read and parsed becomes one InputError line that names it, or Unreadable. Only around
+    parsing and conversion: our own bugs would be called damage."""
     try:
         yield
     except Exception as error:  # parsers, missing keys, wrong types, bad numbers
@@ -106,9 +101,6 @@ def log(text):
     """Print a line for the user to stderr, at once."""
     with contextlib.suppress(OSError, RuntimeError):  # where nobody can read it; in a signal's handler, amid another line
         print(text, file=sys.stderr, flush=True)
-
-
-# ---- command lines ----------------------------------------------------------------------------------------------------
 
 
 def number(kind, fits, what):
@@ -177,9 +169,6 @@ class Parser(argparse.ArgumentParser):
         return {action.dest for action in self._actions if words & set(action.option_strings)}
 
 
-# ---- a script's process -----------------------------------------------------------------------------------------------
-
-
 class Lossy(io.FileIO):
     """A standard stream that never fails. `lost`: why it can't be written, "" for a pipe whose reader has gone."""
 
@@ -241,9 +230,6 @@ def run(main):
         log(f"error: stdout: can't be written ({lost}): what was printed is lost, the files that it tells of are not")
         return code or 2
     return code
-
-
-# ---- signals ----------------------------------------------------------------------------------------------------------
 
 
 def on_signals(handler):

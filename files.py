@@ -24,6 +24,11 @@ import errors
 from errors import InputError, did_you_mean, log
 
 PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of photographs, and 3 % larger
+LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+FOLDS = 10**6  # more than anybody has
+WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
+EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 
 
 class DiskError(InputError):
@@ -164,13 +169,6 @@ def lock(path, message=None, wait=False, make=False):
         except OSError as error:
             raise DiskError(f"{path}: can't be locked ({error.strerror})") from error
         yield
-
-
-LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
-SEPARATORS = {";": "semicolons", "\t": "tabs"}
-FOLDS = 10**6  # more than anybody has
-WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
-EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 
 
 def file_digest(path):
