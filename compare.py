@@ -293,11 +293,8 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
     if not near.any() or abs(difference) < 1e-9:
         return []
     share = metrics.boundary_share(truth, a, b, near, num_classes)
-    part = f" ({share:.0%})" if 0 <= share <= 1 else ""
-    return [
-        f"boundary people (ages 27-32 and 57 or more; {len(set(persons[near])):,} of {result.units:,}) make "
-        f"{signed(share * difference)} of the {signed(difference)}{part}"
-    ]
+    made = f"{signed(share * difference)} of the {signed(difference)}" + (f" ({share:.0%})" if 0 <= share <= 1 else "")
+    return [f"boundary people (ages 27-32 and 57 or more; {len(set(persons[near])):,} of {result.units:,}) make {made}"]
 
 
 def label_lines(path, comparison):
@@ -387,9 +384,7 @@ def document(names, comparison, rows, pictures, why, verdict, scores):
         notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain (--limit N).")
     if why:
         notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
-    flows = [
-        (changed_words(a, b, comparison.scored_as), count, rows[(pairs == (a, b)).all(1)]) for a, b, count in comparison.flows
-    ]
+    flows = [(changed_words(a, b, comparison.scored_as), n, rows[(pairs == (a, b)).all(1)]) for a, b, n in comparison.flows]
     effects = expected = None
     if comparison.effects:
         table, a, b = comparison.effects

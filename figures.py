@@ -308,10 +308,9 @@ def draw_mistake(axes, image, row, scored_as):
 
 @matplotlib.rc_context(STYLE)
 def mistakes(rows, load_image, scored_as, title, limit=24):
-    """Thumbnails of the most confident wrong predictions, at most 3 of a person.
-
-    rows: DataFrame of image, path (the person), truth, pred (class indices of `scored_as`), confidence (0..1).
-    load_image(image) returns a PIL image in RGB and is asked only for what is drawn."""
+    """Thumbnails of the most confident wrong predictions, at most 3 of a person. rows: DataFrame of image, path (the person),
+    truth, pred (class indices of `scored_as`), confidence (0..1). load_image(image) returns a PIL image in RGB; only what is
+    drawn is loaded."""
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"

@@ -58,9 +58,7 @@ def main_effects(scores, factors, draws=None):
     least squares. Intervals are Student's t on the residuals; the spread of the effect over `draws` [R, B], scores of the same
     runs on B resamples of people, the same for every run, is added in squares."""
     scores, factors = np.asarray(scores, dtype=np.float64), merge_aliases(factors)
-    columns = {
-        (name, level): np.array([one == level for one in levels]) for name, levels in factors.items() for level in levels
-    }
+    columns = {(name, level): np.array(levels, object) == level for name, levels in factors.items() for level in levels}
     X = np.stack([np.ones(len(scores)), *columns.values()], axis=1)  # an intercept and an indicator of each level
     inverse = np.linalg.pinv(X, rcond=1e-10)
     row_space, freedom = inverse @ X, len(scores) - int(np.linalg.matrix_rank(X))
@@ -194,9 +192,8 @@ def cells(record):
     """{column: (text shown, value that is sorted by, None last)} of a record."""
     bounds, kind, folds = record.oof_f1_ci95, "ensemble", f"of {len(record.folds)}"
     if record.is_run:
-        kind, folds = record.target, f"{len(record.folds)}/{record.kfold or 1}"
-        if record.kfold == 0 and record.folds:
-            folds = "nofold"
+        kind = record.target
+        folds = f"{len(record.folds)}/{record.kfold or 1}" if record.kfold or not record.folds else "nofold"
     return {
         "name": (errors.one_line(record.name), record.name),
         "target": (kind, kind),
