@@ -265,7 +265,7 @@ def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path
 
 
 class Reader(HTMLParser):
-    """What a browser would see: start tags with attributes, and all text."""
+    """The start tags with attributes, and all text, of a page as a browser reads it."""
 
     def __init__(self, text):
         super().__init__()

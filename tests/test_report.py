@@ -141,9 +141,11 @@ def test_ages_in_the_recorded_group_or_near_are_no_suggestion():
     years = np.full((4, 43), 1e-9)
     for row, age in enumerate((31, 55, 60, 50)):  # 28: near; 35: same group; 59: near; 22: another group
         years[row, age - 18] = 1
-    claims = report.age_claims(people, np.stack([years[:, :12].sum(1), years[:, 12:42].sum(1), years[:, 42]], 1), years, 0.01)
-    assert (claims["recorded"] == claims["likely"]).tolist() == [True, True, True, False]
-    assert claims["likely"].iloc[3] == "50 (30-59)" and claims["value"].iloc[3] == "50"
+    probs = {"age_group": np.stack([years[:, :12].sum(1), years[:, 12:42].sum(1), years[:, 42]], 1), "age": years}
+    rows = pd.DataFrame({"image": [f"{path}/mask1.jpg" for path in "abcd"], "path": list("abcd")})
+    evidence = report.Evidence(rows, probs, {"age_group": to_age_group(people["age"])})
+    persons = report.judge(evidence, people, 0.01).persons
+    assert persons[["path", "likely", "value"]].values.tolist() == [["d", "50 (30-59)", "50"]]
 
 
 def test_people_without_a_pair_have_no_swap():
