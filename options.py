@@ -117,11 +117,9 @@ def as_typed(values):
     """Options as one would type them: --model NAME --img-size 64 48 --no-pretrained."""
     words = []
     for name, value in values.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+        option = ("no-" if value is False else "") + name.replace("_", "-")
+        shown = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
+        words += [f"--{option}", *map(str, shown)]
     return " ".join(words)
 
 
