@@ -339,7 +339,6 @@ def _persons(people, seed):
 
 def assign_folds(people, kfold, seed):
     """Fold of each row of `people`, int64 [P]: person-disjoint, stratified by gender x official age group; -1 with kfold 0.
-
     Persons are dealt out in turn, stratum after stratum, so fold sizes differ by one at most. InputError when a stratum has
     fewer persons than kfold."""
     if kfold == 0:
@@ -405,11 +404,9 @@ def read_tables(args):
 
 @dataclass(frozen=True)
 class FoldData:
-    """The images of a fold. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes.
-
+    """The images of a fold. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes;
     `classes`, `persons` and `masks` int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose
-    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets.
-    """
+    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets."""
 
     fold: int
     store: object  # images.ImageStore
@@ -447,9 +444,7 @@ def make_labels(args, tables, good):
 
 def fold_data(args, data, fold, everyone=False):
     """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
-
-    everyone: those whom the fold holds out train too, and nobody is validated on.
-    """
+    everyone: those whom the fold holds out train too, and nobody is validated on."""
     labels, validates = data.labels, bool(args.kfold) and not everyone
     mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
     rows = np.flatnonzero(labels.trains & ~mine)
