@@ -167,16 +167,16 @@ def fit_mask_factors(label_probs):
     """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`.
     After Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities" (2002), but the predictions, not
     the mean probabilities, meet the prior. Each factor in turn takes as many images as it should, or as near as ties allow."""
-    expected, biases = expected_counts(len(label_probs)), np.zeros(len(MASKS))
+    expected, log_factors = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
     for _round in range(PRIOR_ROUNDS):
         if best_error == 0:
             break
         for mask, count in enumerate(expected):
-            rivals = np.delete(logs + biases, mask, axis=1).max(1)
-            biases[mask] = _between(np.sort(rivals - logs[:, mask]), count)
-        factors = np.array([float(f"{factor:.12g}") for factor in np.exp(biases - biases.mean())])
+            rivals = np.delete(logs + log_factors, mask, axis=1).max(1)
+            log_factors[mask] = _between(np.sort(rivals - logs[:, mask]), count)
+        factors = np.array([float(f"{factor:.12g}") for factor in np.exp(log_factors - log_factors.mean())])
         error = np.abs(predicted_counts(apply_mask_factors(label_probs, factors)) - expected).sum()
         if error < best_error:
             best, best_error = factors, error

@@ -508,7 +508,7 @@ def test_a_plan_without_fit_is_the_blend_and_has_no_in_sample_score(members, peo
 
 
 def test_apply_by_hand(members):
-    """Age cut at (29, 58), product of the parts weighing (1 + 2 + 3) / 3 = 2 against label 0.5, biases 2 for class 5."""
+    """Age cut at (29, 58), product of components weighing (1 + 2 + 3) / 3 = 2 against label 0.5, class factor 2 for class 5."""
     fitted = Fitted((29, 58), [3, 1, 2, 0.5], class_factors=np.where(np.arange(18) == 5, 2.0, 1.0))
     parts = dict(members)
     product = combine(parts["mask"], parts["gender"], age_group_probs(parts["age"], (29, 58)))
