@@ -59,12 +59,12 @@ def main(argv=None):
         args = options.same_options(options.parse_args(argv, ranks), ranks)
         ranks = ranks.on(args.device)
         args.threads = threads_of_a_fold(args)
-        errors.log(f"device: {hardware.describe(ranks.device)}")
         with resumable(args, argv, ranks):
             tables = dataset.read_tables(args)
             refuse(args, tables, ranks)
             net = None if args.resume else model.build_model(args, 0, ranks.device, try_size=True)
             data = load_data(args, tables, net, ranks)
+            errors.log(f"device: {hardware.describe(ranks.device)}")
             settle(args, data, net, ranks)
             del net  # each fold builds its own
             with stop.deferred(), ranks.peers_alive():
