@@ -356,7 +356,7 @@ def train_step(fit, step, batches):
         draws = torch.Generator(next(fit.model.parameters()).device)  # elsewhere it would take one of its own instead
         fit.optimizer.generator = draws.manual_seed(draw_seed("optimizer", *key))
     lr = lr_at(fit.epoch, fit.step, fit.steps, scheduler=args.scheduler, lr=args.lr, epochs=args.epochs,
-               lr_step=args.lr_step, lr_gamma=args.lr_gamma, warmup_epochs=args.warmup_epochs,
+               lr_step=args.lr_step, lr_gamma=args.lr_gamma, min_lr=args.min_lr, warmup_epochs=args.warmup_epochs,
                history=[row["val_f1"] for row in fit.history])  # fmt: skip
     for group in fit.optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

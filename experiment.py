@@ -66,7 +66,8 @@ def _learn_the_same(one, other, besides=frozenset()):
         besides = {*besides, "patience"}  # it does nothing without validation
 
     def learnt(args):
-        kept = {name: value for name, value in args.items() if name not in PLACES | besides}
+        since = {"min_lr": 0.0}  # not in older runs
+        kept = {name: value for name, value in (since | args).items() if name not in PLACES | besides}
         return json.dumps(kept | {"data_dir": os.path.realpath(args.get("data_dir", ""))}, sort_keys=True, default=str)
 
     return learnt(one) == learnt(other)

@@ -11,6 +11,7 @@ from timm.optim._optim_factory import default_registry
 from errors import InputError, did_you_mean
 
 SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
+COSINES = ("Cosine", "CAWR")  # those that go down to --min-lr
 
 
 class _Projected:
@@ -183,10 +184,10 @@ def scheduler_name(name):
     return spelt[name.lower()]
 
 
-def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5, warmup_epochs=0, history=()):
+def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5, min_lr=0.0, warmup_epochs=0, history=()):
     """Learning rate of a step: a pure function, so nothing of a scheduler has to be saved.
     epoch counts from 1, step from 0 to steps - 1 within it; `history` is the validation F1 of each epoch before this one.
-    Cosine: half a cosine from lr to 0. CAWR: the same, restarted every lr_step epochs (Loshchilov & Hutter, SGDR, 2016).
+    Cosine: half a cosine from lr to min_lr. CAWR: the same, restarted every lr_step epochs (Loshchilov & Hutter, SGDR, 2016).
     Plateau: times lr_gamma when F1 has not risen for more than lr_step epochs. Warm-up is linear, the schedule starts after it.
     """
     done = epoch - 1 + step / steps  # epochs behind us
@@ -195,10 +196,9 @@ def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5,
     done, total = done - warmup_epochs, max(epochs - warmup_epochs, 1)
     if scheduler == "StepLR":
         return lr * lr_gamma ** (math.floor(done + 1e-9) // lr_step)
-    if scheduler == "Cosine":
-        return lr * 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
-    if scheduler == "CAWR":
-        return lr * 0.5 * (1 + math.cos(math.pi * (done % lr_step) / lr_step))
+    if scheduler in COSINES:
+        angle = math.pi * min(done / total, 1) if scheduler == "Cosine" else math.pi * (done % lr_step) / lr_step
+        return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(angle))
     if scheduler == "Plateau":  # as torch's ReduceLROnPlateau with threshold 0
         best, waited, drops = -math.inf, 0, 0
         for value in history:

@@ -183,7 +183,7 @@ def make_parser():
     add = parser.add_argument_group("loss").add_argument
     add("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
     add("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
-    add("--gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
+    add("--gamma", "--focal-gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
     add("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
         help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
     add("--age-sigma", type=positive_float, default=2.0, metavar="YEARS", help="width of label distributions of --target age")
@@ -198,12 +198,14 @@ def make_parser():
     add("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
         help="StepLR: between drops; CAWR: length of a cycle; Plateau: patience for a better F1")  # fmt: skip
     add("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
+    add("--min-lr", type=natural_float, default=0.0, metavar="LR", help="the lowest learning rate of Cosine and CAWR")
     add("--warmup-epochs", type=natural_int, default=0, metavar="N", help="linear warm-up")
     add("--epochs", type=positive_int, default=10, metavar="N",
         help="epochs of a fold, at most; with --resume another number trains a run on or ends it sooner")  # fmt: skip
     add("--patience", type=natural_int, default=3, metavar="N",
         help="early stopping after so many epochs without a better F1; 0: never")  # fmt: skip
-    add("--accum", type=positive_int, default=1, metavar="N", help="gradient accumulation: batches per step")
+    add("--accum", "--grad-accum-steps", type=positive_int, default=1, metavar="N",
+        help="gradient accumulation: batches per step")  # fmt: skip
     add("--auto-batch", action="store_true",
         help="halve --batch-size and double --accum until a step fits in the device's memory")  # fmt: skip
     add("--clip-grad", type=natural_float, default=0.0, metavar="NORM", help="gradient clipping; 0: off")
@@ -260,6 +262,7 @@ def parse_args(argv, ranks=None, draw=True):
         ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
         ("mix_alpha", mixes, "--mix mixup or cutmix"), ("fix_confidence", args.label_fixes, "--label-fixes FILE"),
         ("pseudo_min_confidence", args.pseudo, "--pseudo RUN"),
+        ("min_lr", args.scheduler in optim.COSINES, "--scheduler Cosine or CAWR"),
     ):  # fmt: skip
         if name in given and not works:
             typed = as_typed({name: getattr(args, name)})
@@ -283,6 +286,8 @@ def check_together(parser, args, world):
     if "ordinal" in args.loss and args.target not in ("age", "age_group"):
         has = f"--target {args.target} has none, age and age_group"
         parser.error(f"--loss {args.loss}: ordinal needs classes with an order; {has}")
+    if args.min_lr > args.lr:
+        parser.error(f"--min-lr {args.min_lr:g}: is above --lr {args.lr:g}, from which the learning rate goes down to it")
     if args.top_age_spread is not None and args.target != "age":
         parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
     if args.ema and args.average_last:

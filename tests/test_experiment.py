@@ -63,6 +63,7 @@ def test_runs_of_one_setting_share_their_revision(tmp_path):
         ({"fold_seed": 7}, "v4-label_5fold", None),  # v0 has five folds already, of other people
         ({"kfold": 4, "device": "cuda:1", "data_dir": data}, "v4-label_4fold", "v0-label_4fold"),
         ({"kfold": 4, "data_dir": "other"}, "v5-label_4fold", None),
+        ({"kfold": 2, "min_lr": 0.0}, "v0-label_2fold", None),  # the default, which older runs do not know
     ):
         assert named(tmp_path, "SGD-none-CE", **changed) == (f"01-SGD-none-CE-{name}", again and f"01-SGD-none-CE-{again}")
 

@@ -59,6 +59,8 @@ CASES = [
     ("train", TRAIN + "--mix-rare", "--mix-rare: does nothing without --mix mixup, cutmix or halves; add that, or leave this out"),
     ("train", TRAIN + "--mix-prob 0.3", "--mix-prob 0.3: does nothing without --mix mixup, cutmix or halves; add that"),
     ("train", TRAIN + "--mix-alpha 0.4", "--mix-alpha 0.4: does nothing without --mix mixup or cutmix; add that"),
+    ("train", TRAIN + "--min-lr 1e-6", "--min-lr 1e-06: does nothing without --scheduler Cosine or CAWR; add that, or leave this out"),
+    ("train", TRAIN + "--scheduler Cosine --min-lr 1", "--min-lr 1: is above --lr 0.0001, from which the learning rate goes down"),
     ("train", TRAIN + "--fix-confidence 0.5", "--fix-confidence 0.5: does nothing without --label-fixes FILE; add that"),
     ("train", TRAIN + "--pseudo-min-confidence 0.5", "--pseudo-min-confidence 0.5: does nothing without --pseudo RUN; add that"),
     ("train", TRAIN + "--pretrained --weights w.pth", "--weights w.pth: and --pretrained both give the backbone's weights; leave one of the two out"),

@@ -22,18 +22,18 @@ STEPS = 10
     st.floats(0.05, 1), st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=12, max_size=12),
 )  # fmt: skip
 def test_learning_rates_are_those_of_torchs_schedulers(scheduler, epochs, lr_step, lr_gamma, history):
-    """At the first step of each epoch; `history` is the validation F1 that Plateau follows."""
+    """At the first step of each epoch; `history` is the validation F1 that Plateau follows. lr_gamma / 20 is the lowest rate."""
     lr_scheduler, optimizer = torch.optim.lr_scheduler, torch.optim.SGD([torch.zeros(1)], lr=0.1)
     theirs = {
         "StepLR": lambda: lr_scheduler.StepLR(optimizer, lr_step, lr_gamma),
-        "Cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        "CAWR": lambda: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, lr_step),
+        "Cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, epochs, lr_gamma / 20),
+        "CAWR": lambda: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, lr_step, eta_min=lr_gamma / 20),
         "Plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, "max", lr_gamma, lr_step, threshold=0, eps=0),
         "none": lambda: lr_scheduler.ConstantLR(optimizer, 1.0),
     }[scheduler]()
     for epoch in range(1, epochs + 1):
         ours = optim.lr_at(epoch, 0, STEPS, scheduler=scheduler, lr=0.1, epochs=epochs, lr_step=lr_step, lr_gamma=lr_gamma,
-                           history=history[: epoch - 1])  # fmt: skip
+                           min_lr=lr_gamma / 20, history=history[: epoch - 1])  # fmt: skip
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step(*([history[epoch - 1]] if scheduler == "Plateau" else []))
