@@ -109,6 +109,8 @@ def make_folder(output_dir, name, next_name, fill):
                 fill(inside, folder.name)
                 os.rename(inside, folder)
             return folder
+        except files.DiskError as error:  # by the name that the folder would have had
+            raise files.DiskError(str(error).replace(str(inside), str(folder))) from error
         except OSError:
             with files.writing(folder):
                 if not folder.is_dir():  # else made by another process since

@@ -142,7 +142,7 @@ def test_every_other_script_on_a_full_volume(runs, fit, shared_data, workplace, 
     page = f"{place}/a.html: can't be written (No space left on device)"
     for main, argv, named in (
         (inference.main, ["--models", run, *data], f"{run}/fold0/eval.csv: can't be written (No space"),
-        (ensemble.main, ["--models", runs["label"], "--output-dir", place / "out", *data], f"{place}/out/.01-soft-1runs."),
+        (ensemble.main, ["--models", runs["label"], "--output-dir", place / "out", *data], f"{place}/out/01-soft-1runs/"),
         (compare.main, [runs["label"], runs["multi"], *data[:2], "--out", place / "a.html"], page),
         (leaderboard.main, [place / "runs", "--html", place / "a.html"], page),
         (leaderboard.main, [place / "runs", "--lb", "mine=0.7"], f"{run}/lb.json: can't be written (No space left on device)"),
