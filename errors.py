@@ -151,11 +151,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(message)
 
+    def words(self, args):
+        """The words of a command line (None: this process's) with the options' own hyphens where underscores are typed."""
+        found = []
+        for word in map(str, sys.argv[1:] if args is None else args):
+            name, *value = word.partition("=")
+            option = name.replace("_", "-") if word.startswith("--") else name
+            found.append("".join([option, *value]) if option in self._option_string_actions else word)
+        return found
+
     def parse_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
-            if str(word) != str(word).encode(errors="replace").decode():  # such bytes of a file's name can't be recorded
+        words = self.words(args)
+        for word in words:
+            if word != word.encode(errors="replace").decode():  # such bytes of a file's name can't be recorded
                 self.error(f"{one_line(word)}: is not UTF-8; rename what it names, or give it by a link with another name")
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
             if not unknown[0].startswith("-"):
@@ -165,7 +175,7 @@ class Parser(argparse.ArgumentParser):
 
     def given(self, args=None):
         """Names (dest) of the options that stand in the command line itself."""
-        words = {str(word).partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
+        words = {word.partition("=")[0] for word in self.words(args)}
         return {action.dest for action in self._actions if words & set(action.option_strings)}
 
 

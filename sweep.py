@@ -116,7 +116,7 @@ def options_of(words):
     for word in words:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
-            values = found[option] = [value] if equals else []
+            values = found[option.replace("_", "-")] = [value] if equals else []
         elif values is None:
             raise ValueError(f"{word!r} follows no option; options begin with --")
         else:

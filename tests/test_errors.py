@@ -238,11 +238,13 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
 # ---- command lines -------------------------------------------------------------------------------------------------
 
 
-def test_options_are_never_abbreviated_and_given_ones_are_known():
+def test_options_are_never_abbreviated_given_ones_are_known_and_underscores_stand_for_hyphens():
     parser = errors.Parser("x")
     parser.add_argument("--number", type=errors.natural_int, default=3)
-    parser.add_argument("--other", default="a")
+    parser.add_argument("--other-one", default="a_b")
     assert parser.given(["--number", "3"]) == {"number"}
+    for line, value in ((["--other_one", "c_d"], "c_d"), (["--other_one=--other_one=d"], "--other_one=d")):
+        assert parser.parse_args(line).other_one == value and parser.given(line) == {"other_one"}
     with pytest.raises(errors.InputError, match=r"--numb: no such option\. Did you mean --number"):
         parser.parse_args(["--numb", "3"])
 

@@ -140,7 +140,7 @@ many: --epochs 9 --no-pretrained --drop-ages 27 28
     (b"../a: --ema 0.9\n", r"sweep.txt line 1: takes NAME: OPTIONS, the name of letters.*found '../a: --ema 0.9'"),
     (b"--loss ce\n", "sweep.txt line 1: takes NAME: OPTIONS"),
     (b"a: halves --mix\n", "sweep.txt line 1: 'halves' follows no option"),
-    (b"common: --output-dir=x\na:\n", "sweep.txt line 1: --output-dir is given by sweep.py"),
+    (b"common: --output_dir=x\na:\n", "sweep.txt line 1: --output-dir is given by sweep.py"),
     (b"a:\ncommon: --epochs 3\n", "sweep.txt line 2: common stands below an experiment"),
     (b"a: --data-dir $NOT_SET_HERE\n", r"sweep.txt line 1: \$NOT_SET_HERE is not set; export NOT_SET_HERE=... first"),
     (b"\xff\xfe\x00", r"sweep.txt: damaged \('utf-8' codec"),
@@ -186,7 +186,7 @@ def test_a_damaged_run_or_one_of_other_options_is_refused(tmp_path):
         job(tmp_path, "b:\n").check()
     make_run(tmp_path / "runs" / "a-s1", job(tmp_path, "a: --epochs 3 --loss=ce\n").command(threads=2)[1:])
     for same in ("a: --loss ce --epochs 3\n", "common: --epochs 1\na: --epochs=3 --loss ce\n",
-                 "a: --epochs 3 --loss ce --cache-dir elsewhere --device cpu --fold 0 --quiet\n"):  # fmt: skip
+                 "a: --epochs 3 --loss ce --cache_dir elsewhere --device cpu --fold 0 --quiet\n"):  # fmt: skip
         job(tmp_path, same).check()
     for other, message in [
         ("common: --epochs 2\na: --loss ce\n", "a-s1: was started with --epochs 3, and .*sweep.txt line 2 now says --epochs 2"),
