@@ -15,10 +15,10 @@ TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT
 
 
 def imports():
-    """{file: the top-level files that it imports at its head}."""
+    """{file: the top-level files that it imports, at its head or inside functions}."""
     found = {}
     for name, tree in TREES.items():
-        nodes = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         found[name] = TREES.keys() & (modules | {node.module for node in nodes if isinstance(node, ast.ImportFrom)})
     return found
