@@ -8,8 +8,6 @@ import zlib
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-# ---- images --------------------------------------------------------------------------------------------------------
-
 SIDE = 32
 LEFT, TOP, RIGHT, BOTTOM = "left", "top", "right", "bottom"  # where the bright half is seen of what is read
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -79,9 +77,6 @@ IMAGES = {
     "huge.png": (png(60_000, 60_000, 8, b"\0"), "Image size (3600000000 pixels) exceeds limit"),
     "no width.png": (png(0, 10, 8, b"\0"), "not a readable image"),
 }  # fmt: skip
-
-
-# ---- tables --------------------------------------------------------------------------------------------------------
 
 
 def text_of(rows, **dialect):

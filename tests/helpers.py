@@ -25,8 +25,6 @@ from dataset import COMPONENTS, FIRST_AGE, GENDERS, IMAGE_KINDS, LAST_AGE, age_g
 from hardware import ALONE, Ranks
 from images import ImageStore
 
-# ---- a fold ------------------------------------------------------------------------------------------------------------
-
 # The options of a tiny fold: train.py's own, but for a few.
 ARGS = vars(options.make_parser().parse_args([])) | {"lr": 1e-3, "lr_step": 1, "epochs": 2, "patience": 0, "batch_size": 8,
                                                      "aug": "strong", "amp": "off", "seed": 7}  # fmt: skip
@@ -88,9 +86,6 @@ def assert_equal(one, other, where="state"):
         assert one == other, where
 
 
-# ---- several processes -------------------------------------------------------------------------------------------------
-
-
 def _work(rank, world, folder, work, results):
     store = dist.FileStore(str(folder / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
@@ -150,8 +145,6 @@ def run_ranks(work, world=2):
             process.join()
     return [found[rank] for rank in range(world)]
 
-
-# ---- runs --------------------------------------------------------------------------------------------------------------
 
 KINDS = tuple(IMAGE_KINDS)
 

@@ -48,8 +48,6 @@ LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 FUZZ = settings(max_examples=3000 if LONG else 20, deadline=None, derandomize=not LONG, suppress_health_check=[*HealthCheck])
 TINY = Geometry(4, 4)
 
-# ---- images --------------------------------------------------------------------------------------------------------
-
 LOOK = {LEFT: (np.s_[:, :6], np.s_[:, 10:]), TOP: (np.s_[:6], np.s_[10:])}
 LOOK |= {RIGHT: LOOK[LEFT][::-1], BOTTOM: LOOK[TOP][::-1]}
 
@@ -81,9 +79,6 @@ def test_images_cut_anywhere(kind, tmp_path):
             np.testing.assert_array_equal(images.decode(file, TINY), right, err_msg=f"cut at {end}")
         except InputError as error:
             assert str(error).startswith(f"{file}: not a readable image ({end} bytes")
-
-
-# ---- readers -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -224,9 +219,6 @@ def root(tmp_path_factory, fit, shared_data):
     return root
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("file", "change", "expected"), TABLES, ids=[f"{case[0]} {case[2]}"[:60] for case in TABLES])
 def test_tables(file, change, expected, root, capsys):
     path, content, read = root / place(file), change(WHOLE[file]), READERS[place(file)][0]
@@ -276,8 +268,6 @@ def test_eval_images_that_info_leaves_out_are_told(root, capsys):
     assert f"info.csv: leaves out 3 images of {root}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
     (root / "eval" / "images" / "other.JPG").unlink()
 
-
-# ---- any change ----------------------------------------------------------------------------------------------------
 
 TEXTS = ["", " ", "x", "nan", "inf", "-1", "0.5", "1e999", "1_0", "²", "9" * 500, "True", "male", "../../x", "/etc/passwd", "a\0b", "\x1b[2J",
          "한글", '"', "'", ",", ";", "\t", "\r\n", "#", "=1+1", "%s", "{}", "[]", "<b>", "--", "..", "~", "*", "&a", "!!python/name:os.system"]  # fmt: skip
@@ -379,9 +369,6 @@ def test_any_change_of_a_file_is_read_or_refused_in_one_line_that_names_it(name,
                     assert errors.one_line(error).isprintable()
 
     check()
-
-
-# ---- the system's own errors ---------------------------------------------------------------------------------------
 
 
 class Lost(io.FileIO):

@@ -55,9 +55,6 @@ def test_links_lead_to_files_and_headings(page):
         assert not part or part in map(anchor, headings(target)), f"{page.name}: {link} leads to no heading"
 
 
-# ---- commands ---------------------------------------------------------------------------------------------------------
-
-
 def commands(page):
     """[script, word, ...] of each command line of our scripts in code blocks and in `...`, as far as it can be parsed."""
     inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text(page)))
@@ -163,9 +160,6 @@ def test_every_option_of_train_has_its_line():
     assert told == {
         group.title: [name for action in group._group_actions for name in action.option_strings] for group in groups
     }
-
-
-# ---- the README and its Korean ----------------------------------------------------------------------------------------
 
 
 def test_the_readme_stays_short():

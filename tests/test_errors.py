@@ -21,9 +21,6 @@ def raising(error):
     return lambda: (_ for _ in ()).throw(error)
 
 
-# ---- streams and environment of a script ---------------------------------------------------------------------------
-
-
 def begun(code, cwd, closed=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment):
     """The ended process of a script that begins as ours do, then runs `code`, without the standard streams `closed`."""
     program = f"import errors; errors.begin()\nimport os, sys\n{code}"
@@ -115,9 +112,6 @@ def test_no_behaviour_is_made_of_docstrings_or_assert_and_all_scripts_begin_alik
         assert begins or path.stem not in SCRIPTS, path
 
 
-# ---- one line and an exit code -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("error", "said"), [
     (errors.InputError("data.csv:\n  is   odd"), "data.csv: is odd"),
     (errors.InputError("\x1b[2J\x1b]0;x\x07runs/\u202ename"), "\\x1b[2J\\x1b]0;x\\x07runs/\\u202ename"),  # moves no cursor
@@ -156,9 +150,6 @@ def test_an_exception_without_words_is_told_by_its_kind():
 def test_did_you_mean():
     assert errors.did_you_mean("adampp", ["AdamP", "SGD"]) == " Did you mean AdamP?"
     assert errors.did_you_mean("zzz", ["AdamP", "SGD"]) == ""
-
-
-# ---- signals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,9 +224,6 @@ def test_a_signal_while_modules_are_imported_is_one_line(script, number, code):
     importing.send_signal(number)
     out, err = importing.communicate(timeout=60)
     assert (importing.returncode, out, err) == (code, "", f"stopped by {number.name}\n")
-
-
-# ---- command lines -------------------------------------------------------------------------------------------------
 
 
 def test_options_are_never_abbreviated_given_ones_are_known_and_underscores_stand_for_hyphens():

@@ -232,8 +232,6 @@ def test_sizes_in_words():
         "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
 
 
-# ---- tables -----------------------------------------------------------------------------------------------------------
-
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="\ufeff"), max_size=5)
 
 

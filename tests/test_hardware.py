@@ -238,9 +238,6 @@ def test_an_error_is_told_once():
     assert ends(RuntimeError, "a bug") == [("RuntimeError", "a bug")] * 2
 
 
-# ---- precision --------------------------------------------------------------------------------------------------------
-
-
 def net():
     return timm.create_model("test_resnet", num_classes=3).train()
 
@@ -310,9 +307,6 @@ def test_a_measurement_leaves_the_weights_as_they_were(tmp_path):
     _amp, chosen = choose(tmp_path, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert hardware.model.layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())
-
-
-# ---- memory -----------------------------------------------------------------------------------------------------------
 
 
 def room_for(most, monkeypatch):
@@ -406,8 +400,6 @@ def test_where_no_batch_can_be_found_it_is_said(run, tmp_path, monkeypatch, caps
     assert last.startswith("error: --batch-size 6: out of memory on the CPU, and so are its halves down to the smallest")
     assert not list(tmp_path.iterdir())
 
-
-# ---- folds in parallel ------------------------------------------------------------------------------------------------
 
 NOBODY = SimpleNamespace(requested=0)  # asks to stop
 Data = make_dataclass("Data", ["store"])

@@ -74,8 +74,6 @@ def test_a_cache_of_another_array_is_refused(owned, tmp_path):
             images.read_array(tmp_path / "a.npy", np.uint8, (2, 2))
 
 
-# ---- weights -------------------------------------------------------------------------------------------------------
-
 METADATA = {"model": "test_resnet", "target": "mask", "img_size": [32, 24], "mean": [0.5] * 3, "std": [0.25] * 3}
 NAMES = ["hf-hub:someone/resnet18", "local-dir:/tmp/model", "../../model", "timm/resnet18", "", 7, ["test_resnet"], None]
 
@@ -127,8 +125,6 @@ def test_a_sweep_reads_the_command_of_a_run_as_words(owned, tmp_path):
         with pytest.raises(InputError, match="a-s1"):
             job.check()
 
-
-# ---- pages ---------------------------------------------------------------------------------------------------------
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&"
 

@@ -82,8 +82,6 @@ def test_torchs_fused_kernels_are_used_and_step_like_its_loop(name):
     assert any((start[key] != value).any() for key, value in fused.state_dict().items())
 
 
-# ---- AdamP and SGDP against timm's, which go from weight to weight ------------------------------------------------------
-
 PAIRS = [(optim.AdamP, timm.optim.AdamP, {}), (optim.SGDP, timm.optim.SGDP, {"momentum": 0.9})]
 KINDS = ("channels", "whole", "neither")
 
