@@ -323,12 +323,13 @@ def train_folds(args, run, data, ranks, stop):
     """Train this command's folds that are not complete."""
     if ranks.first:
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
-        where = {"device": ", images on the device", "host": ", images in host memory"}[data.store.place]
+        where = {"device": " on the device", "host": " in host memory"}[data.store.place]
         where = where if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
-        errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, {people} people, {len(data.images)} images, "
-                   f"{ranks.device.type}, amp {args.amp}, {args.memory_format}{where}")  # fmt: skip
+        errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, amp {args.amp}, {args.memory_format}\n"
+                   f"  {people} people, {len(data.images)} images{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
             draw_crops(args, run, data)
+        errors.log(HEAD)
     numbers = experiment.fold_numbers(args)
     if args.parallel_folds > 1:
         hardware.train_in_parallel(train_missing, args, run, data, numbers, ranks.device, stop)
@@ -430,17 +431,36 @@ def keep_epoch(fit, writer, data, probs):
         first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), metadata(fit), path))
         if probs is not None:
             first.append(lambda: write_predictions(writer, data, fit.args.target, fit.data.val_rows, probs, "oof.csv"))
-    put_epoch(fit, writer, first, fit.state_dict())
+    more = 0 if fit.finished else fit.args.epochs - len(fit.history)
+    put_epoch(fit, writer, first, fit.state_dict(), more + fit.args.finish_on_all)
 
 
-def put_epoch(fit, writer, first, state, earlier=(), on=""):
+COLUMNS = "{:>7}{:>8}{:>9}{:>8}{:>10}{:>10}{:>10}{:>6}{:>9}{:>7}{:>16}"  # of the console, errors.WIDTH together
+HEAD = COLUMNS.format("fold", "epoch", "lr", "loss", "val loss", "macro F1", "accuracy", "kept", "epoch s", "img/s", "run left")
+
+
+def epoch_line(fit, run, left, everyone):
+    """The line under HEAD of the epoch that just ended, `left` epochs before the end of its fold."""
+    args, row, numbers = fit.args, fit.history[-1], experiment.fold_numbers(fit.args)
+    others = len(experiment.missing(run, args, numbers)) - 1  # this fold is not complete yet
+    left += others // args.parallel_folds * (args.epochs + args.finish_on_all)
+    time_left = files.time_text(left * np.median([row["seconds"] for row in fit.history]))
+    scores = ["-" if row[name] is None else f"{row[name]:.4f}" for name in ("val_loss", "val_f1", "val_acc")]
+    return COLUMNS.format(
+        "{} ({}/{})".format(fold := row["fold"], numbers.index(fold) + 1, len(numbers)),
+        f"{row['epoch']}{'' if everyone else f'/{args.epochs}'}", f"{row['lr']:.1e}", f"{row['train_loss']:.4f}",
+        *(("", "(everyone)", "") if everyone else scores),
+        "*" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else "",
+        f"{row['seconds']:.1f}", f"{row['images_per_second']:.0f}",
+        f"{'at most' if args.patience and args.kfold else 'about'} {time_left}" if left else "",
+    ).rstrip()  # fmt: skip
+
+
+def put_epoch(fit, writer, first, state, left, earlier=()):
     """Write an epoch's files while training goes on: by the functions `first`, then log (`earlier` rows before the fit's own),
-    `state` and events, all as they are now; once they are there log a line, with the words `on` about who trained."""
-    history, state, row = engine.copied([*earlier, *fit.history]), engine.copied(state), fit.history[-1]
-    score = "" if row["val_f1"] is None else "  val {val_loss:.4f}  F1 {val_f1:.4f}  acc {val_acc:.4f}".format(**row)
-    best = " *" if row["val_f1"] is not None and fit.best_epoch == row["epoch"] else ""
-    start = "fold {fold} epoch {epoch:>2}{on}  lr {lr:.1e}  loss {train_loss:.4f}".format(**row, on=on or f"/{fit.args.epochs}")
-    line = "{}{}  {seconds:.1f} s  {images_per_second:.0f} img/s{}".format(start, score, best, **row)
+    `state` and events, all as they are now; once they are there log its line. `left`: epochs to the end of the fold."""
+    history, state = engine.copied([*earlier, *fit.history]), engine.copied(state)
+    line = epoch_line(fit, writer.run, left, bool(earlier))
 
     def write():
         for write_file in first:
@@ -496,7 +516,7 @@ def finish_on_all(fit, writer, data, last):
             facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
             path = experiment.fold_dir(run, fold) / "final.safetensors"
             save = functools.partial(model.save_weights, model.weights(final.evaluated), facts, path)
-            put_epoch(final, writer, [save] if final.epoch > best else [], state(), fit.history, " on everyone")
+            put_epoch(final, writer, [save] if final.epoch > best else [], state(), best + 1 - final.epoch, fit.history)
     writer.wait()
     return final.history
 
@@ -561,18 +581,17 @@ def closing(args, run, summary, started):
         print(f"{row['fold']:>6}{row['best_epoch']:>12}{scores}")
     if summary["oof_f1"] is not None:
         low, high = summary["oof_f1_ci95"]
-        what = {"multi": "label, from three heads", "age": "age_group"}.get(args.target, args.target)
-        print(f"\nout-of-fold macro F1 of {what}: {summary['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
-              f"accuracy {summary['oof_acc']:.4f}")  # fmt: skip
+        print(f"\nout-of-fold macro F1 of {SCORED_AS[args.target]}: {summary['oof_f1']:.4f} "
+              f"(95 % CI over people {low:.4f} .. {high:.4f}), accuracy {summary['oof_acc']:.4f}")  # fmt: skip
     else:
         print("\nnofold: everyone trained, so there is no validation score")
     missing = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if missing:
         again = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, missing)])
         print(f"folds not trained yet: {' '.join(map(str, missing))} ({again})")
-    print(f"run: {run}/  (training and validation of its folds {summary['seconds']} s, this command "
-          f"{time.monotonic() - started:.0f} s; {summary['images_per_second']:.0f} images/s, "
-          f"peak memory {summary['peak_memory_mib']} MiB)")  # fmt: skip
+    print("run: {}/\n  its folds took {seconds} s with validation, this command {:.0f} s; {images_per_second:.0f} images/s, "
+          "peak memory {peak_memory_mib} MiB".format(run, time.monotonic() - started, **summary))  # fmt: skip
+    print("pictures:", *sorted(run.glob("*.png")), sep="\n  ")
     print(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
 
 

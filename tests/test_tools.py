@@ -244,7 +244,7 @@ def folders(runs, tmp_path):
 def test_what_a_kill_damaged_and_another_end_are_seen(folders, name, damage, fault, difference):
     path = folders[0] / "run" / name
     path.write_bytes(damage(path.read_bytes() if path.exists() else b""))
-    found = campaign.faults(folders[0], "fold 0 epoch  1/2  lr 1e-3\nfold 1 epoch  2/2  lr 1e-3\n", folders[1])
+    found = campaign.faults(folders[0], "0 (1/2)     1/2  1e-3\n1 (2/2)     2/2  1e-3\n", folders[1])
     assert [one[: len(fault)] for one in found] == ([fault] if fault else [])
     assert difference is None or campaign.differences(*folders) == difference
 

@@ -195,8 +195,9 @@ def test_the_closing_line_and_the_summary_say_one_time(runs, capsys):
     assert trained(["--resume", str(run), "--quiet"]) == 0
     seconds = json.loads((run / "summary.json").read_text())["seconds"]
     assert seconds == pytest.approx(pd.read_csv(run / "log.csv")["seconds"].sum(), abs=0.051)
-    pattern = rf"run: {re.escape(str(run))}/  \(training and validation of its folds {seconds} s, this command \d+ s; .* MiB\)"
-    assert re.search(pattern, capsys.readouterr().out)
+    name, pictures = re.escape(str(run)), ("confusion", "curves", "mistakes")
+    pattern = rf"run: {name}/\n  its folds took {seconds} s with validation, this command \d+ s; .* MiB\npictures:\n"
+    assert re.search(pattern + "".join(f"  {name}/{picture}.png\n" for picture in pictures), capsys.readouterr().out)
 
 
 def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
@@ -252,14 +253,30 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on(writer, monke
     train.keep_epoch(fit, writer, None, None)
     engine.train_one_epoch(fit, lambda: False)
     assert not experiment.state_file(writer.run, 0).exists() and not writer.done
-    assert "epoch  1/2" not in capsys.readouterr().err
+    assert "1/2" not in capsys.readouterr().err
     go_on.set()
     writer.wait()
-    assert "fold 0 epoch  1/2" in capsys.readouterr().err
+    assert re.fullmatch(r"0 \(1/5\)     1/2( +[\d.e-]+){5} +\* +[\d.]+ +\d+ +about \d+ (s|min)\n", capsys.readouterr().err)
     fit.load_state_dict(engine.load_state(writer.run, 0))
     assert_equal(facts_of(fit), left)
     assert_equal(dict(model.load(writer.run / "fold0" / "best.safetensors")[0].state_dict()), dict(weights))
     assert experiment.read_log(writer.run / "log.csv")["epoch"].tolist() == [1]
+
+
+@pytest.mark.parametrize(("changes", "left"), [
+    ({}, "about 6 min"), ({"parallel_folds": 2}, "about 3 min"), ({"finish_on_all": 1, "patience": 3}, "at most 7 min"),
+    ({"fold": [1]}, "about 40 s"), ({"kfold": 0, "patience": 3}, "about 40 s"),
+])  # fmt: skip
+def test_an_epochs_line_tells_the_time_that_is_left(tmp_path, changes, left):
+    """20 s an epoch in the middle, 2 of this fold left and 4 of each other: 2 + 4 x 4, 2 + 2 x 4, 2 + 4 x 5, 2 and 2 epochs."""
+    row = dict.fromkeys(experiment.LOG_COLUMNS, 0.5) | {"fold": 1 if "fold" in changes else 0, "epoch": 2}
+    fixed = {"epochs": 4, "patience": 0, "kfold": 5, "fold": None, "parallel_folds": 1, "finish_on_all": 0}
+    args = SimpleNamespace(**fixed | changes)
+    fit = SimpleNamespace(args=args, best_epoch=2, history=[row | {"seconds": seconds} for seconds in (50, 20, 10)])
+    line, last = (train.epoch_line(fit, tmp_path, left, False) for left in (2, 0))
+    assert line.endswith(left) and len(line) == len(train.HEAD) == errors.WIDTH
+    folds = 1 if {"fold", "kfold"} & changes.keys() else 5
+    assert line.split()[:3] == [str(row["fold"]), f"(1/{folds})", "2/4"] and last.endswith("0") == (folds == 1)
 
 
 def test_a_full_disk_ends_the_next_step(writer, monkeypatch):
@@ -268,7 +285,7 @@ def test_a_full_disk_ends_the_next_step(writer, monkeypatch):
     monkeypatch.setattr(engine, "save_state", mock.Mock(side_effect=full))
     monkeypatch.setattr(errors, "log", told.append)
     fit.history.append(dict.fromkeys(experiment.LOG_COLUMNS, 0) | {"val_f1": None})
-    train.put_epoch(fit, writer, [], {})
+    train.put_epoch(fit, writer, [], {}, 0)
     until(lambda: writer.done)
     with pytest.raises(files.DiskError, match=r"last.pt: can't be written"):
         train.train_epoch(fit, writer, dict)

@@ -69,7 +69,7 @@ PHASES = {
     "pictures": ((train, "draw_pictures"),),
 }
 UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256", "options")  # times and places
-TOLD = re.compile(r"^fold (\d+) epoch +(\d+)", re.MULTILINE)
+TOLD = re.compile(r"^ *(\d+) \(\d+/\d+\) +(\d+)", re.MULTILINE)
 
 
 class Shared:
