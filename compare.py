@@ -40,6 +40,7 @@ def parse_args(argv):
     parser = errors.Parser("Compare two submissions, runs or ensembles: what moved, and whether it is more than noise.")
     parser.add_argument("sources", nargs=2, metavar="A B", help="two of: a submission csv, a run, RUN:fold2, an ensemble")
     parser.add_argument("--labels", metavar="CSV", help="true answers (ImageID,ans) of eval images, to score both on")
+    parser.add_argument("--explain", action="store_true", help="say below the tables how to read them")
     parser.add_argument("--images", action="store_true", help="list every image that differs")
     parser.add_argument("--out", type=errors.page, metavar="FILE.html", help="the page; without it comparisons/A--B.html")
     parser.add_argument("--limit", type=errors.natural_int, default=600, metavar="N", help="thumbnails on the page, at most")
@@ -103,27 +104,30 @@ class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b"
 
     @property
     def part_counts(self):
-        """[(part, word, count of A, of B, its change, count expected by the prior or None)] of every class of every part."""
+        """[(part, word, count of A, of B, its change, count expected by the prior or None)] of each class that is answered or
+        that the prior expects."""
         table = []
         for part, (a, b) in self.parts.items():
             for index, word in enumerate(CLASS_NAMES[part]):
                 times_a, times_b = int((a == index).sum()), int((b == index).sum())
                 expected = len(self.images) * MASK_PRIOR[index]
                 prior = (f"{expected:,.0f}", expected) if part == "mask" else None
-                table.append((part, word, times_a, times_b, (f"{times_b - times_a:+,}", times_b - times_a), prior))
+                if times_a or times_b or prior:
+                    table.append((part, word, times_a, times_b, (f"{times_b - times_a:+,}", times_b - times_a), prior))
         return table
 
     @cached_property
     def effects(self):
-        """([(class, count of A, of B, expected F1 of A, of B, (effect on macro F1 as text, effect))], macro F1 of A, of B),
-        with the mean of the known probabilities as the chance of each class; None where none are known."""
+        """([(class, count of A, of B, expected F1 of A, of B, (effect on macro F1 as text, effect))] of the classes that are
+        answered, macro F1 of A, of B), with the mean of the known probabilities as chances; None where none are known."""
         if not self.known:
             return None
         probs, C = np.mean([probs for _letter, probs in self.known], axis=0), len(self.names)
         f1_a, f1_b = (expected_f1(answers, probs) for answers in (self.a, self.b))
         times_a, times_b = (np.bincount(answers, minlength=C) for answers in (self.a, self.b))
         effects = [(signed(effect), effect) for effect in (f1_b - f1_a) / C]
-        return list(zip(self.names, times_a, times_b, f1_a, f1_b, effects)), f1_a.mean(), f1_b.mean()
+        table = zip(self.names, times_a, times_b, f1_a, f1_b, effects)
+        return [row for row in table if row[1] or row[2]], f1_a.mean(), f1_b.mean()
 
 
 def expected_f1(answers, probs):
@@ -321,7 +325,7 @@ def print_table(head, rows, left):
         print(f"  {line}")
 
 
-def print_changes(comparison):
+def print_changes(comparison, explain):
     """Print the number of rows that differ, in which parts, and the flow from class to class."""
     total, differ, names = len(comparison.images), len(comparison.rows), comparison.names
     print(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
@@ -329,14 +333,14 @@ def print_changes(comparison):
         return
     if len(comparison.part_changes) > 1:
         changes = ", ".join(f"{part} {count:,}" for part, count in comparison.part_changes.items())
-        print(f"  by part: {changes} (a row may differ in more than one)")
+        print(f"  by part: {changes}{' (a row may differ in more than one)' if explain else ''}")
     rest = f", the first {FLOWS} of {len(comparison.flows)}" if len(comparison.flows) > FLOWS else ""
     print(f"\nfrom class to class{rest}")
     rows = [(count, f"{count / differ:.1%}", names[a], "->", names[b]) for a, b, count in comparison.flows[:FLOWS]]
     print_table(["rows", "share", "A", "", "B"], rows, left=(2, 3, 4))
 
 
-def print_counts(comparison):
+def print_counts(comparison, explain=False):
     """Print counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
     has_mask = "mask" in comparison.parts
     print("\nclass counts" + (" beside the prior (5:1:1 by mask)" if has_mask else ""))
@@ -351,6 +355,9 @@ def print_counts(comparison):
     strongest = sorted(effects, key=lambda row: -abs(row[-1][1]))
     every = ("all", total, total, f1_a, f1_b, signed(f1_b - f1_a))
     print_table(["class", "A", "B", "F1 of A", "F1 of B", "effect"], [*strongest, every], left=(0,))
+    if explain:
+        print("  F1: that which the answers can expect if the mean of the known probabilities is the chance of each class;\n"
+              "  classes that neither answers have F1 0 and are left out")  # fmt: skip
 
 
 def print_images(comparison, every):
@@ -434,8 +441,8 @@ def main(argv=None):
     if not lacking:
         comparison = join(a, b, part)
         scores = label_lines(args.labels, comparison) if args.labels else []
-        print_changes(comparison)
-        print_counts(comparison)
+        print_changes(comparison, args.explain)
+        print_counts(comparison, args.explain)
         print_images(comparison, args.images)
     for lines in filter(None, (verdict, scores)):
         print("\n" + "\n".join(lines))

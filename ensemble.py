@@ -217,14 +217,14 @@ def say(text, indent="", hang="  ", out=print):
         out(line)
 
 
-def say_members(result):
+def say_members(result, explain):
     """Print the table of members."""
     plan, fitted, images = result.plan, result.fitted, result.images
     adds = added(plan, fitted, images.members, images.truth) if images else [np.nan] * len(result.members)
     for line in contributions_table(result.members, result.weights, adds):
         print(line)
     if any(total_weight(weight) == 0 for weight in fitted.weights or ()):
-        print("(in brackets: left out, and what it would add at the mean weight of the others)")
+        print(f"(in brackets: left out{', and what it would add at the mean weight of the others' if explain else ''})")
 
 
 def say_fit(result):
@@ -261,7 +261,7 @@ def say_persons(grouping):
     say("whether images may be answered together is for the contest's rules to say: ask before you hand it in", "  ", "    ")
 
 
-def say_scores(result):
+def say_scores(result, explain=False):
     """Print the out-of-fold score with its interval and, of what was fitted, the in-sample score and the gain."""
     if result.scored is None:
         lacking = [member.name for member in result.members if member.oof is None]
@@ -271,7 +271,9 @@ def say_scores(result):
     interval = "{:.4f} .. {:.4f}".format(*scores["oof_f1_ci95"])
     accuracy = f"accuracy {scores['oof_acc']:.4f}"
     print(f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {interval}), {accuracy}")
-    if plan.fitted_options:
+    if plan.fitted_options and not explain:
+        print(f"  cross-fitted; in-sample {scores['in_sample_f1']:.4f} (--explain)")
+    elif plan.fitted_options:
         parts = scores["crossfit_parts"]
         print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
         print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
@@ -356,6 +358,7 @@ def parse_args(argv):
     options.add_folds(parser, numbers=False)
     options.add_tta(parser)
     parser.add_argument("--seed", type=errors.natural_int, default=0, help="of the parts of the people that are scored")
+    parser.add_argument("--explain", action="store_true", help="say how the table and the scores are to be read")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -390,11 +393,11 @@ def main(argv=None):
     data_dir = demo.find(args.data_dir)
     result = combine(args, plan, read_members(args, plan))
     folder = write_result(args, result)
-    say_members(result)
+    say_members(result, args.explain)
     say_fit(result)
     if result.grouping:
         say_persons(result.grouping)
-    say_scores(result)
+    say_scores(result, args.explain)
     say_plain_oof(args.tta, result.members)
     inference.print_score(data_dir, result.names, result.eval_probs, folder.name)
     print(f"{folder / 'submission.csv'}: {len(result.names)} images")

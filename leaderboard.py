@@ -20,7 +20,7 @@ import shutil
 import sys
 import textwrap
 import urllib.parse
-from collections import namedtuple
+from collections import Counter, namedtuple
 from datetime import datetime
 from pathlib import Path
 
@@ -294,7 +294,7 @@ NO_FACTORS = experiment.PLACES | {
     "auto_batch",
 }
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
-EFFECTS_ARE = (
+EFFECTS_ARE = (  # with --explain, and on the page
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "
     "squares, no interactions). This describes the runs at hand: what varied together stays confounded, and nothing here "
     "proves a cause."
@@ -325,7 +325,8 @@ def level_text(value):
 
 
 def study_effects(found, resamples):
-    """[(title, files.page_table, note)] of each group of two or more comparable complete runs in which a factor varies."""
+    """[(title, files.page_table, note)] of each group of two or more comparable complete runs in which a factor varies. Without
+    `resamples` of people a level of a single run has no effect of its own, nor has the only other level of its factor."""
     groups, studies = {}, []
     for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
         if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
@@ -340,6 +341,11 @@ def study_effects(found, resamples):
             continue
         draws = people_draws(runs, resamples) if resamples else None
         effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
+        effects = [effect for effect in effects if effect.runs > 1 or resamples]
+        times = Counter(effect.factor for effect in effects)
+        effects = [effect for effect in effects if times[effect.factor] > 1]
+        if not effects:
+            continue
         people = f" of the same {runs[0].people[0]} people" if any(runs[0].people) else ""
         title = f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}"
         rows = []
@@ -459,6 +465,7 @@ def parse_args(argv):
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=errors.natural_int, default=0, metavar="N",
                         help="resamples of people for the intervals of main effects, from every oof.csv")  # fmt: skip
+    parser.add_argument("--explain", action="store_true", help="say below the main effects how to read them")
     parser.add_argument("--html", type=errors.page, metavar="FILE.html",
                         help="write the table, effects and OOF against LB as a page")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
@@ -511,7 +518,8 @@ def listing(args, directories, found, studies):
         texts = [[text for text, _key, _links in row] for row in table["rows"]]
         lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
         parts.append("\n".join([textwrap.fill(title, width), *lines, textwrap.fill(note, width)]))
-    closing = [EFFECTS_ARE] * bool(studies) + [agreement_text(found)]
+    said = EFFECTS_ARE if args.explain else "effect: with the other factors held equal; nothing here proves a cause (--explain)"
+    closing = [said] * bool(studies) + [agreement_text(found)]
     return "\n\n".join([*parts, *(textwrap.fill(text, width) for text in closing)])
 
 

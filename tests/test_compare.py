@@ -135,11 +135,14 @@ def test_verdicts_and_how_many_people_it_takes_where_it_is_noise(difference, low
 def test_expected_effects_by_hand(capsys):
     """Chances of male 0.8, 0.5, 0.3. A answers male once: F1 2 * 0.8 / (1 + 1.6) = 0.6154, of female 2 * 1.2 / (2 + 1.4) =
     0.7059. B answers male twice: 2.6 / 3.6 = 0.7222 and 1.4 / 2.4 = 0.5833. Effects are halves of the differences, and the
-    strongest comes first; macro F1 falls from 0.6606 to 0.6528."""
+    strongest comes first; macro F1 falls from 0.6606 to 0.6528. Where both answer female, male has no row."""
     probs = np.array([[0.8, 0.2], [0.5, 0.5], [0.3, 0.7]])
     compare.print_counts(Comparison("gender", list("xyz"), np.array([0, 1, 1]), np.array([0, 0, 1]), probs, probs))
     assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[-3:]] == [
         "female 2 1 0.7059 0.5833 -0.0613", "male 1 2 0.6154 0.7222 +0.0534", "all 3 3 0.6606 0.6528 -0.0079"]  # fmt: skip
+    compare.print_counts(Comparison("gender", list("xyz"), np.ones(3, int), np.ones(3, int), probs, probs), explain=True)
+    out = capsys.readouterr().out
+    assert " male" not in out and out.count("  female  3  3") == 2 and "chance of each class" in out
 
 
 def test_csv_against_csv_by_hand(images, here, shared_data, capsys):

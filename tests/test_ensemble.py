@@ -322,7 +322,7 @@ def by_recipe(recipe, table, factors=None):
 
 @pytest.mark.parametrize("options", [
     ["--search", "weights", "--tune-bounds", "--decode", "f1"], ["--search", "greedy"],
-    ["--tune-bounds", "--temperature"], ["--method", "hard", "--age-bounds", "29", "59"],
+    ["--tune-bounds", "--temperature", "--explain"], ["--method", "hard", "--age-bounds", "29", "59"],
 ], ids=" ".join)  # fmt: skip
 def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkeypatch):
     monkeypatch.setattr(metrics, "fit_class_factors", functools.partial(metrics.fit_class_factors, rounds=2))
@@ -341,7 +341,8 @@ def test_the_recipe_alone_gives_the_submission(blend_of, options, capsys, monkey
         assert score["in_sample_f1"] is None and "cross-fitted" not in out
     else:
         assert score["in_sample_f1"] == f1(truth, by_recipe(recipe, "oof.csv"))
-        assert "cross-fitted: each of 5 parts" in out and f"in-sample {score['in_sample_f1']:.4f}" in out
+        assert "cross-fitted" in out and f"in-sample {score['in_sample_f1']:.4f}" in out
+        assert ("people is scored by" in out) == ("optimistic" in out) == ("--explain" in options)
     weights, steps = [member["weight"] for member in recipe["members"]], [step["run"] for step in recipe.get("path", ())]
     assert ("greedy" in options) == bool(steps) == ("(in brackets: left out" in out) == (0 in weights)
     if steps:  # each member weighs as often as it stands there; without the third a component is undecided

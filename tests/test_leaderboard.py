@@ -303,7 +303,7 @@ document.body.dataset.said = JSON.stringify(said);
 
 def test_long_names_leave_room_for_the_scores(tmp_path, browser):
     """At 1280 px all columns are seen; at 400 px the name and OOF F1, and the name stays while the rest is scrolled."""
-    found = [run("01-AdamW_Cosine-" * 12, lb=0.5), run("실험최종" * 30, lb=0.4), run("n_" * 90, f1=0.3), run("short", f1=0.1)]
+    found = [run("01-AdamW_Cosine-" * 12, lb=0.5), run("실험최종" * 20, lb=0.4), run("n_" * 90, f1=0.3), run("short", f1=0.1)]
     text = leaderboard.page(found, "oof_f1", tmp_path / "page.html", [])
     assert re.findall(r"<button>([^<]*)", text)[:4] == ["name", "OOF F1", "target", "folds"]
     dom, _console = browser(text.replace("</body>", MEASURE), "--dump-dom", "--window-size=1280,900")
@@ -400,25 +400,32 @@ def test_agreement_with_the_leaderboard(place, capsys):
 
 
 def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
-    """focal 0.52 against ce 0.49; the unfinished run, the one of other people, the mask run and the same run again, under another
-    name and with other threads, stay out: two equal scores would say that there is no noise at all."""
+    """focal 0.52 and 0.53, ce 0.49 and 0.48, f1 0.50, a single run, which has no effect of its own: focal 0.525 - 0.49, ce 0.485 -
+    0.516667. Residuals are 0.005, s^2 = 4 * 0.000025 / 2, each variance s^2 * 5 / 6, half an interval with t(2) = 4.302653 0.0278.
+    The unfinished run, the one of other people, the mask run and the same run again, under another name and with other threads,
+    stay out: equal scores would say that there is no noise at all."""
+    for name, loss, bounds, f1 in (("05", "focal", 30, 0.53), ("06", "ce", 29, 0.48), ("07", "f1", 28, 0.5)):
+        assert ("main effects" in listed(capsys)) == (name == "07")
+        make_run(place / "runs", name, loss=loss, lr=0.001, age_bounds=[bounds, bounds + 30], scores={**SCORES, "oof_f1": f1})
     make_run(place / "runs", "04", loss="focal", lr=0.001, age_bounds=[30, 60], cache_dir="a", threads=7)
     make_run(place / "runs", "unfinished", folds=[0], loss="f1")
     make_run(place / "runs", "others", loss="f1", people=5)
     out = listed(capsys)
-    assert "main effects on the OOF F1 of label: 2 complete runs of the same 4 people" in out
-    effects = [line.split() for line in out.splitlines() if line.startswith("loss")]
-    assert effects == [["loss", "&", "age_bounds", "focal,", "30", "60", "1", "+0.0300", "+0.0300", "-"],
-                       ["loss", "&", "age_bounds", "ce,", "29", "59", "1", "-0.0300", "-0.0300", "-"]]  # fmt: skip
-    assert "no degree of freedom is left; repeat a run with another --seed" in out
-    assert "proves a cause" in out and "different sets of people" in out
+    assert "main effects on the OOF F1 of label: 5 complete runs of the same 4 people" in out
+    effects = [" ".join(line.split()) for line in out.splitlines() if line.startswith("loss")]
+    assert effects == ["loss & age_bounds focal, 30 60 2 +0.0350 +0.0350 +0.0072 .. +0.0628",
+                       "loss & age_bounds ce, 29 59 2 -0.0317 -0.0317 -0.0594 .. -0.0039"]  # fmt: skip
+    assert "proves a cause" in out and "confounded" not in out and "different sets of people" in out
+    assert "stays confounded" in " ".join(listed(capsys, "--explain").split())
+    note = leaderboard.effects_note([leaderboard.Effect("loss", "ce", 2, 0.1, 0.1, None, None)], 0, False, ["lr"])
+    assert note.startswith("no interval: no degree of freedom is left; repeat a run") and note.endswith("by nothing: lr")
 
 
 def test_effects_fit_the_terminal(place, capsys):
     """Six options that change together make long factors and levels, which take more than a line."""
-    for number in range(4):
-        made = dict.fromkeys(("optimizer", "model", "sampler", "mix", "aug"), f"a rather long level, number {number}")
-        made |= {"loss": "focal" if number % 2 else "f1", "epochs": number, "kfold": 2 + number % 3}
+    for number in range(8):
+        made = dict.fromkeys(("optimizer", "model", "sampler", "mix", "aug"), f"a rather long level, number {number % 4}")
+        made |= {"loss": "focal" if number % 2 else "f1", "epochs": number % 4, "kfold": 2 + number % 3, "seed": number}
         make_run(place / "runs", f"1{number}", **made)
     out = listed(capsys)
     told = out[out.index("main effects") :].splitlines()
