@@ -39,9 +39,10 @@ class Interrupted(BaseException):
 
 
 def did_you_mean(name, known):
-    """' Did you mean AdamP?' for a misspelt name, or '' when nothing known is near."""
-    by_lower = {str(option).lower(): str(option) for option in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)
+    """' Did you mean AdamP?' for a name that is misspelt or only begun, or '' when nothing known is near."""
+    typed, by_lower = str(name).lower(), {str(option).lower(): str(option) for option in known}
+    begun = [option for option in by_lower if typed and option.startswith(typed)]
+    near = difflib.get_close_matches(typed, begun or by_lower, n=3, cutoff=0 if begun else 0.5)
     return f" Did you mean {' or '.join(by_lower[option] for option in near)}?" if near else ""
 
 
@@ -151,6 +152,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(message)
 
+    def _check_value(self, action, value):
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(value, action.choices)
+            error.message += near and f".{near}"
+            raise
+
     def words(self, args):
         """The words of a command line (None: this process's) with the options' own hyphens where underscores are typed."""
         found = []
@@ -170,7 +179,7 @@ class Parser(argparse.ArgumentParser):
             known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
             if not unknown[0].startswith("-"):
                 self.error(f"{unknown[0]}: belongs to no option; quote names with spaces in them, as 'a name'")
-            self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0], known)} --help lists them")
+            self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0].partition('=')[0], known)} --help lists them")
         return parsed
 
     def given(self, args=None):

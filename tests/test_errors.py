@@ -149,7 +149,9 @@ def test_an_exception_without_words_is_told_by_its_kind():
 
 def test_did_you_mean():
     assert errors.did_you_mean("adampp", ["AdamP", "SGD"]) == " Did you mean AdamP?"
-    assert errors.did_you_mean("zzz", ["AdamP", "SGD"]) == ""
+    assert errors.did_you_mean("zzz", ["AdamP", "SGD"]) == errors.did_you_mean("", ["AdamP", "SGD"]) == ""
+    assert errors.did_you_mean("--OPT", ["--top", "--accum", "--optimizer"]) == " Did you mean --optimizer?"  # begun with it
+    assert errors.did_you_mean("a", ["abc", "ab", "abcd", "abcde", "b"]) == " Did you mean ab or abc or abcd?"  # shortest first
 
 
 @pytest.mark.parametrize(

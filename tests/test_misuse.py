@@ -33,7 +33,7 @@ CASES = [
     ("train", TRAIN + "--mix halves --mix-prob 1.1", "argument --mix-prob: 1.1 is not a number from 0 to 1"),
     ("train", TRAIN + "--label-fixes x --fix-confidence nan", "argument --fix-confidence: nan is not a number from 0 to 1"),
     ("train", TRAIN + "--parallel-folds many", "argument --parallel-folds: many is not a whole number"),
-    ("train", TRAIN + "--target nose", "argument --target: invalid choice: 'nose' (choose from"),
+    ("train", TRAIN + "--target agegroup", "argument --target: invalid choice: 'agegroup' (choose from…). Did you mean age_group"),
     ("train", TRAIN + "--model resnet81", "--model resnet81: timm…has no such model. Did you mean resnet"),
     ("train", TRAIN + "--model hf-hub:someone/resnet18", "--model hf-hub:someone/resnet18: timm…has no such model"),
     ("train", TRAIN + "--model resnet18.foo", "--model resnet18.foo: resnet18 has no weights 'foo', but a1_in1k"),
