@@ -233,7 +233,7 @@ def _read_text(path, columns):
 
 
 def _check_head(path, head, columns):
-    """InputError when one of `columns` is missing from the head of a csv, or stands twice."""
+    """InputError when one of `columns` is missing from the head of a csv, or appears twice."""
     separators = [name for sign, name in SEPARATORS.items() if any(sign in cell for cell in head)]
     for column in columns:
         if column not in head and separators:
@@ -241,7 +241,7 @@ def _check_head(path, head, columns):
         if column not in head:
             raise InputError(f"{path}: column {column!r} is missing, found {','.join(head):.200}.{did_you_mean(column, head)}")
         if head.count(column) > 1:
-            raise InputError(f"{path}, line 1: column {column!r} stands twice; keep one of them")
+            raise InputError(f"{path}, line 1: column {column!r} appears twice; keep one of them")
 
 
 def read_numbers(path, texts, numbers, counts=None):
@@ -294,7 +294,7 @@ def check_once(path, table, column):
     """InputError that names the line of a table of `read_csv` with nothing in a column, or the same as a line above."""
     check_filled(path, table, column)
     for line, value in table.loc[table[column].duplicated(), [LINE, column]].to_numpy():
-        raise InputError(f"{path}, line {line}: {column} {value!r} stands twice")
+        raise InputError(f"{path}, line {line}: {column} {value!r} appears twice")
 
 
 def page(template, **context):

@@ -3,7 +3,7 @@
     python leaderboard.py runs/ --lb 04-soft-3runs=0.7478 --html leaderboard.html
 
 Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` writes lb.json into the run's or
-ensemble's own folder, `--html` a page. A folder with a damaged file is named and passed over, and the exit code is 2.
+ensemble's own folder, `--html` a page. A folder with a damaged file is named and skipped, and the exit code is 2.
 """
 
 import errors

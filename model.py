@@ -89,7 +89,7 @@ def create(name, target, img_size, pretrained=False, weights=None, try_size=True
     """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)]; its head is random.
 
     `weights`: a local backbone file. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic depth; Huang et al., 2016)
-    are probabilities; None: the model's own. InputError for all that can't be had or doesn't fit; `try_size` runs a forward."""
+    are probabilities; None: the model's own. InputError for all that is unknown or does not fit; `try_size` runs a forward."""
     name = current_name(name)
     config = timm.get_pretrained_cfg(name)
     options = {"num_classes": num_outputs(target), "drop_rate": dropout, "drop_path_rate": drop_path}

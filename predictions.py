@@ -49,7 +49,7 @@ def read_table(path, target, keys):
     table = files.read_numbers(path, keys, names, wholes)
     twice = table[keys[0]].duplicated().to_numpy()
     if twice.any():
-        raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} stands twice")
+        raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} appears twice")
     for head in (names[part] for part in head_slices(target).values()):
         with np.errstate(over="ignore"):
             sums = table[head].to_numpy().sum(1)
@@ -201,7 +201,7 @@ def known_names(data_dir, tables):
 @dataclass(eq=False)
 class Member:
     """A run (`choice` of its folds: 'all', 'best', [2]) or an ensemble (`choice` None), and its tables once they are read:
-    eval is the mean of `folds`. matched: found by a pattern, not named by anybody, so it may be passed over."""
+    eval is the mean of `folds`. matched: found by a pattern, not named by anybody, so it may be skipped."""
 
     name: str
     folder: Path
@@ -271,7 +271,7 @@ def _leave_out(members, passed):
     if passed:
         reasons = {reason: [name for name in passed if passed[name] == reason] for reason in passed.values()}
         listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-        errors.log(f"passed over, {len(passed)} of what patterns match: {listed}")
+        errors.log(f"skipped, {len(passed)} of what patterns match: {listed}")
     left = [member for member in members if member.name not in passed]
     if not left:
         raise InputError("--models: nothing that the patterns match can take part, see above; name what shall")
@@ -300,7 +300,7 @@ def _folds_apart(member, oof):
 
 
 def read_oofs(members, tta="none", needs_oof=False, needs_eval=True):
-    """The members with oof.csv. Those that a pattern matched are passed over without what is needed, and with other train
+    """The members with oof.csv. Those that a pattern matched are skipped without what is needed, and with other train
     images than the member that is named or, where none is, than that with the most."""
     passed = {}
     for member in members:

@@ -142,7 +142,7 @@ def read_plan(path):
                 raise InputError(f"{place}: common stands below an experiment; its lines come first, as they hold for all")
             common += words
         elif name.lower() in found:
-            raise InputError(f"{place}: {name} stands twice, first in line {found[name.lower()].place.rpartition(' ')[2]}")
+            raise InputError(f"{place}: {name} appears twice, first in line {found[name.lower()].place.rpartition(' ')[2]}")
         else:
             found[name.lower()] = Experiment(place, name, tuple(words), (*common, *words))
     if not found:

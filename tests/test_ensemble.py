@@ -246,11 +246,11 @@ def many(simulated, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("models", "options", "taken", "told"), [
-    (["*"], ["--temperature"], ["label", "multi"], "passed over, 3 of what patterns match: many/nofold, many/trains (no oof.csv); "
+    (["*"], ["--temperature"], ["label", "multi"], "skipped, 3 of what patterns match: many/nofold, many/trains (no oof.csv); "
      "many/quick (other train images than many/label)\n"),
-    (["*"], [], ["label", "multi", "nofold"], "passed over, 2 of what patterns match: many/trains (fold not complete); "
+    (["*"], [], ["label", "multi", "nofold"], "skipped, 2 of what patterns match: many/trains (fold not complete); "
      "many/quick (other train images than many/label)\n"),
-    (["q*", "quick", "[ln]*"], [], ["quick", "nofold"], "passed over, 1 of what patterns match: many/label (other train images than many/quick)"),
+    (["q*", "quick", "[ln]*"], [], ["quick", "nofold"], "skipped, 1 of what patterns match: many/label (other train images than many/quick)"),
 ])  # fmt: skip
 def test_patterns_pass_over_what_can_not_take_part(many, tmp_path, capsys, models, options, taken, told):
     """What needs no fit takes a nofold run too; to a quick look that is named the others have to fit."""

@@ -169,7 +169,7 @@ CASES = [
     ("sweep", "wrong.txt", "wrong.txt line 2: --em: no such option. Did you mean --ema"),
     ("sweep", "value.txt", "value.txt line 2: argument --lr: 1x is not a number"),
     ("sweep", "idle.txt", "idle.txt line 3: --mix-prob 0.3: does nothing without --mix mixup, cutmix or halves"),
-    ("sweep", "twice.txt", "twice.txt line 2: base stands twice, first in line 1"),
+    ("sweep", "twice.txt", "twice.txt line 2: base appears twice, first in line 1"),
     ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
     ("sweep", "sweep.txt --seeds 1 1", "--seeds 1 1: holds one twice"),
     ("sweep", "sweep.txt --table --dry-run", "argument --dry-run: not allowed with argument --table"),

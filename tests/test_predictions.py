@@ -82,7 +82,7 @@ def test_patterns_may_end_in_a_fold_and_pass_other_folders_over(runs, workplace,
     (workplace / "runs" / "shared_notes").mkdir()
     sources = predictions.find_members([str(workplace / "runs" / "shared_*:fold0")])
     assert len(sources) == len(runs) and all(source.choice == [0] for source in sources)
-    told = f"passed over, 1 of what patterns match: {workplace / 'runs' / 'shared_notes'} (neither a run nor an ensemble)\n"
+    told = f"skipped, 1 of what patterns match: {workplace / 'runs' / 'shared_notes'} (neither a run nor an ensemble)\n"
     assert capsys.readouterr().err == told
     (workplace / "runs" / "shared_notes").rmdir()
 

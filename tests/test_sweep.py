@@ -136,7 +136,7 @@ many: --epochs 9 --no-pretrained --drop-ages 27 28
 
 @pytest.mark.parametrize(("text", "message"), [
     (b"a:\nb: --loss 'ce\n", r"sweep.txt line 2: No closing quotation \(in \"--loss 'ce\"\)"),
-    (b"mix:\n\n# x\nMix: --ema 0.9\n", "sweep.txt line 4: Mix stands twice, first in line 1"),
+    (b"mix:\n\n# x\nMix: --ema 0.9\n", "sweep.txt line 4: Mix appears twice, first in line 1"),
     (b"../a: --ema 0.9\n", r"sweep.txt line 1: takes NAME: OPTIONS, the name of letters.*found '../a: --ema 0.9'"),
     (b"--loss ce\n", "sweep.txt line 1: takes NAME: OPTIONS"),
     (b"a: halves --mix\n", "sweep.txt line 1: 'halves' follows no option"),
