@@ -17,7 +17,7 @@ import contextlib
 import shlex
 import sys
 import textwrap
-from collections import namedtuple
+from collections import Counter, namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,6 +310,12 @@ def predicted_shares(eval_probs):
     return "; ".join(said)
 
 
+def has_choice(members):
+    """True where a search may leave a member out: others decide all components that it decides."""
+    counts = Counter(part for member in members for part in dataset.DECIDES[member.target])
+    return any(all(counts[part] > 1 for part in dataset.DECIDES[member.target]) for member in members)
+
+
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
     images, data = result.images, demo.as_option(args.data_dir) if args.data_dir else ""
@@ -319,7 +325,7 @@ def print_next(args, result, folder):
         print(line)
     if second:
         command = shlex.join(["compare.py", str(first.folder), str(second.folder)]) + data
-    elif images and not result.plan.fitted_options and len(result.members) > 1:
+    elif images and not result.plan.fitted_options and has_choice(result.members):
         command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
         command += data + " --decode prior" * ("prior" in result.plan.decode) + " --persons" * args.persons + " --search greedy"

@@ -12,6 +12,8 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
 import argparse
+import contextlib
+import re
 import shlex
 import sys
 
@@ -30,13 +32,15 @@ import metrics
 import model
 import options
 import predictions
-from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, age_group_probs, columns, head_slices, marginals, num_outputs
+from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, SCORED_AS, age_group_probs, columns, head_slices, marginals, num_outputs
 from errors import InputError
 from images import Geometry
 
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file at least
 ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
           "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
+# Options that another draw of a run has of its own, as shlex.join writes them.
+REPLACED = re.compile(r""" --(seed|fold[-_]seed|name)[ =]('[^']*'|"[^"]*"|[^\s'"])+""")
 PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
@@ -314,12 +318,34 @@ def score_tta(args, runs, device):
     return 0
 
 
+def after(run, data_dir):
+    """The command after the submission of one run: compare it with the best run beside it that is scored on the same people;
+    where none is there, train it once more with another seed, which shows the noise; without a score the leaderboard."""
+    args, scores = experiment.read_args(run), {}
+    for path in run.parent.glob("*/summary.json"):
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # a run without a score
+            summary = files.read_json(path)
+            if SCORED_AS[summary["target"]] == "label" and len(summary["folds"]) == summary["kfold"]:
+                scores[path.parent] = summary["people"], float(summary["oof_f1"])
+    people, _f1 = scores.pop(run, (None, None))
+    alike = [(f1, other) for other, (theirs, f1) in scores.items() if theirs == people is not None]
+    if alike:
+        return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + demo.as_option(data_dir)
+    command, seed = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0], args.get("seed")
+    if not args.get("kfold") or seed is None or " train.py" not in command:
+        return "python leaderboard.py"
+    name = f" --name {shlex.quote(f'{run.name}-seed{seed + 1}')}" if "--name" in command else ""
+    return REPLACED.sub("", command).removeprefix("# ") + f" --seed {seed + 1} --fold-seed {args['fold_seed']}{name}"
+
+
 def print_next(data_dir, runs, targets, tta):
-    """The command that makes a submission of these runs, or what is missing for one."""
+    """The command that makes a submission of these runs, or what they lack for one; of a run alone see `after`."""
     decided = {part for target in targets for part in dataset.DECIDES[target]}
     lacking = [part for part in dataset.COMPONENTS if part not in decided]
     if lacking:
         print(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
+    elif len(runs) == 1:
+        print(f"next: {after(runs[0], data_dir)}")
     else:
         views = "" if tta == "none" else f" --tta {tta}"
         print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{demo.as_option(data_dir)}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -114,10 +115,26 @@ def test_every_target_has_the_columns_of_its_oof(runs, places, target, capsys):
     assert (runs[target] / "submission.csv").exists() == (target == "multi")
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith({
-        "multi": f"next: python ensemble.py --models {runs[target]} --data-dir ",
+        "multi": f"next: python compare.py {runs[target]} ",
         "age": "next: these runs leave mask and gender open",
         "mask": "next: these runs leave gender and age_group open",
     }[target])  # fmt: skip
+
+
+def test_after_a_run_alone_comes_another_seed_or_a_comparison(tmp_path, runs, shared_data):
+    """A score of other people is none beside it; without a validation there is no noise to see."""
+    run = Path(shutil.copytree(runs["label"], tmp_path / "runs" / "it's one"))
+    again = "python train.py --lr 1e-3 --seed 43 --fold-seed 42 --name " + shlex.quote("it's one-seed43")
+    args, summary = experiment.read_args(run), files.read_json(run / "summary.json")
+    experiment.write_args(run, args, ["python", "train.py", "--name", "it's one", "--fold_seed=3", "--lr", "1e-3"])
+    other = Path(shutil.copytree(runs["multi"], tmp_path / "runs" / "other"))
+    compared = f"{shlex.join(['python', 'compare.py', str(run), str(other)])} --data-dir {shared_data}"
+    for people, expected in (([1, "x"], again), (summary["people"], compared)):
+        files.write_json(other / "summary.json", summary | {"people": people})
+        assert inference.after(run, shared_data) == expected
+    files.write_json(run / "summary.json", summary | {"oof_f1": None})
+    experiment.write_args(run, args | {"kfold": 0})
+    assert inference.after(run, shared_data) == "python leaderboard.py"
 
 
 @pytest.mark.parametrize(("options", "anew"), [([], [1]), (["--tta", "hflip", "--oof"], [0, 1])])
