@@ -408,7 +408,7 @@ def assign_groups(truth, persons, folds, seed=0):
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
     """Out-of-sample probabilities [N, 18]: fit(members, truth) without a fold of persons [N], apply(fitted, members) on it."""
     group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
-    for fold in tqdm(range(folds), desc="cross-fitting", unit="part", leave=False, disable=quiet or None):
+    for fold in tqdm(range(folds), desc="cross-fitting", unit="fold", leave=False, disable=quiet or None):
         rest, mine = group != fold, group == fold
         fitted = fit([(target, table[rest]) for target, table in members], truth[rest])
         probs[mine] = apply(fitted, [(target, table[mine]) for target, table in members])

@@ -103,7 +103,7 @@ def step_size(args, images, world):
     if images < world:
         raise InputError(f"{world} processes: more than the {images} training images of a fold; start fewer of them")
     if size == 0:
-        raise InputError(f"--accum {args.accum}: {images} training images make {images // world} parts at most")
+        raise InputError(f"--accum {args.accum}: {images} training images make {images // world} micro-batches at most")
     return size
 
 

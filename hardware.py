@@ -59,26 +59,26 @@ class Ranks:
         """This rank's part of rows that all ranks hold: every world-th."""
         return rows[self.rank :: self.world]
 
-    def gather(self, part, total):
+    def gather(self, shard, total):
         """The numpy rows [total, ...] of all ranks' shards, in every rank."""
         if self.world == 1:
-            return part
-        parts = [None] * self.world
-        dist.all_gather_object(parts, part)
-        whole = np.empty((total, *parts[0].shape[1:]), dtype=part.dtype)  # of few rows only the first ranks have any
-        for rank, rows in enumerate(parts):
+            return shard
+        shards = [None] * self.world
+        dist.all_gather_object(shards, shard)
+        whole = np.empty((total, *shards[0].shape[1:]), dtype=shard.dtype)  # of few rows only the first ranks have any
+        for rank, rows in enumerate(shards):
             if len(rows):
                 whole[rank :: self.world] = rows
         return whole
 
-    def all_gather_with_grad(self, part):
+    def all_gather_with_grad(self, shard):
         """all_gather of the ranks' shards into a tensor [B, ...]; gradients flow to the local shard only."""
         if self.world == 1:
-            return part
-        parts = [torch.empty_like(part) for _ in range(self.world)]
-        dist.all_gather(parts, part.detach())
-        parts[self.rank] = part
-        return torch.stack(parts, 1).flatten(0, 1)
+            return shard
+        shards = [torch.empty_like(shard) for _ in range(self.world)]
+        dist.all_gather(shards, shard.detach())
+        shards[self.rank] = shard
+        return torch.stack(shards, 1).flatten(0, 1)
 
     def all_reduce_max(self, value):
         """The largest `value` (int) of all ranks."""

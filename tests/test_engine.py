@@ -276,7 +276,7 @@ def test_step_shares_out_among_processes_and_parts():
     args = argparse.Namespace(**ARGS | {"accum": 3})
     assert (engine.step_size(args, 30, 1), engine.step_size(args, 22, 2)) == (24, 18)
     for images, world, message in (
-        (5, 2, "--accum 3: 5 training images make 2 parts at most"),
+        (5, 2, "--accum 3: 5 training images make 2 micro-batches at most"),
         (30, 3, "--batch-size 8: must be a multiple of the 3 processes"),
         (5, 8, "8 processes: more than the 5 training images of a fold; start fewer"),
     ):
