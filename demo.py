@@ -165,16 +165,16 @@ def main(argv=None):
 
 def locate(data_dir=None, draw=True):
     """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv. Where
-    none does it is data-demo/, into which the demo set is drawn, with a banner on stderr, unless `draw` is False."""
+    none does it is data-demo/, into which the demo set is drawn, with a banner on stderr where it is not there yet, unless
+    `draw` is False."""
     found = find(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, is_demo(found)
     if not draw:
         return DEMO_DIR, True
-    log(
-        f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: using drawn faces in {DEMO_DIR}/.\n"
-        "Scores on them say nothing about real ones; give your data with --data-dir DIR."
-    )
+    if found is None:
+        log(f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: drawing faces into {DEMO_DIR}/.\n"
+            "Scores on them say nothing about real ones; give your data with --data-dir DIR.")  # fmt: skip
     draw_demo(DEMO_DIR)
     return DEMO_DIR, True
 

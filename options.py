@@ -7,6 +7,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -121,6 +122,11 @@ def as_typed(values):
         shown = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
         words += [f"--{option}", *map(str, shown)]
     return " ".join(words)
+
+
+def in_lines(values):
+    """Options as typed, in indented lines of the console's width."""
+    return textwrap.fill(as_typed(values), errors.WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def fold_choice(text):
@@ -243,7 +249,7 @@ def parse_args(argv, ranks=None, draw=True):
     if drawn:
         chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
         vars(args).update(chosen)
-        errors.log(f"Defaults for the demo set (your own options win):\n  {as_typed(chosen)}")
+        errors.log(f"defaults for the demo set (your own options win):\n{in_lines(chosen)}")
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.current_name(args.model, tell=True)

@@ -325,8 +325,9 @@ def train_folds(args, run, data, ranks, stop):
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
         where = {"device": " on the device", "host": " in host memory"}[data.store.place]
         where = where if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
+        drawn = "demo data: " * demo.is_demo(args.data_dir)
         errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, amp {args.amp}, {args.memory_format}\n"
-                   f"  {people} people, {len(data.images)} images{where}")  # fmt: skip
+                   f"  {drawn}{people} people, {len(data.images)} images{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
             draw_crops(args, run, data)
         errors.log(HEAD)

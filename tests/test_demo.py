@@ -160,6 +160,14 @@ def test_who_needs_the_set_while_it_is_drawn_waits_for_it(drawn, tmp_path, monke
     assert capsys.readouterr().err == f"waiting for another process to draw {tmp_path / 'set'}/\n"
 
 
+def test_the_banner_comes_when_the_set_is_drawn(drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "draw_demo", lambda out: shutil.copytree(drawn, out, dirs_exist_ok=True))
+    for told in (1, 0):
+        assert demo.locate() == (demo.DEMO_DIR, True)
+        assert capsys.readouterr().err.count("DEMO DATA: no train/train.csv in data or") == told
+
+
 def test_folder_to_paste_is_named_where_it_would_not_be_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert demo.as_option("a b") == " --data-dir 'a b'"

@@ -8,6 +8,7 @@ from conftest import without_pictures
 import augment
 import demo
 import engine
+import errors
 import experiment
 import options
 import train
@@ -19,7 +20,8 @@ def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     assert (args.epochs, args.model, args.pretrained) == (3, options.DEMO_DEFAULTS["model"], False)
     assert (args.accum, args.gamma) == (2, 1.0)  # other names of these two
     assert args.img_size == options.DEMO_DEFAULTS["img_size"]
-    assert "--model test_resnet --img-size 64 48 --no-pretrained" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--model test_resnet --img-size 64 48 --no-pretrained" in said and max(map(len, said.splitlines())) <= errors.WIDTH
 
 
 def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch, tmp_path):
