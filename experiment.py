@@ -30,7 +30,7 @@ FOLD = ("fold", "best_epoch", "epochs", "val_f1", "val_acc", "seconds", "images_
 NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
-          "keep_state", "parallel_folds"}  # fmt: skip
+          "config", "keep_state", "parallel_folds"}  # fmt: skip
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json

@@ -9,13 +9,17 @@ import math
 import sys
 import textwrap
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
+
+import yaml
 
 import demo
 import errors
 import experiment
+import files
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
-from errors import InputError, Parser, natural_int, number, positive_float, positive_int, whole_int
+from errors import InputError, Parser, did_you_mean, natural_int, number, positive_float, positive_int, whole_int
 
 TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
@@ -26,6 +30,9 @@ DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": Fal
                  "patience": 0, "amp": "off", "memory_format": "channels_last"}  # fmt: skip
 # What each of several processes has of its own: boxes may keep things in other places.
 PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
+# What --config leaves behind in a run's own args.yaml, beside what followed from other options.
+OF_ONE_RUN = {"name", "quiet"}
+UNSET, BOOLEANS = ([], "", "~", "null"), yaml.SafeLoader.bool_values  # in a file
 # What may be given beside --resume: where things are and how far to train, never how.
 RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
 
@@ -150,6 +157,8 @@ def make_parser():
     add("--fold-seed", type=natural_int, metavar="N", help="of the folds alone, to compare seeds on the same ones; else --seed")
     add("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
     add("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
+    add("--config", metavar="FILE.yaml",
+        help="options from a file, such as args.yaml of a run that is to be repeated; those typed beside it win")  # fmt: skip
     add("--resume", metavar="RUN", help="continue a stopped run with its own options; with more --epochs also a complete one")
     add("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between checkpoints")
     add("--keep-state", action="store_true",
@@ -242,12 +251,14 @@ def parse_args(argv, ranks=None, draw=True):
     args = parser.parse_args(argv)
     if args.resume is not None:
         return resumed_args(parser, args, given, ranks)
+    from_file = {} if args.config is None else ranks.broadcast(read_config(parser, args.config) if ranks.first else None)
+    args = parser.parse_args(argv, argparse.Namespace(**vars(args) | from_file))
     ranks.on(args.device)  # before anything is made
     with ranks.local_rank0_first():  # the demo set is drawn once
         args.data_dir, drawn = demo.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)
     if drawn:
-        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given}
+        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given | from_file.keys()}
         vars(args).update(chosen)
         errors.log(f"defaults for the demo set (your own options win):\n{in_lines(chosen)}")
     args.loss = args.loss.replace(" ", "")
@@ -315,18 +326,56 @@ def same_options(args, ranks):
     return argparse.Namespace(**{**vars(args), **ranks.broadcast(shared)})
 
 
+def read_options(parser, path):
+    """{option: value} of a YAML file such as args.yaml of a run, each through its type and choices as if it were typed."""
+    texts = files.read_json(path, lambda text: yaml.load(text, yaml.BaseLoader), "mapping", "it takes lines such as lr: 0.001")
+    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "resume")}
+    found = {}
+    for key, text in texts.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise InputError(f"{path}: {key}: no such option in a file.{did_you_mean(name, options)} --help lists them")
+        option, is_flag = options[name].option_strings[0], options[name].nargs == 0
+        if is_flag and str(text).lower() in BOOLEANS:
+            found[name] = BOOLEANS[text.lower()]
+        elif is_flag and text not in UNSET:
+            raise InputError(f"{path}: {key}: {text} is neither true nor false")
+        elif text not in UNSET:
+            try:
+                words = [option, *text] if isinstance(text, list) else [f"{option}={text}"]
+                found[name] = getattr(parser.parse_args(words), name)
+            except InputError as error:
+                raise InputError(f"{path}: {key}: {str(error).removeprefix(f'argument {option}: ')}") from None
+    return found
+
+
+def read_config(parser, path):
+    """The options in the file of --config. Of a run's args.yaml those stay behind that are of that run alone, and a fold seed
+    and an image size that only followed from its seed and model, so that they follow from those of the new run."""
+    import model
+
+    found = read_options(parser, path)
+    if Path(path).name != "args.yaml":
+        return found
+    whole = vars(parser.parse_args([])) | found
+    follows = {"fold_seed": whole["seed"], "img_size": model.native_size(model.current_name(whole["model"]))}
+    return {name: value for name, value in found.items() if name not in OF_ONE_RUN and follows.get(name) != value}
+
+
 def resumed_args(parser, args, given, ranks):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
     import model
 
     run = ranks.broadcast(experiment.find_run(args.resume) if ranks.first else None)
-    recorded = ranks.broadcast(experiment.read_args(run) if ranks.first else None)
+    if ranks.first:
+        experiment.read_args(run)  # which refuses a file that was cut short
+    recorded = ranks.broadcast(read_options(parser, run / "args.yaml") if ranks.first else None)
     fixed = given - RESUME_MAY_CHANGE
     if fixed:
         option = f"--{sorted(fixed)[0].replace('_', '-')}"
         parser.error(f"{option}: can't be given with --resume; the run goes on with its own options ({run / 'args.yaml'})")
-    if "weights" in given and recorded["weights"] is None:
-        began = "timm's weights" if recorded["pretrained"] else "none"
+    if "weights" in given and "weights" not in recorded:
+        began = "timm's weights" if recorded.get("pretrained") else "none"
         parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})

@@ -282,13 +282,13 @@ def continue_run(args, run, folds, digest):
     if experiment.missing(run, args, experiment.fold_numbers(args)):
         experiment.check_data(run, digest)
     before, names = experiment.read_args(run), ("epochs", "keep_state", "weights", "model")
-    changed = {name: getattr(args, name) for name in names if getattr(args, name) != before[name]}
+    changed = {name: getattr(args, name) for name in names if getattr(args, name) != before.get(name)}
     with files.lock(run, wait=True):
         experiment.remove_leftovers(run)
         if changed:
             experiment.write_args(run, before | changed)
     if "epochs" in changed:
-        errors.log(f"epochs: {args.epochs} instead of {before['epochs']}")
+        errors.log(f"epochs: {args.epochs} instead of {before.get('epochs')}")
 
 
 def make_run(args, argv, fixes, folds, data, device):
@@ -316,7 +316,7 @@ def make_run(args, argv, fixes, folds, data, device):
 
 def recorded_options(args):
     """The options that a run keeps: all but those of one command."""
-    return {name: value for name, value in vars(args).items() if name not in ("resume", "fold")}
+    return {name: value for name, value in vars(args).items() if name not in ("resume", "fold", "config")}
 
 
 def train_folds(args, run, data, ranks, stop):

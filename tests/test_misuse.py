@@ -20,6 +20,14 @@ import sweep
 
 TRAIN = "--data-dir data --model test_resnet --no-pretrained --img-size 32 24 --device cpu --kfold 2 --quiet "
 BENCHMARK = "--data-dir data --model test_resnet --img-size 32 24 --device cpu "
+# (key, its value in KEY.yaml, what the line says after that name)
+CONFIGS = [
+    ("lr", "fast", "lr: fast is not a number"), ("img-size", "[64, wide]", "img-size: wide is not a whole number"),
+    ("target", "agegroup", "target: invalid choice: 'agegroup' (choose from…). Did you mean age_group"),
+    ("name", "[a, b]", "name: b: belongs to no option"), ("compile", "maybe", "compile: maybe is neither true nor false"),
+    ("bath_size", "8", "bath_size: no such option in a file. Did you mean batch_size"),
+    ("resume", "runs/label", "resume: no such option in a file"),
+]  # fmt: skip
 # (script, its command line, what the line says, with … for what is left out)
 CASES = [
     ("train", TRAIN + "--optimiser SGD", "--optimiser: no such option. Did you mean --optimizer…--help lists them"),
@@ -93,6 +101,12 @@ CASES = [
     *(("train", f"{TRAIN}{option} {'a' * 300}", f"{'a' * 300}…: File name too long")
       for option in ("--name", "--data-dir", "--weights", "--output-dir", "--cache-dir", "--pseudo")),
     ("train", f"--resume {'a' * 300}", f"{'a' * 300}/args.yaml: File name too long"),
+    ("train", TRAIN + "--config none.yaml", "none.yaml: no such file"),
+    ("train", TRAIN + "--config data", "data: not readable (Is a directory); it takes lines such as lr: 0.001"),
+    ("train", TRAIN + "--config mine.csv", "mine.csv: damaged (holds no mapping); it takes lines such as lr: 0.001"),
+    *(("train", f"{TRAIN}--config {key}.yaml", f"{key}.yaml: {said}") for key, _text, said in CONFIGS),
+    ("train", "--resume runs/label --config lr.yaml", "--config: can't be given with --resume"),
+    ("train", "--resume edited", "edited/args.yaml: lr: fast is not a number"),
     ("train", TRAIN + "--data-dir d\udce9", "d\\udce9: is not UTF-8; rename what it names, or give it by a link with another name"),
 
     ("inference", "", "the following arguments are required: --models"),
@@ -168,6 +182,7 @@ CASES = [
     ("sweep", "empty.txt", "empty.txt: names no experiment; it takes lines such as baseline: and focal: --loss focal"),
     ("sweep", "wrong.txt", "wrong.txt line 2: --em: no such option. Did you mean --ema"),
     ("sweep", "value.txt", "value.txt line 2: argument --lr: 1x is not a number"),
+    ("sweep", "config.txt", "config.txt line 1: lr.yaml: lr: fast is not a number"),
     ("sweep", "idle.txt", "idle.txt line 3: --mix-prob 0.3: does nothing without --mix mixup, cutmix or halves"),
     ("sweep", "twice.txt", "twice.txt line 2: base appears twice, first in line 1"),
     ("sweep", "seed.txt", "seed.txt line 1: --seed is given by sweep.py; see its --seeds and --output-dir"),
@@ -188,6 +203,9 @@ CASES = [
     ("losses_picture", "--out nowhere/losses.png", "--out nowhere/losses.png: there is no folder nowhere"),
 ]  # fmt: skip
 SWEEPS = {
+    **{f"{key}.yaml": f"{key}: {text}" for key, text, _said in CONFIGS},
+    "config.txt": "a: --config lr.yaml",
+    "edited/args.yaml": "target: label\nlr: fast\n",
     "deep.txt": "a: --data-dir data/train --model resnet18",
     "empty.txt": "# nothing\n",
     "wrong.txt": "base:\nmix: --em 0.9\n",
@@ -223,7 +241,7 @@ def place(tmp_path_factory):
     answers.to_csv(place / "mine.csv", index=False)
     answers[:1].to_csv(place / "few.csv", index=False)
     answers.assign(ImageID="x" + answers["ImageID"]).to_csv(place / "foreign.csv", index=False)
-    for folder in ("empty", "taken/base-s42", "data/eval/images", "data/train"):
+    for folder in ("edited", "empty", "taken/base-s42", "data/eval/images", "data/train"):
         (place / folder).mkdir(parents=True)
     rows = ["id,gender,race,age,path"]
     for number in range(12):

@@ -3,7 +3,7 @@
 import shutil
 
 import timm
-from conftest import without_pictures
+from conftest import SAME_BITS, assert_same_run, without_pictures
 
 import augment
 import demo
@@ -22,6 +22,36 @@ def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     assert args.img_size == options.DEMO_DEFAULTS["img_size"]
     said = capsys.readouterr().err
     assert "--model test_resnet --img-size 64 48 --no-pretrained" in said and max(map(len, said.splitlines())) <= errors.WIDTH
+
+
+def test_options_of_a_file_are_as_typed_and_those_typed_beside_it_win(monkeypatch, tmp_path):
+    """YAML's own off and 1e-3 would be False and a text. A recorded --mix-prob is no misuse without --mix, nor a demo default."""
+    (tmp_path / "mine.yaml").write_text(
+        "amp: off\nlr: 1e-3\nepochs: 3\nimg-size: [64, 48]\ndrop_ages: 27\ncrop:\nname: mine\nfold_seed: 42\nmix_prob: 0.3\n"
+        "pretrained: yes\nkeep_state: false\n"
+    )
+    monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, True))
+    args = options.parse_args(["--config", str(tmp_path / "mine.yaml"), "--img_size", "32", "--seed", "7"])
+    assert (args.amp, args.lr, args.epochs, args.img_size, args.drop_ages) == ("off", 1e-3, 3, [32, 32], [27])
+    assert (args.crop, args.name, args.seed, args.fold_seed, args.mix_prob) == (None, "mine", 7, 42, 0.3)
+    assert (args.pretrained, args.keep_state, args.model) == (True, False, options.DEMO_DEFAULTS["model"])
+
+
+def test_a_run_is_repeated_from_its_args_with_the_same_bits_or_one_change(runs, tmp_path):
+    recorded = experiment.read_args(runs["mask"])
+    config = ["--config", str(runs["mask"] / "args.yaml")]
+    with without_pictures():
+        assert train.main([*config, "--output-dir", str(tmp_path), *SAME_BITS]) == 0
+    (again,) = tmp_path.iterdir()
+    assert experiment.read_args(again) == recorded | {"name": again.name, "output_dir": str(tmp_path), "quiet": False}
+    assert list(experiment.read_args(again)) == list(recorded)
+    assert_same_run(runs["mask"], again)
+    args = options.parse_args([*config, "--seed", "8", "--model", "resnet18"])
+    assert (args.fold_seed, args.img_size, args.threads, args.name) == (8, [32, 24], 1, None)
+    native = tmp_path / "args.yaml"
+    native.write_text("seed: 42\nfold_seed: 7\nmodel: test_resnet\nimg_size: [160, 160]\n")
+    args = options.parse_args(["--data-dir", recorded["data_dir"], "--config", str(native), "--model", "resnet18"])
+    assert (args.fold_seed, args.img_size) == (7, [224, 224])
 
 
 def test_what_would_be_refused_is_found_without_drawing_the_demo_set(monkeypatch, tmp_path):
