@@ -25,13 +25,12 @@ import pandas as pd
 
 import dataset
 import demo
-import experiment
 import files
 import images
 import metrics
 import predictions
 from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, class_parts, marginals, scored_probs
-from errors import InputError, did_you_mean
+from errors import InputError, did_you_mean, say, tr
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
 FLOWS, CERTAIN = 15, 10  # rows of the console's lists
@@ -153,13 +152,13 @@ class Paired(namedtuple("Paired", "f1_a f1_b low high units")):
         digits = 4 if any(0 < abs(number) < 0.0005 for number in numbers) else 3
         difference, low, high = (f"{number:+.{digits}f}" for number in numbers)
         verdict = {"better": "A is better", "worse": "B is better"}.get(metrics.verdict(self.low, self.high), "noise")
-        lines = [f"A - B = {difference}, 95 % CI {low} .. {high}: {verdict}"]
+        lines = [tr(f"A - B = {difference}, 95 % CI {low} .. {high}: {tr(verdict)}")]
         if verdict == "noise" and abs(self.difference) > 1e-9:
             # the interval's width falls as 1 / sqrt(units)
             needed = self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
             many = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
             told = many if needed > self.units else f"little more than the {self.units:,} {units} you have"
-            lines.append(f"to tell a difference of this size takes {told}")
+            lines.append(tr(f"to tell a difference of this size takes {told}"))
         return lines
 
 
@@ -187,13 +186,6 @@ class Side:
     images: list | None = None
     values: np.ndarray | None = None
     lacks: str = "has no eval predictions"
-
-    @property
-    def note(self):
-        if self.source is None:
-            return ""
-        read = experiment.read_args if self.source.is_run else experiment.read_recipe
-        return experiment.note_of(self.source.folder, read(self.source.folder))
 
 
 def read_side(name):
@@ -271,10 +263,10 @@ def oof_lines(a, b, part, data_dir):
     tables = [read_oof(side, part, data_dir) for side in (a, b)]
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
-        return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
+        return [tr(f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv")]
     both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"))
     if both.empty:
-        return ["no out-of-fold verdict: their oof.csv have no image in common"]
+        return [tr("no out-of-fold verdict: their oof.csv have no image in common")]
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
     other = truth != both["truth_b"].to_numpy()
     if other.any():
@@ -282,19 +274,19 @@ def oof_lines(a, b, part, data_dir):
         raise InputError(f"{a.name} and {b.name}: {differ}")
     answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
     if (answers[0] == answers[1]).all():
-        return ["no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)"]
+        return [tr("no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)")]
     C = len(CLASS_NAMES[part])
     result = paired(truth, *answers, persons, C)
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
     wrong = [answer != truth for answer in answers]
     counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
     return [
-        f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
-        f"({len(both):,} images of {result.units:,} people{note})",
+        tr(f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
+           f"({len(both):,} images of {result.units:,} people{note})"),
         *result.lines("people"),
-        f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}",
+        tr(f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}"),
         *boundary_lines(result, truth, *answers, persons, C),
-    ]
+    ]  # fmt: skip
 
 
 def boundary_lines(result, truth, a, b, persons, num_classes):
@@ -306,7 +298,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
         return []
     share = metrics.boundary_share(truth, a, b, near, num_classes)
     made = f"{signed(share * difference)} of the {signed(difference)}" + (f" ({share:.0%})" if 0 <= share <= 1 else "")
-    return [f"boundary people (ages 27-32 and 57 or more; {len(set(persons[near])):,} of {result.units:,}) make {made}"]
+    return [tr(f"boundary people (ages 27-32 and 57 or more; {len(set(persons[near])):,} of {result.units:,}) make {made}")]
 
 
 def label_lines(path, comparison):
@@ -319,10 +311,11 @@ def label_lines(path, comparison):
         raise InputError(f"--labels {path}: {found}")
     truth = narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
     result = paired(truth, comparison.a[rows], comparison.b[rows], rows, len(comparison.names))
+    scores = f"A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)"
     return [
-        f"macro F1 of {comparison.scored_as} against {path}: A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)",
+        tr(f"macro F1 of {comparison.scored_as} against {path}: {scores}"),
         *result.lines("images"),
-        "images are drawn one by one, as nobody knows who is on them: the true interval is wider",
+        tr("images are drawn one by one, as nobody knows who is on them: the true interval is wider"),
     ]
 
 
@@ -336,14 +329,13 @@ def print_table(head, rows, left):
 def print_changes(comparison, explain):
     """Print the number of rows that differ, in which parts, and the flow from class to class."""
     total, differ, names = len(comparison.images), len(comparison.rows), comparison.names
-    print(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
+    say(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
     if not differ:
         return
     if len(comparison.part_changes) > 1:
         changes = ", ".join(f"{part} {count:,}" for part, count in comparison.part_changes.items())
-        print(f"  by part: {changes}{' (a row may differ in more than one)' if explain else ''}")
-    rest = f", the first {FLOWS} of {len(comparison.flows)}" if len(comparison.flows) > FLOWS else ""
-    print(f"\nfrom class to class{rest}")
+        say(f"  by part: {changes}", " (a row may differ in more than one)" * explain)
+    say("\nfrom class to class", f", the first {FLOWS} of {len(comparison.flows)}" * (len(comparison.flows) > FLOWS))
     rows = [(count, f"{count / differ:.1%}", names[a], "->", names[b]) for a, b, count in comparison.flows[:FLOWS]]
     print_table(["rows", "share", "A", "", "B"], rows, left=(2, 3, 4))
 
@@ -351,21 +343,20 @@ def print_changes(comparison, explain):
 def print_counts(comparison, explain=False):
     """Print counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
     has_mask = "mask" in comparison.parts
-    print("\nclass counts" + (" beside the prior (5:1:1 by mask)" if has_mask else ""))
+    say("\nclass counts", " beside the prior (5:1:1 by mask)" * has_mask)
     rows = [row for _part, *row in comparison.part_counts]
     print_table(["", "A", "B", "B - A", "prior" if has_mask else ""], rows, left=(0,))
     if not comparison.effects:
-        print("\nno expected effect on macro F1: neither has probabilities")
+        say("\nno expected effect on macro F1: neither has probabilities")
         return
-    alone = f", as {comparison.known[0][0]} alone sees it" if len(comparison.known) == 1 else ""
-    print(f"\nexpected effect on macro F1 of going from A to B{alone}")
+    alone = len(comparison.known) == 1
+    say("\nexpected effect on macro F1 of going from A to B", f", as {comparison.known[0][0]} alone sees it" * alone)
     (effects, f1_a, f1_b), total = comparison.effects, len(comparison.images)
     strongest = sorted(effects, key=lambda row: -abs(row[-1][1]))
     every = ("all", total, total, f1_a, f1_b, signed(f1_b - f1_a))
     print_table(["class", "A", "B", "F1 of A", "F1 of B", "effect"], [*strongest, every], left=(0,))
     if explain:
-        print("  F1: that which the answers can expect if the mean of the known probabilities is the chance of each class;\n"
-              "  classes that neither answers have F1 0 and are left out")  # fmt: skip
+        say("  F1: expected if the mean of the known probabilities is each class's chance; unanswered classes are left out")
 
 
 def print_images(comparison, every):
@@ -373,7 +364,7 @@ def print_images(comparison, every):
     rows = comparison.rows if every else comparison.rows[:CERTAIN]
     if not len(rows) or not (comparison.known or every):
         return
-    print("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
+    say("\nimages that differ" if every else f"\nmost certain disagreements, {len(rows)} of {len(comparison.rows):,}")
     for row in rows:
         a, b = comparison.a[row], comparison.b[row]
         changed = ", ".join(other for _part, word, other in changed_words(a, b, comparison.scored_as) if word != other)
@@ -384,31 +375,30 @@ def print_images(comparison, every):
 def thumbnails(data_dir, names):
     """({image name: address of its thumbnail}, why all or some lack one or "") from eval/images of a data folder."""
     if data_dir is None:
-        return {}, "no data folder here; --data-dir DIR names it"
+        return {}, tr("no data folder here; --data-dir DIR names it")
     root = Path(data_dir) / "eval" / "images"
     there = [name for name in names if name == Path(name).name and (root / name).is_file()]
     found = {name: images.thumbnail(root / name, HEIGHT) for name in there}
     lacking = [name for name in names if name not in found]
-    return found, f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}" if lacking else ""
+    return found, tr(f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}") if lacking else ""
 
 
-def document(names, comparison, rows, pictures, why, verdict, scores, own_notes=("", "")):
+def document(names, comparison, rows, pictures, why, verdict, scores):
     """The HTML of the page of A and B by their names; rows: those shown; pictures and why: see `thumbnails`."""
     notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
     if len(rows) < len(comparison.rows):
-        notes.append(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain (--limit N).")
+        notes.append(tr(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain (--limit N)."))
     if why:
-        notes.append(f"{'Some thumbnails are missing' if pictures else 'No thumbnails'}: {why}.")
+        notes.append(f"{tr('Some thumbnails are missing' if pictures else 'No thumbnails')}: {why}.")
     flows = [(changed_words(a, b, comparison.scored_as), n, rows[(pairs == (a, b)).all(1)]) for a, b, n in comparison.flows]
     effects = expected = None
     if comparison.effects:
         table, a, b = comparison.effects
         effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
-        expected = f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B."
+        expected = tr(f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B.")
     return files.page(
-        "compare.html", title=" against ".join(Path(name).name for name in names), sides=list(zip(names, own_notes)),
-        comparison=comparison, flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects,
-        expected=expected,
+        "compare.html", title=tr(" against ").join(Path(name).name for name in names), sides=names, comparison=comparison,
+        flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects, expected=expected,
         counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.part_counts),
     )  # fmt: skip
 
@@ -427,9 +417,8 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
         files.make_dir(out.parent, "--out")
     rows = comparison.rows[: args.limit]
     pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
-    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores, (a.note, b.note)))
-    note = f" ({why})" if why else ""
-    print(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}{note}")
+    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores))
+    say(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}", f" ({why})" if why else "")
 
 
 def main(argv=None):
@@ -441,7 +430,8 @@ def main(argv=None):
         apart = f"{a.scored_as} against {b.scored_as} have no answer in common"
         raise InputError(f"{a.name} and {b.name}: {apart}; compare two that are scored on the same, or one of them with label")
     part = parts.pop()
-    print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})\ncompared on {part}")
+    print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})")
+    say(f"compared on {part}")
     hold_against_info((a, b), args.data_dir)
     lacking = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in (a, b) if side.values is None]
     verdict, scores = oof_lines(a, b, part, args.data_dir), []
@@ -456,7 +446,7 @@ def main(argv=None):
     for lines in filter(None, (verdict, scores)):
         print("\n" + "\n".join(lines))
     if lacking:
-        print(f"answers to the eval images are not compared: {'; '.join(lacking)}")
+        say(f"answers to the eval images are not compared: {'; '.join(lacking)}")
     else:
         write_page(args, data_dir, a, b, comparison, verdict, scores)
     return 0

@@ -159,7 +159,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=errors.natural_int, default=0)
     args = parser.parse_args(argv)
     draw_demo(args.out, args.people, args.eval_people, args.seed)
-    print(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")
+    errors.say(f"{args.out}: {args.people} people to train on, {args.eval_people} to be judged on")
     return 0
 
 

@@ -16,7 +16,6 @@ if __name__ == "__main__":
 import contextlib
 import shlex
 import sys
-import textwrap
 from collections import Counter, namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ import metrics
 import options
 import predictions
 from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
-from errors import InputError
+from errors import InputError, tr
 
 # Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
 Grouping = namedtuple("Grouping", "eval oof scores")
@@ -130,7 +129,7 @@ def choose_pair(candidates, truth, persons):
     errs least like it, None where there is no such, or only the first's answers again."""
     first, *others = candidates
     names = {one.folder: f"{one.folder}{' (--persons)' * one.persons}" for one in candidates}
-    lines = [f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest"]
+    lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]
     wrong = first.pred != truth
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
@@ -140,10 +139,10 @@ def choose_pair(candidates, truth, persons):
         if low <= 0 <= high:
             gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
             like = f"correlation {alike[other.folder]:.2f}, {(first.answers != other.answers).mean():.1%} of answers differ"
-            lines.append(f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};")
-            lines.append(f"     its errors are least like those of 1: {like}")
+            lines.append(tr(f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};"))
+            lines.append(tr(f"     its errors are least like those of 1: {like}"))
             return first, other, lines
-    lines.append("  2  none: all else is worse by more than noise, or the same again; combine other members for one")
+    lines.append(tr("  2  none: all else is worse by more than noise, or the same again; combine other members for one"))
     return first, None, lines
 
 
@@ -156,9 +155,9 @@ def advise(folder, oof, names):
     first, second, lines = choose_pair(candidates, *people)
     if first.persons or (second and second.persons):
         allowed = [candidate for candidate in candidates if not candidate.persons]
-        lines.append("  --persons joins images, which the contest's rules must allow; without it:")
-        lines += choose_pair(allowed, *people)[2] if allowed else ["  none: combine members without --persons"]
-    return first, second, ["the two to hand in at the end:", *lines]
+        lines.append(tr("  --persons joins images, which the contest's rules must allow; without it:"))
+        lines += choose_pair(allowed, *people)[2] if allowed else [tr("  none: combine members without --persons")]
+    return first, second, [tr("the two to hand in at the end:"), *lines]
 
 
 def total_weight(weight):
@@ -203,7 +202,7 @@ def contributions_table(members, weights, adds):
         if member.oof is not None:
             truth, probs = predictions.scored(member.oof, member.target)
             own = f"{metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f}"
-        more = "–" if np.isnan(add) else "needed" if np.isinf(add) else f"{add:+.4f}"
+        more = "–" if np.isnan(add) else tr("needed") if np.isinf(add) else f"{add:+.4f}"
         more = more if weight is None or total_weight(weight) > 0 else f"({more})"
         folds, scored_as = " ".join(map(str, member.folds)) or "–", SCORED_AS[member.target]
         rows.append((member.name, str(number), member.target, folds, scored_as, own, _weight_text(weight), more))
@@ -213,7 +212,7 @@ def contributions_table(members, weights, adds):
 
 def say(text, indent="", hang="  ", out=print):
     """Print text in lines of the console's width, the first after `indent`, the others after `hang`."""
-    for line in textwrap.wrap(text, errors.WIDTH, initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False):
+    for line in errors.wrap(tr(text), initial_indent=indent, subsequent_indent=hang, break_on_hyphens=False):
         out(line)
 
 
@@ -224,7 +223,7 @@ def say_members(result, explain):
     for line in contributions_table(result.members, result.weights, adds):
         print(line)
     if any(total_weight(weight) == 0 for weight in fitted.weights or ()):
-        print(f"(in brackets: left out{', and what it would add at the mean weight of the others' if explain else ''})")
+        errors.say("(in brackets: left out", ", and what it would add at the mean weight of the others" * explain, ")")
 
 
 def say_fit(result):
@@ -235,7 +234,7 @@ def say_fit(result):
         say(f"temperatures: {', '.join(f'{index}: {text}' for index, text in enumerate(of_members, start=1))}")
     if fitted.path:
         steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
-        rest = f" and {len(steps) - SHOWN} more, to {fitted.path[-1][1]:.4f}" if len(steps) > SHOWN else ""
+        rest = tr(f" and {len(steps) - SHOWN} more, to {fitted.path[-1][1]:.4f}") if len(steps) > SHOWN else ""
         say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[:SHOWN])}{rest}")
     if result.plan.bounds is None:
         (low, high), count = fitted.bounds, blend.CROSSFIT_FOLDS
@@ -243,7 +242,7 @@ def say_fit(result):
         say(f"age bounds: {low} {high} (without each of {count} parts of the people: {folds})")
     if fitted.class_factors is not None:
         strongest = np.argsort(-np.abs(np.log(fitted.class_factors)))[:3]
-        factors = [f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}" for index in strongest]
+        factors = [tr(f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}") for index in strongest]
         say(f"strongest factors: {'; '.join(factors)}")
     if "prior" in result.plan.decode:
         factors = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
@@ -265,22 +264,22 @@ def say_scores(result, explain=False):
     """Print the out-of-fold score with its interval and, of what was fitted, the in-sample score and the gain."""
     if result.scored is None:
         lacking = [member.name for member in result.members if member.oof is None]
-        print(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
+        errors.say(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
         return
     scores, plan = result.scored.scores, result.plan
-    interval = "{:.4f} .. {:.4f}".format(*scores["oof_f1_ci95"])
-    accuracy = f"accuracy {scores['oof_acc']:.4f}"
-    print(f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {interval}), {accuracy}")
+    low, high = scores["oof_f1_ci95"]
+    errors.say(f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
+               f"accuracy {scores['oof_acc']:.4f}")  # fmt: skip
     if plan.fitted_options and not explain:
-        print(f"  cross-fitted; in-sample {scores['in_sample_f1']:.4f} (--explain)")
+        errors.say(f"  cross-fitted; in-sample {scores['in_sample_f1']:.4f} (--explain)")
     elif plan.fitted_options:
         parts = scores["crossfit_parts"]
-        print(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
-        print(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
+        errors.say(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
+        errors.say(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
     if plan != blend.Plan(seed=plan.seed) or result.grouping:
         low, high = scores["gain_ci95"]
-        gain = f"gain {scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}"
-        print(f"  plain average of all members {scores['plain_f1']:.4f}: {gain}")
+        gain = f"gain {scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {tr(metrics.verdict(low, high))}"
+        errors.say(f"  plain average of all members {scores['plain_f1']:.4f}: {gain}")
 
 
 def say_plain_oof(tta, members):
@@ -331,7 +330,7 @@ def print_next(args, result, folder):
         command += data + " --decode prior" * ("prior" in result.plan.decode) + " --persons" * args.persons + " --search greedy"
     else:
         command = "leaderboard.py"
-    print(f"next: python {command}")
+    errors.say(f"next: python {command}")
 
 
 YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
@@ -366,7 +365,6 @@ def parse_args(argv):
     parser.add_argument("--seed", type=errors.natural_int, default=0, help="of the parts of the people that are scored")
     parser.add_argument("--explain", action="store_true", help="say how the table and the scores are to be read")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
-    options.add_note(parser.add_argument)
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options.add_data(parser)
@@ -407,7 +405,7 @@ def main(argv=None):
     say_scores(result, args.explain)
     say_plain_oof(args.tta, result.members)
     inference.print_score(data_dir, result.names, result.eval_probs, folder.name)
-    print(f"{folder / 'submission.csv'}: {len(result.names)} images")
+    errors.say(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
     warn_of_prior(result.eval_probs)
     print_next(args, result, folder)
@@ -468,7 +466,6 @@ def make_recipe(args, result):
         "persons": args.persons,
         "tta": args.tta,
         "seed": plan.seed,
-        "note": args.note,
         "members": [
             {"run": member.name, "target": member.target, "folds": member.folds, "weight": weight}
             for member, weight in zip(result.members, result.weights)
@@ -515,7 +512,7 @@ def write_result(args, result):
         if args.tune_bounds:
             given, persons = blend.scale_members(images.members, fitted.temperatures), images.table["path"].to_numpy()
             study = blend.study_bounds(given, images.truth, persons, fitted.bounds, plan.method, fitted.weights)
-            figure = figures.bounds(study, [part.bounds for part in scored.fits], f"age bounds of {name}")
+            figure = figures.bounds(study, [part.bounds for part in scored.fits], figures.caption(f"age bounds of {name}"))
             files.write_figure(inside / "bounds.png", figure)
 
     kind = f"{plan.method}-{len(result.members)}runs"

@@ -5,12 +5,14 @@ import contextlib
 import ctypes
 import difflib
 import errno
+import functools
 import io
 import math
 import os
 import re
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 WIDTH = 100  # characters of a line for the user, but for whole names and commands
@@ -104,6 +106,43 @@ def log(text):
         print(text, file=sys.stderr, flush=True)
 
 
+def language():
+    """'ko' or 'en', by --lang or else by the locale."""
+    locale = next(filter(None, map(os.environ.get, ("FACES_LANG", "LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    return "ko" if locale.startswith("ko") else "en"
+
+
+@functools.cache
+def _korean():
+    import yaml  # not at the top: English does without
+
+    table = yaml.safe_load((Path(__file__).parent / "templates" / "ko.yaml").read_text(encoding="utf-8"))
+    return {text: table[text] for text in sorted(table, key=len, reverse=True)}  # a pattern with more words comes first
+
+
+def tr(text):
+    """A text in the user's language, by templates/ko.yaml, where {} stands for what varies; else as it is."""
+    core, table = text.strip(), _korean() if language() == "ko" else {}
+    if core in table:
+        return text.replace(core, table[core])
+    for key, korean in table.items():
+        if found := re.fullmatch("(.*?)".join(map(re.escape, key.split("{}"))), core, re.DOTALL):
+            return text.replace(core, korean.format(*found.groups()))
+    return text
+
+
+def say(*texts):
+    """Print texts, each in the user's language, as one line."""
+    print(*map(tr, texts), sep="", flush=True)
+
+
+def wrap(text, width=WIDTH, **more):
+    """Lines of a text by columns of a terminal, of which Hangul takes two."""
+    import wcwidth  # not at the top: few scripts wrap
+
+    return (textwrap.wrap if text.isascii() else getattr(wcwidth, "wrap", textwrap.wrap))(text, width, **more)  # wcwidth 0.3
+
+
 def number(kind, fits, what):
     """An argparse type: `kind` of a text for which `fits`."""
 
@@ -148,6 +187,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        meaning = "Korean or English pages, pictures and closing lines; without it by the locale"
+        self.add_argument("--lang", choices=("ko", "en"), help=meaning)
 
     def error(self, message):
         raise InputError(message)
@@ -180,12 +221,14 @@ class Parser(argparse.ArgumentParser):
             if not unknown[0].startswith("-"):
                 self.error(f"{unknown[0]}: belongs to no option; quote names with spaces in them, as 'a name'")
             self.error(f"{unknown[0]}: no such option.{did_you_mean(unknown[0].partition('=')[0], known)} --help lists them")
+        if lang := vars(parsed).pop("lang"):
+            os.environ["FACES_LANG"] = lang  # of this process and those that it starts
         return parsed
 
     def given(self, args=None):
         """Names (dest) of the options that stand in the command line itself."""
         words = {word.partition("=")[0] for word in self.words(args)}
-        return {action.dest for action in self._actions if words & set(action.option_strings)}
+        return {action.dest for action in self._actions if words & set(action.option_strings)} - {"lang"}
 
 
 class Lossy(io.FileIO):

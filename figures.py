@@ -1,7 +1,6 @@
 """Pictures of a run (curves, confusion, mistakes, crops) and of an ensemble (bounds), each a Figure."""
 
 import logging
-import textwrap
 import warnings
 
 import matplotlib
@@ -15,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
+import errors
 import metrics
 from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_parts, decode
 
@@ -45,6 +45,11 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells
 warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
 
 
+def caption(text):
+    """A text in the user's language where a font can draw it, else in English."""
+    return errors.tr(text) if len(STYLE["font.family"]) > 1 else text
+
+
 def shorten(text, length):
     """`text` in at most `length` characters, its middle left out; the part after the last "/" stays whole if it can."""
     folder, slash, name = text.rpartition("/")
@@ -56,8 +61,8 @@ def shorten(text, length):
 
 def new_page(width, height, title, subtitle):
     """(Figure, inches that its titles take): a white page with `height` inches below them, for Axes or legends."""
-    title = textwrap.wrap(title, int(8.3 * (width - 2 * MARGIN)), break_on_hyphens=False)
-    subtitle = textwrap.wrap(subtitle, int(13 * (width - 2 * MARGIN)))
+    title = errors.wrap(title, int(8.3 * (width - 2 * MARGIN)), break_on_hyphens=False)
+    subtitle = errors.wrap(caption(subtitle), int(13 * (width - 2 * MARGIN)))
     head = 0.35 + 0.24 * len(title) + 0.19 * len(subtitle)
     whole, left = height + head, MARGIN / width
     figure = Figure((width, whole), dpi=DPI, facecolor="white", layout="constrained")
@@ -70,7 +75,7 @@ def new_page(width, height, title, subtitle):
 def message_page(title, subtitle, message):
     """A small page that holds one message."""
     figure, _head = new_page(9.8, 1.5, title, subtitle)
-    figure.text(0.5, 0.3, message, size=18, color=GREY, ha="center", va="center")
+    figure.text(0.5, 0.3, caption(message), size=18, color=GREY, ha="center", va="center")
     return figure
 
 
@@ -118,15 +123,15 @@ def curves(log, title):
     draw_folds(loss, log, "val_loss", best, **line)
     draw_folds(lr, log, "lr", **thin | {"ms": 3})
     draw_folds(f1, log, "val_f1", best, **line)
-    loss.set_title("loss")
-    lr.set_title("learning rate", size=8.5, color=GREY, pad=4)
-    f1.set_title("validation macro F1")
+    loss.set_title(caption("loss"))
+    lr.set_title(caption("learning rate"), size=8.5, color=GREY, pad=4)
+    f1.set_title(caption("validation macro F1"))
     for axes in panels.values():
         axes.grid(axis="y", alpha=0.7)
         axes.set_xlim(0.5, max(log["epoch"].max(), 1) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (lr, f1):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(caption("epoch"))
     if (highest := log["lr"].max()) > 0:
         lr.set_yticks([0, highest], ["0", f"{highest:.3g}"])
         lr.set_ylim(-0.1 * highest, 1.15 * highest)
@@ -136,7 +141,7 @@ def curves(log, title):
         f1.clear()
         f1.set_axis_off()
         f1.add_patch(Rectangle((0, 0), 1, 1, transform=f1.transAxes, fc=EMPTY, ec="none"))
-        f1.text(0.5, 0.5, "no validation", size=14, color=GREY, ha="center", va="center", transform=f1.transAxes)
+        f1.text(0.5, 0.5, caption("no validation"), size=14, color=GREY, ha="center", va="center", transform=f1.transAxes)
     draw_legends(figure, loss, folds, best, on_everyone=log["everyone"].any())
     return figure
 
@@ -146,11 +151,12 @@ def draw_legends(figure, loss, folds, best, on_everyone):
     kinds = {"train": {"ls": "--"}, "validation": {}, "best epoch": {"ls": "", "marker": "o", "mfc": "white", "mew": 2}}
     kinds["train on everyone"] = {"ls": "--"} | CROSSED
     shown = [*kinds][: 4 if on_everyone else 3 if best else 1]
-    loss.legend([Line2D([], [], color=GREY, lw=1.4, **kinds[name]) for name in shown], shown, fontsize=8, handlelength=2.4)
+    lines = [Line2D([], [], color=GREY, lw=1.4, **kinds[name]) for name in shown]
+    loss.legend(lines, [*map(caption, shown)], fontsize=8, handlelength=2.4)
     notes = [f"fold {fold}: {best[fold][1]:.4f} at epoch {best[fold][0]}" if fold in best else f"fold {fold}" for fold in folds]
     by_row = [index for column in range(4) for index in range(column, len(folds), 4)]  # a legend goes by columns
     colors = [FOLD_COLORS[folds[index] % len(FOLD_COLORS)] for index in by_row]
-    figure.legend(dots(colors), [notes[index] for index in by_row] if best else ["everyone"], **BELOW)
+    figure.legend(dots(colors), [caption(notes[index]) for index in by_row] if best else [caption("everyone")], **BELOW)
 
 
 def cell_colors(shares):
@@ -186,7 +192,7 @@ def draw_f1(axes, counts, size, images=True):
     f1 = np.divide(2 * counts.diagonal(), times, out=np.full(C, np.nan), where=times > 0)
     columns = [("F1", ["–" if np.isnan(score) else f"{score:.3f}" for score in f1], [INK if score else LOW for score in f1])]
     if images:
-        columns.append(("images", [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
+        columns.append((caption("images"), [f"{number:,}" for number in counts.sum(1)], [GREY] * C))
     axes.set_axis_off()
     axes.set(xlim=(0, 1 + 1.4 * len(columns)), ylim=(C - 0.5, -0.5))
     axes.barh(range(C), 1, height=thick, color="#e6e9ec")
@@ -244,8 +250,9 @@ def confusion(truth, pred, scored_as, title):
             counts = metrics.confusion(true_part, pred_part, len(CLASS_NAMES[part]))
             draw_matrix(small, counts, 7, CLASS_NAMES[part])
             draw_f1(beside, counts, 7, images=False)
-    axes.annotate("truth ↓  predicted →", (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
-    axes.set_xlabel("colour: share of the row, blue where right, orange where wrong", loc="left", size=8, labelpad=7)
+    corner, key = caption("truth ↓  predicted →"), caption("colour: share of the row, blue where right, orange where wrong")
+    axes.annotate(corner, (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
+    axes.set_xlabel(key, loc="left", size=8, labelpad=7)
     return figure
 
 
@@ -257,7 +264,7 @@ def thumbnail_page(title, subtitle, key, count, below):
     figure.set_layout_engine("none")
     style = {"fontsize": 9, "labelcolor": [*key.values()], "handlelength": 1, "borderpad": 0, "borderaxespad": 0}
     place = MARGIN / width, height / (head + height)
-    figure.legend(dots(key.values()), key, loc="upper left", bbox_to_anchor=place, ncols=len(key), **style)
+    figure.legend(dots(key.values()), [*map(caption, key)], loc="upper left", bbox_to_anchor=place, ncols=len(key), **style)
     W, H = np.round(figure.get_size_inches() * DPI)
     places = []
     for row, column in (divmod(index, COLUMNS) for index in range(count)):
@@ -354,7 +361,7 @@ def crops(rows, load_image, geometry, title, limit=24):
         small = ImageOps.contain(image, THUMBNAIL, Image.Resampling.LANCZOS)
         scale, corner = small.width / image.width, [(THUMBNAIL[0] - small.width) // 2, THUMBNAIL[1] - small.height]
         crop = np.multiply(geometry.box(*image.size, face), scale)
-        words = f"face {row.right - row.left:.0f} x {row.bottom - row.top:.0f}" if face else "no face: centre crop"
+        words = caption(f"face {row.right - row.left:.0f} x {row.bottom - row.top:.0f}" if face else "no face: centre crop")
         style = {"size": 7} if face else {"size": 7, "color": LOW, "weight": "bold"}
         edges = [round(edge) for edge in crop]
         shaded = small.point(lambda value: value // 3)  # dark what the model does not see
@@ -384,7 +391,7 @@ def bounds(study, parts, title):
     for axis, (axes, curve) in enumerate(zip(figure.subplots(1, 2), study.curves)):
         x = np.array(curve.bounds)[:, axis]
         axes.set(xlim=(x[0] - 0.6, x[-1] + 0.6), ylim=(bottom, top), xticks=range(x[0], x[-1] + 1, 2))
-        axes.set_title((lower, upper)[axis])
+        axes.set_title(caption((lower, upper)[axis]))
         axes.grid(axis="y", alpha=0.7)
         axes.fill_between(x, official_f1 + curve.low, official_f1 + curve.high, color=BAND, lw=0)
         axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
@@ -395,5 +402,6 @@ def bounds(study, parts, title):
         axes.plot(chosen, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
         axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")
         axes.axhline(official_f1, color=GREY, lw=1, ls=":", zorder=2, label="score at the official bounds")
-    figure.legend(*axes.get_legend_handles_labels(), **BELOW)
+    lines, labels = axes.get_legend_handles_labels()
+    figure.legend(lines, [*map(caption, labels)], **BELOW)
     return figure

@@ -304,6 +304,7 @@ def page(template, **context):
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                                    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                                    keep_trailing_newline=True)  # fmt: skip
+    templates.globals |= {"_": errors.tr, "lang": errors.language()}
     return templates.get_template(template).render(context)
 
 
@@ -340,6 +341,7 @@ def time_text(seconds):
 def aligned(head, rows, left=(0,), widths=None, fit=None):
     """Lines of a table; columns `left` are aligned to the left, others to the right. Texts longer than their column's number in
     `widths` go on in a row of their own; those of the first are cut in the middle so that lines `fit` so many columns."""
+    head = [*map(errors.tr, head)]
     if fit:
         others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
         names = shorten([row[0] for row in rows], max(fit - others, 14))

@@ -96,7 +96,7 @@ def print_score(data_dir, names, label_probs, what):
     if answers is not None:
         pred = label_probs.argmax(1)
         f1, accuracy = metrics.macro_f1(answers, pred, len(LABELS)), metrics.accuracy(answers, pred, len(LABELS))
-        print(f"{what} against {data_dir}/eval/answers.csv: macro F1 {f1:.4f}, accuracy {accuracy:.4f}")
+        errors.say(f"{what} against {data_dir}/eval/answers.csv: macro F1 {f1:.4f}, accuracy {accuracy:.4f}")
 
 
 def open_oof_images(run, plain, data_dir, args, device):
@@ -294,7 +294,7 @@ def predict_runs(args, runs, folds, device):
     for run, target, numbers in zip(runs, targets, folds):
         table = predictions.mean(predictions.fold_tables(run, target, numbers, args.tta), target)
         probs = predictions.write_run_eval(run, target, numbers, args.tta, table)
-        print(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
+        errors.say(f"{run / 'eval.csv'}: {len(table)} images, mean of folds {' '.join(map(str, numbers))}, tta {args.tta}")
         if probs is not None:
             print(f"{run / 'submission.csv'}: ImageID,ans")
             print_score(eval_images.data_dir, eval_images.names, probs, run.name)
@@ -310,11 +310,11 @@ def score_tta(args, runs, device):
         low, high = found["gain_ci95"]
         verdict, path = metrics.verdict(low, high), predictions.file_of(run, "oof", args.tta)
         verdicts.add(verdict)
-        print("{}: out-of-fold macro F1 {oof_f1:.4f}, without TTA {plain_f1:.4f}".format(path, **found))
+        errors.say("{}: out-of-fold macro F1 {oof_f1:.4f}, without TTA {plain_f1:.4f}".format(path, **found))
         gain = f"{found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}"
-        print(f"  gain {gain}: {verdict}; {ADVICE[verdict].format(tta=args.tta)}")
+        errors.say(f"  gain {gain}: {errors.tr(verdict)}; {errors.tr(ADVICE[verdict].format(tta=args.tta))}")
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
-    print(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")
+    errors.say(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")
     return 0
 
 
@@ -343,12 +343,12 @@ def print_next(data_dir, runs, targets, tta):
     decided = {part for target in targets for part in dataset.DECIDES[target]}
     lacking = [part for part in dataset.COMPONENTS if part not in decided]
     if lacking:
-        print(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
+        errors.say(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
     elif len(runs) == 1:
-        print(f"next: {after(runs[0], data_dir)}")
+        errors.say(f"next: {after(runs[0], data_dir)}")
     else:
         views = "" if tta == "none" else f" --tta {tta}"
-        print(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{demo.as_option(data_dir)}")
+        errors.say(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{demo.as_option(data_dir)}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
     python leaderboard.py runs/ --lb 04-soft-3runs=0.7478 --html leaderboard.html
 
-Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` and `--note` write lb.json and
-note.json into the run's or ensemble's own folder, `--html` a page. A folder with a damaged file is named and skipped, and the
-exit code is 2.
+Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` writes lb.json into the run's or
+ensemble's own folder, `--html` a page. A folder with a damaged file is named and skipped, and the exit code is 2.
 """
 
 import errors
@@ -19,9 +18,9 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 import urllib.parse
 from collections import Counter, namedtuple
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +31,11 @@ import files
 import metrics
 import predictions
 from dataset import CLASS_NAMES, SCORED_AS
-from errors import InputError, did_you_mean
+from errors import InputError, did_you_mean, tr
 from files import page_table
 
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
-FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note"  # of a Record
+FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people"  # of a Record
 
 # The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
 # interval. `value` is None where the runs don't determine it, the interval where nothing gives one.
@@ -120,8 +119,7 @@ def read_record(folder):
             folds=[fold["fold"] for fold in found.get("folds", [])],
             oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
             oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
-            seconds=number(found.get("seconds"), math.inf), lb=experiment.read_kept(folder, "lb", number)["lb"],
-            note=experiment.note_of(folder, args),
+            seconds=number(found.get("seconds"), math.inf), lb=read_lb(folder)["lb"],
         )  # fmt: skip
 
 
@@ -130,6 +128,26 @@ def number(value, high=1.0):
     if value is not None and not 0 <= value <= high:
         raise ValueError(f"{value} is no number from 0 to {high:g}")
     return value
+
+
+def read_lb(folder):
+    """{"lb": the last recorded leaderboard score or None, "history": all of them}; InputError when lb.json is damaged."""
+    path = Path(folder) / "lb.json"
+    if not path.is_file():
+        return {"lb": None, "history": []}
+    found = files.read_json(path)
+    with errors.reading(path, "delete it to record the score anew"):
+        return {"lb": number(found["lb"]), "history": list(found["history"])}
+
+
+def record_lb(folder, value):
+    """Keep a leaderboard score for good in FOLDER/lb.json, with all earlier ones; returns the last of these or None."""
+    with files.lock(folder, wait=True):
+        earlier = read_lb(folder)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        history = [*earlier["history"], {"lb": value, "recorded": now}]
+        files.write_json(Path(folder) / "lb.json", {"lb": value, "history": history})
+    return earlier["lb"]
 
 
 def folders(directory):
@@ -180,22 +198,16 @@ def cells(record):
         "target": (kind, kind),
         "folds": (folds, len(record.folds)),
         "oof_f1": (four(record.oof_f1), record.oof_f1),
-        "interval": ("{:.3f} .. {:.3f}".format(*bounds) if bounds else "-", bounds[0] if bounds else None),
+        "interval": (tr("{:.3f} .. {:.3f}").format(*bounds) if bounds else "-", bounds[0] if bounds else None),
         "accuracy": (four(record.oof_acc), record.oof_acc),
         "time": (files.time_text(record.seconds), record.seconds),
         "lb": (four(record.lb), record.lb),
-        "note": (errors.one_line(record.note or ""), record.note or None),
     }
 
 
 COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF F1", "interval": "95 % interval",
-           "accuracy": "acc.", "time": "time", "lb": "LB", "note": "note"}  # fmt: skip
-BEST_LAST = ("name", "target", "time", "note")  # columns that are sorted upwards
-
-
-def columns_of(found):
-    """The names of the columns: all of them, but the note only where a record has one."""
-    return [name for name in COLUMNS if name != "note" or any(record.note for record in found)]
+           "accuracy": "acc.", "time": "time", "lb": "LB"}  # fmt: skip
+BEST_LAST = ("name", "target", "time")  # columns that are sorted upwards
 
 
 def sections(found, sort="oof_f1"):
@@ -209,44 +221,43 @@ def sections(found, sort="oof_f1"):
     for part in SECTIONS:
         records = sorted((record for record in found if record.scored_as == part), key=place)
         people = {record.people for record in records if any(record.people) and record.oof_f1 is not None}
-        apart = f" (of {len(people)} different sets of people: their scores do not compare)" if len(people) > 1 else ""
+        apart = tr(f" (of {len(people)} different sets of people: their scores do not compare)") if len(people) > 1 else ""
         if records:
-            result[f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}{apart}"] = records
+            result[tr(f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}") + apart] = records
     return result
 
 
 def count_text(records):
     """'3 runs, 1 ensemble'."""
     runs = sum(record.is_run for record in records)
-    counts = ((runs, "run"), (len(records) - runs, "ensemble"))
-    return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count)
+    counts = ((runs, tr("{:d} run{}")), (len(records) - runs, tr("{:d} ensemble{}")))
+    return ", ".join(words.format(count, "s" * (count != 1)) for count, words in counts if count)
 
 
 def markdown(found, sort):
     """The table as Markdown, one a section."""
-    lines, names = [], columns_of(found)
+    lines = []
     for title, group in sections(found, sort).items():
-        rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", cells(record)[name][0]) for name in names] for record in group]
-        rule = ["---" if name in ("name", "target", "note") else "---:" for name in names]
-        head = [COLUMNS[name] for name in names]
-        lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (head, rule, *rows)), ""]
+        rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", text) for text, _key in cells(record).values()] for record in group]
+        rule = ["---", "---", *["---:"] * (len(COLUMNS) - 2)]
+        lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (map(tr, COLUMNS.values()), rule, *rows)), ""]
     return "\n".join(lines).rstrip()
 
 
 def page(found, sort, file, studies):
     """The page that is written to `file`, to which its links are relative."""
-    effects = [(title, table, f"{note}. {EFFECTS_ARE}") for title, table, note in studies]
+    effects = [(title, table, f"{note}. {tr(EFFECTS_ARE)}") for title, table, note in studies]
     tables = [(title, section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
     return files.page(
-        "leaderboard.html", title="Leaderboard", counts=count_text(found), sections=tables, effects=effects,
+        "leaderboard.html", title=tr("Leaderboard"), counts=count_text(found), sections=tables, effects=effects,
         agreement=agreement_text(found), plot=scatter(points) if points else None,
     )  # fmt: skip
 
 
 def section_table(group, place):
     """A section as a table; the cells of its last column hold links to the pictures that a run has."""
-    columns = dict.fromkeys(["name", "oof_f1", *columns_of(group)])  # what a narrow window shows stands beside the name
+    columns = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows stands beside the name
     if group[0].scored_as != "label":
         del columns["lb"]
     rows = []
@@ -291,16 +302,16 @@ EFFECTS_ARE = (  # with --explain, and on the page
 
 def effects_note(effects, freedom, with_people, left_out):
     """The source of the intervals in a line, and the options that vary without being factors."""
-    people = "the draw of people" if freedom else "the draw of people alone, no noise of seeds"
-    student = f"Student's t with {freedom} degree{'s' * (freedom != 1)} of freedom"
+    people = tr("the draw of people") if freedom else tr("the draw of people alone, no noise of seeds")
+    student = tr(f"Student's t with {freedom} degree{'s' * (freedom != 1)} of freedom")
     sources = [student] * bool(freedom) + [people] * with_people
     if all(effect.value is None for effect in effects):
-        note = "no effect can be told apart from the others; vary one option at a time"
+        note = tr("no effect can be told apart from the others; vary one option at a time")
     elif sources:
-        note = f"intervals: {', and '.join(sources)}"
+        note = tr("intervals: {}").format(tr(", and ").join(sources))
     else:
-        note = "no interval: no degree of freedom is left; repeat a run with another --seed"
-    return note + (f"; vary too and are held equal by nothing: {', '.join(left_out)}" if left_out else "")
+        note = tr("no interval: no degree of freedom is left; repeat a run with another --seed")
+    return note + (tr(f"; vary too and are held equal by nothing: {', '.join(left_out)}") if left_out else "")
 
 
 def level_text(value):
@@ -329,20 +340,19 @@ def study_effects(found, resamples):
             continue
         draws = people_draws(runs, resamples) if resamples else None
         effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
-        effects = [effect for effect in effects if effect.runs > 1 or resamples]
-        times = Counter(effect.factor for effect in effects)
-        effects = [effect for effect in effects if times[effect.factor] > 1]
+        levels = Counter(effect.factor for effect in effects if effect.runs > 1 or resamples)
+        effects = [effect for effect in effects if levels[effect.factor] > 1 and (effect.runs > 1 or resamples)]
         if not effects:
             continue
         people = f" of the same {runs[0].people[0]} people" if any(runs[0].people) else ""
-        title = f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}"
+        title = tr(f"main effects on the OOF F1 of {scored_as}: {len(runs)} complete runs{people}")
         rows = []
         for effect in effects:
             value = "-" if effect.value is None else f"{effect.value:+.4f}"
             numbers = [effect.runs, (f"{effect.raw:+.4f}", effect.raw), (value, effect.value)]
-            interval = "not told apart" if effect.value is None else "-"
+            interval = tr("not told apart") if effect.value is None else "-"
             if effect.low is not None:
-                interval = f"{effect.low:+.4f} .. {effect.high:+.4f}"
+                interval = tr("{:+.4f} .. {:+.4f}").format(effect.low, effect.high)
             rows.append([effect.factor, effect.level, *numbers, interval])
         studies.append((title, page_table(EFFECT_HEAD, rows), effects_note(effects, freedom, draws is not None, left_out)))
     return studies
@@ -390,16 +400,16 @@ def agreement_text(found):
             same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
             scores.setdefault(same, []).append(record.lb)
     shared = sum(len(lbs) for lbs in scores.values() if len(lbs) > 1)
-    once_each = f" ({shared} share an out-of-fold score, which counts once at their mean LB)" if shared else ""
+    once_each = tr(f" ({shared} share an out-of-fold score, which counts once at their mean LB)") if shared else ""
     oof, lb = np.array([same[0] for same in scores]), np.array([np.mean(lbs) for lbs in scores.values()])
     if len(scores) < 3 or np.ptp(oof) == 0 or np.ptp(lb) == 0:
         few = f"{len(scores)} with both scores{once_each}"
-        return f"OOF against LB: {few}; a correlation takes 3 that differ (--lb NAME=SCORE records one)"
+        return tr(f"OOF against LB: {few}; a correlation takes 3 that differ (--lb NAME=SCORE records one)")
     from scipy import stats  # not at the top: half a second
 
     pearson, gap = stats.pearsonr(oof, lb), oof - lb
     low, high = pearson.confidence_interval()
-    return (
+    return tr(
         f"OOF against LB: n = {len(oof)}{once_each}, Pearson {pearson.statistic:.2f} (95 % interval {low:.2f} .. {high:.2f}), "
         f"Spearman {stats.spearmanr(oof, lb).statistic:.2f}; "
         f"OOF - LB {gap.mean():+.4f} on average ({gap.min():+.4f} .. {gap.max():+.4f})"
@@ -410,21 +420,17 @@ def agreement_text(found):
 NOT_COMPARED = experiment.PLACES | {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 
 
-def record(args, directories):
-    """Write the scores of --lb and the notes of --note, all of them checked before the first is written."""
-    found = [(find_record(name, directories, "--lb"), value) for name, value in args.lb]
-    notes = [(find_record(name, directories, "--note"), text) for name, text in args.note]
+def record_scores(scores, directories):
+    """Write the scores of --lb, all of them checked before the first is written."""
+    found = [(find_record(name, directories, "--lb"), value) for name, value in scores]
     for folder, _value in found:
         target = read_record(folder).target
         if target not in ("label", "multi"):
             raise InputError(f"--lb {folder.name}: target {target} has no leaderboard score; record it for its ensemble")
     for folder, value in found:
-        earlier = experiment.keep(folder, "lb", value, number)
+        earlier = record_lb(folder, value)
         before = "" if earlier is None else f" (before: {earlier:.4f})"
         errors.log(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
-    for folder, text in notes:
-        experiment.keep(folder, "note", text)
-        errors.log(f"{folder / 'note.json'}: {errors.one_line(text)}")
 
 
 def diff_text(names, directories):
@@ -440,8 +446,8 @@ def diff_text(names, directories):
     rows = [[key, *(errors.one_line(side.get(key, "-")) for side in (a, b))] for key in {**a, **b} if a.get(key) != b.get(key)]
     lines = [f"{letter}: {errors.one_line(record.folder)}" for letter, record in zip("AB", pair)]
     if not rows:
-        lines.append("nothing differs that changes what is learned")
-    rows += [["", "", ""], *([COLUMNS[name], *(cells(record)[name][0] for record in pair)] for name in columns_of(pair)[2:])]
+        lines.append(tr("nothing differs that changes what is learned"))
+    rows += [["", "", ""], *([COLUMNS[name], *(cells(record)[name][0] for record in pair)] for name in list(COLUMNS)[2:])]
     room = (shutil.get_terminal_size((100, 24)).columns - 4 - max(files.display_width(row[0]) for row in rows)) // 2
     widths = [None, *[max(20, room)] * 2]
     return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2), widths=widths)])
@@ -453,8 +459,6 @@ def parse_args(argv):
     parser.add_argument("--submissions", metavar="DIR", help="folder that holds the ensembles; without it submissions/")
     parser.add_argument("--lb", type=lb_score, action="append", default=[], metavar="NAME=SCORE",
                         help="record a leaderboard score for good, such as 04-soft-3runs=0.7478 (may be repeated)")  # fmt: skip
-    parser.add_argument("--note", nargs=2, action="append", default=[], metavar=("RUN", "TEXT"),
-                        help="why it was tried, in place of its note so far, which is kept (may be repeated)")  # fmt: skip
     parser.add_argument("--sort", default="oof_f1", metavar="COLUMN",
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=errors.natural_int, default=0, metavar="N",
@@ -500,31 +504,27 @@ def listing(args, directories, found, studies):
         return markdown(found, args.sort)
     if not found:
         places = " and ".join(f"{folder}/" for folder in directories) or "runs/ and submissions/"
-        return f"no runs or ensembles in {places}; python train.py makes a run"
+        return tr(f"no runs or ensembles in {places}; python train.py makes a run")
     width = shutil.get_terminal_size((100, 24)).columns
     groups = sections(found, args.sort)
-    names = columns_of(found)
-    rows = [[cells(record)[name][0] for name in names] for group in groups.values() for record in group]
-    if "note" in names:
-        notes = files.shorten([row.pop() for row in rows], max(width // 2 - 34, 12))  # half of what the scores leave
-        rows = [[*row, note] for row, note in zip(rows, notes)]
-    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8), fit=width)
+    rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
+    head, *lines = files.aligned([*COLUMNS.values()], rows, left=(0, 1), fit=width)
     parts, remaining = [head], iter(lines)
     for title, group in groups.items():
         parts.append("\n".join([title, *itertools.islice(remaining, len(group))]))
     for title, table, note in studies:
         texts = [[text for text, _key, _links in row] for row in table["rows"]]
         lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
-        parts.append("\n".join([textwrap.fill(title, width), *lines, textwrap.fill(note, width)]))
-    said = EFFECTS_ARE if args.explain else "effect: with the other factors held equal; nothing here proves a cause (--explain)"
-    closing = [said] * bool(studies) + [agreement_text(found)]
-    return "\n\n".join([*parts, *(textwrap.fill(text, width) for text in closing)])
+        parts.append("\n".join([*errors.wrap(title, width), *lines, *errors.wrap(note, width)]))
+    short = tr("effect: with the other factors held equal; nothing here proves a cause (--explain)")
+    closing = [tr(EFFECTS_ARE) if args.explain else short] * bool(studies) + [agreement_text(found)]
+    return "\n\n".join([*parts, *("\n".join(errors.wrap(text, width)) for text in closing)])
 
 
 def main(argv=None):
     args = parse_args(argv)
     directories = find_directories(args)
-    record(args, directories)
+    record_scores(args.lb, directories)
     if args.diff:
         print(diff_text(args.diff, directories), flush=True)
         if not args.html:

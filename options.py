@@ -31,7 +31,7 @@ DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": Fal
 # What each of several processes has of its own: boxes may keep things in other places.
 PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
 # What --config leaves behind in a run's own args.yaml, beside what followed from other options.
-OF_ONE_RUN = {"name", "note", "quiet"}
+OF_ONE_RUN = {"name", "quiet"}
 UNSET, BOOLEANS = ([], "", "~", "null"), yaml.SafeLoader.bool_values  # in a file
 # What may be given beside --resume: where things are and how far to train, never how.
 RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
@@ -87,11 +87,6 @@ def add_step(group):
 def add_tta(parser):
     """--tta"""
     parser.add_argument("--tta", choices=TTAS, default="none", help="views that are averaged for each image")
-
-
-def add_note(add):
-    """--note"""
-    add("--note", metavar="TEXT", help="why this is tried; leaderboard.py shows it, and its --note replaces it")
 
 
 def add_folds(parser, numbers):
@@ -161,7 +156,6 @@ def make_parser():
     add("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
     add("--fold-seed", type=natural_int, metavar="N", help="of the folds alone, to compare seeds on the same ones; else --seed")
     add("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
-    add_note(add)
     add("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
     add("--config", metavar="FILE.yaml",
         help="options from a file, such as args.yaml of a run that is to be repeated; those typed beside it win")  # fmt: skip
@@ -335,7 +329,7 @@ def same_options(args, ranks):
 def read_options(parser, path):
     """{option: value} of a YAML file such as args.yaml of a run, each through its type and choices as if it were typed."""
     texts = files.read_json(path, lambda text: yaml.load(text, yaml.BaseLoader), "mapping", "it takes lines such as lr: 0.001")
-    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "resume")}
+    options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "resume", "lang")}
     found = {}
     for key, text in texts.items():
         name = key.replace("-", "_")

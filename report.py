@@ -29,7 +29,7 @@ import files
 import metrics
 import predictions
 from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
-from errors import InputError, log
+from errors import InputError, log, say, tr
 from images import thumbnail
 
 COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # of a label fix: the component that speaks of it
@@ -272,7 +272,7 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     there = [(image, file) for image, file in zip(wanted, dataset.image_files(data_dir, wanted)) if Path(file).is_file()]
     pictures = {image: thumbnail(file, LARGE if place(image)[0] == 0 else SMALL) for image, file in there}
     missing = len(wanted) - len(there)
-    note = f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails." if missing else ""
+    note = tr(f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails.") if missing else ""
     files.make_dir(out, "--out")
     files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
     files.write_csv(out / "images.csv", findings.images, "%.4f")
@@ -290,50 +290,50 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
             card |= {"fix": fix, "images": strips[card["path"]], "fixed": fixed.get((card["path"], column))}
         likely = sum(card["confidence"] >= LIKELY for card in cards)
         if cards:
-            sections.append((column, cards[:likely], cards[likely:], f"below {LIKELY:.0%}"))
+            sections.append((column, cards[:likely], cards[likely:], tr(f"below {LIKELY:.0%}")))
     if len(images):
         cards, guessed = images.to_dict("records"), "mask" in findings.guessed  # folded away where the models guess masks
-        sections.append(("images", *(([], cards) if guessed else (cards, [])), "by models that can't judge masks"))
-    return files.page("noise.html", title="Label noise", titles=TITLES, runs=runs, summary=_summary(findings), note=note,
+        sections.append(("images", *(([], cards) if guessed else (cards, [])), tr("by models that can't judge masks")))
+    return files.page("noise.html", title=tr("Label noise"), titles=TITLES, runs=runs, summary=_summary(findings), note=note,
                       guessed=_guessed(findings), sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
                       stem=lambda image: PurePosixPath(image).stem)  # fmt: skip
 
 
 def _summary(findings):
     """'700 people: about 8.0 genders, 14.1 ages and 3.2 swaps ... are wrong, by the sum of all confidences.'"""
-    names = {"gender": "genders", "age": "ages", "mask": "swaps of normal and incorrect_mask"}
-    *most, last = [f"{count:.1f} {names[column]}" for column, count in findings.expected.items()]
-    listed = f"{', '.join(most)} and {last}" if most else last
-    return f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences."
+    names = {"gender": tr("{:.1f} genders"), "age": tr("{:.1f} ages"), "mask": tr("{:.1f} swaps of normal and incorrect_mask")}
+    *most, last = [names[column].format(count) for column, count in findings.expected.items()]
+    listed = tr("{:s} and {:s}").format(", ".join(most), last) if most else last
+    return tr(f"{findings.people:,} people: about {listed} wrong, by the sum of all confidences.")
 
 
 def _guessed(findings):
     """A sentence about the columns that the models can't judge; '' where there are none."""
     chances = {column: 1 / len(CLASS_NAMES[COLUMNS[column]]) for column in findings.guessed}
-    each = [f"{column} (macro F1 {f1:.2f}, guessing has {chances[column]:.2f})" for column, f1 in findings.guessed.items()]
-    return f"These models can't judge {', '.join(each)}: what they say against such labels is chance." if each else ""
+    each = [tr(f"{column} (macro F1 {f1:.2f}, guessing has {chances[column]:.2f})") for column, f1 in findings.guessed.items()]
+    return tr(f"These models can't judge {', '.join(each)}: what they say against such labels is chance.") if each else ""
 
 
 def closing_lines(findings, persons, runs, out, missing, fixed):
-    print(f"by the out-of-fold predictions of {', '.join(runs)}\n{_summary(findings)}")
+    say(f"by the out-of-fold predictions of {', '.join(runs)}", f"\n{_summary(findings)}")
     if guess := _guessed(findings):
         print(guess)
     for column in findings.expected:
         found, mine = (table[table["column"] == column] for table in (findings.persons, persons))
-        print(f"\n{TITLES[column]}: {len(found):,} of {findings.people:,} people contradicted, {len(mine):,} in the files")
+        say(f"\n{tr(TITLES[column])}: {len(found):,} of {findings.people:,} people contradicted, {len(mine):,} in the files")
         likely = mine[mine["confidence"] >= LIKELY]
         for row in likely.head(10).itertuples(index=False):
-            mark = "  (fixed)" if (row.path, row.column) in fixed else ""
+            mark = tr("  (fixed)") if (row.path, row.column) in fixed else ""
             print(f"{row.confidence:>8.1%}  {row.recorded:>12} → {row.likely:<12} {row.path}{mark}")
         if len(likely) < len(mine):
-            print(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
-    counts = ", ".join(f"{number:,} in {part}" for part, number in findings.images["part"].value_counts().items())
-    print(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
-    print(f"{Path(out) / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
+            say(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
+    counts = ", ".join(tr("{:,} in {}").format(number, part) for part, number in findings.images["part"].value_counts().items())
+    say(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
+    say(f"{Path(out) / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
     if missing:
-        print(f"{missing:,} image files are missing; the page has no thumbnails of them")
-    print("next: open the page, accept what you agree with, save it as accepted.csv, then\n"
-          "  python train.py --label-fixes accepted.csv")  # fmt: skip
+        say(f"{missing:,} image files are missing; the page has no thumbnails of them")
+    say("next: open the page, accept what you agree with, save it as accepted.csv, then")
+    print("  python train.py --label-fixes accepted.csv")
 
 
 def main(argv=None):

@@ -23,7 +23,6 @@ import signal
 import string
 import subprocess
 import sys
-import textwrap
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -430,13 +429,13 @@ def table(experiments, jobs, as_markdown):
             runs.setdefault(job.experiment.name, {})[job.seed] = read_run(job.run)
     rows = compare_rows([(one.name, shlex.join(one.own)) for one in experiments], runs)
     if not rows:
-        return "no run is finished yet"
+        return errors.tr("no run is finished yet")
     finished = sum(map(len, runs.values()))
-    notes = [] if finished == len(jobs) else [f"{finished} of {len(jobs)} runs are finished."]
-    notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), NOTE]
+    notes = [] if finished == len(jobs) else [errors.tr(f"{finished} of {len(jobs)} runs are finished.")]
+    notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), errors.tr(NOTE)]
     aligned = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
     lines = ablation_markdown(rows) if as_markdown else aligned
-    return "\n".join([*lines, "", *textwrap.wrap(" ".join(notes), errors.WIDTH)])
+    return "\n".join([*lines, "", *errors.wrap(" ".join(notes))])
 
 
 def main(argv=None):

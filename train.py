@@ -565,7 +565,7 @@ def draw_pictures(args, run):
     shown = run / "oof.csv" if args.kfold else experiment.fold_dir(run, 0) / "insample.csv"
     table = predictions.read_table(shown, args.target, ("image", "path"))
     truth, probs = predictions.scored(table, args.target)
-    title = f"{run.name} ({'out-of-fold' if args.kfold else 'in-sample: its own training images'})"
+    title = f"{run.name} ({figures.caption('out-of-fold' if args.kfold else 'in-sample: its own training images')})"
     files.write_figure(run / "curves.png", figures.curves(experiment.read_log(run / "log.csv"), run.name))
     files.write_figure(run / "confusion.png", figures.confusion(truth, probs.argmax(1), scored_as, title))
     rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
@@ -582,18 +582,18 @@ def closing(args, run, summary, started):
         print(f"{row['fold']:>6}{row['best_epoch']:>12}{scores}")
     if summary["oof_f1"] is not None:
         low, high = summary["oof_f1_ci95"]
-        print(f"\nout-of-fold macro F1 of {SCORED_AS[args.target]}: {summary['oof_f1']:.4f} "
-              f"(95 % CI over people {low:.4f} .. {high:.4f}), accuracy {summary['oof_acc']:.4f}")  # fmt: skip
+        errors.say(f"\nout-of-fold macro F1 of {SCORED_AS[args.target]}: {summary['oof_f1']:.4f} "
+                   f"(95 % CI over people {low:.4f} .. {high:.4f}), accuracy {summary['oof_acc']:.4f}")  # fmt: skip
     else:
-        print("\nnofold: everyone trained, so there is no validation score")
+        errors.say("\nnofold: everyone trained, so there is no validation score")
     missing = sorted(set(range(max(args.kfold, 1))) - {row["fold"] for row in summary["folds"]})
     if missing:
         again = shlex.join(["python", "train.py", "--resume", str(run), "--fold", *map(str, missing)])
-        print(f"folds not trained yet: {' '.join(map(str, missing))} ({again})")
-    print("run: {}/\n  its folds took {seconds} s with validation, this command {:.0f} s; {images_per_second:.0f} images/s, "
-          "peak memory {peak_memory_mib} MiB".format(run, time.monotonic() - started, **summary))  # fmt: skip
-    print("pictures:", *sorted(run.glob("*.png")), sep="\n  ")
-    print(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
+        errors.say(f"folds not trained yet: {' '.join(map(str, missing))} ({again})")
+    errors.say("run: {}/\n  its folds took {seconds} s with validation, this command {:.0f} s; {images_per_second:.0f} images/s"
+               ", peak memory {peak_memory_mib} MiB".format(run, time.monotonic() - started, **summary))  # fmt: skip
+    print(errors.tr("pictures:"), *sorted(run.glob("*.png")), sep="\n  ")
+    errors.say(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ function choose(flow) {
   buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(index === flow)));
   current = null;
   reach(visible()[0]);
-  shown.textContent = `${visible().length} of ${cards.length} images shown`;
+  shown.textContent = `{{ _("${visible().length} of ${cards.length} images shown") }}`;
   const top = document.getElementById("images");
   if (top.getBoundingClientRect().top < 0) top.scrollIntoView();
 }

@@ -11,7 +11,7 @@ const visible = () => cards.filter(card => !card.closest("section").hidden && !c
 function update() {
   const taken = cards.filter(card => "accepted" in card.dataset).map(card => card.dataset.fix);
   list.value = ["path,column,value,confidence", ...taken.map(line => line + ",1")].join("\n") + "\n";
-  count.textContent = `${taken.length} accepted`;
+  count.textContent = `{{ _("${taken.length} accepted") }}`;
   if (address) URL.revokeObjectURL(address);
   address = save.href = URL.createObjectURL(new Blob([list.value], {type: "text/csv"}));
   try { localStorage.setItem(place, JSON.stringify(taken)); } catch {}
@@ -21,7 +21,7 @@ function mark(card, on) {
   if (on) card.dataset.accepted = ""; else delete card.dataset.accepted;
   const button = card.querySelector(".accept");
   button.setAttribute("aria-pressed", String(on));
-  button.textContent = on ? "Accepted" : "Accept";
+  button.textContent = on ? "{{ _("Accepted") }}" : "{{ _("Accept") }}";
 }
 
 function toggle(card) {

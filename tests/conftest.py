@@ -22,6 +22,7 @@ from PIL import Image
 import errors
 from dataset import IMAGE_KINDS, TARGETS
 
+os.environ["LC_ALL"] = "C.UTF-8"  # scripts speak English
 # Of runs whose bits are compared: what is measured, and how many threads there are, would change their rounding.
 SAME_BITS = ["--amp", "off", "--memory-format", "channels_last", "--threads", "1"]
 # Of a tiny run.

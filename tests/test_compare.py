@@ -142,7 +142,7 @@ def test_expected_effects_by_hand(capsys):
         "female 2 1 0.7059 0.5833 -0.0613", "male 1 2 0.6154 0.7222 +0.0534", "all 3 3 0.6606 0.6528 -0.0079"]  # fmt: skip
     compare.print_counts(Comparison("gender", list("xyz"), np.ones(3, int), np.ones(3, int), probs, probs), explain=True)
     out = capsys.readouterr().out
-    assert " male" not in out and out.count("  female  3  3") == 2 and "chance of each class" in out
+    assert " male" not in out and out.count("  female  3  3") == 2 and "each class's chance" in out
 
 
 def test_csv_against_csv_by_hand(images, here, shared_data, capsys):

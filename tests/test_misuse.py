@@ -162,7 +162,7 @@ CASES = [
     ("leaderboard", "a" * 300, f"{'a' * 300}…: File name too long"),
     ("leaderboard", "--submissions x", "--submissions x: is no folder that holds"),
     ("leaderboard", "runs/label", "runs runs/label: is no folder that holds runs or ensembles"),
-    ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name…There are name, target"),
+    ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name?…There are name, target"),
     ("leaderboard", "--diff label lable", "--diff lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--diff label mix", "--diff label mix: a run and an ensemble; give two of a kind"),
     ("leaderboard", "--diff label mask --markdown", "not allowed with argument"),
@@ -170,7 +170,6 @@ CASES = [
     ("leaderboard", "--lb =0.7478", "=0.7478 takes NAME=SCORE"),
     *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1") for number in ("74.78", "0,7478", "high", "nan", "inf", "-0.1", "")),
     ("leaderboard", "--lb lable=0.7", "--lb lable: no such run or ensemble. Did you mean label"),
-    ("leaderboard", "--lb label=0.7 --note lable why", "--note lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--lb mask=0.7", "--lb mask: target mask has no leaderboard score; record it for its ensemble"),
     ("leaderboard", "--lb label=0.7 --lb no=0.8", "--lb no: no such run"),
 
