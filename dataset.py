@@ -286,8 +286,10 @@ def read_label_fixes(path, people, min_confidence):
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    if not table["path"].isin([*by_name]).any():
-        raise InputError(f"{path}: none of its {len(table)} people is in train.csv, so it is of other data than this")
+    unknown = table["path"][~table["path"].isin([*by_name])]
+    if len(unknown) > len(table) / 2:
+        found = f"{len(unknown)} of its {len(table)} people are not in train.csv, such as {unknown.iloc[0]}"
+        raise InputError(f"{path}: {found}, so it is for other data; the one beside train.py is for the competition's")
     fixes = []
     for row, (line, name, column, value) in enumerate(table[[files.LINE, "path", "column", "value"]].itertuples(index=False)):
         allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
