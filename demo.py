@@ -165,8 +165,7 @@ def main(argv=None):
 
 def locate(data_dir=None, draw=True):
     """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv. Where
-    none does it is data-demo/, into which the demo set is drawn, with a banner on stderr where it is not there yet, unless
-    `draw` is False."""
+    none does it is data-demo/, drawn with a banner on stderr where it is not there yet, unless `draw` is False."""
     found = find(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, is_demo(found)

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 import contextlib
 import shlex
 import sys
-from collections import Counter, namedtuple
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ import inference
 import metrics
 import options
 import predictions
-from dataset import AGE_GROUPS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
+from dataset import AGE_GROUPS, COMPONENTS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
 from errors import InputError, tr
 
 # Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
@@ -309,12 +309,6 @@ def predicted_shares(eval_probs):
     return "; ".join(said)
 
 
-def has_choice(members):
-    """True where a search may leave a member out: others decide all components that it decides."""
-    counts = Counter(part for member in members for part in dataset.DECIDES[member.target])
-    return any(all(counts[part] > 1 for part in dataset.DECIDES[member.target]) for member in members)
-
-
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
     images, data = result.images, demo.as_option(args.data_dir) if args.data_dir else ""
@@ -322,9 +316,10 @@ def print_next(args, result, folder):
     first, second, lines = advise(folder, oof, result.names) if images else (None, None, [])
     for line in lines:
         print(line)
+    has_choice = sum(len(dataset.DECIDES[member.target]) for member in result.members) > len(COMPONENTS)  # else all are needed
     if second:
         command = shlex.join(["compare.py", str(first.folder), str(second.folder)]) + data
-    elif images and not result.plan.fitted_options and has_choice(result.members):
+    elif images and not result.plan.fitted_options and has_choice:
         command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
         command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
         command += data + " --decode prior" * ("prior" in result.plan.decode) + " --persons" * args.persons + " --search greedy"

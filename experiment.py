@@ -30,7 +30,7 @@ FOLD = ("fold", "best_epoch", "epochs", "val_f1", "val_acc", "seconds", "images_
 NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
-          "config", "keep_state", "parallel_folds"}  # fmt: skip
+          "config", "keep_state", "parallel_folds", "dry_run"}  # fmt: skip
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
@@ -66,8 +66,8 @@ def _learn_the_same(one, other, besides=frozenset()):
         besides = {*besides, "patience"}  # it does nothing without validation
 
     def learnt(args):
-        since = {"min_lr": 0.0}  # not in older runs
-        kept = {name: value for name, value in (since | args).items() if name not in PLACES | besides}
+        args = {"min_lr": 0.0} | args  # older runs lack it
+        kept = {name: value for name, value in args.items() if name not in PLACES | besides}
         return json.dumps(kept | {"data_dir": os.path.realpath(args.get("data_dir", ""))}, sort_keys=True, default=str)
 
     return learnt(one) == learnt(other)

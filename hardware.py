@@ -352,7 +352,10 @@ def _fastest(args, net, device, batch):
     cpu = torch.cpu.get_capabilities().get("cpu_name")
     key = repr((args.model, *args.img_size, candidates, runs_on, torch.__version__, cpu))
     path = Path(args.cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
-    if measure := not path.exists():
+    if (measure := not path.exists()) and args.dry_run:
+        errors.log(f"amp and memory format: measured when the run starts; here {candidates[0]}")
+        return candidates[0].split()
+    if measure:
         rates = images_per_second(net, candidates, args.img_size, max(min(batch, BATCH[device.type]), 1), device)
         files.write_json(path, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
     rates = read_rates(path, candidates)

@@ -247,9 +247,11 @@ def _key(made_by, files):
     return hashlib.sha256("".join([repr(made_by), *lines]).encode(errors="surrogateescape")).hexdigest()[:20]
 
 
-def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False):
+def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, dry_run=False):
     """(uint8 memory map [N, H, W, 3] of the decoded images, indices of bad files), built by one process if it is not there. Bad
     files are an InputError, or with `skip_bad` zeros and a line each on stderr; None: the caller can't leave any out."""
+    if dry_run and bytes_to_build(files, geometry, cache_dir):
+        return sample_cache(files, geometry, skip_bad)
     cache_dir = make_dir(cache_dir, "--cache-dir")
     pixels = cache_dir / f"{cache_key(files, geometry)}.npy"
     faces = None if geometry.face_margin is None else open_faces(files, cache_dir, quiet)
@@ -324,6 +326,17 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
     write_atomic(pixels, write, size)
 
 
+def sample_cache(files, geometry, skip_bad=False):
+    """`open_cache` of a dry run, which writes nothing: some 64 images are decoded to look at them, and noise stands for all."""
+    chunk = range(0, len(files), max(len(files) // 64, 1))
+    if geometry.face_margin is not None:
+        find_faces(files[:1], quiet=True)  # is its detector there?
+    bad = [index for index, _error in _decode_chunk(files, geometry, None, os.devnull, 0, skip_bad, chunk)]
+    log(f"images: {len(chunk)} of {len(files):,} are decoded to look at them, {len(bad)} of these are bad")
+    noise = np.random.default_rng(0).integers(0, 256, (geometry.height, geometry.width, 3), np.uint8)
+    return np.broadcast_to(noise, (len(files), *noise.shape)), bad
+
+
 def _decode_chunk(files, geometry, faces, file, offset, skip_bad, chunk):
     """Write the pixels of `chunk`, a range of `files`, into an array's file; [(index, error)] of the bad ones."""
     images, bad = np.zeros((len(chunk), geometry.height, geometry.width, 3), np.uint8), []
@@ -367,7 +380,7 @@ class ImageStore:
         """The images of `rows` in host memory, pinned for a GPU."""
         batch = torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         if self.file is None:
-            np.take(self.images, rows, axis=0, out=batch.numpy())
+            batch.numpy()[:] = self.images[rows]
             return batch
         size, name = self.images[0].nbytes, self.images.filename
         with errors.reading(name):

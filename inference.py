@@ -321,21 +321,21 @@ def score_tta(args, runs, device):
 def after(run, data_dir):
     """The command after the submission of one run: compare it with the best run beside it that is scored on the same people;
     where none is there, train it once more with another seed, which shows the noise; without a score the leaderboard."""
-    args, scores = experiment.read_args(run), {}
+    scores = {}
     for path in run.parent.glob("*/summary.json"):
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # a run without a score
             summary = files.read_json(path)
             if SCORED_AS[summary["target"]] == "label" and len(summary["folds"]) == summary["kfold"]:
                 scores[path.parent] = summary["people"], float(summary["oof_f1"])
     people, _f1 = scores.pop(run, (None, None))
-    alike = [(f1, other) for other, (theirs, f1) in scores.items() if theirs == people is not None]
-    if alike:
+    if alike := [(f1, other) for other, (theirs, f1) in scores.items() if theirs == people is not None]:
         return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + demo.as_option(data_dir)
-    command, seed = (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0], args.get("seed")
-    if not args.get("kfold") or seed is None or " train.py" not in command:
+    args, command = experiment.read_args(run), (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    if not args.get("kfold") or " train.py" not in command:
         return "python leaderboard.py"
-    name = f" --name {shlex.quote(f'{run.name}-seed{seed + 1}')}" if "--name" in command else ""
-    return REPLACED.sub("", command).removeprefix("# ") + f" --seed {seed + 1} --fold-seed {args['fold_seed']}{name}"
+    seed = args["seed"] + 1
+    name = f" --name {shlex.quote(f'{run.name}-seed{seed}')}" if "--name" in command else ""
+    return REPLACED.sub("", command).removeprefix("# ") + f" --seed {seed} --fold-seed {args['fold_seed']}{name}"
 
 
 def print_next(data_dir, runs, targets, tta):

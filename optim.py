@@ -11,7 +11,6 @@ from timm.optim._optim_factory import default_registry
 from errors import InputError, did_you_mean
 
 SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
-COSINES = ("Cosine", "CAWR")  # those that go down to --min-lr
 
 
 class _Projected:
@@ -196,7 +195,7 @@ def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5,
     done, total = done - warmup_epochs, max(epochs - warmup_epochs, 1)
     if scheduler == "StepLR":
         return lr * lr_gamma ** (math.floor(done + 1e-9) // lr_step)
-    if scheduler in COSINES:
+    if scheduler in ("Cosine", "CAWR"):
         angle = math.pi * min(done / total, 1) if scheduler == "Cosine" else math.pi * (done % lr_step) / lr_step
         return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(angle))
     if scheduler == "Plateau":  # as torch's ReduceLROnPlateau with threshold 0

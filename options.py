@@ -160,6 +160,8 @@ def make_parser():
     add("--config", metavar="FILE.yaml",
         help="options from a file, such as args.yaml of a run that is to be repeated; those typed beside it win")  # fmt: skip
     add("--resume", metavar="RUN", help="continue a stopped run with its own options; with more --epochs also a complete one")
+    add("--dry-run", action="store_true",
+        help="read and check everything, time a step, print what the run needs, and write nothing")  # fmt: skip
     add("--save-minutes", type=positive_float, default=5.0, metavar="M", help="minutes between checkpoints")
     add("--keep-state", action="store_true",
         help="complete folds keep their last.pt (large), so that --resume with more --epochs can train them on")  # fmt: skip
@@ -279,7 +281,7 @@ def parse_args(argv, ranks=None, draw=True):
         ("mix_prob", mixes, "--mix mixup, cutmix or halves"), ("mix_rare", mixes, "--mix mixup, cutmix or halves"),
         ("mix_alpha", mixes, "--mix mixup or cutmix"), ("fix_confidence", args.label_fixes, "--label-fixes FILE"),
         ("pseudo_min_confidence", args.pseudo, "--pseudo RUN"),
-        ("min_lr", args.scheduler in optim.COSINES, "--scheduler Cosine or CAWR"),
+        ("min_lr", args.scheduler in ("Cosine", "CAWR"), "--scheduler Cosine or CAWR"),
     ):  # fmt: skip
         if name in given and not works:
             typed = as_typed({name: getattr(args, name)})
@@ -307,6 +309,8 @@ def check_together(parser, args, world):
         parser.error(f"--min-lr {args.min_lr:g}: is above --lr {args.lr:g}, from which the learning rate goes down to it")
     if args.top_age_spread is not None and args.target != "age":
         parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+    if args.dry_run and args.pseudo:
+        parser.error("--dry-run: --pseudo would have to predict the eval images first; leave one of the two out")
     if args.ema and args.average_last:
         parser.error("--average-last: and --ema both average weights; take one of them")
     if args.freeze_epochs >= args.epochs:

@@ -39,7 +39,7 @@ from errors import InputError, Interrupted
 from experiment import find_run, read_args
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
-OWN = ("--seed", "--name", "--output-dir", "--resume", "--help")  # given by the sweep, so no line may
+OWN = ("--seed", "--name", "--output-dir", "--resume", "--dry-run", "--help")  # given by the sweep, so no line may
 # May be another one when a run goes on: where things are kept and which folds are trained, never what is learned.
 MAY_CHANGE = ("--fold", "--cache-dir", "--cache-device", "--device", "--save-minutes")
 UNCOMPARED = (*MAY_CHANGE, "--name", "--output-dir", "--quiet")

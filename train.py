@@ -66,6 +66,10 @@ def main(argv=None):
             data = load_data(args, tables, net, ranks)
             errors.log(f"device: {hardware.describe(ranks.device)}")
             settle(args, data, net, ranks)
+            if args.dry_run:
+                if ranks.first:
+                    dry_run(args, argv, data, net, ranks)
+                return 0
             del net  # each fold builds its own
             with stop.deferred(), ranks.peers_alive():
                 run = open_run(args, argv, tables, data, ranks)
@@ -142,10 +146,9 @@ def load_data(args, tables, net, ranks):
     paths = [*dataset.image_files(args.data_dir, tables.images["image"]), *tables.eval_images.files]
     with ranks.local_rank0_first():
         if ranks.first:
-            needed = images.bytes_to_build(paths, geometry, args.cache_dir)
-            check_room(args, net, tables.images, needed)
+            check_room(args, net, tables.images, paths)
         pseudo = read_pseudo(args, tables, ranks.device) if args.pseudo else None
-        pixels, bad = images.open_cache(paths, geometry, args.cache_dir, args.skip_bad_images, args.quiet)
+        pixels, bad = images.open_cache(paths, geometry, args.cache_dir, args.skip_bad_images, args.quiet, args.dry_run)
     missing = len(tables.people) * len(dataset.IMAGE_KINDS) - len(tables.images)
     if bad or missing:
         errors.log(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
@@ -224,20 +227,22 @@ PICTURES = 2 << 20  # bytes of curves, confusion and mistakes, with the logs and
 NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and of a probability
 
 
-def check_room(args, net, images, pixels):
-    """InputError where a volume has no room for a new run of models like `net`, and for `pixels` bytes of the image cache.
+def check_room(args, net, rows, paths):
+    """InputError where a volume has no room for a new run of models like `net`, and for its decoded images; else these needs.
     An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
     training also have their checkpoint, twice while it is replaced."""
+    pixels = images.bytes_to_build(paths, Geometry.of(args.img_size, args.crop, args.face_crop), args.cache_dir)
     needs = [("--cache-dir", args.cache_dir, "decoded images", pixels)] if pixels else []
     if net is not None:
         folds = len(experiment.fold_numbers(args))
         weights = sum(value.nbytes for value in net.state_dict().values()) * (2 if args.finish_on_all else 1)
         at_once = min(folds, args.parallel_folds)
         states = at_once + (folds if args.keep_state else at_once)
-        table = len(images) * (NAMES + NUMBER * (len(dataset.columns(args.target)) + 1))
+        table = len(rows) * (NAMES + NUMBER * (len(dataset.columns(args.target)) + 1))
         needed = weights * (folds + states * (3 + bool(args.ema) + args.average_last)) + 2 * table + PICTURES
         needs.insert(0, ("--output-dir", args.output_dir, "the run", needed))
     files.check_room(needs)
+    return needs
 
 
 def settle(args, data, net, ranks):
@@ -253,13 +258,53 @@ def settle(args, data, net, ranks):
 
 
 def try_steps(args, data, net, ranks):
-    """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory."""
-    alone = {"batch_size": args.batch_size // ranks.world, "freeze_epochs": 0, "compile": False}
-    rows = dataset.fold_data(args, data, experiment.fold_numbers(args)[0])
-    alone = argparse.Namespace(**vars(args) | alone)
+    """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory; returns the Fit and the
+    seconds of the second."""
+    rows, batch_size = dataset.fold_data(args, data, experiment.fold_numbers(args)[0]), args.batch_size // ranks.world
+    alone = argparse.Namespace(**vars(args) | {"batch_size": batch_size, "freeze_epochs": 0, "compile": False})
     fit = engine.Fit(copy.deepcopy(net), alone, rows, hardware.Ranks(0, 1, ranks.device))
+    ends = [time.perf_counter()]
+
+    def after_step():
+        hardware.synchronise(ranks.device)
+        ends.append(time.perf_counter())
+        return fit.step == 2
+
     with contextlib.suppress(engine.NotFinite):  # the training itself will say so
-        engine.train_one_epoch(fit, lambda: fit.step == 2)
+        engine.train_one_epoch(fit, after_step)
+    return fit, sum(np.diff(ends)[-1:])
+
+
+def dry_run(args, argv, data, net, ranks):
+    """--dry-run: print what the run is of, and what it takes of the machine; nothing is written."""
+    print(f"images/people by class and by the fold that validates them\n{class_counts(args, data)}")
+    fit, seconds = try_steps(args, data, net, ranks)
+    total, val_rows = engine.epoch_images(args, fit.data), fit.data.val_rows
+    size, started = engine.step_size(args, total, ranks.world), time.perf_counter()
+    print(f"a step of {size} images: {seconds:.3g} s, peak memory {hardware.peak_memory_mib(ranks.device)} MiB, "
+          f"amp {args.amp}, {args.memory_format}")  # fmt: skip
+    engine.predict_rows(fit, some := val_rows[: args.batch_size])
+    validation = (time.perf_counter() - started) * len(val_rows) / max(len(some), 1) / ranks.world
+    epoch, folds = total // size * seconds + validation, experiment.fold_numbers(args)
+    whole = epoch * (args.epochs + args.finish_on_all) * -(-len(folds) // args.parallel_folds)
+    bound = "at most" if args.patience and args.kfold else "about"
+    print(f"an epoch of {total // size} steps, with validation: {files.time_text(epoch)}; "
+          f"the run of {len(folds)} folds: {bound} {files.time_text(whole)}")  # fmt: skip
+    for _option, folder, what, needed in check_room(args, net, data.images, data.files):
+        print(f"disk for {what}, in {folder}/: {files.in_units(needed)}; {files.describe_room(folder)}")
+    usual = vars(options.make_parser().parse_args([])) | {"dry_run": True, "fold_seed": args.seed, "config": args.config}
+    changed = {name: value for name, value in vars(args).items() if value != usual[name]}
+    print(f"options that are not the defaults:\n{options.in_lines(changed)}\nnothing is written")
+    print(f"next: {shlex.join([*hardware.launcher(), 'train.py', *(word for word in argv if word[:5] != '--dry')])}")
+
+
+def class_counts(args, data):
+    """A table of the readable images and their people by official class and by the fold that validates them."""
+    classes = pd.Categorical.from_codes(data.labels.truth, CLASS_NAMES[SCORED_AS[args.target]])
+    rows = pd.DataFrame({"class": classes, "fold": data.labels.fold, "path": data.images["path"]})[data.labels.good]
+    table = functools.partial(rows.pivot_table, "path", "class", "fold", margins=True, margins_name="all", observed=False)
+    images, people = (table(aggfunc=way, fill_value=0).astype(str) for way in ("count", "nunique"))
+    return (images + "/" + people).to_string(index_names=False)
 
 
 def open_run(args, argv, tables, data, ranks):
@@ -316,15 +361,14 @@ def make_run(args, argv, fixes, folds, data, device):
 
 def recorded_options(args):
     """The options that a run keeps: all but those of one command."""
-    return {name: value for name, value in vars(args).items() if name not in ("resume", "fold", "config")}
+    return {name: value for name, value in vars(args).items() if name not in ("resume", "fold", "config", "dry_run")}
 
 
 def train_folds(args, run, data, ranks, stop):
     """Train this command's folds that are not complete."""
     if ranks.first:
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
-        where = {"device": " on the device", "host": " in host memory"}[data.store.place]
-        where = where if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
+        where = f" on the {data.store.place}" if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
         drawn = "demo data: " * demo.is_demo(args.data_dir)
         errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, amp {args.amp}, {args.memory_format}\n"
                    f"  {drawn}{people} people, {len(data.images)} images{where}")  # fmt: skip
@@ -432,8 +476,8 @@ def keep_epoch(fit, writer, data, probs):
         first.append(functools.partial(model.save_weights, model.weights(fit.evaluated), metadata(fit), path))
         if probs is not None:
             first.append(lambda: write_predictions(writer, data, fit.args.target, fit.data.val_rows, probs, "oof.csv"))
-    more = 0 if fit.finished else fit.args.epochs - len(fit.history)
-    put_epoch(fit, writer, first, fit.state_dict(), more + fit.args.finish_on_all)
+    left = fit.args.finish_on_all + (not fit.finished) * (fit.args.epochs - len(fit.history))
+    put_epoch(fit, writer, first, fit.state_dict(), left)
 
 
 COLUMNS = "{:>7}{:>8}{:>9}{:>8}{:>10}{:>10}{:>10}{:>6}{:>9}{:>7}{:>16}"  # of the console, errors.WIDTH together

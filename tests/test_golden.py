@@ -55,7 +55,7 @@ def test_files_keys_and_printed_tables(fit, shared_data, workplace, tmp_path, ca
     assert {"python", "packages", "git_commit", "git_dirty", "device", "started"} <= env.keys()
     assert (run / "args.yaml").read_text().startswith("# python train.py --data-dir ")
     recorded, known = yaml.safe_load((run / "args.yaml").read_text()), vars(options.make_parser().parse_args([]))
-    assert recorded.keys() == known.keys() - {"resume", "fold", "config"}
+    assert recorded.keys() == known.keys() - {"resume", "fold", "config", "dry_run"}
     capsys.readouterr()
     assert ensemble.main(["--models", str(run), *places, "--output-dir", str(mixed.parent)]) == 0
     assert heading(capsys) == "member # target folds scored on own F1 weight adds"

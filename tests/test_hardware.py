@@ -244,7 +244,7 @@ def net():
 
 def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU):
     args = SimpleNamespace(model="a_model", img_size=[32, 24], cache_dir=cache_dir, amp=amp, memory_format=memory_format,
-                           batch_size=64)  # fmt: skip
+                           batch_size=64, dry_run=False)  # fmt: skip
     hardware.choose_precision(args, model or net(), hardware.Ranks(0, 1, device))
     return args.amp, args.memory_format
 

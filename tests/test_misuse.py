@@ -60,6 +60,8 @@ CASES = [
     ("train", TRAIN + "--kfold 0 --scheduler Plateau", "--scheduler Plateau: follows the validation F1, and --kfold 0 has none"),
     ("train", TRAIN + "--target age --top-age-spread 0", "--top-age-spread: 0"),
     ("train", TRAIN + "--top-age-spread 5", "--top-age-spread: belongs to --target age"),
+    ("train", TRAIN + "--dry-run --pseudo runs/label", "--dry-run: --pseudo would have to predict the eval images first; leave one"),
+    ("train", "--resume runs/label --dry-run", "--dry-run: can't be given with --resume; the run goes on with its own options"),
     ("train", TRAIN + "--ema 0.9 --average-last 2", "--average-last: and --ema both average weights; take one of them"),
     ("train", TRAIN + "--freeze-epochs 2 --epochs 2", "--freeze-epochs 2: leaves none of 2 epochs"),
     ("train", TRAIN + "--kfold 0 --finish-on-all 1", "--finish-on-all 1: --kfold 0 trains everyone from the start; leave one of the two out"),

@@ -162,10 +162,29 @@ def test_bad_data_is_one_line_and_leaves_nothing(data, tmp_path, capsys, damage,
         image.unlink()
     elif damage != "":
         image.write_bytes(damage)
-    assert errors.run(lambda: train.main(command(data, tmp_path, *options))) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not list(tmp_path.glob("runs/*"))
+    for more in (["--dry-run"], []):
+        assert errors.run(lambda more=more: train.main(command(data, tmp_path, *options, *more))) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ") and message in last
+        assert not list(tmp_path.glob("runs/*")) and not (more and (tmp_path / "cache").exists())
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(shared_data, tmp_path, monkeypatch, capsys):
+    """84 images of a fold are 5 steps of 16, of a minute each; 2 folds of 2 epochs take four times that."""
+    real = train.try_steps
+    monkeypatch.setattr(train, "try_steps", lambda *args: (real(*args)[0], 60.0))
+    monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
+    argv = command(shared_data, tmp_path, "--target", "mask", "--amp", "auto")
+    assert train.main([*argv, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "images: 84 of 168 are decoded" in err and "measured when the run starts; here off channels_last" in err
+    lines = [line.split() for line in out.splitlines()]
+    assert ["worn", "60/12", "60/12", "120/24"] in lines and ["all", "84/12", "84/12", "168/24"] in lines
+    assert "an epoch of 5 steps, with validation: 5 min; the run of 2 folds: at most 20 min" in out
+    assert f"disk for decoded images, in {tmp_path / 'cache'}/: 378.0 KiB; " in out  # 168 x 32 x 24 x 3
+    listed = out.partition("not the defaults:")[2].partition("nothing is written")[0]
+    assert "--target mask" in listed and "--loss" not in listed and "--fold-seed" not in listed
+    assert lines[-1] == ["next:", "python", "train.py", *argv] and list(tmp_path.iterdir()) == []
 
 
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
