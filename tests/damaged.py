@@ -123,7 +123,7 @@ def again(line):
     return lambda text: text + text.splitlines(keepends=True)[line]
 
 
-SAME = object()  # what is read is what the whole file says
+SAME = "what the whole file says"
 # (file, change of its text (to text or bytes), SAME, how many rows are read, or what is said with the file and its line)
 TABLES = [
     ("train.csv", changed(",", "\t", -1), "line 1: tabs between the fields"),
