@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.font_manager import findSystemFonts, fontManager
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.patches import Rectangle
@@ -32,6 +32,9 @@ COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
 FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
 # matplotlib's own, then what has Hangul on Linux, Windows and macOS; a letter is drawn in the first that has it.
 FONTS = ("DejaVu Sans", "NanumGothic", "Noto Sans CJK KR", "Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic")
+if not {font.name for font in fontManager.ttflist} & {*FONTS[1:]}:  # matplotlib's list may be older than the fonts
+    for path in [path for path in findSystemFonts() if path.endswith(("NanumGothic.ttf", "NanumGothicBold.ttf"))]:
+        fontManager.addfont(path)
 STYLE = {
     "font.family": [name for name in FONTS if name in {font.name for font in fontManager.ttflist}], "font.size": 8.5,
     "text.color": INK, "text.parse_math": False,  # `$` is a dollar
