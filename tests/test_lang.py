@@ -56,7 +56,7 @@ def looked_up():
     for text in (path.read_text(encoding="utf-8") for path in (ROOT / "templates").glob("*.[hj]*")):
         found += re.findall(r'_\("(.*?)"\)', text)
         found += [word for pairs in re.findall(r"macros.keys\((.*)\)", text) for word in re.findall(r', "([^"…]*)"\)', pairs)]
-    return {text.strip() for text in found if re.search("[A-Za-z.]{2}", text)}
+    return {text.strip() for text in found if re.search(r"[A-Za-z.]{2}|\{:", text)}
 
 
 def test_every_text_has_its_korean_and_what_varies():
