@@ -295,7 +295,7 @@ def dry_run(args, argv, data, net, ranks):
     usual = vars(options.make_parser().parse_args([])) | {"dry_run": True, "fold_seed": args.seed, "config": args.config}
     changed = {name: value for name, value in vars(args).items() if value != usual[name]}
     print(f"options that are not the defaults:\n{options.in_lines(changed)}\nnothing is written")
-    print(f"next: {shlex.join([*hardware.launcher(), 'train.py', *(word for word in argv if word[:5] != '--dry')])}")
+    errors.say(f"next: {shlex.join([*hardware.launcher(), 'train.py', *(word for word in argv if word[:5] != '--dry')])}")
 
 
 def class_counts(args, data):
