@@ -277,24 +277,24 @@ def try_steps(args, data, net, ranks):
 
 def dry_run(args, argv, data, net, ranks):
     """--dry-run: print what the run is of, and what it takes of the machine; nothing is written."""
-    print(f"images/people by class and by the fold that validates them\n{class_counts(args, data)}")
+    errors.say(f"images/people by class and by the fold that validates them\n{class_counts(args, data)}")
     fit, seconds = try_steps(args, data, net, ranks)
     total, val_rows = engine.epoch_images(args, fit.data), fit.data.val_rows
     size, started = engine.step_size(args, total, ranks.world), time.perf_counter()
-    print(f"a step of {size} images: {seconds:.3g} s, peak memory {hardware.peak_memory_mib(ranks.device)} MiB, "
-          f"amp {args.amp}, {args.memory_format}")  # fmt: skip
+    errors.say(f"a step of {size} images: {seconds:.3g} s, peak memory {hardware.peak_memory_mib(ranks.device)} MiB, "
+               f"amp {args.amp}, {args.memory_format}")  # fmt: skip
     engine.predict_rows(fit, some := val_rows[: args.batch_size])
     validation = (time.perf_counter() - started) * len(val_rows) / max(len(some), 1) / ranks.world
     epoch, folds = total // size * seconds + validation, experiment.fold_numbers(args)
     whole = epoch * (args.epochs + args.finish_on_all) * -(-len(folds) // args.parallel_folds)
     bound = "at most" if args.patience and args.kfold else "about"
-    print(f"an epoch of {total // size} steps, with validation: {files.time_text(epoch)}; "
-          f"the run of {len(folds)} folds: {bound} {files.time_text(whole)}")  # fmt: skip
+    errors.say(f"an epoch of {total // size} steps, with validation: {files.time_text(epoch)}; "
+               f"the run of {len(folds)} folds: {bound} {files.time_text(whole)}")  # fmt: skip
     for _option, folder, what, needed in check_room(args, net, data.images, data.files):
-        print(f"disk for {what}, in {folder}/: {files.in_units(needed)}; {files.describe_room(folder)}")
+        errors.say(f"disk for {what}, in {folder}/: {files.in_units(needed)}; {files.describe_room(folder)}")
     usual = vars(options.make_parser().parse_args([])) | {"dry_run": True, "fold_seed": args.seed, "config": args.config}
     changed = {name: value for name, value in vars(args).items() if value != usual[name]}
-    print(f"options that are not the defaults:\n{options.in_lines(changed)}\nnothing is written")
+    errors.say(f"options that are not the defaults:\n{options.in_lines(changed)}\nnothing is written")
     errors.say(f"next: {shlex.join([*hardware.launcher(), 'train.py', *(word for word in argv if word[:5] != '--dry')])}")
 
 
