@@ -258,8 +258,7 @@ def settle(args, data, net, ranks):
 
 
 def try_steps(args, data, net, ranks):
-    """Two optimizer steps of a copy of `net`, in this rank alone, to see whether they fit in memory; returns the Fit and the
-    seconds of the second."""
+    """Two optimizer steps of a copy of `net` in this rank alone; may not fit in memory: (the Fit, seconds of the last)."""
     rows, batch_size = dataset.fold_data(args, data, experiment.fold_numbers(args)[0]), args.batch_size // ranks.world
     alone = argparse.Namespace(**vars(args) | {"batch_size": batch_size, "freeze_epochs": 0, "compile": False})
     fit = engine.Fit(copy.deepcopy(net), alone, rows, hardware.Ranks(0, 1, ranks.device))
