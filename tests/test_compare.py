@@ -20,7 +20,6 @@ import inference
 import metrics
 import predictions
 from compare import Comparison, Paired
-from dataset import combine
 
 
 @pytest.fixture(scope="module")
@@ -281,14 +280,6 @@ def test_either_may_lack_images(images, here, capsys):
     for pair, counts in (((a, few), "20 and 15"), ((few, a), "15 and 20")):
         assert f"answers to different images ({counts}, 5 in one alone, such as " in refused(capsys, *pair)
     assert not (here / "comparisons").exists()
-
-
-def test_labels_are_narrowed_to_a_part():
-    """Label 13 = 2 * 6 + 0 * 3 + 1: not worn, male, 30-59. Marginals of a product are its factors."""
-    assert [compare.narrow(13, "label", part) for part in ("label", "mask", "gender", "age_group")] == [13, 2, 0, 1]
-    mask, gender, age = (np.array([row]) for row in ([0.5, 0.2, 0.3], [0.4, 0.6], [0.1, 0.2, 0.7]))
-    np.testing.assert_allclose(compare.narrow(combine(mask, gender, age), "label", "gender"), gender)
-    assert compare.narrow(age, "age_group", "age_group") is age
 
 
 def test_what_moved_between_two_labellings():

@@ -263,3 +263,6 @@ def test_lines_of_a_table_for_the_terminal():
     rows = [["실험", "0.5", "a few words"], ["abc", "0.25", ""]]
     assert files.aligned(["name", "F1", "note"], rows, left=(0, 2), widths=[None, None, 6]) == [
         "name    F1  note", "실험   0.5  a few", "            words", "abc   0.25"]  # fmt: skip
+    cut = files.shorten([f"10-AdamP-StepLR-FL-v{number}-age_group_5fold_and_more" for number in range(3)], 30)
+    assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)  # the cut moves where they were alike
+    assert [*map(files.time_text, (None, 45.4, 600, 5400, 90000))] == ["-", "45 s", "10 min", "1.5 h", "25.0 h"]

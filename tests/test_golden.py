@@ -65,7 +65,9 @@ def test_files_keys_and_printed_tables(fit, shared_data, workplace, tmp_path, ca
     member = {"run": str(run), "target": "label", "folds": [0, 1], "weight": 1}
     assert yaml.safe_load((mixed / "recipe.yaml").read_text())["members"] == [member]
     assert leaderboard.main([str(run.parent)]) == 0
-    assert heading(capsys) == "name target folds OOF F1 95 % interval acc. time LB"
+    listed = " ".join(capsys.readouterr().out.split())
+    assert listed.startswith("name target folds OOF F1 95 % interval acc. time LB")
+    assert f" golden label 2/2 {summary['oof_f1']:.4f} " in listed
     assert compare.main([str(run), str(mixed), "--data-dir", str(shared_data), "--out", str(tmp_path / "page.html")]) == 0
     printed = capsys.readouterr().out
     assert "compared on label" in printed and "rows that differ: 0 of 20 (0.0%)" in printed

@@ -238,16 +238,6 @@ def test_folds_that_are_complete_and_members_that_a_search_left_in_use(tmp_path)
     assert [leaderboard.cells(record)["folds"][0] for record in found] == ["2/5", "nofold", "0/1", "0/2", "of 2"]
 
 
-def test_times():
-    assert [*map(files.time_text, (None, 45.4, 600, 5400, 90000))] == ["-", "45 s", "10 min", "1.5 h", "25.0 h"]
-
-
-def test_the_cut_moves_where_it_would_make_names_alike():
-    long = [f"10-AdamP-StepLR-FL-v{number}-age_group_5fold_and_more" for number in range(3)]
-    cut = files.shorten(long, 30)
-    assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)
-
-
 def test_the_table_fits_the_terminal(monkeypatch):
     found = [run(f"{number:02d}-AdamP-CosineAnnealing-0.6*focal+0.4*f1-v{number}-age_group_5fold", "age_group", 0.6 + number / 100,
                  oof_acc=0.6, oof_f1_ci95=[0.58, 0.62], seconds=4000.0, lb=0.7) for number in range(12)]  # fmt: skip
@@ -474,14 +464,3 @@ def test_diff_of_ensembles_shows_members_and_weights_and_fits_the_terminal(place
     assert not [row for row in rows if row and ("01-focal" in row[0] or "path" in row[0])]
     first = next(index for index, line in enumerate(lines) if line.startswith("biases"))
     assert max(map(len, lines)) <= 100 and " ".join(lines[first : first + 4]).split().count("1.12346") == 18
-
-
-def test_real_runs_of_train(runs, workplace, capsys):
-    """What train.py writes is listed with its folds and scores."""
-    out = listed(capsys, workplace / "runs")
-    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("shared_")}
-    assert set(rows) >= {f"shared_{target}" for target in runs}
-    summary = json.loads((runs["age"] / "summary.json").read_text())
-    assert rows["shared_age"][1:4] == ["age", "2/2", f"{summary['oof_f1']:.4f}"]
-    args = yaml.safe_load((runs["age"] / "args.yaml").read_text())
-    assert json.loads(json.dumps(args, default=str)) == leaderboard.read_record(runs["age"]).options
