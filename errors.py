@@ -140,7 +140,7 @@ def wrap(text, width=WIDTH, **more):
     """Lines of a text by columns of a terminal, of which Hangul takes two."""
     import wcwidth  # not at the top: few scripts wrap
 
-    return (textwrap.wrap if text.isascii() else getattr(wcwidth, "wrap", textwrap.wrap))(text, width, **more)  # wcwidth 0.3
+    return (textwrap.wrap if text.isascii() else wcwidth.wrap)(text, width, **more)
 
 
 def number(kind, fits, what):

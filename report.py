@@ -185,7 +185,7 @@ def age_confidence(groups, years, age, noise_rate):
 def judge(evidence, people, noise_rate):
     """The Findings in `evidence`: labels that are more probably wrong than `noise_rate`; people: the rows of train.csv."""
     person, paths = pd.factorize(evidence.rows["path"])
-    rows = people.set_index("path").loc[paths].reset_index()
+    rows = people.set_index("path", drop=False).loc[paths].reset_index(drop=True)
     pooled = {component: pool(probs, person) for component, probs in evidence.probs.items()}
     claims = {}
     if "gender" in pooled:
