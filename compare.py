@@ -25,6 +25,7 @@ import pandas as pd
 
 import dataset
 import demo
+import experiment
 import files
 import images
 import metrics
@@ -186,6 +187,13 @@ class Side:
     images: list | None = None
     values: np.ndarray | None = None
     lacks: str = "has no eval predictions"
+
+    @property
+    def note(self):
+        if self.source is None:
+            return ""
+        read = experiment.read_args if self.source.is_run else experiment.read_recipe
+        return experiment.note_of(self.source.folder, read(self.source.folder))
 
 
 def read_side(name):
@@ -383,7 +391,7 @@ def thumbnails(data_dir, names):
     return found, tr(f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}") if lacking else ""
 
 
-def document(names, comparison, rows, pictures, why, verdict, scores):
+def document(names, comparison, rows, pictures, why, verdict, scores, own_notes=("", "")):
     """The HTML of the page of A and B by their names; rows: those shown; pictures and why: see `thumbnails`."""
     notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
     if len(rows) < len(comparison.rows):
@@ -397,8 +405,9 @@ def document(names, comparison, rows, pictures, why, verdict, scores):
         effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
         expected = tr(f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B.")
     return files.page(
-        "compare.html", title=tr(" against ").join(Path(name).name for name in names), sides=names, comparison=comparison,
-        flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects, expected=expected,
+        "compare.html", title=tr(" against ").join(Path(name).name for name in names), sides=list(zip(names, own_notes)),
+        comparison=comparison, flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects,
+        expected=expected,
         counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.part_counts),
     )  # fmt: skip
 
@@ -417,7 +426,7 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
         files.make_dir(out.parent, "--out")
     rows = comparison.rows[: args.limit]
     pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
-    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores))
+    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores, (a.note, b.note)))
     say(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}", f" ({why})" if why else "")
 
 

@@ -360,6 +360,7 @@ def parse_args(argv):
     parser.add_argument("--seed", type=errors.natural_int, default=0, help="of the parts of the people that are scored")
     parser.add_argument("--explain", action="store_true", help="say how the table and the scores are to be read")
     parser.add_argument("--name", help="folder of the result; without it the next NN-METHOD-COUNTruns")
+    parser.add_argument("--note", metavar="TEXT", help="why this is tried; leaderboard.py shows it, and its --note replaces it")
     parser.add_argument("--output-dir", default="submissions", metavar="DIR", help="where result folders are made")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options.add_data(parser)
@@ -461,6 +462,7 @@ def make_recipe(args, result):
         "persons": args.persons,
         "tta": args.tta,
         "seed": plan.seed,
+        "note": args.note,
         "members": [
             {"run": member.name, "target": member.target, "folds": member.folds, "weight": weight}
             for member, weight in zip(result.members, result.weights)

@@ -30,7 +30,7 @@ FOLD = ("fold", "best_epoch", "epochs", "val_f1", "val_acc", "seconds", "images_
 NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-(?P<target>[a-z_]+?)_(?:\d+fold|nofold)")
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
-          "config", "keep_state", "parallel_folds", "dry_run"}  # fmt: skip
+          "config", "note", "keep_state", "parallel_folds", "dry_run"}  # fmt: skip
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
@@ -156,6 +156,32 @@ def read_args(run):
             raise ValueError(f"target is {args['target']!r:.100}")
         range(args.get("kfold", 0)), Path(args.get("data_dir", ""))  # of another type they raise
     return args
+
+
+def read_kept(folder, name, check=str):
+    """{name: what leaderboard.py last kept in FOLDER/NAME.json, or None, "history": all of it}; `check` raises ValueError."""
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        return {name: None, "history": []}
+    found = files.read_json(path)
+    with errors.reading(path, f"delete it to record the {'score' if name == 'lb' else name} anew"):
+        return {name: check(found[name]), "history": list(found["history"])}
+
+
+def keep(folder, name, value, check=str):
+    """Keep a value for good in FOLDER/NAME.json, with all earlier ones; returns the last of these or None."""
+    with files.lock(folder, wait=True):
+        earlier = read_kept(folder, name, check)
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        history = [*earlier["history"], {name: value, "recorded": now}]
+        files.write_json(Path(folder) / f"{name}.json", {name: value, "history": history})
+    return earlier[name]
+
+
+def note_of(folder, options):
+    """The note of a run or an ensemble: the last of leaderboard.py --note, or else that of its options; "" where none is."""
+    kept = read_kept(folder, "note")["note"]
+    return str((options.get("note") if kept is None else kept) or "")
 
 
 def read_recipe(folder):

@@ -2,8 +2,9 @@
 
     python leaderboard.py runs/ --lb 04-soft-3runs=0.7478 --html leaderboard.html
 
-Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` writes lb.json into the run's or
-ensemble's own folder, `--html` a page. A folder with a damaged file is named and skipped, and the exit code is 2.
+Reads summary.json or args.yaml of a run, recipe.yaml and score.json of an ensemble. `--lb` and `--note` write lb.json and
+note.json into the run's or ensemble's own folder, `--html` a page. A folder with a damaged file is named and skipped, and the
+exit code is 2.
 """
 
 import errors
@@ -20,7 +21,6 @@ import shutil
 import sys
 import urllib.parse
 from collections import Counter, namedtuple
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from errors import InputError, did_you_mean, tr
 from files import page_table
 
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
-FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people"  # of a Record
+FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note"  # of a Record
 
 # The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
 # interval. `value` is None where the runs don't determine it, the interval where nothing gives one.
@@ -119,7 +119,8 @@ def read_record(folder):
             folds=[fold["fold"] for fold in found.get("folds", [])],
             oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
             oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
-            seconds=number(found.get("seconds"), math.inf), lb=read_lb(folder)["lb"],
+            seconds=number(found.get("seconds"), math.inf), lb=experiment.read_kept(folder, "lb", number)["lb"],
+            note=experiment.note_of(folder, args),
         )  # fmt: skip
 
 
@@ -128,26 +129,6 @@ def number(value, high=1.0):
     if value is not None and not 0 <= value <= high:
         raise ValueError(f"{value} is no number from 0 to {high:g}")
     return value
-
-
-def read_lb(folder):
-    """{"lb": the last recorded leaderboard score or None, "history": all of them}; InputError when lb.json is damaged."""
-    path = Path(folder) / "lb.json"
-    if not path.is_file():
-        return {"lb": None, "history": []}
-    found = files.read_json(path)
-    with errors.reading(path, "delete it to record the score anew"):
-        return {"lb": number(found["lb"]), "history": list(found["history"])}
-
-
-def record_lb(folder, value):
-    """Keep a leaderboard score for good in FOLDER/lb.json, with all earlier ones; returns the last of these or None."""
-    with files.lock(folder, wait=True):
-        earlier = read_lb(folder)
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        history = [*earlier["history"], {"lb": value, "recorded": now}]
-        files.write_json(Path(folder) / "lb.json", {"lb": value, "history": history})
-    return earlier["lb"]
 
 
 def folders(directory):
@@ -202,12 +183,18 @@ def cells(record):
         "accuracy": (four(record.oof_acc), record.oof_acc),
         "time": (files.time_text(record.seconds), record.seconds),
         "lb": (four(record.lb), record.lb),
+        "note": (errors.one_line(record.note or ""), record.note or None),
     }
 
 
 COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF F1", "interval": "95 % interval",
-           "accuracy": "acc.", "time": "time", "lb": "LB"}  # fmt: skip
-BEST_LAST = ("name", "target", "time")  # columns that are sorted upwards
+           "accuracy": "acc.", "time": "time", "lb": "LB", "note": "note"}  # fmt: skip
+BEST_LAST = ("name", "target", "time", "note")  # columns that are sorted upwards
+
+
+def columns_of(found):
+    """The names of the columns: all of them, but the note only where a record has one."""
+    return [name for name in COLUMNS if name != "note" or any(record.note for record in found)]
 
 
 def sections(found, sort="oof_f1"):
@@ -236,11 +223,12 @@ def count_text(records):
 
 def markdown(found, sort):
     """The table as Markdown, one a section."""
-    lines = []
+    lines, names = [], columns_of(found)
     for title, group in sections(found, sort).items():
-        rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", text) for text, _key in cells(record).values()] for record in group]
-        rule = ["---", "---", *["---:"] * (len(COLUMNS) - 2)]
-        lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (map(tr, COLUMNS.values()), rule, *rows)), ""]
+        rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", cells(record)[name][0]) for name in names] for record in group]
+        rule = ["---" if name in ("name", "target", "note") else "---:" for name in names]
+        head = [tr(COLUMNS[name]) for name in names]
+        lines += [f"**{title}**", "", *(f"| {' | '.join(row)} |" for row in (head, rule, *rows)), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -257,7 +245,7 @@ def page(found, sort, file, studies):
 
 def section_table(group, place):
     """A section as a table; the cells of its last column hold links to the pictures that a run has."""
-    columns = dict.fromkeys(["name", "oof_f1", *COLUMNS])  # what a narrow window shows stands beside the name
+    columns = dict.fromkeys(["name", "oof_f1", *columns_of(group)])  # what a narrow window shows stands beside the name
     if group[0].scored_as != "label":
         del columns["lb"]
     rows = []
@@ -420,17 +408,21 @@ def agreement_text(found):
 NOT_COMPARED = experiment.PLACES | {"members", "path", "crossfit_bounds", "mask_factors", "oof_mask_factors"}
 
 
-def record_scores(scores, directories):
-    """Write the scores of --lb, all of them checked before the first is written."""
-    found = [(find_record(name, directories, "--lb"), value) for name, value in scores]
+def record(args, directories):
+    """Write the scores of --lb and the notes of --note, all of them checked before the first is written."""
+    found = [(find_record(name, directories, "--lb"), value) for name, value in args.lb]
+    notes = [(find_record(name, directories, "--note"), text) for name, text in args.note]
     for folder, _value in found:
         target = read_record(folder).target
         if target not in ("label", "multi"):
             raise InputError(f"--lb {folder.name}: target {target} has no leaderboard score; record it for its ensemble")
     for folder, value in found:
-        earlier = record_lb(folder, value)
+        earlier = experiment.keep(folder, "lb", value, number)
         before = "" if earlier is None else f" (before: {earlier:.4f})"
         errors.log(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
+    for folder, text in notes:
+        experiment.keep(folder, "note", text)
+        errors.log(f"{folder / 'note.json'}: {errors.one_line(text)}")
 
 
 def diff_text(names, directories):
@@ -447,7 +439,7 @@ def diff_text(names, directories):
     lines = [f"{letter}: {errors.one_line(record.folder)}" for letter, record in zip("AB", pair)]
     if not rows:
         lines.append(tr("nothing differs that changes what is learned"))
-    rows += [["", "", ""], *([COLUMNS[name], *(cells(record)[name][0] for record in pair)] for name in list(COLUMNS)[2:])]
+    rows += [["", "", ""], *([COLUMNS[name], *(cells(record)[name][0] for record in pair)] for name in columns_of(pair)[2:])]
     room = (shutil.get_terminal_size((100, 24)).columns - 4 - max(files.display_width(row[0]) for row in rows)) // 2
     widths = [None, *[max(20, room)] * 2]
     return "\n".join([*lines, "", *files.aligned(["", "A", "B"], rows, left=(0, 1, 2), widths=widths)])
@@ -459,6 +451,8 @@ def parse_args(argv):
     parser.add_argument("--submissions", metavar="DIR", help="folder that holds the ensembles; without it submissions/")
     parser.add_argument("--lb", type=lb_score, action="append", default=[], metavar="NAME=SCORE",
                         help="record a leaderboard score for good, such as 04-soft-3runs=0.7478 (may be repeated)")  # fmt: skip
+    parser.add_argument("--note", nargs=2, action="append", default=[], metavar=("RUN", "TEXT"),
+                        help="why it was tried, in place of its note so far, which is kept (may be repeated)")  # fmt: skip
     parser.add_argument("--sort", default="oof_f1", metavar="COLUMN",
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=errors.natural_int, default=0, metavar="N",
@@ -507,8 +501,12 @@ def listing(args, directories, found, studies):
         return tr(f"no runs or ensembles in {places}; python train.py makes a run")
     width = shutil.get_terminal_size((100, 24)).columns
     groups = sections(found, args.sort)
-    rows = [[text for text, _key in cells(record).values()] for group in groups.values() for record in group]
-    head, *lines = files.aligned([*COLUMNS.values()], rows, left=(0, 1), fit=width)
+    names = columns_of(found)
+    rows = [[cells(record)[name][0] for name in names] for group in groups.values() for record in group]
+    if "note" in names:
+        notes = files.shorten([row.pop() for row in rows], max(width // 2 - 34, 12))  # half of what the scores leave
+        rows = [[*row, note] for row, note in zip(rows, notes)]
+    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8), fit=width)
     parts, remaining = [head], iter(lines)
     for title, group in groups.items():
         parts.append("\n".join([title, *itertools.islice(remaining, len(group))]))
@@ -524,7 +522,7 @@ def listing(args, directories, found, studies):
 def main(argv=None):
     args = parse_args(argv)
     directories = find_directories(args)
-    record_scores(args.lb, directories)
+    record(args, directories)
     if args.diff:
         print(diff_text(args.diff, directories), flush=True)
         if not args.html:

@@ -31,7 +31,7 @@ DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": Fal
 # What each of several processes has of its own: boxes may keep things in other places.
 PLACES = {"data_dir", "cache_dir", "cache_device", "device"}
 # What --config leaves behind in a run's own args.yaml, beside what followed from other options.
-OF_ONE_RUN = {"name", "quiet"}
+OF_ONE_RUN = {"name", "note", "quiet"}
 UNSET, BOOLEANS = ([], "", "~", "null"), yaml.SafeLoader.bool_values  # in a file
 # What may be given beside --resume: where things are and how far to train, never how.
 RESUME_MAY_CHANGE = PLACES | {"resume", "epochs", "keep_state", "fold", "save_minutes", "quiet", "parallel_folds", "weights"}
@@ -156,6 +156,7 @@ def make_parser():
     add("--seed", type=natural_int, default=42, help="of folds, order, augmentation and initial weights")
     add("--fold-seed", type=natural_int, metavar="N", help="of the folds alone, to compare seeds on the same ones; else --seed")
     add("--name", help="run folder; without it the next NN-Optimizer-Scheduler-LOSS-vM-target_5fold")
+    add("--note", metavar="TEXT", help="why this is tried; leaderboard.py shows it, and its --note replaces it")
     add("--output-dir", default="runs", metavar="DIR", help="where run folders are made")
     add("--config", metavar="FILE.yaml",
         help="options from a file, such as args.yaml of a run that is to be repeated; those typed beside it win")  # fmt: skip

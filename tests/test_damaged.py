@@ -203,7 +203,7 @@ def root(tmp_path_factory, fit, shared_data):
     assert inference.main([*predict, "--tta", "hflip", "--oof"]) == inference.main(predict) == 0
     (mix / "recipe.yaml").write_text(yaml.safe_dump({"members": [{"run": str(run), "weight": 1}]}))
     (mix / "score.json").write_text('{"oof_f1": 0.5, "oof_acc": 0.5, "oof_f1_ci95": [0.4, 0.6]}')
-    leaderboard.record_lb(run, 0.5)
+    experiment.keep(run, "lb", 0.5, leaderboard.number)
     engine.save_state(root / "state", 0, make_fit().state_dict())
     state = model.weights(model.create("test_resnet", "mask", (32, 24)))
     safetensors.torch.save_file(state, root / "backbone.safetensors")

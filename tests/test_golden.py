@@ -57,19 +57,21 @@ def test_files_keys_and_printed_tables(fit, shared_data, workplace, tmp_path, ca
     recorded, known = yaml.safe_load((run / "args.yaml").read_text()), vars(options.make_parser().parse_args([]))
     assert recorded.keys() == known.keys() - {"resume", "fold", "config", "dry_run"}
     capsys.readouterr()
-    assert ensemble.main(["--models", str(run), *places, "--output-dir", str(mixed.parent)]) == 0
+    assert ensemble.main(["--models", str(run), *places, "--output-dir", str(mixed.parent), "--note", "a<b"]) == 0
     assert heading(capsys) == "member # target folds scored on own F1 weight adds"
     assert holds(mixed) == IN_ENSEMBLE and head(mixed / "submission.csv") == "ImageID ans"
     assert head(mixed / "eval.csv") == f"ImageID {PROBS['label']}" == head(run / "eval.csv")
     assert {"oof_f1", "oof_acc", "oof_f1_ci95"} <= json.loads((mixed / "score.json").read_text()).keys()
     member = {"run": str(run), "target": "label", "folds": [0, 1], "weight": 1}
-    assert yaml.safe_load((mixed / "recipe.yaml").read_text())["members"] == [member]
+    recipe = yaml.safe_load((mixed / "recipe.yaml").read_text())
+    assert (recipe["members"], recipe["note"]) == ([member], "a<b")
     assert leaderboard.main([str(run.parent)]) == 0
     listed = " ".join(capsys.readouterr().out.split())
     assert listed.startswith("name target folds OOF F1 95 % interval acc. time LB")
     assert f" golden label 2/2 {summary['oof_f1']:.4f} " in listed
     assert compare.main([str(run), str(mixed), "--data-dir", str(shared_data), "--out", str(tmp_path / "page.html")]) == 0
     printed = capsys.readouterr().out
+    assert '<span class="grey">a&lt;b</span>' in (tmp_path / "page.html").read_text()
     assert "compared on label" in printed and "rows that differ: 0 of 20 (0.0%)" in printed
 
 

@@ -221,12 +221,12 @@ def test_sections_put_what_compares_together_best_first_and_unscored_last():
 
 @pytest.mark.parametrize(("column", "order"), [
     ("name", "abc"), ("oof_f1", "bca"), ("lb", "cab"), ("time", "bac"), ("accuracy", "cab"), ("interval", "acb"), ("folds", "bac"),
-    ("target", "bca"),
+    ("target", "bca"), ("note", "bac"),
 ])  # fmt: skip
 def test_every_column_sorts(column, order):
     """Scores and folds begin with the highest, words and times with the lowest; what has no value stands last."""
-    found = [run("a", f1=0.51, lb=0.6, seconds=50.0, oof_acc=0.5, oof_f1_ci95=[0.5, 0.6], folds=[0, 1]),
-             run("b", f1=0.53, lb=None, seconds=10.0, oof_acc=None, oof_f1_ci95=[0.3, 0.9], folds=[0, 1, 2]),
+    found = [run("a", f1=0.51, lb=0.6, seconds=50.0, oof_acc=0.5, oof_f1_ci95=[0.5, 0.6], folds=[0, 1], note="why"),
+             run("b", f1=0.53, note="because", lb=None, seconds=10.0, oof_acc=None, oof_f1_ci95=[0.3, 0.9], folds=[0, 1, 2]),
              run("c", f1=0.52, lb=0.7, seconds=None, oof_acc=0.6, oof_f1_ci95=[0.4, 0.7], folds=[0])]  # fmt: skip
     assert "".join(names(leaderboard.sections(found, column))["label"]) == order
 
@@ -258,10 +258,10 @@ def test_markdown_escapes_what_would_break_the_table():
 def found(tmp_path):
     folder = make_run(tmp_path / "runs", "<script>alert(1)")
     (folder / "curves.png").write_bytes(b"")
-    leaderboard.record_lb(folder, 0.5)
+    experiment.keep(folder, "lb", 0.5, leaderboard.number)
     make_run(tmp_path / "runs", "b", target="mask")
     mix = make_ensemble(tmp_path / "submissions", "e", {"runs/b": 1}, scores={**SCORES, "oof_f1": 0.54})
-    leaderboard.record_lb(mix, 0.61)
+    experiment.keep(mix, "lb", 0.61, leaderboard.number)
     return leaderboard.collect([tmp_path / "runs", tmp_path / "submissions"])[0]
 
 
@@ -368,6 +368,24 @@ def test_scores_are_recorded_by_name_and_by_folder(place, capsys):
     with pytest.raises(InputError, match=r"lb\.json: "):  # and is never written over
         leaderboard.main(["--lb", "01-focal=0.7"])
     assert (place / "runs" / "01-focal" / "lb.json").read_text() == "{"
+
+
+def test_notes_of_options_are_shown_replaced_for_good_and_cut_in_the_terminal(place, capsys, monkeypatch):
+    folder, long = place / "runs" / "01-focal", "왜: 사람마다 표정이 달라서 a|b " * 4
+    before = (folder / "args.yaml").read_bytes()
+    assert " note" not in listed(capsys)
+    out = listed(capsys, "--note", "01-focal", "first", "--note", "01-soft-2runs", f"{long}\n", "--lb", "01-focal=0.7")
+    assert out.splitlines()[0].endswith("LB  note") and max(map(files.display_width, out.splitlines())) <= 100
+    assert "first" in out and "왜" in out and "..." in out
+    assert "runs/01-focal/note.json: second" in (leaderboard.main(["--note", "01-focal", "second"]), capsys.readouterr().err)[1]
+    written = json.loads((folder / "note.json").read_text())
+    assert (written["note"], [row["note"] for row in written["history"]]) == ("second", ["first", "second"])
+    assert "| second |" in listed(capsys, "--markdown") and long.strip().replace("|", r"\|") in listed(capsys, "--markdown")
+    listed(capsys, "--html", "page.html")
+    assert "<td>second</td>" in Path("page.html").read_text() and long.strip() in Path("page.html").read_text()
+    assert (folder / "args.yaml").read_bytes() == before
+    assert [experiment.note_of(place_of, {"note": "own"}) for place_of in (folder, place)] == ["second", "own"]
+    assert leaderboard.main(["--note", "01-focal", ""]) == 0 and experiment.note_of(folder, {"note": "own"}) == ""
 
 
 def test_agreement_with_the_leaderboard(place, capsys):

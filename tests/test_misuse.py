@@ -25,8 +25,7 @@ CONFIGS = [
     ("lr", "fast", "lr: fast is not a number"), ("img-size", "[64, wide]", "img-size: wide is not a whole number"),
     ("target", "agegroup", "target: invalid choice: 'agegroup' (choose from…). Did you mean age_group"),
     ("name", "[a, b]", "name: b: belongs to no option"), ("compile", "maybe", "compile: maybe is neither true nor false"),
-    ("bath_size", "8", "bath_size: no such option in a file. Did you mean batch_size"),
-    ("resume", "runs/label", "resume: no such option in a file"),
+    ("bath_size", "8", "bath_size: no such option in a file. Did you mean batch_size"), ("resume", "x", "resume: no such option in a file"),
 ]  # fmt: skip
 # (script, its command line, what the line says, with … for what is left out)
 CASES = [
@@ -164,7 +163,7 @@ CASES = [
     ("leaderboard", "a" * 300, f"{'a' * 300}…: File name too long"),
     ("leaderboard", "--submissions x", "--submissions x: is no folder that holds"),
     ("leaderboard", "runs/label", "runs runs/label: is no folder that holds runs or ensembles"),
-    ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name?…There are name, target"),
+    ("leaderboard", "--sort naem", "--sort naem: no such column. Did you mean name…There are name, target"),
     ("leaderboard", "--diff label lable", "--diff lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--diff label mix", "--diff label mix: a run and an ensemble; give two of a kind"),
     ("leaderboard", "--diff label mask --markdown", "not allowed with argument"),
@@ -172,6 +171,7 @@ CASES = [
     ("leaderboard", "--lb =0.7478", "=0.7478 takes NAME=SCORE"),
     *(("leaderboard", f"--lb label={number}", f"'{number}' is no score from 0 to 1") for number in ("74.78", "0,7478", "high", "nan", "inf", "-0.1", "")),
     ("leaderboard", "--lb lable=0.7", "--lb lable: no such run or ensemble. Did you mean label"),
+    ("leaderboard", "--lb label=0.7 --note lable why", "--note lable: no such run or ensemble. Did you mean label"),
     ("leaderboard", "--lb mask=0.7", "--lb mask: target mask has no leaderboard score; record it for its ensemble"),
     ("leaderboard", "--lb label=0.7 --lb no=0.8", "--lb no: no such run"),
 
