@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import threading
 from dataclasses import replace
 from unittest import mock
 
@@ -76,11 +75,6 @@ def test_a_fit_that_is_stopped_while_it_validates_equals_one_that_was_not(tmp_pa
     assert_equal(facts(train(make_fit(average_last=2))), goes_on(stopped, tmp_path, average_last=2))
 
 
-def test_folds_differ_and_seeds_differ():
-    states = [facts(train(make_fit(**changes)))["model"]["fc.weight"] for changes in ({}, {"fold": 1}, {"seed": 8})]
-    assert not torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
-
-
 def trained_in_eval_mode(**changes):
     """A fit whose batch norm looks at no batch."""
     fit = make_fit(optimizer="SGD", **changes)
@@ -135,23 +129,6 @@ def test_processes_go_on_from_the_state_of_the_first():
         assert same and difference < 1e-6
 
 
-def test_processes_share_the_mix_of_a_step():
-    """What two ranks take in together is what one process takes in, row for row; each names all images of a bad step."""
-
-    def part(ranks):
-        fit = make_fit(mix="cutmix")
-        fit.ranks = ranks
-        return engine.micro_batches(fit, np.arange(30), 1)[0], engine.NotFinite("", fit, 1).rows.tolist()
-
-    (whole, *shares), (rows, *same) = zip(*map(part, (ALONE, Ranks(0, 2, ALONE.device), Ranks(1, 2, ALONE.device))))
-    assert same == [rows] * 2
-    partner = dict(zip(whole.rows[whole.mixed].tolist(), whole.partners.tolist()))
-    for rank, share in enumerate(shares):
-        assert share.rows.tolist() == whole.rows[rank::2].tolist() and torch.equal(share.params, whole.params[rank::2])
-        assert share.partners.tolist() == [partner[row] for row in share.rows[share.mixed].tolist()]
-    assert sum(len(share.partners) for share in shares) == len(whole.partners) > 0
-
-
 def test_scores_are_against_the_official_truth_not_the_training_labels():
     fit = make_fit(target="mask")
     val_loss, f1, accuracy, probs = engine.evaluate(fit)
@@ -159,12 +136,6 @@ def test_scores_are_against_the_official_truth_not_the_training_labels():
     assert accuracy == pytest.approx((probs.argmax(1) == truth).mean())
     np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
     assert np.isfinite(val_loss) and 0 <= f1 <= 1
-
-
-def test_history_holds_a_log_row_per_epoch_with_the_lr_of_the_schedule():
-    fit = train(make_fit())
-    assert [row["lr"] for row in fit.history] == pytest.approx([1e-3, 5e-4])
-    assert all(row["images_per_second"] > 0 and np.isfinite(row["train_loss"]) for row in fit.history)
 
 
 def test_the_decay_of_the_moving_average_warms_up():
@@ -368,12 +339,6 @@ def test_one_image_of_each_person_and_others_in_other_epochs():
     assert len(set(first) & set(second)) < 10
 
 
-def test_rarity_by_hand():
-    """Sizes 3 and 1: one over them 1/3, 1/3, 1/3, 1, of a sum of 2."""
-    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 1.0), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
-    np.testing.assert_allclose(engine.rarity(np.array([7, 7, 7, 9]), 0.0), [0.25] * 4)
-
-
 def draws(partners, row, count=3000):
     return partners.draw(np.full(count, row), (np.arange(count) + 0.5) / count)
 
@@ -440,26 +405,6 @@ def test_nothing_bad_is_saved_though_the_loss_was_good(tmp_path, weights, value)
     assert np.array_equal(found.value.rows, part.reads)
     saved = engine.load_state(tmp_path, 0)
     assert all(value.isfinite().all() for value in (*saved["model"].values(), *saved["ema"].values()))
-
-
-def test_what_is_put_is_written_in_turn_by_another_thread_and_told_by_this_one():
-    came, go_on = [], threading.Event()
-
-    def write(number):
-        go_on.wait(20)
-        came.append((number, threading.current_thread() is threading.main_thread()))
-
-    with engine.CheckpointWriter(None, 0, None) as writer:
-        writer.wait()  # for nothing
-        writer.put(lambda: write(1), lambda: write("told"))
-        assert (came, writer.done) == ([], False)
-        go_on.set()
-        writer.put(lambda: write(2))
-        assert came[:2] == [(1, False), ("told", True)]
-        writer.wait()
-        assert came[2:] == [(2, False)] and not writer.done
-        writer.put(lambda: write(3), lambda: write("told too"))
-    assert came[3:] == [(3, False), ("told too", True)]
 
 
 @pytest.mark.parametrize(

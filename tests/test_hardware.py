@@ -393,14 +393,6 @@ def test_a_complete_fold_stays_when_a_later_one_finds_no_memory(run, tmp_path, m
     assert train_fold.call_count == 2 and (tmp_path / "later" / "fold0" / "best.safetensors").exists()
 
 
-def test_where_no_batch_can_be_found_it_is_said(run, tmp_path, monkeypatch, capsys):
-    room_for(2, monkeypatch)
-    assert run("--auto-batch", "--batch-size", "6") == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: --batch-size 6: out of memory on the CPU, and so are its halves down to the smallest")
-    assert not list(tmp_path.iterdir())
-
-
 NOBODY = SimpleNamespace(requested=0)  # asks to stop
 Data = make_dataclass("Data", ["store"])
 
