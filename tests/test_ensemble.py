@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -411,26 +410,6 @@ def test_the_next_command(blend_of, simulated, tmp_path, capsys):
     assert told("label", options=spaced, name="other", where="two")[-2:] == spaced
     (tmp_path / "my data").rename(tmp_path / "data")
     assert told("label", "multi", options=["--data-dir", "data"]) == models + greedy
-
-
-def test_the_gain_is_told_of_what_is_not_the_plain_average(capsys):
-    scores = {"oof_f1": 0.5, "oof_acc": 0.6, "oof_f1_ci95": [0.4, 0.6], "in_sample_f1": 0.7, "crossfit_parts": 5}
-    scored = SimpleNamespace(scores=scores | {"plain_f1": 0.49, "gain": 0.01, "gain_ci95": [-0.005, 0.02]})
-    for plan, grouping in ((Plan(search="greedy"), None), (Plan("hard"), None), (Plan(), "groups"), (Plan(seed=3), None)):
-        ensemble.say_scores(SimpleNamespace(plan=plan, scored=scored, grouping=grouping))
-        out = capsys.readouterr().out
-        assert out.endswith("gain +0.0100, 95 % CI -0.0050 .. +0.0200: noise\n") == (plan.seed != 3)
-        assert ("cross-fitted" in out) == (plan.search == "greedy")
-
-
-def test_the_path_is_told_and_the_strongest_factors_may_be_small_ones(capsys):
-    factors = np.r_[2.0, 1, 1, 0.1, 1, 1.5, np.ones(12)]
-    fitted = Fitted(class_factors=factors, path=[(1, np.nan), (0, 0.5), *[(1, 0.61234)] * 13])
-    ensemble.say_fit(SimpleNamespace(plan=Plan(search="greedy", decode="f1"), fitted=fitted))
-    out = " ".join(capsys.readouterr().out.split())
-    path, steps = "greedy path (member, in-sample macro F1): 2 > 1 0.5000", " > 2 0.6123" * 10
-    strongest = r"strongest factors: 0\.10 for class 3, .*; 2\.00 for class 0, .*; 1\.50 for class 5, .*"
-    assert re.fullmatch(re.escape(f"{path}{steps} and 3 more, to 0.6123 ") + strongest, out)
 
 
 def test_predicted_shares_and_those_that_depart_from_the_prior(capsys):
