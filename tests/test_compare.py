@@ -408,17 +408,3 @@ def test_in_a_browser_keys_move_filter_and_open(browser):
     assert (said["byClick"], said["byButton"], said["wide"]) == (True, True, 0)
     counts = ["8", "8", "8", "0", "0", "0", "0", "0"]  # A answers worn, male, <30 for all 8 images
     assert said["sorted"] == ["descending", counts] and said["turned"] == ["ascending", counts[::-1]]
-
-
-def test_light_and_dark_and_narrow(browser, shared_data, tmp_path):
-    """Screenshots: light ground in light, dark in dark, and nothing wider than a telephone."""
-    names, _files = dataset.read_eval(shared_data)
-    both = comparison([(0, 1, 4), (0, 3, 2)])
-    both.images[:] = names[: len(both.images)]
-    text = page(both, pictures=compare.thumbnails(shared_data, names)[0])
-    shots = []
-    for scheme in (1, 0):  # Chromium's numbers of light and dark
-        file = tmp_path / f"{scheme}.png"
-        browser(text, f"--blink-settings=preferredColorScheme={scheme}", "--window-size=400,900", f"--screenshot={file}")
-        shots.append(np.asarray(Image.open(file).convert("L"), dtype=float))
-    assert shots[0][0, 0] > 230 and shots[1][0, 0] < 40 and min(shot.std() for shot in shots) > 20  # something stands on it

@@ -388,17 +388,6 @@ def test_effects_are_those_of_complete_runs_scored_alike(place, capsys):
     assert note.startswith("no interval: no degree of freedom is left; repeat a run") and note.endswith("by nothing: lr")
 
 
-def test_effects_fit_the_terminal(place, capsys):
-    """Six options that change together make long factors and levels, which take more than a line."""
-    for number in range(8):
-        made = dict.fromkeys(("optimizer", "model", "sampler", "mix", "aug"), f"a rather long level, number {number % 4}")
-        made |= {"loss": "focal" if number % 2 else "f1", "epochs": number % 4, "kfold": 2 + number % 3, "seed": number}
-        make_run(place / "runs", f"1{number}", **made)
-    out = listed(capsys)
-    told = out[out.index("main effects") :].splitlines()
-    assert "not told apart" in out and max(map(len, told)) <= 100, max(told, key=len)
-
-
 def test_bootstrap_adds_the_draw_of_people(place, capsys):
     """Run A is right on all 6 images of 3 people, B wrong on one person: the interval needs no degree of freedom, and is that of
     the same draws whatever the order of rows."""
