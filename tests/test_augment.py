@@ -91,13 +91,6 @@ def test_shift_moves_by_whole_pixels_and_reflects_the_border():
     torch.testing.assert_close(out[0, 0, :, 2], torch.tensor([2.0, 3, 4, 4]), atol=1e-4, rtol=0)
 
 
-def test_quarter_turn_is_clockwise():
-    """[[1, 2], [3, 4]] turned clockwise by 90 degrees is [[3, 1], [4, 2]]."""
-    images = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)[None, :, :, None].repeat(1, 1, 1, 3)
-    out = augment.augment(images, params_of(degrees=90), "medium", *RAW)
-    torch.testing.assert_close(out[0, 0], torch.tensor([[3.0, 1], [4, 2]]), atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("size", [(24, 24), (32, 20), (15, 28)])
 @pytest.mark.parametrize(
     ("degrees", "shift", "scale", "flip"),
