@@ -260,10 +260,8 @@ def parse_args(argv, ranks=None, draw=True):
     with ranks.local_rank0_first():  # the demo set is drawn once
         args.data_dir, drawn = demo.locate(args.data_dir, draw)
     args.data_dir = str(args.data_dir)
-    if drawn:
-        chosen = {name: value for name, value in DEMO_DEFAULTS.items() if name not in given | from_file.keys()}
-        vars(args).update(chosen)
-        errors.log(f"defaults for the demo set (your own options win):\n{in_lines(chosen)}")
+    chosen = {name: value for name, value in DEMO_DEFAULTS.items() if drawn and name not in given | from_file.keys()}
+    vars(args).update(chosen)
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.current_name(args.model, tell=True)
@@ -287,6 +285,8 @@ def parse_args(argv, ranks=None, draw=True):
         if name in given and not works:
             typed = as_typed({name: getattr(args, name)})
             parser.error(f"{typed}: does nothing without {belongs}; add that, or leave this out")
+    if chosen:
+        errors.log(f"defaults for the demo set (your own options win):\n{in_lines(chosen)}")
     return args
 
 
