@@ -251,7 +251,7 @@ def open_cache(files, geometry, cache_dir, skip_bad=None, quiet=False, dry_run=F
     """(uint8 memory map [N, H, W, 3] of the decoded images, indices of bad files), built by one process if it is not there. Bad
     files are an InputError, or with `skip_bad` zeros and a line each on stderr; None: the caller can't leave any out."""
     if dry_run and bytes_to_build(files, geometry, cache_dir):
-        return sample_cache(files, geometry, skip_bad)
+        return check_files(files, geometry, skip_bad, quiet)
     cache_dir = make_dir(cache_dir, "--cache-dir")
     pixels = cache_dir / f"{cache_key(files, geometry)}.npy"
     faces = None if geometry.face_margin is None else open_faces(files, cache_dir, quiet)
@@ -326,15 +326,14 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
     write_atomic(pixels, write, size)
 
 
-def sample_cache(files, geometry, skip_bad=False):
-    """`open_cache` of a dry run, which writes nothing: some 64 images are decoded to look at them, and noise stands for all."""
-    chunk = range(0, len(files), max(len(files) // 64, 1))
+def check_files(files, geometry, skip_bad=False, quiet=False):
+    """`open_cache` of a dry run, which writes nothing: all images are decoded to find bad ones, and noise stands for them."""
     if geometry.face_margin is not None:
         find_faces(files[:1], quiet=True)  # is its detector there?
-    bad = [index for index, _error in _decode_chunk(files, geometry, None, os.devnull, 0, skip_bad, chunk)]
-    log(f"images: {len(chunk)} of {len(files):,} are decoded to look at them, {len(bad)} of these are bad")
+    work = functools.partial(_decode_chunk, files, geometry, None, os.devnull, 0, skip_bad)
+    found = pool_map("reading images", work, _chunks(len(files)), quiet=quiet)
     noise = np.random.default_rng(0).integers(0, 256, (geometry.height, geometry.width, 3), np.uint8)
-    return np.broadcast_to(noise, (len(files), *noise.shape)), bad
+    return np.broadcast_to(noise, (len(files), *noise.shape)), [index for listed in found for index, _error in listed]
 
 
 def _decode_chunk(files, geometry, faces, file, offset, skip_bad, chunk):

@@ -177,7 +177,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(shared_data, tmp_pa
     argv = command(shared_data, tmp_path, "--target", "mask", "--amp", "auto")
     assert train.main([*argv, "--dry-run"]) == 0
     out, err = capsys.readouterr()
-    assert "images: 84 of 168 are decoded" in err and "measured when the run starts; here off channels_last" in err
+    assert "measured when the run starts; here off channels_last" in err
     lines = [line.split() for line in out.splitlines()]
     assert ["worn", "60/12", "60/12", "120/24"] in lines and ["all", "84/12", "84/12", "168/24"] in lines
     assert "an epoch of 5 steps, with validation: 5 min; the run of 2 folds: at most 20 min" in out
@@ -189,6 +189,8 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(shared_data, tmp_pa
 
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     next(data.glob("train/images/*/mask2.png")).write_bytes(b"")
+    assert errors.run(lambda: train.main(command(data, tmp_path, "--dry-run"))) == 2
+    assert "mask2.png: not a readable image" in capsys.readouterr().err
     assert trained(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
     err = capsys.readouterr().err
     assert "skipped: " in err and "bad images: 1 unreadable and 0 missing are left out" in err
