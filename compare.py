@@ -267,14 +267,14 @@ def read_oof(side, part, data_dir):
 
 
 def oof_lines(a, b, part, data_dir):
-    """The out-of-fold verdict in lines for the user, or one line that says why there is none."""
+    """The out-of-fold verdict in lines for the user, or one line, in English, that says why there is none."""
     tables = [read_oof(side, part, data_dir) for side in (a, b)]
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
-        return [tr(f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv")]
+        return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
     both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"))
     if both.empty:
-        return [tr("no out-of-fold verdict: their oof.csv have no image in common")]
+        return ["no out-of-fold verdict: their oof.csv have no image in common"]
     truth, persons = both["truth_a"].to_numpy(), both["path_a"].to_numpy()
     other = truth != both["truth_b"].to_numpy()
     if other.any():
@@ -282,7 +282,7 @@ def oof_lines(a, b, part, data_dir):
         raise InputError(f"{a.name} and {b.name}: {differ}")
     answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
     if (answers[0] == answers[1]).all():
-        return [tr("no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)")]
+        return ["no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)"]
     C = len(CLASS_NAMES[part])
     result = paired(truth, *answers, persons, C)
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
@@ -446,6 +446,7 @@ def main(argv=None):
     verdict, scores = oof_lines(a, b, part, args.data_dir), []
     if lacking and len(verdict) == 1:
         raise InputError(f"{'; '.join(lacking)}. Without them: {verdict[0]}")
+    verdict = [*map(tr, verdict)]
     if not lacking:
         comparison = join(a, b, part)
         scores = label_lines(args.labels, comparison) if args.labels else []

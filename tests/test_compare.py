@@ -193,7 +193,7 @@ def test_scores_on_known_labels(images, here, shared_data, capsys):
     assert f"macro F1 of label against {few}: A 1.0000, B 1.0000 (5 images)" in compared(capsys, a, b, "--labels", few)
 
 
-def test_without_eval_predictions_the_verdict_is_still_there(make_run, here, capsys):
+def test_without_eval_predictions_the_verdict_is_still_there(make_run, here, monkeypatch, capsys):
     a = make_run("a", "label", kinds=("oof", "eval"))
     b = make_run("b", "label", seed=3, kinds=("oof",))
     (b / "fold0").mkdir()
@@ -202,8 +202,12 @@ def test_without_eval_predictions_the_verdict_is_still_there(make_run, here, cap
     assert "A - B = " in out and "rows that differ" not in out and not (here / "comparisons").exists()
     assert f"{b}:fold0 has no eval predictions; python inference.py --models {b} --folds 0 makes them" in out
     (b / "oof.csv").unlink()
-    line = refused(capsys, a, f"{b}:best")
-    assert f"--models {b} --folds best makes them. Without them: no out-of-fold verdict: {b}:best has no oof.csv" in line
+    for lang in ("en", "ko"):  # errors stay English
+        monkeypatch.setenv("FACES_LANG", lang)
+        line = refused(capsys, a, f"{b}:best")
+        assert f"--models {b} --folds best makes them. Without them: no out-of-fold verdict: {b}:best has no oof.csv" in line
+    c = make_run("c", "label", kinds=("eval",))
+    assert f"OOF 판정 없음: {c}에 oof.csv가 없습니다\n" in compared(capsys, a, c)
 
 
 def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, capsys):
