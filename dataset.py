@@ -275,12 +275,14 @@ def read_answers(data_dir, names):
     return np.array([answers[name] for name in names], dtype=np.int64)
 
 
-def read_label_fixes(path, people, min_confidence):
-    """(fixes, count left out) of a csv path,column,value[,confidence]; fixes: DataFrame path (of people), column, value.
+def read_fixes(path, people=None):
+    """The rows of a csv path,column,value[,confidence]: DataFrame path (of people, whose ids it may name), column, value,
+    confidence, and files.LINE.
 
-    `path` is a path of train.csv or an id; `column` gender (male, female, swap), age (years) or mask (swap: normal and
-    incorrect_mask change places). Rows below `min_confidence` are left out. InputError names a line that is none of these."""
+    `column` is gender (male, female, swap), age (years) or mask (swap: normal and incorrect_mask change places). InputError
+    names a line that is none of these; without people any path will do."""
     table = files.read_csv(path, ("path", "column", "value"))
+    people = table.assign(id=table["path"]) if people is None else people
     confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
     sure = pd.to_numeric(confidence, errors="coerce").to_numpy()
     by_name = {path: [path] for path in people["path"]}
@@ -304,9 +306,18 @@ def read_label_fixes(path, people, min_confidence):
             problem = f"confidence {confidence[row]!r} is not a number from 0 to 1"
         if problem:
             raise InputError(f"{path}, line {line}: {problem}")
-        if sure[row] >= min_confidence:
-            fixes.extend((path, column, str(to_age(value)) if column == "age" else value) for path in by_name[name])
-    return pd.DataFrame(fixes, columns=["path", "column", "value"]), int((sure < min_confidence).sum())
+        value = str(to_age(value)) if column == "age" else value
+        fixes.extend((name, column, value, sure[row], line) for name in by_name[name])
+    return pd.DataFrame(fixes, columns=["path", "column", "value", "confidence", files.LINE])
+
+
+def read_label_fixes(path, people, min_confidence):
+    """(fixes, count left out) of the csv of `read_fixes`; fixes: DataFrame path, column, value. Rows below `min_confidence` are
+    left out, and those of confidence 0, whose label is right."""
+    table = read_fixes(path, people)
+    taken = (table["confidence"] >= min_confidence) & (table["confidence"] > 0)
+    fixes = table.loc[taken, ["path", "column", "value"]].reset_index(drop=True)
+    return fixes, table[files.LINE][~taken].nunique()
 
 
 def apply_label_fixes(images, fixes):

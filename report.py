@@ -1,6 +1,7 @@
 """Find labels that are probably wrong, of persons (gender, age, swapped images) and of single images: a gallery and a csv.
 
     python report.py --label-noise RUN [RUN ...]
+    python report.py --merge FILE [FILE ...]     # the csvs of several people, saved from the page
 
 As confident learning (Northcutt et al. 2021, arXiv 1911.00068), but of persons, whose seven images are wrong at once, and by
 Bayes' rule, from out-of-fold predictions that are calibrated on the labels first. A face that misleads every model looks like a
@@ -12,8 +13,10 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
+import os
+import shlex
 import sys
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -36,6 +39,8 @@ COLUMNS = {"gender": "gender", "age": "age_group", "mask": "mask"}  # of a label
 CHANCE = 1.25  # models whose macro F1 of C classes is below CHANCE / C guess, and can't judge a label
 YEARS = 5  # a recorded age as near as this to the apparent one is called right
 FLOOR = 1e-6  # a probability below this is as good as 0
+SURE = 0.9  # a fix is accepted from this confidence on, as by train.py --fix-confidence
+DOUBTS = {"unsure": 0.5, "right": 0}  # verdicts that accept no fix, and their confidence in a csv of fixes
 
 # Mean predictions of train images: `rows` image, path; `probs` {component: float64 [N, C]} of mask, gender and age_group, as
 # far as the runs decide them, and `age` (single years); `truth` {component: int64 [N]}.
@@ -336,17 +341,47 @@ def closing_lines(findings, persons, runs, out, missing, fixed):
     print("  python train.py --label-fixes accepted.csv")
 
 
-def main(argv=None):
-    parser = errors.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
-    parser.add_argument("--label-noise", nargs="+", required=True, metavar="RUN", help="runs or ensembles, of any targets")
-    parser.add_argument("--noise-rate", type=errors.positive_float, default=0.01, metavar="P",
-                        help="share of labels that are wrong, a guess")  # fmt: skip
-    parser.add_argument("--top", type=errors.positive_int, default=50, metavar="N", help="suggestions of each part at most")
-    parser.add_argument("--out", default="label-noise", metavar="DIR", help="folder of the files; older ones are replaced")
-    parser.add_argument("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
-    args = parser.parse_args(argv)
-    if not 0 < args.noise_rate < 0.5:
-        parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
+def read_verdicts(path, people=None):
+    """The rows of `dataset.read_fixes`, each label once, with `verdict`: the value accepted, or a key of DOUBTS."""
+    table = dataset.read_fixes(path, people)
+    files.check_once(path, table.assign(fix=table["path"] + " " + table["column"]), "fix")
+    doubts = np.where(table["confidence"] > 0, "unsure", "right")
+    return table.assign(verdict=np.where(table["confidence"] >= SURE, table["value"], doubts))
+
+
+def merge(paths):
+    """(fixes, ties) of the csvs of several people: the verdict on a label that more than half of those who judged it share. All
+    other labels are unsure, and `ties` has a line for each."""
+    rows, ties = [], []
+    tables = pd.concat([read_verdicts(path).assign(file=path) for path in paths], ignore_index=True)
+    for (path, column), votes in tables.groupby(["path", "column"], sort=False):
+        verdict, count = Counter(votes["verdict"]).most_common(1)[0]
+        if 2 * count <= len(votes):
+            said = ", ".join(f"{file} {each}" for file, each in zip(votes["file"], votes["verdict"]))
+            ties.append(f"{path} {column}: {said}")
+            verdict = "unsure"
+        value = votes["value"][votes["confidence"].idxmax()] if verdict in DOUBTS else verdict
+        rows.append((path, column, value, DOUBTS.get(verdict, 1)))
+    return pd.DataFrame(rows, columns=["path", "column", "value", "confidence"]), ties
+
+
+def merge_files(paths, out):
+    """--merge: write the csv that `merge` makes, and print its ties."""
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise InputError(f"--merge {' '.join(paths)}: holds one twice")
+    if os.path.lexists(out):
+        raise InputError(f"{out}: exists, and may hold somebody's work; give another --out, or move it away")
+    fixes, ties = merge(paths)
+    files.write_csv(out, fixes, "%g")
+    for tie in ties:
+        say(f"tie: {tie}")
+    accepted, unsure, right = ((fixes["confidence"] == confidence).sum() for confidence in (1, 0.5, 0))
+    say(f"{out}: {len(fixes):,} labels, {accepted:,} to fix, {right:,} right, {unsure:,} unsure ({len(ties):,} by a tie)")
+    say(f"next: python train.py --label-fixes {shlex.quote(out)}")
+
+
+def label_noise(args):
+    """--label-noise: find the labels and write the page and its csvs."""
     found = read_evidence(args.label_noise)
     recorded = next((experiment.read_args(member.folder).get("data_dir") for member in found if member.is_run), None)
     data_dir = demo.find(args.data_dir)
@@ -356,9 +391,34 @@ def main(argv=None):
     people, evidence = dataset.read_people(data_dir), average(found)
     check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
     fixed, findings = applied_fixes(found, people), judge(evidence, people, args.noise_rate)
-    runs = [describe(member) for member in found]
-    persons, missing = write_page(args.out, evidence, findings, data_dir, runs, args.top, fixed)
-    closing_lines(findings, persons, runs, args.out, missing, fixed)
+    runs, out = [describe(member) for member in found], args.out or "label-noise"
+    persons, missing = write_page(out, evidence, findings, data_dir, runs, args.top, fixed)
+    closing_lines(findings, persons, runs, out, missing, fixed)
+
+
+def main(argv=None):
+    parser = errors.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--label-noise", nargs="+", metavar="RUN", help="labels that are probably wrong, by runs or ensembles of any targets")
+    add("--merge", nargs="+", metavar="FILE", help="join the csvs that several people saved from the page of --label-noise")
+    add = parser.add_argument
+    add("--noise-rate", type=errors.positive_float, default=0.01, metavar="P", help="share of labels that are wrong, a guess")
+    add("--top", type=errors.positive_int, default=50, metavar="N", help="suggestions of each part at most")
+    add("--out", metavar="PLACE", help="folder of --label-noise, whose older files are replaced, or csv of --merge; "
+        "without it label-noise or merged.csv")  # fmt: skip
+    add("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
+    args, given = parser.parse_args(argv), parser.given(argv)
+    if not args.label_noise and not args.merge:
+        parser.error("nothing to do: give --label-noise RUN ... or --merge FILE ...; --help tells more")
+    for name in ("noise_rate", "top", "data_dir"):
+        if name in given and not args.label_noise:
+            parser.error(f"--{name.replace('_', '-')}: does nothing without --label-noise RUN; add that, or leave this out")
+    if not 0 < args.noise_rate < 0.5:
+        parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
+    if args.merge:
+        merge_files(args.merge, args.out or "merged.csv")
+    else:
+        label_noise(args)
     return 0
 
 

@@ -348,3 +348,31 @@ def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, ca
     monkeypatch.setattr(demo, "DATA_PLACES", ())
     assert errors.run(lambda: report.main(["--label-noise", str(run)])) == 2
     assert "--data-dir: no data folder here" in (err := capsys.readouterr().err) and "trained on the/data" in err
+
+
+def test_merge_takes_what_more_than_half_of_those_who_judged_a_label_say(tmp_path, monkeypatch, capsys):
+    """1: 2 of 3 accept. 2: one accepts, one says right: a tie. 3: right by 2 of 2. 4: three verdicts, two of them accept but other
+    ages: a tie. 5: unsure by 2 of 2, no tie. 6: one alone judged it. Nobody counts twice and no file is replaced."""
+    monkeypatch.chdir(tmp_path)
+    for name, lines in {
+        "a": "1,gender,male,1 2,age,60.0,1 3,mask,swap,0 4,age,45,1 5,gender,male,0.5", "wrong": "1,gender,old,1",
+        "b": "1,gender,male,0.9 2,age,60,0 3,mask,swap,0 4,age,47,1 5,gender,male,0.8", "twice": "1,age,60,1 1,age,50,0",
+        "c": "1,gender,male,0 4,age,45,0 6,gender,swap,",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text("\n".join(["path,column,value,confidence", *lines.split()]))
+    (tmp_path / "link").symlink_to("a")
+    for argv, said in (
+        ("a link", "--merge a link: holds one twice"), ("a --out a", "^a: exists, and may hold somebody's work; give another"),
+        ("a twice", "^twice, line 3: fix '1 age' appears twice"), ("a wrong", "^wrong, line 2: value 'old' does not fit"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            report.main(["--merge", *argv.split()])
+    assert not (tmp_path / "merged.csv").exists() and report.main(["--merge", "a", "b", "c"]) == 0
+    merged = ["1,gender,male,1", "2,age,60,0.5", "3,mask,swap,0", "4,age,45,0.5", "5,gender,male,0.5", "6,gender,swap,1"]
+    assert (tmp_path / "merged.csv").read_text().splitlines() == ["path,column,value,confidence", *merged]
+    assert capsys.readouterr().out.splitlines() == [
+        "tie: 2 age: a 60, b right", "tie: 4 age: a 45, b 47, c right",
+        "merged.csv: 6 labels, 2 to fix, 1 right, 3 unsure (2 by a tie)", "next: python train.py --label-fixes merged.csv"]  # fmt: skip
+    people = pd.DataFrame({"path": list("123456"), "id": list("123456")})
+    fixes, left_out = dataset.read_label_fixes("merged.csv", people, 0.0)  # never what is right
+    assert (fixes["path"].tolist(), left_out) == (list("12456"), 1)
