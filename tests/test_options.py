@@ -16,9 +16,9 @@ import train
 
 def test_demo_defaults_give_way_to_options(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "locate", lambda data_dir, draw: (tmp_path, True))
-    args = options.parse_args(["--epochs", "3", "--grad-accum-steps", "2", "--focal-gamma", "1"])
+    args = options.parse_args(["--epochs", "3", "--grad-accum-steps", "2", "--focal-gamma", "1", "--fold", "1", "0", "1"])
     assert (args.epochs, args.model, args.pretrained) == (3, options.DEMO_DEFAULTS["model"], False)
-    assert (args.accum, args.gamma) == (2, 1.0)  # other names of these two
+    assert (args.accum, args.gamma) == (2, 1.0) and args.fold == [1, 0]  # other names of these two; a fold is trained once
     assert args.img_size == options.DEMO_DEFAULTS["img_size"]
     said = capsys.readouterr().err
     assert "--model test_resnet --img-size 64 48 --no-pretrained" in said and max(map(len, said.splitlines())) <= errors.WIDTH
