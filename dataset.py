@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ SCORED_AS = {**{target: target for target in TARGETS}, "multi": "label", "age": 
 # The seven images of a person and the mask state each shows.
 IMAGE_KINDS = {**{f"mask{number}": 0 for number in range(1, 6)}, "incorrect_mask": 1, "normal": 2}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
+EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names in info.csv order
 
 
@@ -117,11 +120,17 @@ def truth_columns(target):
     return list(HEADS["multi"]) if target == "multi" else ["target"]
 
 
+def whole(text):
+    """The whole number from 0 on in a text, which a spreadsheet may have given a point and zeros ('29.0'), or None."""
+    found = WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
+
+
 def read_submission(path):
     """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names a line with another label or a doubled ImageID."""
     table = files.read_csv(path, ("ImageID", "ans"))
     files.check_once(path, table, "ImageID")
-    labels = [files.whole(answer) for answer in table["ans"]]
+    labels = [whole(answer) for answer in table["ans"]]
     for line, answer, label in zip(table[files.LINE], table["ans"], labels):
         if label is None or label >= len(LABELS):
             raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
@@ -141,7 +150,7 @@ def read_people(data_dir):
             problem = f"gender {gender!r} is neither male nor female"
         elif to_age(age) is None:
             problem = f"age {age!r} is not a whole number from 0 to 120"
-        elif files.EXPONENT.fullmatch(name):
+        elif EXPONENT.fullmatch(name):
             problem = f"id {name!r} was made a number, as in a spreadsheet; take the original"
         elif folder in (".", "..") or "/" in folder:
             problem = f"path {folder!r} is not the name of a folder in train/images"
@@ -156,7 +165,7 @@ def read_people(data_dir):
 @functools.cache  # some ages, thousands of times
 def to_age(text):
     """The age in a text: a whole number from 0 to 120, or None."""
-    age = files.whole(text)
+    age = whole(text)
     return age if age is not None and age <= 120 else None
 
 
@@ -394,8 +403,9 @@ def read_eval_images(data_dir):
 
 
 def read_tables(args):
-    """The tables of a run: people, their folds, image rows, these as training sees them (labelled), --label-fixes or None, and
-    the EvalImages of --pseudo or none. A resumed run takes its own copy of the label fixes where their file is gone."""
+    """The tables of a run: people, their folds, image rows and their files, the rows as training sees them (labelled),
+    --label-fixes or None, and the EvalImages of --pseudo or none. A resumed run takes its own copy of the label fixes where
+    their file is gone."""
     everyone = people = read_people(args.data_dir)
     if args.limit_people:
         people = limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
@@ -412,7 +422,9 @@ def read_tables(args):
         dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
         log(f"drop ages: {dropped} people leave training")
     held = read_eval_images(args.data_dir) if args.pseudo else EvalImages(Path(args.data_dir), [], [])
-    return SimpleNamespace(people=people, folds=folds, images=images, labelled=labelled, fixes=fixes, eval_images=held)
+    paths = image_files(args.data_dir, images["image"])
+    return SimpleNamespace(people=people, folds=folds, images=images, files=paths, labelled=labelled, fixes=fixes,
+                           eval_images=held)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -253,14 +253,8 @@ def fold_lock(run, fold):
     with files.writing(folder):
         folder.mkdir(exist_ok=True)
     with files.lock(folder):
-        remove_leftovers(folder)
+        files.remove_leftovers(folder)
         yield
-
-
-def remove_leftovers(folder):
-    """Remove what killed processes left half-written; only for the holder of the folder's lock."""
-    for leftover in Path(folder).glob(".*.tmp*"):
-        files.remove(leftover)
 
 
 def check_not_trained(run, folds):
@@ -293,8 +287,8 @@ def done_folds(run):
     """{fold: fold.json} of the folds that are complete, in order."""
     done = {}
     for fold, path in _of_folds(run, "fold.json").items():
+        done[fold] = files.read_json(path)
         with errors.reading(path, "delete that folder and train the fold again"):
-            done[fold] = files.read_json(path)
             for key in FOLD:
                 float(0 if key.startswith("val_") and done[fold][key] is None else done[fold][key])
             done[fold]["weights_sha256"].encode()

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 from numbers import Integral, Real
 from pathlib import Path
@@ -27,8 +26,6 @@ PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of p
 LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 FOLDS = 10**6  # more than anybody has
-WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
-EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 
 
 class DiskError(InputError):
@@ -99,6 +96,12 @@ def remove(path):
     """Remove a file, which need not be there."""
     with writing(path):
         Path(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder, name="*"):
+    """Remove what killed processes left of files `name` (a pattern) that they wrote; only for the holder of the lock."""
+    for leftover in Path(folder).glob(f".{name}.*.tmp*"):
+        remove(leftover)
 
 
 def make_dir(folder, option):
@@ -276,12 +279,6 @@ def _read_fast(path, texts, numbers):
         # Without a RangeIndex rows have more fields than the header, and pandas took the first for their names.
         if len(table) and isinstance(table.index, pd.RangeIndex) and (np.isfinite(values) & (values >= 0)).all():
             return table.assign(**{name: table[name].str.strip() for name in texts})
-
-
-def whole(text):
-    """The whole number from 0 on in a text, which a spreadsheet may have given a point and zeros ('29.0'), or None."""
-    found = WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
 
 
 def check_filled(path, table, column):

@@ -329,6 +329,26 @@ SECONDS = 1.0  # of a measurement, which ends after the round that passes them
 CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
 
 
+def resolve_amp(mode, device):
+    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
+    if mode != "auto":
+        return mode
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def cpu_has_bf16():
+    """True for a processor that multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def usual_format(net):
+    """'channels_last' where most parameters are convolution kernels (CNNs, not ViTs), else 'contiguous'."""
+    kernels = sum(p.numel() for p in net.parameters() if p.ndim == 4)
+    return "channels_last" if kernels > 0.5 * sum(p.numel() for p in net.parameters()) else "contiguous"
+
+
 def choose_precision(args, net, ranks):
     """Resolve --amp auto and --memory-format auto in `args`, and put `net`, the run's model, into that format.
     On a GPU amp is bf16, or fp16 where it has none. What is left to choose is timed once a machine and kept in --cache-dir."""
@@ -341,9 +361,9 @@ def choose_precision(args, net, ranks):
 def _fastest(args, net, device, batch):
     formats = [args.memory_format]
     if args.memory_format == "auto":
-        formats = list(dict.fromkeys([model.usual_format(net), *model.FORMATS]))
-    amps = [model.resolve_amp(args.amp, device)]
-    if args.amp == "auto" and device.type == "cpu" and model.cpu_has_bf16():
+        formats = list(dict.fromkeys([usual_format(net), *model.FORMATS]))
+    amps = [resolve_amp(args.amp, device)]
+    if args.amp == "auto" and device.type == "cpu" and cpu_has_bf16():
         amps.append("bf16")
     candidates = [f"{amp} {memory_format}" for amp in amps for memory_format in formats]
     if len(candidates) == 1:

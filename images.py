@@ -297,8 +297,7 @@ def _build_once(array, listed, build):
         return
     key = array.name.partition(".")[0]
     with files.lock(array.with_name(f"{key}.lock"), f"waiting for another process to build {array}", wait=True, make=True):
-        for leftover in array.parent.glob(f".{key}.*.tmp*"):  # of a process that was killed: the lock is ours
-            files.remove(leftover)
+        files.remove_leftovers(array.parent, key)
         if not (array.exists() and listed.exists()):
             build()
 

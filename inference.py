@@ -86,7 +86,7 @@ def predict_rows(weights, store, rows, args, device):
     what = f"{len(weights)} folds of {runs[0] if len(runs) == 1 else f'{len(runs)} runs'}"
     batches = tqdm(store.batches(chunks), what, len(chunks), leave=False, disable=args.quiet or None, unit="img",
                    unit_scale=args.batch_size * len(weights))  # fmt: skip
-    logits = model.predict_together(models, batches, model.AMP_DTYPES[model.resolve_amp(args.amp, device)], args.tta)
+    logits = model.predict_together(models, batches, model.AMP_DTYPES[hardware.resolve_amp(args.amp, device)], args.tta)
     return [(target, metrics.head_probs(fold_logits, head_slices(target))) for target, fold_logits in zip(targets, logits)]
 
 

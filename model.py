@@ -36,26 +36,6 @@ CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "mo
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
-def resolve_amp(mode, device):
-    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
-    if mode != "auto":
-        return mode
-    if device.type != "cuda":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def cpu_has_bf16():
-    """True for a processor that multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def usual_format(net):
-    """'channels_last' where most parameters are convolution kernels (CNNs, not ViTs), else 'contiguous'."""
-    kernels = sum(p.numel() for p in net.parameters() if p.ndim == 4)
-    return "channels_last" if kernels > 0.5 * sum(p.numel() for p in net.parameters()) else "contiguous"
-
-
 def layout(net):
     """The torch memory format of a model's kernels, which its images should have too."""
     strided = [p for p in net.parameters() if p.ndim == 4 and not p.is_contiguous()]

@@ -109,9 +109,9 @@ def predicting(runs):
         for run in sorted({os.path.realpath(run) for run in runs}):  # in one order, or two processes could wait for each other
             waiting = f"waiting for another process that predicts with {run}"
             stack.enter_context(files.lock(Path(run) / "args.yaml", waiting, wait=True))
-            for name in ("eval*", "oof_*", "submission"):  # what a killed process left half-written: the lock is ours
-                for leftover in (*Path(run).glob(f".{name}.*.tmp*"), *Path(run).glob(f"fold*/.{name}.*.tmp*")):
-                    files.remove(leftover)
+            for folder in (Path(run), *Path(run).glob("fold*")):
+                for name in ("eval*", "oof_*", "submission"):
+                    files.remove_leftovers(folder, name)
         yield
 
 

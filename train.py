@@ -58,8 +58,8 @@ def main(argv=None):
     with ranks.only_rank0_reports():
         args = options.same_options(options.parse_args(argv, ranks), ranks)
         ranks = ranks.on(args.device)
-        args.threads = threads_of_a_fold(args)
         with resumable(args, argv, ranks):
+            args.threads = threads_of_a_fold(args)
             tables = dataset.read_tables(args)
             refuse(args, tables, ranks)
             net = None if args.resume else model.build_model(args, 0, ranks.device, try_size=True)
@@ -143,7 +143,7 @@ class Data:
 def load_data(args, tables, net, ranks):
     """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0."""
     geometry, names = Geometry.of(args.img_size, args.crop, args.face_crop), tables.eval_images.names
-    paths = [*dataset.image_files(args.data_dir, tables.images["image"]), *tables.eval_images.files]
+    paths = [*tables.files, *tables.eval_images.files]
     with ranks.local_rank0_first():
         if ranks.first:
             check_room(args, net, tables.images, paths)
@@ -328,7 +328,7 @@ def continue_run(args, run, folds, digest):
     before, names = experiment.read_args(run), ("epochs", "keep_state", "weights", "model")
     changed = {name: getattr(args, name) for name in names if getattr(args, name) != before.get(name)}
     with files.lock(run, wait=True):
-        experiment.remove_leftovers(run)
+        files.remove_leftovers(run)
         if changed:
             experiment.write_args(run, before | changed)
     if "epochs" in changed:

@@ -265,7 +265,7 @@ def measured(monkeypatch, *rates):
 ])  # fmt: skip
 def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, capsys, rates, chosen):
     """1.3 times as fast or more decides, format and precision each for itself; it is measured once."""
-    monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
     measure = measured(monkeypatch, *rates)
     assert [" ".join(choose(tmp_path)) for _ in range(2)] == [chosen] * 2
     candidates = ["off channels_last", "off contiguous", "bf16 channels_last", "bf16 contiguous"]

@@ -173,7 +173,7 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(shared_data, tmp_pa
     """84 images of a fold are 5 steps of 16, of a minute each; 2 folds of 2 epochs take four times that."""
     real = train.try_steps
     monkeypatch.setattr(train, "try_steps", lambda *args: (real(*args)[0], 60.0))
-    monkeypatch.setattr(model, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
     argv = command(shared_data, tmp_path, "--target", "mask", "--amp", "auto")
     assert train.main([*argv, "--dry-run"]) == 0
     out, err = capsys.readouterr()

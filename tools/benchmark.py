@@ -318,7 +318,7 @@ def inference(args, device):
     names, files = dataset.read_eval(args.data_dir)
     args.images = len(names[: args.images])
     images = dataset.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
-    args.amp = model.resolve_amp(args.amp, device)
+    args.amp = hardware.resolve_amp(args.amp, device)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=make_dir(args.cache_dir, "--cache-dir")) as folder:
         run = Path(folder)
         models = [make_fold(args, run, number, device) for number in range(args.folds)]
@@ -337,7 +337,7 @@ def inference(args, device):
 def make_fold(args, run, number, device):
     """A complete fold of `run` with random weights, as train.py leaves it; returns (model, mean, std)."""
     net = model.build_model(args, number, device).eval()
-    args.memory_format = model.usual_format(net)
+    args.memory_format = hardware.usual_format(net)
     net.to(memory_format=model.FORMATS[args.memory_format])
     mean, std = model.mean_std(net)
     experiment.fold_dir(run, number).mkdir()
