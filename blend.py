@@ -88,6 +88,24 @@ def _multiply(sums, totals):
     return (product_weight * product + label_weight * label) / (product_weight + label_weight)
 
 
+def soft_labels(target, sources, bounds):
+    """Soft targets float64 [N, num_outputs(target)] from predictions [(target, probs), ...] of the same images."""
+    same = [probs for source, probs in sources if source == target]
+    if len(same) == len(sources):
+        return np.mean(same, axis=0)
+    if target == "age":
+        raise InputError("--pseudo: --target age learns single years, which only runs of target age can give")
+    decided = {component for source, _probs in sources for component in dataset.DECIDES[source]}
+    wanted = set(dataset.DECIDES[target])
+    if not wanted <= decided:
+        raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
+    if decided == set(COMPONENTS):
+        label = blend(sources, bounds=bounds)
+        return label if target == "label" else np.hstack([marginals(label)[head] for head in dataset.HEADS[target]])
+    tables = [member_components(source, probs, bounds) for source, probs in sources]
+    return np.mean([table[target] for table in tables if target in table], axis=0)
+
+
 LIMITS = (0.1, 10.0)  # of a temperature; members that are never wrong would ask for 0
 FLOOR = 1e-12  # stands for a probability of 0, too small to be written down
 

@@ -11,7 +11,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
-import argparse
 import contextlib
 import re
 import shlex
@@ -21,7 +20,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import blend
 import dataset
 import demo
 import experiment
@@ -32,7 +30,7 @@ import metrics
 import model
 import options
 import predictions
-from dataset import HEADS, LABELS, OFFICIAL_BOUNDS, SCORED_AS, age_group_probs, columns, head_slices, marginals, num_outputs
+from dataset import LABELS, SCORED_AS, head_slices, num_outputs
 from errors import InputError
 from images import Geometry
 
@@ -41,7 +39,6 @@ ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
           "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
 # Options that another draw of a run has of its own, as shlex.join writes them.
 REPLACED = re.compile(r""" --(seed|fold[-_]seed|name)[ =]('[^']*'|"[^"]*"|[^\s'"])+""")
-PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 
 
 def predict_folds(jobs, eval_images, args, device):
@@ -146,117 +143,6 @@ def tta_gain(target, plain, table):
     samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
     found = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
     return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
-
-
-def find_runs(source):
-    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
-    of no use here, as it is fitted to the labels of everyone."""
-    found = predictions.open_member(str(source))
-    if found.is_run and found.choice != "all":
-        raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
-    if found.is_run:
-        return [found.folder]
-    runs, ensembles = [], [found.folder]
-    for ensemble in ensembles:  # which grows: ensembles may be members
-        for member in experiment.read_recipe(ensemble).get("members", []):
-            if experiment.is_used(member):
-                one = predictions.open_member(member["run"])
-                places = runs if one.is_run else ensembles
-                places += [] if one.folder in places else [one.folder]
-    return runs
-
-
-def check_pseudo(run, args, people, folds):
-    """InputError unless fold i of `run` held out those whom fold i of this training validates on, and age groups are alike."""
-    theirs = experiment.read_args(run)
-    cut = list(theirs.get("age_bounds", OFFICIAL_BOUNDS))
-    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
-    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
-        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
-        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
-    if args.kfold == 0:
-        return
-    if theirs.get("kfold", 0) == 0:
-        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {args.kfold} validates on")
-    if theirs.get("finish_on_all"):
-        raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
-    rows = experiment.read_folds(run)
-    held_out = dict(zip(rows["path"], rows["fold"]))
-    for path, fold in zip(people["path"], folds.tolist()):
-        if held_out.get(path, fold) != fold:
-            there = f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}"
-            raise InputError(f"{there}; train with the same people, --kfold and --fold-seed, or its labels would leak")
-
-
-def teaching_folds(run, kfold):
-    """The folds of a run whose models make the labels; InputError for one of `kfold` that is not complete."""
-    if kfold == 0:
-        return predictions.select_folds(run, "all")
-    lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
-    if lacking:
-        numbers = " ".join(map(str, lacking))
-        lack = f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here"
-        raise InputError(f"{lack}; python train.py --resume {shlex.quote(str(run))} --fold {numbers} first")
-    return list(range(kfold))
-
-
-def soft_labels(target, sources, bounds):
-    """Soft targets float64 [N, num_outputs(target)] from predictions [(target, probs), ...] of the same images."""
-    same = [probs for source, probs in sources if source == target]
-    if len(same) == len(sources):
-        return np.mean(same, axis=0)
-    if target == "age":
-        raise InputError("--pseudo: --target age learns single years, which only runs of target age can give")
-    decided = {part for source, _probs in sources for part in dataset.DECIDES[source]}
-    wanted = set(dataset.DECIDES[target])
-    if not wanted <= decided:
-        raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
-    if decided == set(dataset.COMPONENTS):
-        label = blend.blend(sources, bounds=bounds)
-        return label if target == "label" else np.concatenate([marginals(label)[head] for head in HEADS[target]], axis=1)
-    parts = [blend.member_components(source, probs, bounds) for source, probs in sources]
-    return np.mean([part[target] for part in parts if target in part], axis=0)
-
-
-def confidence(target, probs):
-    """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
-    if target == "age":
-        return age_group_probs(probs).max(1)
-    return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
-
-
-def make_pseudo(args, people, folds, eval_images, device):
-    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above, of
-    `eval_images` (dataset.EvalImages), whose predictions are made first where they are missing."""
-    runs = find_runs(args.pseudo)
-    for run in runs:
-        check_pseudo(run, args, people, folds)
-    numbers = {run: teaching_folds(run, args.kfold) for run in runs}
-    settings = argparse.Namespace(**{**vars(args), "batch_size": 128, "tta": "none"})
-    jobs = [(run, number) for run in runs for number in numbers[run]]
-    targets = {run: experiment.read_args(run)["target"] for run in runs}
-    made = []
-    with predictions.predicting(runs):
-        predict_folds(jobs, eval_images, settings, device)
-        for fold in range(max(args.kfold, 1)):
-            sources = []
-            for run in runs:
-                tables = predictions.fold_tables(run, targets[run], [fold] if args.kfold else numbers[run], "none")
-                sources.append((targets[run], predictions.mean(tables, targets[run])[columns(targets[run])].to_numpy()))
-            probs = soft_labels(args.target, sources, tuple(args.age_bounds))
-            sure = confidence(args.target, probs) >= args.pseudo_min_confidence
-            table = predictions.eval_table(np.array(eval_images.names)[sure], args.target, probs[sure].astype(np.float32))
-            made.append(table.assign(fold=fold))
-    if not any(map(len, made)):
-        given = f"--pseudo-min-confidence {args.pseudo_min_confidence:g}"
-        raise InputError(f"{given}: no eval image is predicted so surely; lower it")
-    return pd.concat(made, ignore_index=True)[["fold", "ImageID", *columns(args.target)]]
-
-
-def read_pseudo(run, target):
-    """The table of `make_pseudo` that a run keeps."""
-    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), columns(target), {"fold": files.FOLDS})
-    return table.astype(dict.fromkeys(columns(target), np.float32))
 
 
 def parse_args(argv):

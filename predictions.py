@@ -1,4 +1,4 @@
-"""Saved predictions: the tables oof.csv and eval.csv, whether they are fresh, and members that can be combined.
+"""Saved predictions: the tables oof.csv and eval.csv, whether they are fresh, members that can be combined, pseudo-labels.
 
 A fold has eval.csv (eval_hflip.csv with that TTA) and beside it a json with the digest of the weights that made it; a run has
 the mean over the folds that its eval.json names, oof.csv, and oof_hflip.csv with a json of the weights and its score.
@@ -28,6 +28,7 @@ from errors import InputError
 
 FORMAT = "%.6g"  # of a probability
 SUM_ERROR = 2e-3  # of the probabilities of a head, by rounding: three digits are read
+PSEUDO_FORMAT = "%.9g"  # float32 as text and back, bit by bit
 ONE_FOLD = re.compile(r"(?P<run>.+):(?:fold(?P<number>\d+)|(?P<best>best))")
 _log_once = functools.cache(errors.log)
 
@@ -488,3 +489,94 @@ def write_summary(run, target, kfold):
         }
         files.write_json(run / "summary.json", summary)
     return summary
+
+
+def find_runs(source):
+    """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
+    of no use here, as it is fitted to the labels of everyone."""
+    found = open_member(str(source))
+    if found.is_run and found.choice != "all":
+        raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
+    if found.is_run:
+        return [found.folder]
+    runs, ensembles = [], [found.folder]
+    for ensemble in ensembles:  # which grows: ensembles may be members
+        for member in experiment.read_recipe(ensemble).get("members", []):
+            if experiment.is_used(member):
+                one = open_member(member["run"])
+                places = runs if one.is_run else ensembles
+                places += [] if one.folder in places else [one.folder]
+    return runs
+
+
+def check_pseudo(run, args, people, folds):
+    """InputError unless fold i of `run` held out those whom fold i of this training validates on, and age groups are alike."""
+    theirs = experiment.read_args(run)
+    cut = list(theirs.get("age_bounds", dataset.OFFICIAL_BOUNDS))
+    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
+    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
+        ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
+        raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
+    if args.kfold == 0:
+        return
+    if theirs.get("kfold", 0) == 0:
+        raise InputError(f"--pseudo {run}: is a nofold run, which has seen everyone that --kfold {args.kfold} validates on")
+    if theirs.get("finish_on_all"):
+        raise InputError(f"--pseudo {run}: its --finish-on-all has shown everyone to every fold; take a run without it")
+    rows = experiment.read_folds(run)
+    held_out = dict(zip(rows["path"], rows["fold"]))
+    for path, fold in zip(people["path"], folds.tolist()):
+        if held_out.get(path, fold) != fold:
+            there = f"--pseudo {run}: has {path} in fold {held_out[path]}, here it is in fold {fold}"
+            raise InputError(f"{there}; train with the same people, --kfold and --fold-seed, or its labels would leak")
+
+
+def teaching_folds(run, kfold):
+    """The folds of a run whose models make the labels; InputError for one of `kfold` that is not complete."""
+    if kfold == 0:
+        return select_folds(run, "all")
+    lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
+    if lacking:
+        numbers = " ".join(map(str, lacking))
+        lack = f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here"
+        raise InputError(f"{lack}; python train.py --resume {shlex.quote(str(run))} --fold {numbers} first")
+    return list(range(kfold))
+
+
+def confidence(target, probs):
+    """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
+    if target == "age":
+        return dataset.age_group_probs(probs).max(1)
+    return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
+
+
+def make_pseudo(args, tables, predict):
+    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above, of
+    the eval images of `tables` (see dataset.read_tables). `predict(jobs)` makes predictions that are missing."""
+    runs = find_runs(args.pseudo)
+    for run in runs:
+        check_pseudo(run, args, tables.people, tables.folds)
+    numbers = {run: teaching_folds(run, args.kfold) for run in runs}
+    targets = {run: experiment.read_args(run)["target"] for run in runs}
+    made = []
+    with predicting(runs):
+        predict([(run, number) for run in runs for number in numbers[run]])
+        for fold in range(max(args.kfold, 1)):
+            sources = []
+            for run in runs:
+                of_fold = fold_tables(run, targets[run], [fold] if args.kfold else numbers[run], "none")
+                sources.append((targets[run], mean(of_fold, targets[run])[dataset.columns(targets[run])].to_numpy()))
+            probs = blend.soft_labels(args.target, sources, tuple(args.age_bounds))
+            sure = confidence(args.target, probs) >= args.pseudo_min_confidence
+            table = eval_table(np.array(tables.eval_images.names)[sure], args.target, probs[sure].astype(np.float32))
+            made.append(table.assign(fold=fold))
+    if not any(map(len, made)):
+        given = f"--pseudo-min-confidence {args.pseudo_min_confidence:g}"
+        raise InputError(f"{given}: no eval image is predicted so surely; lower it")
+    return pd.concat(made, ignore_index=True)[["fold", "ImageID", *dataset.columns(args.target)]]
+
+
+def read_pseudo(run, target):
+    """The table of `make_pseudo` that a run keeps."""
+    table = files.read_numbers(run / "pseudo.csv", ("ImageID",), dataset.columns(target), {"fold": files.FOLDS})
+    return table.astype(dict.fromkeys(dataset.columns(target), np.float32))

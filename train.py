@@ -158,7 +158,7 @@ def load_data(args, tables, net, ranks):
     for values in ([size for size, _time in images.stat_all(paths)], good_eval, *vars(labels).values()):
         found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
     if pseudo is not None:
-        found.update(pseudo.to_csv(float_format=inference.PSEUDO_FORMAT).encode())
+        found.update(pseudo.to_csv(float_format=predictions.PSEUDO_FORMAT).encode())
     if ranks.all_reduce_max(int(found.hexdigest() != ranks.broadcast(found.hexdigest()))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
     store = ImageStore(pixels, ranks.device, args.cache_device)
@@ -167,10 +167,15 @@ def load_data(args, tables, net, ranks):
 
 def read_pseudo(args, tables, device):
     """The table of pseudo.csv: that of the resumed run, or what the models of --pseudo predict."""
+
+    def predict(jobs):
+        settings = argparse.Namespace(**vars(args) | {"batch_size": 128, "tta": "none"})
+        inference.predict_folds(jobs, tables.eval_images, settings, device)
+
     if args.resume:
-        labels = inference.read_pseudo(Path(args.resume), args.target)
+        labels = predictions.read_pseudo(Path(args.resume), args.target)
     else:
-        labels = inference.make_pseudo(args, tables.people, tables.folds, tables.eval_images, device)
+        labels = predictions.make_pseudo(args, tables, predict)
     counts = labels["fold"].value_counts().sort_index()
     used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     errors.log(f"pseudo-labels: of {len(tables.eval_images.names)} eval images {used}, "
@@ -353,7 +358,7 @@ def make_run(args, argv, fixes, folds, data, device):
         if fixes is not None:
             files.write_csv(folder / "label_fixes.csv", fixes)
         if data.pseudo is not None:
-            files.write_csv(folder / "pseudo.csv", data.pseudo, inference.PSEUDO_FORMAT)
+            files.write_csv(folder / "pseudo.csv", data.pseudo, predictions.PSEUDO_FORMAT)
 
     return experiment.make_folder(args.output_dir, args.name, next_name, fill)
 

@@ -145,7 +145,7 @@ READERS = {
         found["image"].is_unique and found["target"].isin([0, 1]).all() and np.isfinite(found[["p0", "p1"]]).all(axis=None))],
     "train/eval.csv": [lambda path: predictions.read_table(path, "gender", ("ImageID",))],
     "train/age.csv": [lambda path: predictions.read_table(path, "age", ("ImageID",))],
-    "train/pseudo.csv": [lambda path: inference.read_pseudo(path.parent, "gender")],
+    "train/pseudo.csv": [lambda path: predictions.read_pseudo(path.parent, "gender")],
     "train/folds.csv": [reader(lambda path: experiment.read_folds(path.parent), lambda found: found["path"].is_unique),
                         lambda path: experiment.validated_people(path.parent)],
     "train/log.csv": [experiment.read_log],
@@ -164,7 +164,7 @@ READERS = {
     "runs/a-s1/eval.json": [lambda path: predictions.made_of(path.parent)],
     "runs/a-s1/fold1/eval.json": [lambda path: predictions.fold_tables(path.parents[1], "label", [0, 1], "none")],
     "runs/a-s1/oof_hflip.json": [lambda path: predictions.oof_is_fresh(path.parent, "hflip")],
-    "submissions/mix/recipe.yaml": [record, reader(lambda path: inference.find_runs(path.parent), lambda found:
+    "submissions/mix/recipe.yaml": [record, reader(lambda path: predictions.find_runs(path.parent), lambda found:
         all(run.resolve().is_relative_to(Path.cwd()) for run in found))],
     "submissions/mix/score.json": [record],
     "runs/a-s1/fold0/best.safetensors": [reader(model.load, lambda found: found[1]["model"] == "test_resnet"),

@@ -16,9 +16,9 @@ import compare
 import engine
 import experiment
 import images
-import inference
 import leaderboard
 import model
+import predictions
 import report
 import sweep
 from errors import InputError
@@ -106,7 +106,7 @@ def test_backbone_files_with_odd_names(tmp_path):
 def test_yaml_runs_nothing_and_without_options_says_how_to_get_them_back(owned, tmp_path, file, read, remedy):
     for tag in ("object/apply:os.system", "object/new:os.system", "name:os.system", "module:os"):
         (tmp_path / file).write_text(f"target: mask\nmembers: []\nx: !!python/{tag} ['touch {owned}']\n")
-        for reader in (read, leaderboard.read_record, inference.find_runs):
+        for reader in (read, leaderboard.read_record, predictions.find_runs):
             with pytest.raises(InputError, match=rf"{file}: damaged \(could not determine a constructor.*; {remedy}$"):
                 reader(tmp_path)
     for text in ("", "# a comment\n", "- a\n", "text"):

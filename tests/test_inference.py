@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import assert_same_run, without_pictures
 
+import blend
 import dataset
 import engine
 import ensemble
@@ -295,13 +296,13 @@ def test_soft_labels_and_their_confidence_by_hand():
         ("multi", [("label", label)], np.hstack([mask, gender, age_group])), ("gender", [("label", label)], gender),
         ("mask", sources[:2], mask),
     ):  # fmt: skip
-        np.testing.assert_allclose(inference.soft_labels(target, given, (30, 60)), expected)
+        np.testing.assert_allclose(blend.soft_labels(target, given, (30, 60)), expected)
     age = np.eye(43)[[59 - 18]]
     for bounds, given, group in (((29, 59), [("age", age)], 2), ((30, 60), [("age", age), ("gender", np.ones((1, 2)))], 1)):
-        assert inference.soft_labels("age_group", given, bounds).tolist() == np.eye(3)[[group]].tolist()
-    assert inference.confidence("multi", np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])).tolist() == [0.6]
-    assert inference.confidence("label", np.eye(18)[:1]).tolist() == [1]
-    assert inference.confidence("age", np.full((1, 43), 1 / 43))[0] == pytest.approx(30 / 43)
+        assert blend.soft_labels("age_group", given, bounds).tolist() == np.eye(3)[[group]].tolist()
+    assert predictions.confidence("multi", np.array([[0.9, 0.1, 0.0, 0.6, 0.4, 0.2, 0.1, 0.7]])).tolist() == [0.6]
+    assert predictions.confidence("label", np.eye(18)[:1]).tolist() == [1]
+    assert predictions.confidence("age", np.full((1, 43), 1 / 43))[0] == pytest.approx(30 / 43)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +370,7 @@ def test_an_ensemble_teaches_by_its_members_that_count(runs, tmp_path):
     members = [{"run": str(runs["label"]), "weight": 1}, {"run": str(runs["multi"]), "weight": 0},
                {"run": f"{runs['mask']}:fold1", "weight": {"mask": 0.5}}, {"run": str(runs["label"]), "weight": 2}]  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"members": members}))
-    assert inference.find_runs(tmp_path) == [runs["label"], runs["mask"]]
+    assert predictions.find_runs(tmp_path) == [runs["label"], runs["mask"]]
 
 
 def test_a_nofold_run_learns_from_eval_images_too(fit, runs):
