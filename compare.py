@@ -30,7 +30,7 @@ import files
 import images
 import metrics
 import predictions
-from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, class_parts, marginals, scored_probs
+from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, changed_words, class_parts, marginals, scored_probs
 from errors import InputError, did_you_mean, say, tr
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -54,12 +54,6 @@ def narrow(values, scored_as, part):
     if part == scored_as:
         return values
     return (marginals(values) if np.ndim(values) == 2 else class_parts(values, scored_as))[part]
-
-
-def changed_words(index_a, index_b, scored_as):
-    """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
-    a, b = (class_parts(index, scored_as) for index in (index_a, index_b))
-    return [(part, CLASS_NAMES[part][a[part]], CLASS_NAMES[part][b[part]]) for part in a]
 
 
 class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b")):

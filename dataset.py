@@ -72,6 +72,12 @@ def class_parts(classes, scored_as):
     return dict(zip(HEADS["multi"], decode(classes))) if scored_as == "label" else {scored_as: classes}
 
 
+def changed_words(index_a, index_b, scored_as):
+    """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
+    a, b = (class_parts(index, scored_as) for index in (index_a, index_b))
+    return [(part, CLASS_NAMES[part][a[part]], CLASS_NAMES[part][b[part]]) for part in a]
+
+
 def to_age_group(age, bounds=OFFICIAL_BOUNDS):
     """Age group of ages in years (int or integer array): 0 below bounds[0], 2 from bounds[1] on, else 1."""
     age = np.asarray(age)
