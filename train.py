@@ -624,10 +624,9 @@ def draw_pictures(args, run):
 
 def closing(args, run, summary, started):
     """Print folds, score with its interval, where the run is, and the next command."""
-    print(f"\n{'fold':>6}{'best epoch':>12}{'macro F1':>10}{'accuracy':>10}")
-    for row in summary["folds"]:
-        scores = "".join("         -" if row[key] is None else f"{row[key]:10.4f}" for key in ("val_f1", "val_acc"))
-        print(f"{row['fold']:>6}{row['best_epoch']:>12}{scores}")
+    rows = [[row["fold"], row["best_epoch"], *("-" if row[key] is None else f"{row[key]:.4f}" for key in ("val_f1", "val_acc"))]
+            for row in summary["folds"]]  # fmt: skip
+    print("", *files.aligned(["fold", "best epoch", "macro F1", "accuracy"], rows, left=()), sep="\n  ")
     if summary["oof_f1"] is not None:
         low, high = summary["oof_f1_ci95"]
         errors.say(f"\nout-of-fold macro F1 of {SCORED_AS[args.target]}: {summary['oof_f1']:.4f} "

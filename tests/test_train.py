@@ -210,15 +210,18 @@ def test_face_crop_is_drawn_and_recorded(white_detector, shared_data, tmp_path, 
     assert (run / "crops.png").read_bytes() == b"seen"
 
 
-def test_the_closing_line_and_the_summary_say_one_time(runs, capsys):
+def test_the_closing_line_and_the_summary_say_one_time(runs, monkeypatch, capsys):
     """That of the epochs, of this command and those before it; how long the command took is said as its own."""
     run = runs["age"]
     assert trained(["--resume", str(run), "--quiet"]) == 0
-    seconds = json.loads((run / "summary.json").read_text())["seconds"]
+    seconds = (summary := json.loads((run / "summary.json").read_text()))["seconds"]
     assert seconds == pytest.approx(pd.read_csv(run / "log.csv")["seconds"].sum(), abs=0.051)
     name, pictures = re.escape(str(run)), ("confusion", "curves", "mistakes")
     pattern = rf"run: {name}/\n  its folds took {seconds} s with validation, this command \d+ s; .* MiB\npictures:\n"
     assert re.search(pattern + "".join(f"  {name}/{picture}.png\n" for picture in pictures), capsys.readouterr().out)
+    monkeypatch.setenv("FACES_LANG", "ko")
+    train.closing(SimpleNamespace(**experiment.read_args(run)), run, summary, 0)
+    assert capsys.readouterr().out.startswith("\n  fold  가장 좋은 에폭  macro F1  정확도\n     0              ")
 
 
 def test_a_fold_that_has_begun_goes_on_without_the_backbone_it_started_from(shared_data, tmp_path, monkeypatch):
