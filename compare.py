@@ -282,11 +282,12 @@ def oof_lines(a, b, part, data_dir):
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
     wrong = [answer != truth for answer in answers]
     counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
+    phi = f"{metrics.phi(*wrong):.2f}".replace("nan", "-")
     return [
         tr(f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
            f"({len(both):,} images of {result.units:,} people{note})"),
         *result.lines("people"),
-        tr(f"errors: {counts}; their correlation (phi) is {metrics.phi(*wrong):.2f}"),
+        tr(f"errors: {counts}; their correlation (phi) is {phi}"),
         *boundary_lines(result, truth, *answers, persons, C),
     ]  # fmt: skip
 

@@ -210,6 +210,13 @@ def test_without_eval_predictions_the_verdict_is_still_there(make_run, here, mon
     assert f"OOF 판정 없음: {c}에 oof.csv가 없습니다\n" in compared(capsys, a, c)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_errors_of_a_run_without_any_have_no_correlation(make_run, here, capsys):
+    out = compared(capsys, make_run("right", "label", 1), make_run("poor", "label", 0.4))
+    assert re.search(r"errors: A 0, B \d+, both 0; their correlation \(phi\) is -\n", out)
+    assert "(phi) is -</li>" in (here / "comparisons" / "right--poor.html").read_text()
+
+
 def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, capsys):
     """An ensemble of one run answers as that run; a run and one of its folds differ in eval.csv and share their oof.csv. RUN/eval.csv
     stays as inference.py left it, here that of one fold, whatever is compared."""
