@@ -493,7 +493,8 @@ def epoch_line(fit, run, left, everyone):
     args, row, numbers = fit.args, fit.history[-1], experiment.fold_numbers(fit.args)
     others = len(experiment.missing(run, args, numbers)) - 1  # this fold is not complete yet
     left += others // args.parallel_folds * (args.epochs + args.finish_on_all)
-    time_left = files.time_text(left * np.median([row["seconds"] for row in fit.history]))
+    alike = fit.history[args.freeze_epochs :] or fit.history  # epochs of the head alone are faster
+    time_left = files.time_text(left * np.median([row["seconds"] for row in alike]))
     scores = ["-" if row[name] is None else f"{row[name]:.4f}" for name in ("val_loss", "val_f1", "val_acc")]
     return COLUMNS.format(
         "{} ({}/{})".format(fold := row["fold"], numbers.index(fold) + 1, len(numbers)),

@@ -289,12 +289,14 @@ def test_an_epochs_files_hold_what_it_left_though_training_went_on(writer, monke
 
 @pytest.mark.parametrize(("changes", "left"), [
     ({}, "about 6 min"), ({"parallel_folds": 2}, "about 3 min"), ({"finish_on_all": 1, "patience": 3}, "at most 7 min"),
-    ({"fold": [1]}, "about 40 s"), ({"kfold": 0, "patience": 3}, "about 40 s"),
+    ({"fold": [1]}, "about 40 s"), ({"kfold": 0, "patience": 3}, "about 40 s"), ({"freeze_epochs": 2}, "about 3 min"),
+    ({"freeze_epochs": 3}, "about 6 min"),
 ])  # fmt: skip
 def test_an_epochs_line_tells_the_time_that_is_left(tmp_path, changes, left):
-    """20 s an epoch in the middle, 2 of this fold left and 4 of each other: 2 + 4 x 4, 2 + 2 x 4, 2 + 4 x 5, 2 and 2 epochs."""
+    """20 s an epoch in the middle, 2 of this fold left and 4 of each other: 2 + 4 x 4, 2 + 2 x 4, 2 + 4 x 5, 2 and 2 epochs.
+    Of the epochs after 2 of the head alone there is one, of 10 s; after 3 none."""
     row = dict.fromkeys(experiment.LOG_COLUMNS, 0.5) | {"fold": 1 if "fold" in changes else 0, "epoch": 2}
-    fixed = {"epochs": 4, "patience": 0, "kfold": 5, "fold": None, "parallel_folds": 1, "finish_on_all": 0}
+    fixed = {"epochs": 4, "patience": 0, "kfold": 5, "fold": None, "parallel_folds": 1, "finish_on_all": 0, "freeze_epochs": 0}
     args = SimpleNamespace(**fixed | changes)
     fit = SimpleNamespace(args=args, best_epoch=2, history=[row | {"seconds": seconds} for seconds in (50, 20, 10)])
     line, last = (train.epoch_line(fit, tmp_path, left, False) for left in (2, 0))
