@@ -392,11 +392,12 @@ def resumed_args(parser, args, given, ranks):
 
 def refusals(command_lines):
     """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
-    found = []
+    found, parser = [], make_parser()
     for words in command_lines:
         try:
-            parse_args(words, draw=False)
-            found.append(None)
+            args = parse_args(words, draw=False)
+            in_file = args.fold and "fold" not in parser.given(words)
+            found.append(f"--config {args.config}: sweep.py takes fold from its line alone, as --fold" if in_file else None)
         except InputError as error:
             found.append(str(error))
     return found

@@ -436,6 +436,9 @@ def test_experiments_with_runs_to_come_are_asked_of_train_before_the_first_start
     text = f"c:\na: --data-dir {shared_data} --no-pretrained\nb: --data-dir {shared_data} --lr 1x\n"
     assert swept(text) == 2 and "error: sweep.txt line 3: argument --lr: 1x is not a number" in capsys.readouterr().err
     assert asked == [(ROOT / "options.py", 2)] and list(commands()) == ["c-s42"]
+    (place / "o.yaml").write_text("fold: [0]\npretrained: false\n")
+    own = f"c:\na: --config o.yaml --data-dir {shared_data} --fold=1\nb: --config o.yaml --data-dir {shared_data}\n"
+    assert swept(own) == 2 and "sweep.txt line 3: --config o.yaml: sweep.py takes fold from" in capsys.readouterr().err
     code = 1
     assert swept(text) == 2 and "options.py: fails; No module" in capsys.readouterr().err
 
