@@ -261,9 +261,9 @@ def swaps_apart(findings, persons):
     return images[~np.array(explained, dtype=bool)]
 
 
-def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
+def write_page(out, evidence, findings, data_dir, runs, limit, fixed, decided):
     """Write suggestions.csv and index.html of at most `limit` persons a column and as many images, and images.csv of all
-    images, into the folder `out`; returns (persons shown, images missing)."""
+    images, into the folder `out`; returns (persons shown, images missing). decided: rows of `read_verdicts`."""
     out, persons = Path(out), findings.persons.groupby("column").head(limit)
     images = swaps_apart(findings, persons).head(limit)
 
@@ -281,18 +281,21 @@ def write_page(out, evidence, findings, data_dir, runs, limit, fixed):
     files.make_dir(out, "--out")
     files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
     files.write_csv(out / "images.csv", findings.images, "%.4f")
-    files.write_text(out / "index.html", document(findings, persons, images, strips, pictures, runs, note, fixed))
+    files.write_text(out / "index.html", document(findings, persons, images, strips, pictures, runs, note, fixed, decided))
     return persons, missing
 
 
-def document(findings, persons, images, strips, pictures, runs, note, fixed):
-    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}."""
-    sections = []
+def document(findings, persons, images, strips, pictures, runs, note, fixed, decided):
+    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}. What was decided
+    on a card keeps its value, and what has no card stays in the csv that the page saves."""
+    sections, verdicts = [], {(row.path, row.column): row for row in decided}
     for column in findings.expected:
         cards = persons[persons["column"] == column].to_dict("records")
         for card in cards:
-            fix = pd.DataFrame([[card["path"], column, card["value"]]]).to_csv(index=False, header=False).rstrip()
-            card |= {"fix": fix, "images": strips[card["path"]], "fixed": fixed.get((card["path"], column))}
+            was = verdicts.pop((card["path"], column), None)
+            mark = "" if was is None else f"{DOUBTS.get(was.verdict, 1):g}"
+            fix = _csv_line(card["path"], column, card["value"] if was is None else was.value)
+            card |= {"fix": fix, "mark": mark, "images": strips[card["path"]], "fixed": fixed.get((card["path"], column))}
         likely = sum(card["confidence"] >= LIKELY for card in cards)
         if cards:
             sections.append((column, cards[:likely], cards[likely:], tr(f"below {LIKELY:.0%}")))
@@ -301,7 +304,12 @@ def document(findings, persons, images, strips, pictures, runs, note, fixed):
         sections.append(("images", *(([], cards) if guessed else (cards, [])), tr("by models that can't judge masks")))
     return files.page("noise.html", title=tr("Label noise"), titles=TITLES, runs=runs, summary=_summary(findings), note=note,
                       guessed=_guessed(findings), sections=sections, likely=f"{LIKELY:.0%}", pictures=pictures,
+                      others=[_csv_line(row.path, row.column, row.value, f"{row.confidence:g}") for row in verdicts.values()],
                       stem=lambda image: PurePosixPath(image).stem)  # fmt: skip
+
+
+def _csv_line(*cells):
+    return pd.DataFrame([cells]).to_csv(index=False, header=False).rstrip()
 
 
 def _summary(findings):
@@ -392,7 +400,8 @@ def label_noise(args):
     check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
     fixed, findings = applied_fixes(found, people), judge(evidence, people, args.noise_rate)
     runs, out = [describe(member) for member in found], args.out or "label-noise"
-    persons, missing = write_page(out, evidence, findings, data_dir, runs, args.top, fixed)
+    decided = read_verdicts(args.decided, people).itertuples() if args.decided else ()
+    persons, missing = write_page(out, evidence, findings, data_dir, runs, args.top, fixed, decided)
     closing_lines(findings, persons, runs, out, missing, fixed)
 
 
@@ -402,6 +411,7 @@ def main(argv=None):
     add("--label-noise", nargs="+", metavar="RUN", help="labels that are probably wrong, by runs or ensembles of any targets")
     add("--merge", nargs="+", metavar="FILE", help="join the csvs that several people saved from the page of --label-noise")
     add = parser.add_argument
+    add("--decided", metavar="FILE", help="csv saved from such a page, or merged: the new page begins with its verdicts")
     add("--noise-rate", type=errors.positive_float, default=0.01, metavar="P", help="share of labels that are wrong, a guess")
     add("--top", type=errors.positive_int, default=50, metavar="N", help="suggestions of each part at most")
     add("--out", metavar="PLACE", help="folder of --label-noise, whose older files are replaced, or csv of --merge; "
@@ -410,7 +420,7 @@ def main(argv=None):
     args, given = parser.parse_args(argv), parser.given(argv)
     if not args.label_noise and not args.merge:
         parser.error("nothing to do: give --label-noise RUN ... or --merge FILE ...; --help tells more")
-    for name in ("noise_rate", "top", "data_dir"):
+    for name in ("decided", "noise_rate", "top", "data_dir"):
         if name in given and not args.label_noise:
             parser.error(f"--{name.replace('_', '-')}: does nothing without --label-noise RUN; add that, or leave this out")
     if not 0 < args.noise_rate < 0.5:

@@ -314,7 +314,8 @@ def test_names_are_escaped_and_csv_lines_quoted():
     row = {"path": nasty, "column": "gender", "value": "male", "confidence": 0.9, "recorded": "female", "likely": "male"}
     row, fixed = pd.DataFrame([row]), {(nasty, "gender"): "<b>.csv"}
     findings = report.Findings(row, row[:0], {"gender": 1.0}, 1, {})
-    page = report.document(findings, row, row[:0], {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed)
+    decided = [*row.assign(path="</script><i>", verdict="male").itertuples()]
+    page = report.document(findings, row, row[:0], {nasty: [f"{nasty}/<i>.jpg"]}, {}, ["<u>"], "<s>", fixed, decided)
     assert not re.findall("<script>owned|<b>.csv|<i>|<u>|<s>", page) and page.count("&lt;script&gt;owned()") == 2
 
 
@@ -322,8 +323,10 @@ KEYS = """<script>
 const said = {before: visible().length}, press = key => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
 document.querySelectorAll("section details").forEach(each => { each.open = true; });
 said.after = visible().length; said.cards = cards.length;
-press("j"); press("a"); said.count = count.textContent; said.list = list.value;
-press("j"); press("a"); press("a"); said.again = count.textContent;
+said.lists = ["", "j", "a", "\u3155", "u", "click"].map(key => {
+  if (key === "click") current.querySelector("button:last-of-type").click(); else press(key);
+  return [...list.value.trim().split("\\n").slice(1), count.textContent, current?.querySelector("[aria-pressed=true]")?.textContent];
+});
 press("2"); said.age = visible().every(card => card.dataset.fix.includes(",age,")); said.shown = visible().length;
 press("0"); said.all = visible().length === cards.length;
 said.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -331,13 +334,21 @@ document.body.dataset.said = JSON.stringify(said);
 </script></body>"""
 
 
-def test_in_a_browser_keys_move_filter_and_accept_and_folds_open(run, guessing, data, written, browser):
-    pages = [written(run, "--noise-rate", "0.2")[2], written(guessing)[2]]  # a rate at which nothing listed is below 10 %
+def test_in_a_browser_keys_move_filter_and_decide_and_folds_open(run, guessing, data, written, browser, tmp_path):
+    """The csv that a page saves begins with what --decided says: a card that is unsure, with its value there, and one label
+    without a card. The same key again takes a decision back."""
+    paths, file = dataset.read_people(data)["path"], tmp_path / "decided.csv"
+    file.write_text(f"path,column,value,confidence\n{paths[2]},gender,swap,0.6\n{paths[0]},age,33,0.7\n")
+    pages = written(run, "--noise-rate", "0.2", "--decided", str(file))[2], written(guessing)[2]  # 0.2: nothing is below 10 %
     shown = [browser(page.replace("</body>", KEYS), "--dump-dom", "--window-size=420,900") for page in pages]
     said, folded = (json.loads(html.unescape(re.search(r'data-said="([^"]*)"', dom).group(1))) for dom, _console in shown)
-    assert said["count"] == said["again"] == "1 accepted" and said["list"].splitlines()[0] == "path,column,value,confidence"
-    first = said["list"].splitlines()[1]
-    assert first.startswith(f"{dataset.read_people(data)['path'][2]},gender,") and first.endswith(",1")
+    card, other = f"{paths[2]},gender,swap,", f"{paths[0]},age,33,0.7"
+    unsure, accepted = "0 accepted, 1 unsure, 0 right", "1 accepted, 0 unsure, 0 right"
+    assert said["lists"] == [
+        [card + "0.5", other, unsure, None], [card + "0.5", other, unsure, "Unsure"], [card + "1", other, accepted, "Accept"],
+        [card + "0.5", other, unsure, "Unsure"], [other, "0 accepted, 0 unsure, 0 right", None],
+        [card + "0", other, "0 accepted, 0 unsure, 1 right", "Label is right"]]  # fmt: skip
+    assert "kept in accepted.csv: 1." in pages[0] and "kept in" not in pages[1]
     assert said["age"] and said["shown"] >= 1 and said["all"] and said["wide"] <= 0
     assert folded["before"] == 0 and folded["after"] == folded["cards"] > 20
     assert not [line for _dom, console in shown for line in console if "Error" in line or "Refused" in line]
