@@ -24,22 +24,9 @@ MIXES = [
     ["label"] * 4, ["multi"] * 3, ["label", "age"], ["label", "label", "mask", "age_group"],
     ["multi", "label", "mask", "gender", "age_group", "age"], ["mask", "gender", "age", "age_group", "mask"],
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def people():
-    return People(30, seed=4)
-
-
-@pytest.fixture(scope="module")
-def eight(people):
-    targets = ("age", "mask", "gender", "label", "multi", "age", "age_group", "label")
-    return [(target, people.probs(target)) for target in targets]
-
-
-@pytest.fixture(scope="module")
-def members(eight):
-    return eight[:4]
+PEOPLE = People(30, seed=4)
+EIGHT = [(name, PEOPLE.probs(name)) for name in ("age", "mask", "gender", "label", "multi", "age", "age_group", "label")]
+MEMBERS = EIGHT[:4]
 
 
 def draw_member(rng, target, truth, skill=1.2):
@@ -74,16 +61,13 @@ def naive_path(members, truth, start, steps):
         chosen.append(min(tied, key=lambda index: (chosen.count(index), index)))
 
 
-def test_components_are_averaged_and_multiplied():
+def test_components_are_averaged_and_multiplied_and_multi_and_label_runs_decide_what_nobody_else_does():
     """worn x female x 30-59: 0.7 * 0.6 * 0.3 = 0.126. With a second mask run worn is (0.7 + 0.1) / 2 = 0.4, times male 0.4 and
     under 30 0.5 = 0.08."""
     members = [("age_group", AGE), ("mask", MASK), ("gender", GENDER)]
     probs = blend.blend(members)
     assert probs[0, encode(0, 1, 1)] == pytest.approx(0.126) and probs.sum() == pytest.approx(1)
     assert blend.blend([*members, ("mask", MASK[:, ::-1])])[0, 0] == pytest.approx(0.08)
-
-
-def test_multi_and_label_runs_decide_what_nobody_else_does():
     multi, label, other = np.concatenate([MASK, GENDER, AGE], axis=1), combine(MASK, GENDER, AGE), np.array([[0.1, 0.1, 0.8]])
     np.testing.assert_allclose(blend.blend([("multi", multi)]), label)
     np.testing.assert_allclose(blend.blend([("multi", multi), ("age_group", other)]), combine(MASK, GENDER, (AGE + other) / 2))
@@ -122,12 +106,6 @@ def test_weights_of_parts():
     np.testing.assert_allclose(probs, combine(MASK[:, ::-1], GENDER, AGE))
     with pytest.raises(InputError, match="no run decides mask"):
         blend.blend(members, weights=[0, 1, 1, 0])
-
-
-def test_age_is_cut_at_the_bounds():
-    members = [("age", one_hot([59])), ("mask", MASK), ("gender", GENDER)]
-    assert blend.blend(members, bounds=(30, 60)).argmax() % 3 == 1
-    assert blend.blend(members, bounds=(29, 59)).argmax() % 3 == 2
 
 
 def test_hard_counts_votes_and_breaks_ties_by_probability():
@@ -181,11 +159,11 @@ def test_fitted_by_hand():
 
 
 @pytest.mark.parametrize("target", ["label", "multi", "age", "mask"])
-def test_members_are_fitted_head_by_head(people, target):
+def test_members_are_fitted_head_by_head(target):
     """No temperature of a fine grid has a smaller loss of the head's truth; `age` is judged by its age groups."""
-    probs, truth = people.probs(target, noise=4), dict(zip(("mask", "gender", "age_group"), decode(people.label)))
-    truth |= {"label": people.label, "age": truth["age_group"]}
-    found = blend.fit_member_temperatures(target, probs, people.label)
+    probs, truth = PEOPLE.probs(target, noise=4), dict(zip(("mask", "gender", "age_group"), decode(PEOPLE.label)))
+    truth |= {"label": PEOPLE.label, "age": truth["age_group"]}
+    found = blend.fit_member_temperatures(target, probs, PEOPLE.label)
     assert list(found) == list(head_slices(target))
     for head, columns in head_slices(target).items():
 
@@ -223,17 +201,6 @@ def adjusted(probs):
     return blend.apply_mask_factors(probs, blend.fit_mask_factors(probs))
 
 
-def test_factors_by_hand():
-    """Seven images all predicted worn: the likeliest `incorrect` and the likeliest `not worn` go over, and no other."""
-    mask = [[0.6, 0.3, 0.1], [0.6, 0.1, 0.3], *[[0.8, 0.1, 0.1]] * 5]
-    factors = blend.fit_mask_factors(label_probs(mask))
-    assert adjusted(label_probs(mask)).argmax(1).tolist() == [6, 12, 0, 0, 0, 0, 0]
-    worn, incorrect, not_worn = factors
-    assert 2 < incorrect / worn < 6 and 2 < not_worn / worn < 6  # above 0.6 : 0.3, below 0.6 : 0.1 and 0.8 : 0.1
-    assert factors.prod() == pytest.approx(1)
-    np.testing.assert_allclose(adjusted(label_probs(mask))[0], label_probs([mask[0] * factors])[0] / (mask[0] * factors).sum())
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_of_all_answers_with_these_counts_it_is_the_likeliest(seed):
     """Reference: the assignment of images to 5 : 1 : 1 places of greatest sum of log-probabilities."""
@@ -269,14 +236,14 @@ def test_counts_are_met_and_the_rest_of_a_label_stays(seed, images):
     np.testing.assert_array_equal(decoded.argmax(1) % 6, probs.argmax(1) % 6)  # here the components are independent
 
 
-def test_merged_members_blend_alike(eight):
+def test_merged_members_blend_alike():
     """Equal weights, numbers and weights of parts; some of them 0, as a search leaves them."""
-    parts = [dict.fromkeys(blend.member_components(*member), 0.5) for member in eight]
+    parts = [dict.fromkeys(blend.member_components(*member), 0.5) for member in EIGHT]
     parts[4] = {"mask": 0.1, "gender": 0.0, "age_group": 2.0}
     for weights in ([1] * 8, [2, 1, 1, 0, 0.5, 0, 1, 3], parts):
         for method in ("soft", "hard"):
-            answers = blend.blend(eight, method, (28, 57), weights).argmax(1)
-            np.testing.assert_array_equal(blend.bounds_predictor(eight, method, weights)((28, 57)), answers)
+            answers = blend.blend(EIGHT, method, (28, 57), weights).argmax(1)
+            np.testing.assert_array_equal(blend.bounds_predictor(EIGHT, method, weights)((28, 57)), answers)
 
 
 def one_hot(ages):
@@ -305,15 +272,15 @@ def test_votes_are_cut_with_their_weights():
 
 
 @pytest.mark.parametrize("method", ("soft", "hard"))
-def test_the_study_goes_through_both_bounds(eight, people, method):
-    best = blend.tune_bounds(eight[:3], people.label, method)
-    study = blend.study_bounds(eight[:3], people.label, people.path, best, method, resamples=50)
+def test_the_study_goes_through_both_bounds(method):
+    best = blend.tune_bounds(EIGHT[:3], PEOPLE.label, method)
+    study = blend.study_bounds(EIGHT[:3], PEOPLE.label, PEOPLE.path, best, method, resamples=50)
 
     def pred(cut):
-        return blend.blend(eight[:3], method, cut).argmax(1)
+        return blend.blend(EIGHT[:3], method, cut).argmax(1)
 
     def f1(cut):
-        return pytest.approx(metrics.macro_f1(people.label, pred(cut), 18))
+        return pytest.approx(metrics.macro_f1(PEOPLE.label, pred(cut), 18))
 
     assert best[1] < 60 and study.best_f1 > study.official_f1  # ages are guessed too low
     assert study.official_f1 == f1((30, 60)) and study.best_f1 == f1(best)
@@ -321,7 +288,7 @@ def test_the_study_goes_through_both_bounds(eight, people, method):
     for curve, bounds in zip(study.curves, lines):
         assert curve.bounds == bounds and list(curve.f1) == [f1(cut) for cut in bounds]
         for cut, *ends in list(zip(bounds, curve.low, curve.high))[::5]:
-            samples = metrics.bootstrap_difference(people.label, pred(cut), pred((30, 60)), people.path, 18, 50)
+            samples = metrics.bootstrap_difference(PEOPLE.label, pred(cut), pred((30, 60)), PEOPLE.path, 18, 50)
             assert ends == pytest.approx(metrics.interval(samples))
 
 
@@ -350,7 +317,7 @@ def test_tuned_weights_stay_within_their_limit():
     assert all(0.5 <= weight["label"] <= 2 for weight in blend.tune_weights(members, truth, largest=2.0))
 
 
-@pytest.mark.parametrize("targets", MIXES)
+@pytest.mark.parametrize("targets", [*MIXES, ["label"], ["mask", "gender", "age"]])
 @pytest.mark.parametrize("skill", [0.5, 6])
 def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     """Also where members are so sure that nearly nothing can change, and where a part's first own member joins late."""
@@ -360,6 +327,7 @@ def test_greedy_takes_the_path_of_blending_every_candidate(targets, skill):
     path = naive_path(members, truth, [index for index, _f1 in path_taken[: first + 1]], 9)
     assert path_taken[first:] == [(index, pytest.approx(f1)) for index, f1 in path[: len(path_taken) - first]]
     assert path_taken[-1][1] == pytest.approx(max(f1 for _index, f1 in path))
+    assert not any(f1 > path_taken[-1][1] - 1e-9 for _index, f1 in path_taken[:-1])  # it ends where it is best
     assert blend_f1(members, truth, weights) == pytest.approx(path_taken[-1][1])
     assert sum(weights) == pytest.approx(1, abs=1e-5) and min(weights) >= 0
 
@@ -372,13 +340,6 @@ def test_greedy_starts_from_the_better_of_one_member_and_one_of_each_part():
         trace = blend.greedy([draw_member(rng, target, truth, skill) for target, skill in drawn], truth)[1]
         assert [index for index, _f1 in trace[: len(start)]] == start
         assert [place for place, (_index, f1) in enumerate(trace) if np.isnan(f1)] == list(range(len(start) - 1))
-
-
-def test_one_member_and_one_of_each_component():
-    members, truth = draw_members(np.random.default_rng(0), ["label"])
-    assert blend.greedy(members, truth) == ([1.0], [(0, pytest.approx(blend_f1(members, truth)))])
-    members, truth = draw_members(np.random.default_rng(0), ["mask", "gender", "age"])
-    assert blend.greedy(members, truth)[0] == pytest.approx([1 / 3] * 3, abs=1e-6)
 
 
 def test_age_members_are_cut_at_the_bounds():
@@ -451,32 +412,25 @@ def quick(monkeypatch):
     monkeypatch.setattr(metrics, "fit_class_factors", functools.partial(metrics.fit_class_factors, rounds=2))
 
 
-def test_the_options_that_fit():
-    assert Plan().fitted_options == Plan("hard", bounds=(29, 59)).fitted_options == []
-    assert Plan("soft", "greedy", "f1", None).fitted_options == ["--search greedy", "--decode f1", "--tune-bounds"]
-    assert Plan("stack").fitted_options == ["--method stack"] and Plan(temperature=True).fitted_options == ["--temperature"]
-    assert Plan(decode="prior").fitted_options == [] and Plan(decode="f1+prior").fitted_options == ["--decode f1+prior"]
-
-
-def test_a_plan_without_fit_is_the_blend_and_has_no_in_sample_score(members, people):
-    fitted = blend.fit_plan(Plan("hard", bounds=(29, 59)), members, people.label)
+def test_a_plan_without_fit_is_the_blend_and_has_no_in_sample_score():
+    fitted = blend.fit_plan(Plan("hard", bounds=(29, 59)), MEMBERS, PEOPLE.label)
     assert fitted == Fitted((29, 59))
-    probs = blend.apply_plan(Plan("hard"), fitted, members)
-    np.testing.assert_array_equal(probs, blend.blend(members, "hard", (29, 59)))
-    result = blend.score_plan(Plan(), Fitted(), members, people.label, people.path)
+    probs = blend.apply_plan(Plan("hard"), fitted, MEMBERS)
+    np.testing.assert_array_equal(probs, blend.blend(MEMBERS, "hard", (29, 59)))
+    result = blend.score_plan(Plan(), Fitted(), MEMBERS, PEOPLE.label, PEOPLE.path)
     f1 = result.scores["oof_f1"]
     nothing = {"in_sample_f1": None, "crossfit_parts": None, "plain_f1": f1, "gain": 0, "gain_ci95": [0, 0]}
     assert result.scores == result.scores | nothing and list(result.scores) == list(blend.SCORES) and result.fits == []
 
 
-def test_apply_by_hand(members):
+def test_apply_by_hand():
     """Age cut at (29, 58), product of components weighing (1 + 2 + 3) / 3 = 2 against label 0.5, class factor 2 for class 5."""
     fitted = Fitted((29, 58), [3, 1, 2, 0.5], class_factors=np.where(np.arange(18) == 5, 2.0, 1.0))
-    parts = dict(members)
+    parts = dict(MEMBERS)
     product = combine(parts["mask"], parts["gender"], age_group_probs(parts["age"], (29, 58)))
     expected = (2 * product + 0.5 * parts["label"]) / 2.5
     expected[:, 5] *= 2
-    probs = blend.apply_plan(Plan(), fitted, members)
+    probs = blend.apply_plan(Plan(), fitted, MEMBERS)
     np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True))
 
 
@@ -490,14 +444,14 @@ def test_bounds_are_tuned_again_at_the_weights_found():
     assert fitted.weights == weights and fitted.bounds == blend.tune_bounds(members, people.label, weights=weights) != first
 
 
-def test_temperatures_come_first_then_weights_then_factors_of_the_weighted_blend(members, people, quick):
+def test_temperatures_come_first_then_weights_then_factors_of_the_weighted_blend(quick):
     plan = Plan(search="weights", decode="f1", bounds=(28, 58), temperature=True)
-    fitted = blend.fit_plan(plan, members, people.label)
-    assert fitted.temperatures == [blend.fit_member_temperatures(target, probs, people.label) for target, probs in members]
-    scaled = blend.scale_members(members, fitted.temperatures)
-    assert fitted.weights == blend.tune_weights(scaled, people.label, (28, 58))
+    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
+    assert fitted.temperatures == [blend.fit_member_temperatures(target, probs, PEOPLE.label) for target, probs in MEMBERS]
+    scaled = blend.scale_members(MEMBERS, fitted.temperatures)
+    assert fitted.weights == blend.tune_weights(scaled, PEOPLE.label, (28, 58))
     blended = blend.blend(scaled, bounds=(28, 58), weights=fitted.weights)
-    np.testing.assert_allclose(fitted.class_factors, metrics.fit_class_factors(blended, people.label, 18), atol=5.1e-7)
+    np.testing.assert_allclose(fitted.class_factors, metrics.fit_class_factors(blended, PEOPLE.label, 18), atol=5.1e-7)
 
 
 def test_each_fold_is_scaled_before_the_mean_is_taken():
@@ -511,43 +465,43 @@ def test_each_fold_is_scaled_before_the_mean_is_taken():
     np.testing.assert_allclose(mean, [[0.45, 0.55]])
 
 
-def test_the_prior_is_met_by_all_images_together_after_cross_fitting(members, people, quick):
+def test_the_prior_is_met_by_all_images_together_after_cross_fitting(quick):
     plan, before = Plan(decode="f1+prior"), Plan(decode="f1")
-    fitted = blend.fit_plan(plan, members, people.label)
-    probs = blend.score_plan(before, fitted, members, people.label, people.path).probs
-    result = blend.score_plan(plan, fitted, members, people.label, people.path)
+    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
+    probs = blend.score_plan(before, fitted, MEMBERS, PEOPLE.label, PEOPLE.path).probs
+    result = blend.score_plan(plan, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
     np.testing.assert_array_equal(result.mask_factors, blend.fit_mask_factors(probs))
     np.testing.assert_array_equal(result.probs, adjusted(probs))
-    in_sample = adjusted(blend.apply_plan(before, fitted, members)).argmax(1)
-    assert result.scores["in_sample_f1"] == pytest.approx(metrics.macro_f1(people.label, in_sample, 18), abs=1e-6)
+    in_sample = adjusted(blend.apply_plan(before, fitted, MEMBERS)).argmax(1)
+    assert result.scores["in_sample_f1"] == pytest.approx(metrics.macro_f1(PEOPLE.label, in_sample, 18), abs=1e-6)
     assert blend.finish_plan(before, probs) == (probs, None)
 
 
 @pytest.mark.parametrize("plan", FITS, ids=str)
-def test_scores_are_those_of_people_left_out(members, people, plan, quick):
+def test_scores_are_those_of_people_left_out(plan, quick):
     """A group of people is predicted by a fit to all others; no person is in two groups."""
-    fitted = blend.fit_plan(plan, members, people.label)
-    result = blend.score_plan(plan, fitted, members, people.label, people.path)
-    group = blend.assign_groups(people.label, people.path, blend.CROSSFIT_FOLDS, plan.seed)
+    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
+    result = blend.score_plan(plan, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
+    group = blend.assign_groups(PEOPLE.label, PEOPLE.path, blend.CROSSFIT_FOLDS, plan.seed)
     number = FITS.index(plan)  # another group with each plan
     part, mine = result.fits[number], group == number
-    again = blend.fit_plan(plan, [(target, probs[~mine]) for target, probs in members], people.label[~mine])
+    again = blend.fit_plan(plan, [(target, probs[~mine]) for target, probs in MEMBERS], PEOPLE.label[~mine])
     assert len(result.fits) == blend.CROSSFIT_FOLDS and (again.bounds, again.weights) == (part.bounds, part.weights)
-    left_out = blend.scale_members([(target, probs[mine]) for target, probs in members], part.temperatures)
+    left_out = blend.scale_members([(target, probs[mine]) for target, probs in MEMBERS], part.temperatures)
     for one in (part, again):
         np.testing.assert_allclose(result.probs[mine], blend.apply_plan(plan, one, left_out))
 
     def f1(probs):
-        return pytest.approx(sklearn.metrics.f1_score(people.label, probs.argmax(1), average="macro"), abs=1e-6)
+        return pytest.approx(sklearn.metrics.f1_score(PEOPLE.label, probs.argmax(1), average="macro"), abs=1e-6)
 
-    scores, plain = result.scores, blend.blend(members)
+    scores, plain = result.scores, blend.blend(MEMBERS)
     assert scores["oof_f1"] == f1(result.probs) and scores["plain_f1"] == f1(plain) and scores["crossfit_parts"] == 5
-    scaled = blend.scale_members(members, fitted.temperatures)
+    scaled = blend.scale_members(MEMBERS, fitted.temperatures)
     assert scores["in_sample_f1"] == f1(blend.apply_plan(plan, fitted, scaled))
     assert scores["gain"] == pytest.approx(scores["oof_f1"] - scores["plain_f1"], abs=2e-6)
     pred = result.probs.argmax(1)
-    assert scores["oof_acc"] == pytest.approx((pred == people.label).mean(), abs=1e-6)
-    samples = metrics.bootstrap_f1(people.label, pred, people.path, 18)
+    assert scores["oof_acc"] == pytest.approx((pred == PEOPLE.label).mean(), abs=1e-6)
+    samples = metrics.bootstrap_f1(PEOPLE.label, pred, PEOPLE.path, 18)
     assert scores["oof_f1_ci95"] == pytest.approx(metrics.interval(samples), abs=1e-6)
-    gains = metrics.bootstrap_difference(people.label, pred, plain.argmax(1), people.path, 18)
+    gains = metrics.bootstrap_difference(PEOPLE.label, pred, plain.argmax(1), PEOPLE.path, 18)
     assert scores["gain_ci95"] == pytest.approx(metrics.interval(gains), abs=1e-6)
