@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ import augment
 import errors
 import files
 from augment import TTAS
-from dataset import HEADS, num_outputs
+from dataset import AGES, FIRST_AGE, HEADS, decode, head_slices, num_outputs, to_age_group
 from errors import InputError, did_you_mean, first_line, log
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -331,3 +332,64 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
     for (net, _mean, _std), was in zip(models, training):
         net.train(was)
     return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]
+
+
+def predicted_score(target, pred):
+    """The `scores` for `grad_cam` of classes `pred` int [B] of what `target` is scored on: logits -> log-probabilities [B], for
+    multi the sum over its heads, for age that of all years of the group."""
+    pred = torch.as_tensor(pred)
+
+    def scores(logits):
+        if target == "age":
+            groups = torch.from_numpy(to_age_group(np.arange(len(AGES)) + FIRST_AGE))
+            others = (groups != pred[:, None]).to(logits.device)
+            return logits.log_softmax(1).masked_fill(others, -torch.inf).logsumexp(1)
+        classes = decode(pred) if target == "multi" else (pred,)
+        parts = zip(head_slices(target).values(), classes)
+        return sum(logits[:, part].log_softmax(1).gather(1, one[:, None].to(logits.device))[:, 0] for part, one in parts)
+
+    return scores
+
+
+def grad_cam(model, images, scores):
+    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), a numpy array float32 [B, h, w] in 0..1: where normalised images
+    [B, 3, H, W] speak for `scores(logits)` [B]; a map's maximum is 1, or it is all 0. The layer is the last one with a grid
+    whose places reach the score, if possible one with the classifier's number of channels: after the last block of a CNN; where
+    a transformer goes by its class token, the input of the last attention."""
+    outputs, was = [], model.training
+    hooks = [module.register_forward_hook(lambda *call: outputs.append(call[-1])) for module in model.modules()]
+    try:
+        with torch.enable_grad():
+            score = scores(model.eval()(images.detach().clone().requires_grad_()).float()).sum()
+        maps = [(output, grid) for output in outputs if (grid := _to_grid(model, output, images.shape)) is not None]
+        maps.sort(key=lambda pair: pair[1].shape[1] == getattr(model, "num_features", None))
+        for output, grid in reversed(maps):
+            (slope,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
+            slope = None if slope is None else _to_grid(model, slope, images.shape)
+            if slope is not None and slope.any():
+                cam = (grid * slope.mean((2, 3), keepdim=True)).sum(1).relu().float()
+                return (cam / cam.amax((1, 2), keepdim=True).clamp_min(1e-30)).detach().cpu().numpy()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was)
+    return np.zeros((len(images), 1, 1), dtype=np.float32)  # nothing in the image reaches the score
+
+
+def _to_grid(model, output, shape):
+    """A layer's output as a map [B, C, h, w] of images [B, 3, H, W], of NCHW, NHWC or tokens [B, N, C] without the class token;
+    None where it is none, or has one place alone."""
+    if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4) or len(output) != shape[0]:
+        return None
+
+    def skew(size):
+        return abs(math.log(size[0] * shape[3] / (size[1] * shape[2])))
+
+    if output.ndim == 3:
+        firsts, N = (model.num_prefix_tokens,) if hasattr(model, "num_prefix_tokens") else (0, 1, 2), output.shape[1]
+        sizes = [(h, (N - first) // h, first) for first in firsts for h in range(1, N - first + 1) if (N - first) % h == 0]
+        h, w, first = min(sizes, key=skew, default=(1, 1, N - 1))
+        output = output[:, first:].unflatten(1, (h, w)).permute(0, 3, 1, 2)
+    elif skew(output.shape[1:3]) < skew(output.shape[2:]):
+        output = output.permute(0, 3, 1, 2)
+    return output if math.prod(output.shape[2:]) > 1 else None

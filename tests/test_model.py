@@ -35,15 +35,6 @@ def backbone(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("name", "size"), [
-    ("test_vit", (64, 48)), ("pit_ti_224", (96, 96)), ("swin_tiny_patch4_window7_224", (64, 64)), ("test_efficientnet", (40, 30)),
-])  # fmt: skip
-def test_image_size_of_convolutional_and_of_fixed_size_models(name, size):
-    net = model.create(name, "mask", size)
-    with torch.inference_mode():
-        assert net.eval()(torch.zeros(1, 3, *size)).shape == (1, 3)
-
-
 @pytest.mark.parametrize(("name", "size", "options", "message"), [
     ("test_vit", (50, 30), {}, r"--img-size 50 30: .*can't take images of that size.*160 x 160"),
     ("vgg11", (32, 32), {"drop_path": 0.2}, r"--drop-path 0.2: vgg11 has no such thing; leave it out"),
@@ -96,15 +87,11 @@ def test_position_embeddings_of_a_file_are_resampled_to_the_image_size(tmp_path)
 
 @pytest.mark.parametrize("wrap", [
     lambda state: state,
-    lambda state: {"state_dict": state},
     lambda state: {"model": under("module.", state)},
     lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},  # as torchvision's old files
-    lambda state: under("_orig_mod.", state),
-    lambda state: under("module._orig_mod.", state),
     lambda state: {"state_dict": under("_orig_mod.module.model.", state) | {"loss.weight": torch.ones(3)}, "epoch": 1},
     lambda state: under("backbone.", state) | {"fc.weight": torch.ones(3)},  # of a wrapper with a head of its own
     lambda state: under("encoder._orig_mod.", {k: v for k, v in state.items() if not k.startswith("fc.")}),
-    lambda state: {"model_state_dict": state, "optimizer": {"state": {}}},
     lambda state: {"epoch": torch.tensor(3), "model": state, "model_ema": dict(state)},
     lambda state: {**state, "epoch": 3, "score": torch.tensor(0.5), "note": "best"},
     lambda state: under("module.", state) | {"n_averaged": torch.tensor(5)},  # torch's AveragedModel
@@ -138,7 +125,6 @@ def test_a_file_that_is_no_backbone_of_the_model_is_refused(backbone, tmp_path, 
 @pytest.mark.parametrize(("content", "kind", "is_new"), [
     (lambda state, net: {"state_dict": state, "args": Namespace(lr=0.1)}, "argparse.Namespace", True),
     (lambda state, net: {"model": state, "best": np.float64(0.5)}, "numpy.*scalar", True),
-    (lambda state, net: net, "timm.models.resnet.ResNet", True),
     (lambda state, net: {"model": net, "epoch": 1}, "timm.models.resnet.ResNet", True),
     (lambda state, net: {**state, "args": Namespace(lr=0.1)}, "argparse.Namespace", False),
 ])  # fmt: skip
@@ -146,9 +132,8 @@ def test_files_with_objects_name_them_and_how_to_save_the_tensors(backbone, tmp_
     """The command that the line gives, run as it stands, leaves a file that loads."""
     monkeypatch.chdir(tmp_path)
     state = safetensors.torch.load_file(backbone)
-    net = timm.create_model("test_resnet")
-    net.load_state_dict(state)
-    torch.save(content(state, net), "theirs.pth", _use_new_zipfile_serialization=is_new)
+    made = content(state, timm.create_model("test_resnet", checkpoint_path=str(backbone)))
+    torch.save(made, "theirs.pth", _use_new_zipfile_serialization=is_new)
     with pytest.raises(InputError, match=rf"^--weights theirs.pth: holds an object \({kind}\) .* alone: python -c") as told:
         model.create("test_resnet", "label", (32, 32), weights="theirs.pth")
     assert "\n" not in str(told.value) and "\x1b" not in str(told.value)
@@ -252,3 +237,56 @@ def test_models_together_give_the_bits_of_each_alone(tta):
     for (net, mean, std), logits in zip(models, together):
         np.testing.assert_array_equal(logits, model.predict(net, [images[:4], images[4:]], mean, std, tta=tta))
     assert [net.training for net in nets] == [True, True, False]
+
+
+class ByClassToken(torch.nn.Module):
+    """Four patches, red and blue, after a class token that takes in the first one; the head sees the class token."""
+
+    num_prefix_tokens, num_features = 1, 2
+
+    def __init__(self, convolution, head):
+        super().__init__()
+        self.convolution, self.head, self.tokens, self.mixed = convolution, head, torch.nn.Identity(), torch.nn.Identity()
+
+    def forward(self, images):
+        patches = self.convolution(images).flatten(2).transpose(1, 2)
+        tokens = self.tokens(torch.cat([torch.zeros_like(patches[:, :1]), patches], 1))
+        return self.head(self.mixed(torch.cat([tokens[:, 1:2], tokens[:, 1:]], 1))[:, 0])
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_grad_cam_of_models_whose_answer_is_known(by_token):
+    """The map of red is [[2, 1], [0, 0]], that of blue [[0, 0], [0, 3]]; class 0 is red - blue, class 1 the reverse, so class 0
+    lies on [[2, 1], [0, -3]] / 4, without what is below 0 [[1, 1/2], [0, 0]], and class 1 on the lower right corner alone. By
+    class token the last layer's patches reach nothing, and the mean slope of the layer before is the same."""
+    convolution, head = torch.nn.Conv2d(3, 2, 4, stride=4, bias=False), torch.nn.Linear(2, 2, bias=False)
+    convolution.weight.data = torch.tensor([[1.0, 0, 0], [0, 0, 1]])[:, :, None, None].expand(-1, -1, 4, 4) / 16
+    head.weight.data = torch.tensor([[1.0, -1], [-1, 1]])
+    pooled = torch.nn.Sequential(convolution, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
+    net, images = ByClassToken(convolution, head) if by_token else pooled, torch.zeros(1, 3, 8, 8)
+    images[0, 0, :4, :4], images[0, 0, :4, 4:], images[0, 2, 4:, 4:] = 2, 1, 3
+    maps = [model.grad_cam(net, images, lambda logits, index=index: logits[:, index]) for index in (0, 1)]
+    np.testing.assert_allclose(maps, [[[[1, 0.5], [0, 0]]], [[[0, 0], [0, 1]]]], atol=1e-6)
+    assert maps[0].dtype == np.float32 and not model.grad_cam(net, 0 * images, lambda logits: logits[:, 0]).any()
+
+
+@pytest.mark.parametrize(("name", "grid"), [
+    ("test_efficientnet", (2, 2)), ("pit_ti_distilled_224", (4, 3)), ("swin_tiny_patch4_window7_224", (4, 3)),
+    ("deit_tiny_distilled_patch16_224", (4, 3)), ("mobilenetv3_small_050", (2, 2)),
+])  # fmt: skip
+def test_grad_cam_finds_the_grid_and_leaves_the_model_as_it_was(name, grid):
+    torch.manual_seed(0)
+    size = (64, 48) if grid == (2, 2) or "16" in name else (128, 96)
+    net = model.create(name, "mask", size, try_size=False).requires_grad_(False)
+    found = model.grad_cam(net, torch.randn(4, 3, *size), model.predicted_score("mask", np.array([0, 1, 2, 0])))
+    assert found.shape == (4, *grid) and set(found.max((1, 2)).tolist()) <= {0.0, 1.0} and found.any() and found.min() == 0
+    assert net.training and not any(module._forward_hooks for module in net.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in net.parameters())
+
+
+def test_the_score_of_a_prediction_is_its_log_probability():
+    """Mask 2/4, 1/4, 1/4, gender 1/2, age group 1/3; of ages the years of the group: at equal logits 12, 30 and 1 of 43."""
+    logits = torch.tensor([[math.log(2)] + 7 * [0.0]]).expand(3, -1)
+    found = [model.predicted_score("multi", np.array([0, 6, 17]))(logits).exp(),
+             model.predicted_score("age", np.array([0, 1, 2]))(torch.zeros(3, 43)).exp()]  # fmt: skip
+    np.testing.assert_allclose(torch.stack(found), [[1 / 12, 1 / 24, 1 / 24], [12 / 43, 30 / 43, 1 / 43]], rtol=1e-5)
