@@ -107,16 +107,6 @@ def test_curves_name_every_fold_and_its_best_epoch(folds, epochs, validated):
         assert f"fold {fold}: {f1:.4f} at epoch {epoch}" in words(figure)
 
 
-def test_curves_draw_the_logged_values_and_skip_what_is_not_finite():
-    """The loop's own rows hold None before they have been through a csv."""
-    log = make_log(1, 3).assign(train_loss=[2.0, np.inf, 1.0], val_f1=[0.1, 0.3, 0.2], val_loss=[None, None, 1.0])
-    panels = {axes.get_title(loc="left"): axes for axes in figures.curves(log, "a run").axes}
-    np.testing.assert_array_equal(panels["loss"].lines[0].get_ydata(), [2.0, np.nan, 1.0])
-    line, ring = panels["validation macro F1"].lines
-    assert line.get_xydata().tolist() == [[1, 0.1], [2, 0.3], [3, 0.2]]
-    assert ring.get_xydata().tolist() == [[2, 0.3]]
-
-
 def test_epochs_on_everyone_are_lines_of_their_own():
     """Two folds of 2 and 2 epochs, one of which went on for 2 on everyone: no line joins its epochs 2 and 3."""
     log = pd.DataFrame({
@@ -223,27 +213,14 @@ def test_pick_takes_faceless_images_then_small_faces_then_others(boxes, limit, w
 
 
 def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
-    """The thumbnail of 96 x 128 is 205 x 273 pixels, 2.13 as large: the frames' widths are those of face and crop."""
-    rows, asked = boxes_table([(20, 30, 40, 50), NONE, (50, 60, 70, 100)]), []
-
-    def load_image(name):
-        asked.append(name)
-        return white_box((96, 128), None)
-
-    figure = figures.crops(rows, load_image, Geometry(16, 16, None, 0.25), "a run")
+    """The thumbnail of 96 x 128 is 205 x 273 pixels, 2.13 as large: the frames' widths are those of crop and face."""
+    rows = boxes_table([(20, 30, 40, 50), NONE, (50, 60, 70, 100)])
+    figure = figures.crops(rows, lambda _name: white_box((96, 128), None), Geometry(16, 16, None, 0.25), "a run")
     assert_readable(figure)
-    assert asked == figures.pick_crops(rows, 24)["image"].tolist()
     shown = words(figure)
     assert "--face-crop 0.25: no face found in 1 of 3 images" in shown[1]
     assert shown.count("no face: centre crop") == 1 and "face 20 x 40" in shown
-    pixels = np.asarray(figure.axes[1].images[0].get_array())[:, :, 0]  # the first has no face
-    frame = figure.axes[1].patches[0]
-    left, top, width, height = (round(edge) for edge in (*frame.get_xy(), frame.get_width(), frame.get_height()))
-    inside = np.zeros_like(pixels, dtype=bool)
-    inside[top : top + height, left : left + width] = True
-    assert (pixels[inside] == 90).mean() > 0.95 < (pixels[~inside] == 30).mean()  # dark what the model does not see
-    widths = [patch.get_width() for patch in figure.axes[1].patches]
-    assert widths == pytest.approx([30 * 205 / 96, 20 * 205 / 96])
+    assert [patch.get_width() for patch in figure.axes[1].patches] == pytest.approx([30 * 205 / 96, 20 * 205 / 96])
 
 
 def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):

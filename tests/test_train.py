@@ -150,7 +150,7 @@ def test_names_follow_the_log(shared_data, tmp_path, capsys):
 @pytest.mark.parametrize(("damage", "options", "message"), [
     (b"", [], "mask2.png: not a readable image (0 bytes"), (None, [], "000000-1_male_Asian_22: mask2 missing; complete it or"),
     ("", ["--crop", "500", "--skip-bad-images"], "leaves nobody to train fold 0, as none of its 42 images could be taken"),
-    ("", ["--crop", "500"], "--crop 500 500 is larger than the image"),
+    ("", ["--crop", "500"], r"mask1.jpg: --crop 500 500 is larger than the image"),
     ("", ["--sampler", "person", "--accum", "7"], "--accum 7: 6 training images make 6 micro-batches at most"),
     ("", ["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
     ("", ["--batch-size", "1"], "--batch-size: the model has batch norm, which can't train on one image at a time"),
