@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -337,11 +338,12 @@ def time_text(seconds):
 
 def aligned(head, rows, left=(0,), widths=None, fit=None):
     """Lines of a table; columns `left` are aligned to the left, others to the right. Texts longer than their column's number in
-    `widths` go on in a row of their own; those of the first are cut in the middle so that lines `fit` so many columns."""
+    `widths` go on in a row of their own; those of the first are cut to `fit` lines of so many columns, but stay distinct."""
     head = [*map(errors.tr, head)]
     if fit:
         others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
-        names = shorten([row[0] for row in rows], max(fit - others, 14))
+        cuts = (shorten([row[0] for row in rows], width) for width in itertools.count(max(fit - others, 14)))
+        names = next(cut for cut in cuts if len(set(cut)) == len({row[0] for row in rows}))
         rows = [[name, *row[1:]] for name, row in zip(names, rows)]
     sides = ["left" if index in left else "right" for index in range(len(head))]
     lines = tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)

@@ -229,7 +229,7 @@ def print_next(data_dir, runs, targets, tta):
     decided = {part for target in targets for part in dataset.DECIDES[target]}
     lacking = [part for part in dataset.COMPONENTS if part not in decided]
     if lacking:
-        errors.say(f"next: these runs leave {' and '.join(lacking)} open; train them, then python ensemble.py --models RUN ...")
+        errors.say(f"next: these runs leave {' and '.join(lacking)} open; add such runs: python ensemble.py --models RUN ...")
     elif len(runs) == 1:
         errors.say(f"next: {after(runs[0], data_dir)}")
     else:
