@@ -15,7 +15,6 @@ LEVELS = {
     "medium": (0.5, 0.06, 0.10, 10.0, 0.20, 0.0),
     "strong": (0.5, 0.10, 0.15, 15.0, 0.35, 0.5),
 }
-AUGS = tuple(LEVELS)
 ERASED_AREA = (0.02, 0.10)
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 PARAMS = ("flip", "shift_x", "shift_y", "scale", "degrees", "brightness", "contrast", "saturation",
@@ -28,7 +27,6 @@ TTAS = {
     "shift": tuple((False, *place) for place in PLACES),
     "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
 }
-MIXES = ("none", "mixup", "cutmix", "halves")
 MIX_COLUMNS = ("share", "x", "y", "side")
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import dataset
 import metrics
-from dataset import COMPONENTS, FIRST_AGE, LABELS, MASKS, OFFICIAL_BOUNDS, combine, decode, head_slices, marginals
+from dataset import COMPONENTS, FIRST_AGE, LABELS, MASKS, OFFICIAL_BOUNDS, combine, decode, head_slices, member_components
 from errors import InputError
 
 METHODS = ("soft", "hard", "stack")
@@ -38,13 +38,6 @@ def check_decided(targets):
     lacking = [component for component in COMPONENTS if component not in decided]
     if lacking:
         raise InputError(f"--models: no run decides {' or '.join(lacking)}; add such runs, or one of target label or multi")
-
-
-def member_components(target, probs, bounds=OFFICIAL_BOUNDS):
-    """A member's tables: {"label": [N, 18]} or {component: [N, C]}; `age` is cut at `bounds`, or stays {"age": ...} at None."""
-    if target == "age" and bounds:
-        return {"age_group": dataset.age_group_probs(probs, bounds)}
-    return {target: probs} if target in ("label", "age") else {head: probs[:, c] for head, c in head_slices(target).items()}
 
 
 def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
@@ -80,7 +73,7 @@ def _multiply(sums, totals):
     if not mean:
         return label
     if len(mean) < len(COMPONENTS):
-        mean = marginals(label) | mean
+        mean = dataset.marginals(label) | mean
     product = combine(*(mean[component] for component in COMPONENTS))
     if label is None:
         return product
@@ -101,7 +94,7 @@ def soft_labels(target, sources, bounds):
         raise InputError(f"--pseudo: gives no {' and '.join(sorted(wanted - decided))}, which --target {target} needs")
     if decided == set(COMPONENTS):
         label = blend(sources, bounds=bounds)
-        return label if target == "label" else np.hstack([marginals(label)[head] for head in dataset.HEADS[target]])
+        return label if target == "label" else np.hstack([dataset.marginals(label)[head] for head in dataset.HEADS[target]])
     tables = [member_components(source, probs, bounds) for source, probs in sources]
     return np.mean([table[target] for table in tables if target in table], axis=0)
 

@@ -24,8 +24,6 @@ import numpy as np
 import pandas as pd
 
 import dataset
-import demo
-import experiment
 import files
 import images
 import metrics
@@ -184,10 +182,7 @@ class Side:
 
     @property
     def note(self):
-        if self.source is None:
-            return ""
-        read = experiment.read_args if self.source.is_run else experiment.read_recipe
-        return experiment.note_of(self.source.folder, read(self.source.folder))
+        return self.source.note if self.source else ""
 
 
 def read_side(name):
@@ -233,7 +228,7 @@ def remedy(side, data_dir):
         return "make it anew"
     choice = side.source.choice
     folds = "" if choice == "all" else f" --folds {choice if choice == 'best' else choice[0]}"
-    place = demo.as_option(data_dir) if data_dir else ""
+    place = dataset.data_option(data_dir) if data_dir else ""
     return f"python inference.py --models {shlex.quote(str(side.source.folder))}{folds}{place} makes them"
 
 
@@ -427,7 +422,7 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
 
 def main(argv=None):
     args = parse_args(argv)
-    data_dir = demo.find(args.data_dir)
+    data_dir = dataset.find_data(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
     parts = {a.scored_as, b.scored_as} - {"label"} or {"label"}
     if len(parts) > 1:

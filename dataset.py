@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import re
+import shlex
 from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ import pandas as pd
 
 import errors
 import files
-from errors import InputError, log
+from errors import InputError, did_you_mean, log
 
+DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
+DEMO_DIR = Path("data-demo")  # of demo.py
 MASKS = ("worn", "incorrect", "not worn")
 GENDERS = ("male", "female")
 AGE_GROUPS = ("<30", "30-59", ">=60")
@@ -41,6 +44,37 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
 EXPONENT = re.compile(r"\d(\.\d*)?E[+-]\d+", re.ASCII | re.IGNORECASE)  # of a spreadsheet, for a long number
 EvalImages = namedtuple("EvalImages", ["data_dir", "names", "files"])  # names in info.csv order
+
+
+def find_data(data_dir=None):
+    """The data folder that is given, or the first of DATA_PLACES and DEMO_DIR that holds train/train.csv, or None."""
+    if data_dir is None:
+        return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
+    data_dir = Path(data_dir)
+    if _holds_data(data_dir):
+        return data_dir
+    above = [place if data_dir.is_absolute() else Path(os.path.relpath(place)) for place in data_dir.absolute().parents[:3]]
+    below = [file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv"))]
+    meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
+    if not meant and not data_dir.exists():
+        meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
+    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
+    wanted = f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv"
+    raise InputError(f"{wanted}.{meant}" if meant else wanted)
+
+
+def _holds_data(folder):
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("train/train.csv", "eval/info.csv"))
+
+
+def is_demo(folder):
+    """True for a folder that demo.py drew."""
+    return (Path(folder) / "demo.json").is_file()
+
+
+def data_option(data_dir):
+    """' --data-dir DIR' for a command to paste, or '' where the scripts find that folder by themselves."""
+    return "" if find_data() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 def num_outputs(target):
@@ -103,6 +137,18 @@ def marginals(label_probs):
     return {"mask": joint.sum((2, 3)), "gender": joint.sum((1, 3)), "age_group": joint.sum((1, 2))}
 
 
+def softmax(logits):
+    """Probabilities over the last axis, computed in float64 from any finite logits: float32, same shape."""
+    logits = np.asarray(logits, dtype=np.float64)
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return (exp / exp.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def head_probs(target, logits):
+    """Probabilities float32 [N, num_outputs(target)] of a model's logits: a softmax over those of each head."""
+    return np.concatenate([softmax(logits[:, part]) for part in head_slices(target).values()], axis=1)
+
+
 def scored_probs(target, probs):
     """Probabilities of what `target` is scored on from its heads' [N, num_outputs(target)]: [N, 18] of multi, [N, 3] of age."""
     if target == "multi":
@@ -110,6 +156,13 @@ def scored_probs(target, probs):
     if target == "age":
         return age_group_probs(probs)
     return probs
+
+
+def member_components(target, probs, bounds=OFFICIAL_BOUNDS):
+    """A member's tables: {"label": [N, 18]} or {component: [N, C]}; `age` is cut at `bounds`, or stays {"age": ...} at None."""
+    if target == "age" and bounds:
+        return {"age_group": age_group_probs(probs, bounds)}
+    return {target: probs} if target in ("label", "age") else {head: probs[:, c] for head, c in head_slices(target).items()}
 
 
 def columns(target):
@@ -404,7 +457,7 @@ def limit_people(people, limit, kfold, seed):
 
 
 def read_eval_images(data_dir):
-    """The EvalImages of a data folder that `locate` found."""
+    """The EvalImages of a data folder."""
     return EvalImages(Path(data_dir), *read_eval(data_dir))
 
 

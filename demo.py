@@ -1,4 +1,4 @@
-"""The drawn demo set, in the competition's layout with its traps, and the folder that data are read from.
+"""The demo set: faces drawn in the competition's layout with its traps, where no data is.
 
 python demo.py --out DIR
 """
@@ -10,7 +10,6 @@ if __name__ == "__main__":
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,12 +18,10 @@ import numpy as np
 import pandas as pd
 
 import files
-from dataset import GENDERS, encode, to_age_group
+from dataset import DATA_PLACES, DEMO_DIR, GENDERS, encode, find_data, is_demo, to_age_group
 from demo_faces.photos import KINDS, person_images
-from errors import InputError, did_you_mean, log
+from errors import InputError, log
 
-DATA_PLACES = (Path("data"), Path("/opt/ml/input/data"))
-DEMO_DIR = Path("data-demo")
 VERSION = 2
 IMAGE_BYTES = 24 << 10  # of an image, on disk
 # People of the competition by gender (male, female) and age group; of each group {(first, last age): people}, even in between.
@@ -95,10 +92,6 @@ def _is_drawn(out, metadata):
     return True
 
 
-def is_demo(folder):
-    return (Path(folder) / "demo.json").is_file()
-
-
 def _draw_all(out, people, eval_people, seed, progress):
     import images  # not at the top: scripts that draw nothing do without torch
 
@@ -166,7 +159,7 @@ def main(argv=None):
 def locate(data_dir=None, draw=True):
     """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv. Where
     none does it is data-demo/, drawn with a banner on stderr where it is not there yet, unless `draw` is False."""
-    found = find(data_dir)
+    found = find_data(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, is_demo(found)
     if not draw:
@@ -176,32 +169,6 @@ def locate(data_dir=None, draw=True):
             "Scores on them say nothing about real ones; give your data with --data-dir DIR.")  # fmt: skip
     draw_demo(DEMO_DIR)
     return DEMO_DIR, True
-
-
-def find(data_dir=None):
-    """The folder that `locate` returns, but None where it would have to draw the demo set."""
-    if data_dir is None:
-        return next((place for place in (*DATA_PLACES, DEMO_DIR) if (place / "train" / "train.csv").is_file()), None)
-    data_dir = Path(data_dir)
-    if _holds_data(data_dir):
-        return data_dir
-    above = [place if data_dir.is_absolute() else Path(os.path.relpath(place)) for place in data_dir.absolute().parents[:3]]
-    below = [file.parents[1] for depth in ("*", "*/*") for file in sorted(data_dir.glob(f"{depth}/train/train.csv"))]
-    meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
-    if not meant and not data_dir.exists():
-        meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
-    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
-    wanted = f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv"
-    raise InputError(f"{wanted}.{meant}" if meant else wanted)
-
-
-def _holds_data(folder):
-    return any(os.path.isfile(os.path.join(folder, name)) for name in ("train/train.csv", "eval/info.csv"))
-
-
-def as_option(data_dir):
-    """' --data-dir DIR' for a command to paste, or '' where the scripts find that folder by themselves."""
-    return "" if find() == Path(data_dir) else f" --data-dir {shlex.quote(str(data_dir))}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import itertools
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,10 +25,9 @@ import errors
 import experiment
 import files
 import metrics
-from dataset import CLASS_NAMES, SCORED_AS, head_slices, scored_probs
+from dataset import CLASS_NAMES, SCORED_AS, head_probs, scored_probs
 from errors import InputError, Interrupted
 from files import draw_seed
-from hardware import ALONE
 from loss import build_criterion, soft_targets
 from model import AMP_DTYPES, head_parameters, layout, mean_std, predict
 from optim import build_optimizer, lr_at
@@ -107,6 +106,11 @@ def step_size(args, images, world):
     return size
 
 
+def new_optimizer(net, args):
+    """The optimizer that options ask for, of a model's weights."""
+    return build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+
+
 class Fit:
     """Training state of one fold: model, optimizer, averages, scaler, counters; `state_dict` resumes bit-exactly.
     `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step` (from 0) are the next to do; `tail`
@@ -119,7 +123,7 @@ class Fit:
         self.history, self.tail, self.frozen = [], [], False
         if self.ranks.world > 1 and device.type == "cuda":
             self.model = convert_sync_batchnorm(self.model)  # timm's: torch's would drop the activations in its norm layers
-        self._new_optimizer()
+        self.optimizer = new_optimizer(self.model, args)
         self.scaler = torch.amp.GradScaler(device.type, enabled=args.amp == "fp16")
         self.ema = ModelEmaV3(self.model, decay=args.ema, use_warmup=True) if args.ema else None
         self.averaged = copy.deepcopy(self.model) if args.average_last else None
@@ -143,10 +147,6 @@ class Fit:
         self.steps = images // self.step_size  # the images left over come in other epochs' orders
         self._wrap()
 
-    def _new_optimizer(self):
-        args = self.args
-        self.optimizer = build_optimizer(self.model, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
-
     def _wrap(self):
         self.forward, device = self.model, self.ranks.device
         if self.ranks.world > 1:
@@ -169,7 +169,7 @@ class Fit:
             self.frozen = frozen
             self._wrap()
             if not frozen:
-                self._new_optimizer()
+                self.optimizer = new_optimizer(self.model, self.args)
 
     @property
     def evaluated(self):
@@ -303,7 +303,7 @@ class NotFinite(ValueError):
     def __init__(self, message, fit, step):
         super().__init__(message)
         whole = copy.copy(fit)
-        whole.ranks = ALONE
+        whole.ranks = replace(fit.ranks, rank=0, world=1)
         self.epoch, self.step = fit.epoch, step + 1
         self.rows = np.concatenate([micro_batch.reads for micro_batch in micro_batches(whole, fold_order(fit), step)])
 
@@ -425,7 +425,7 @@ def evaluate(fit, before_batch=lambda: None):
     logits = predict_rows(fit, data.val_rows, before_batch)
     targets = fit.targets[torch.from_numpy(data.val_rows).to(fit.ranks.device)]
     val_loss = float(fit.criterion(torch.from_numpy(logits).to(fit.ranks.device), targets))
-    probs = metrics.head_probs(logits, head_slices(args.target))
+    probs = head_probs(args.target, logits)
     pred, truth = scored_probs(args.target, probs).argmax(1), data.truth[data.val_rows]
     classes = len(CLASS_NAMES[SCORED_AS[args.target]])
     return val_loss, float(metrics.macro_f1(truth, pred, classes)), float(metrics.accuracy(truth, pred, classes)), probs

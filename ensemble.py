@@ -27,11 +27,9 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 
 import blend
 import dataset
-import demo
 import experiment
 import figures
 import files
-import hardware
 import images
 import inference
 import metrics
@@ -46,10 +44,9 @@ Grouping = namedtuple("Grouping", "eval oof scores")
 
 def find_persons(names, table, args):
     """The Grouping of eval images and of out-of-fold rows (image, path; over all folds) or None."""
-    data_dir = args.data_dir or demo.find()
+    data_dir = dataset.find_data(args.data_dir)
     if data_dir is None:
         raise InputError("--persons: looks at the images, and there is no data folder here; give --data-dir")
-    data_dir = demo.locate(data_dir)[0]
     groups = images.group_persons([f"{data_dir}/eval/images/{name}" for name in names], args)
     found = pd.DataFrame({"image": names, "group": groups})
     if table is None:
@@ -311,7 +308,7 @@ def predicted_shares(eval_probs):
 
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
-    images, data = result.images, demo.as_option(args.data_dir) if args.data_dir else ""
+    images, data = result.images, dataset.data_option(args.data_dir) if args.data_dir else ""
     oof = images and images.table.assign(target=images.truth)
     first, second, lines = advise(folder, oof, result.names) if images else (None, None, [])
     for line in lines:
@@ -386,12 +383,11 @@ Submission = namedtuple("Submission", "plan members weights names images fitted 
 
 
 def main(argv=None):
-    hardware.tune_malloc()
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
     cut = None if args.tune_bounds else tuple(args.age_bounds)
     plan = blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
-    data_dir = demo.find(args.data_dir)
+    data_dir = dataset.find_data(args.data_dir)
     result = combine(args, plan, read_members(args, plan))
     folder = write_result(args, result)
     say_members(result, args.explain)
@@ -420,8 +416,7 @@ def read_members(args, plan):
             raise InputError(f"{needs}; leave out that member or the option")
 
     def predict(jobs):
-        device = hardware.pick_device(args.device)
-        inference.predict_folds(jobs, dataset.read_eval_images(demo.locate(args.data_dir)[0]), args, device)
+        inference.predict_folds(jobs, dataset.read_eval_images(options.data_dir(args)), args)
 
     with predictions.predicting(source.folder for source in sources if source.is_run):
         return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)

@@ -11,7 +11,6 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
-import contextlib
 import re
 import shlex
 import sys
@@ -21,16 +20,14 @@ import pandas as pd
 from tqdm import tqdm
 
 import dataset
-import demo
 import experiment
-import files
 import hardware
 import images
 import metrics
 import model
 import options
 import predictions
-from dataset import LABELS, SCORED_AS, head_slices, num_outputs
+from dataset import LABELS, num_outputs
 from errors import InputError
 from images import Geometry
 
@@ -41,9 +38,11 @@ ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
 REPLACED = re.compile(r""" --(seed|fold[-_]seed|name)[ =]('[^']*'|"[^"]*"|[^\s'"])+""")
 
 
-def predict_folds(jobs, eval_images, args, device):
+def predict_folds(jobs, eval_images, args, device=None):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet. Images are read once for
-    each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet."""
+    each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet; `device` None: its own."""
+    hardware.tune_malloc()
+    device = device or hardware.pick_device(args.device)
     by_geometry = {}
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
@@ -84,7 +83,7 @@ def predict_rows(weights, store, rows, args, device):
     batches = tqdm(store.batches(chunks), what, len(chunks), leave=False, disable=args.quiet or None, unit="img",
                    unit_scale=args.batch_size * len(weights))  # fmt: skip
     logits = model.predict_together(models, batches, model.AMP_DTYPES[hardware.resolve_amp(args.amp, device)], args.tta)
-    return [(target, metrics.head_probs(fold_logits, head_slices(target))) for target, fold_logits in zip(targets, logits)]
+    return [(target, dataset.head_probs(target, fold_logits)) for target, fold_logits in zip(targets, logits)]
 
 
 def print_score(data_dir, names, label_probs, what):
@@ -173,7 +172,7 @@ def main(argv=None):
 
 def predict_runs(args, runs, folds, device):
     """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
-    eval_images = dataset.read_eval_images(demo.locate(args.data_dir)[0])
+    eval_images = dataset.read_eval_images(options.data_dir(args))
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     predict_folds(jobs, eval_images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]
@@ -190,7 +189,7 @@ def predict_runs(args, runs, folds, device):
 
 def score_tta(args, runs, device):
     """--oof: what the TTA is worth for each run, and the command that predicts the eval images with it, or without."""
-    data_dir, verdicts = demo.locate(args.data_dir)[0], set()
+    data_dir, verdicts = options.data_dir(args), set()
     for run in runs:
         found = predict_oof(run, data_dir, args, device)
         low, high = found["gain_ci95"]
@@ -200,22 +199,17 @@ def score_tta(args, runs, device):
         gain = f"{found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}"
         errors.say(f"  gain {gain}: {errors.tr(verdict)}; {errors.tr(ADVICE[verdict].format(tta=args.tta))}")
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
-    errors.say(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{demo.as_option(data_dir)}")
+    errors.say(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{dataset.data_option(data_dir)}")
     return 0
 
 
 def after(run, data_dir):
     """The command after the submission of one run: compare it with the best run beside it that is scored on the same people;
     where none is there, train it once more with another seed, which shows the noise; without a score the leaderboard."""
-    scores = {}
-    for path in run.parent.glob("*/summary.json"):
-        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # a run without a score
-            summary = files.read_json(path)
-            if SCORED_AS[summary["target"]] == "label" and len(summary["folds"]) == summary["kfold"]:
-                scores[path.parent] = summary["people"], float(summary["oof_f1"])
+    scores = predictions.scored_runs(run.parent)
     people, _f1 = scores.pop(run, (None, None))
     if alike := [(f1, other) for other, (theirs, f1) in scores.items() if theirs == people is not None]:
-        return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + demo.as_option(data_dir)
+        return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + dataset.data_option(data_dir)
     args, command = experiment.read_args(run), (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
     if not args.get("kfold") or " train.py" not in command:
         return "python leaderboard.py"
@@ -234,7 +228,7 @@ def print_next(data_dir, runs, targets, tta):
         errors.say(f"next: {after(runs[0], data_dir)}")
     else:
         views = "" if tta == "none" else f" --tta {tta}"
-        errors.say(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{demo.as_option(data_dir)}")
+        errors.say(f"next: python ensemble.py --models {shlex.join(map(str, runs))}{views}{dataset.data_option(data_dir)}")
 
 
 if __name__ == "__main__":

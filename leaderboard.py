@@ -28,7 +28,6 @@ from scipy.special import stdtrit
 
 import experiment
 import files
-import metrics
 import predictions
 from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, did_you_mean, tr
@@ -326,7 +325,7 @@ def study_effects(found, resamples):
         factors, left_out = factors_among([run.options for run in runs])
         if not factors:
             continue
-        draws = people_draws(runs, resamples) if resamples else None
+        draws = predictions.people_draws(runs, resamples) if resamples else None
         effects, freedom = main_effects([run.oof_f1 for run in runs], factors, draws)
         levels = Counter(effect.factor for effect in effects if effect.runs > 1 or resamples)
         effects = [effect for effect in effects if levels[effect.factor] > 1 and (effect.runs > 1 or resamples)]
@@ -363,21 +362,6 @@ def factors_among(options):
         else:
             factors[name] = texts
     return factors, left_out
-
-
-def people_draws(runs, resamples):
-    """Macro F1 of each run on the same `resamples` draws of people: float64 [runs, resamples]."""
-    draws, first = [], None
-    for run in runs:
-        table = predictions.read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
-        truth, probs = predictions.scored(table, run.target)
-        labels = list(zip(table["image"], truth))
-        first = first or labels
-        if labels != first:
-            raise InputError(f"{run.folder / 'oof.csv'}: other images or official labels than in {runs[0].folder}")
-        people, classes = table["path"].tolist(), len(CLASS_NAMES[run.scored_as])
-        draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, classes, resamples))
-    return np.stack(draws)
 
 
 def agreement_text(found):

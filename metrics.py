@@ -1,4 +1,4 @@
-"""Macro F1, its interval over people, and probabilities of logits.
+"""Macro F1, its interval over people, and the factors of classes that raise it.
 
 Sums and counts are added first and divided once. F1 is computed as 2 tp / (times predicted + times true).
 """
@@ -184,15 +184,3 @@ def interval(samples):
 def verdict(low, high):
     """'better' or 'worse' when the interval of a gain leaves out 0, else 'noise'."""
     return "better" if low > 0 else "worse" if high < 0 else "noise"
-
-
-def softmax(logits):
-    """Probabilities over the last axis, computed in float64 from any finite logits: float32, same shape."""
-    logits = np.asarray(logits, dtype=np.float64)
-    exp = np.exp(logits - logits.max(-1, keepdims=True))
-    return (exp / exp.sum(-1, keepdims=True)).astype(np.float32)
-
-
-def head_probs(logits, slices):
-    """Probabilities float32 [N, num_outputs]: a softmax over each head's logits, which lie in `slices` {head: slice}."""
-    return np.concatenate([softmax(logits[:, part]) for part in slices.values()], axis=1)

@@ -17,11 +17,13 @@ import yaml
 import demo
 import errors
 import experiment
-import files
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
 from errors import InputError, Parser, did_you_mean, natural_int, number, positive_float, positive_int, whole_int
 
-TTAS = ("none", "hflip", "shift", "hflip+shift")  # those of augment.py, which takes torch
+# Those of augment.py, which takes torch: leaderboard.py and sweep.py start without it.
+AUGS = ("none", "light", "medium", "strong")
+MIXES = ("none", "mixup", "cutmix", "halves")
+TTAS = ("none", "hflip", "shift", "hflip+shift")
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
 # One process, as a hardware.Ranks without torch.
 ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext, on=lambda name: None)
@@ -50,16 +52,19 @@ def add_data(parser):
     add("--cache-device", choices=("auto", "device", "host"), default="auto", help="where batches are read from")
 
 
+def data_dir(args):
+    """The data folder of --data-dir; where none is given or found the demo set is drawn."""
+    return demo.locate(args.data_dir)[0]
+
+
 def add_model(parser, model, aug):
     """--model, --img-size, --crop, --aug"""
-    import augment  # not at the top, like all that takes torch: leaderboard.py and sweep.py start without it
-
     group = parser.add_argument_group("model and images")
     add = group.add_argument
     add("--model", default=model, metavar="NAME", help="any timm model")
     add("--img-size", type=positive_int, nargs="+", metavar="N", help="N, or height and width; without it the model's own")
     add("--crop", type=positive_int, nargs="+", metavar="N", help="centre crop in source pixels before the resize: N, or H W")
-    add("--aug", choices=augment.AUGS, default=aug, help="random augmentation of the training images")
+    add("--aug", choices=AUGS, default=aug, help="random augmentation of the training images")
     return group
 
 
@@ -143,8 +148,7 @@ def fold_choice(text):
 
 def make_parser():
     """The parser of train.py."""
-    import augment
-    import loss
+    import loss  # not at the top, as it takes torch
     import optim
 
     parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
@@ -190,7 +194,7 @@ def make_parser():
     add("--sampler", choices=SAMPLERS, default="shuffle",
         help="shuffle: every image once per epoch; balanced: classes equally often; sqrt: by square root of class size; "
              "person: one image per person (each eval image of --pseudo counts as one)")  # fmt: skip
-    add("--mix", choices=augment.MIXES, default="none", help="mix pairs of images; halves: left and right half of two faces")
+    add("--mix", choices=MIXES, default="none", help="mix pairs of images; halves: left and right half of two faces")
     add("--mix-prob", type=confidence, default=0.5, metavar="P", help="share of images that are mixed")
     add("--mix-alpha", type=positive_float, default=1.0, metavar="A", help="mixup and cutmix: shares follow Beta(A, A)")
     add("--mix-rare", action="store_true", help="draw the other image from all classes equally often")
@@ -333,7 +337,10 @@ def same_options(args, ranks):
 
 def read_options(parser, path):
     """{option: value} of a YAML file such as args.yaml of a run, each through its type and choices as if it were typed."""
-    texts = files.read_json(path, lambda text: yaml.load(text, yaml.BaseLoader), "mapping", "it takes lines such as lr: 0.001")
+    with errors.reading(path, "it takes lines such as lr: 0.001"):
+        texts = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
+        if not isinstance(texts, dict):
+            raise ValueError("holds no mapping")
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "resume", "lang")}
     found = {}
     for key, text in texts.items():
@@ -384,10 +391,17 @@ def resumed_args(parser, args, given, ranks):
         parser.error(f"--weights {args.weights}: is for a run that began with that file elsewhere; {run} began with {began}")
     changed = {name: getattr(args, name) for name in given}
     args = argparse.Namespace(**{**vars(parser.parse_args([])), **recorded, "fold": None, **changed, "resume": str(run)})
-    args.data_dir = str(demo.locate(args.data_dir)[0])
+    args.data_dir = str(data_dir(args))
     args.model = model.current_name(args.model, tell=True)
     check_together(parser, args, ranks.world)
     return args
+
+
+def recipe(args):
+    """'AdamP-StepLR-FL': optimizer, scheduler and loss as in a run's name."""
+    import loss
+
+    return f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
 
 
 def refusals(command_lines):

@@ -18,7 +18,6 @@ import pandas as pd
 
 import blend
 import dataset
-import demo
 import errors
 import experiment
 import files
@@ -188,11 +187,11 @@ def made_of(run):
 def known_names(data_dir, tables):
     """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against;
     None, with a line, where there is none. The demo set, if not given, is one for its own images alone."""
-    found = demo.find(data_dir)
+    found = dataset.find_data(data_dir)
     if found and (data_dir or (found / "eval" / "info.csv").is_file()):
         path, table = dataset.read_info(found)
         names = table["ImageID"].tolist()
-        if data_dir or found != demo.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
+        if data_dir or found != dataset.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
             return path, names
     if tables:
         errors.log("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
@@ -217,6 +216,15 @@ class Member:
     @property
     def is_run(self):
         return self.choice is not None
+
+    @property
+    def options(self):
+        """args.yaml of a run, recipe.yaml of an ensemble (a dict)."""
+        return (experiment.read_args if self.is_run else experiment.read_recipe)(self.folder)
+
+    @property
+    def note(self):
+        return experiment.note_of(self.folder, self.options)
 
     def fold_probs(self, names):
         """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`, of each fold, or of their mean."""
@@ -414,13 +422,13 @@ def lacking_message(apart, names, info):
 def align_oof(members, data_dir):
     """Keep the rows of oof tables whose people train.csv of the data folder that is given or found has, with its labels; lines
     tell of both. InputError when nobody is left, as of other data; a demo set that was not given is no matter then."""
-    place, changed, gone = demo.find(data_dir), 0, 0
+    place, changed, gone = dataset.find_data(data_dir), 0, 0
     if not place or not (csv := place / "train" / "train.csv").is_file():
         return
     people = dataset.read_people(place)
     for member in (member for member in members if member.oof is not None):
         rows = dataset.official_rows(member.oof, people)
-        if rows.empty and not data_dir and place == demo.DEMO_DIR:
+        if rows.empty and not data_dir and place == dataset.DEMO_DIR:
             return
         if rows.empty:
             given = f"{member.folder / 'oof.csv'}: holds none of the people of {csv}"
@@ -489,6 +497,32 @@ def write_summary(run, target, kfold):
         }
         files.write_json(run / "summary.json", summary)
     return summary
+
+
+def people_draws(runs, resamples):
+    """Macro F1 of runs (folder, target, scored_as) on the same `resamples` draws of people: float64 [runs, resamples]."""
+    draws, first = [], None
+    for run in runs:
+        table = read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
+        truth, probs = scored(table, run.target)
+        labels = list(zip(table["image"], truth))
+        first = first or labels
+        if labels != first:
+            raise InputError(f"{run.folder / 'oof.csv'}: other images or official labels than in {runs[0].folder}")
+        people, classes = table["path"].tolist(), len(CLASS_NAMES[run.scored_as])
+        draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, classes, resamples))
+    return np.stack(draws)
+
+
+def scored_runs(directory):
+    """{run: (people, macro F1)} of the runs in a directory that are scored on the 18 classes, all their folds complete."""
+    scores = {}
+    for path in Path(directory).glob("*/summary.json"):
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # a run without a score
+            summary = files.read_json(path)
+            if SCORED_AS[summary["target"]] == "label" and len(summary["folds"]) == summary["kfold"]:
+                scores[path.parent] = summary["people"], float(summary["oof_f1"])
+    return scores
 
 
 def find_runs(source):

@@ -24,10 +24,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-import blend
 import dataset
-import demo
-import experiment
 import files
 import metrics
 import predictions
@@ -75,7 +72,7 @@ def average(members):
     rows, given, truth = members[0].oof[["image", "path"]], {}, {}
     for member in members:
         probs = member.oof_probs(rows["image"])
-        tables = blend.member_components(member.target, probs)
+        tables = dataset.member_components(member.target, probs)
         tables = dataset.marginals(tables["label"]) if "label" in tables else tables
         for component, table in (tables | ({"age": probs} if member.target == "age" else {})).items():
             given.setdefault(component, []).append(table)
@@ -103,7 +100,7 @@ def applied_fixes(members, people):
     """{(path, column): fixes file} of the label fixes that the runs among `members` were trained with."""
     fixed = {}
     for member in members:
-        args = experiment.read_args(member.folder) if member.is_run else {}
+        args = member.options if member.is_run else {}
         if file := args.get("label_fixes"):
             try:
                 fixes, _left_out = dataset.read_label_fixes(file, people, args.get("fix_confidence", 0.9))
@@ -391,8 +388,8 @@ def merge_files(paths, out):
 def label_noise(args):
     """--label-noise: find the labels and write the page and its csvs."""
     found = read_evidence(args.label_noise)
-    recorded = next((experiment.read_args(member.folder).get("data_dir") for member in found if member.is_run), None)
-    data_dir = demo.find(args.data_dir)
+    recorded = next((member.options.get("data_dir") for member in found if member.is_run), None)
+    data_dir = dataset.find_data(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""
         raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")

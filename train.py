@@ -30,7 +30,6 @@ import pandas as pd
 from tqdm import tqdm
 
 import dataset
-import demo
 import engine
 import experiment
 import figures
@@ -38,10 +37,7 @@ import files
 import hardware
 import images
 import inference
-import loss
-import metrics
 import model
-import optim
 import options
 import predictions
 from dataset import CLASS_NAMES, HEADS, SCORED_AS
@@ -254,7 +250,7 @@ def settle(args, data, net, ranks):
     """Resolve --amp, --memory-format and --auto-batch of a new run by its model `net` (None: resumed, and they are).
     InputError for what would only fail in training: an optimizer that can't be, nobody left to train, images for no step."""
     if net is not None:
-        optim.build_optimizer(net, args.optimizer, args.lr, args.weight_decay, args.layer_decay)
+        engine.new_optimizer(net, args)
         hardware.choose_precision(args, net, ranks)
         if args.auto_batch:
             hardware.find_batch_size(args, data.store, ranks, functools.partial(try_steps, args, data, net, ranks))
@@ -344,8 +340,7 @@ def make_run(args, argv, fixes, folds, data, device):
     """The Path of a new run folder with its first files."""
 
     def next_name():
-        recipe = f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
-        name, again = experiment.next_name(args.output_dir, recipe, vars(args))
+        name, again = experiment.next_name(args.output_dir, options.recipe(args), vars(args))
         if again:
             errors.log(f"same options as {again}; another --seed would be a new draw")
         return name
@@ -373,7 +368,7 @@ def train_folds(args, run, data, ranks, stop):
     if ranks.first:
         size, people = f"{args.img_size[0]} x {args.img_size[1]}", data.images["path"].nunique()
         where = f" on the {data.store.place}" if ranks.device.type == "cuda" and args.parallel_folds == 1 else ""
-        drawn = "demo data: " * demo.is_demo(args.data_dir)
+        drawn = "demo data: " * dataset.is_demo(args.data_dir)
         errors.log(f"run {run}\n  {args.target}, {args.model} at {size}, amp {args.amp}, {args.memory_format}\n"
                    f"  {drawn}{people} people, {len(data.images)} images{where}")  # fmt: skip
         if args.face_crop is not None and not (run / "crops.png").exists():
@@ -577,7 +572,7 @@ def predict_training(fit, writer, data):
     rows = fit.data.train_rows[fit.data.train_rows < len(data.images)]  # eval images of --pseudo have no labels
     logits = engine.predict_rows(fit, rows, asked)
     if fit.ranks.first:
-        probs = metrics.head_probs(logits, dataset.head_slices(fit.args.target))
+        probs = dataset.head_probs(fit.args.target, logits)
         write_predictions(writer, data, fit.args.target, rows, probs, "insample.csv")
 
 
@@ -641,7 +636,7 @@ def closing(args, run, summary, started):
     errors.say("run: {}/\n  its folds took {seconds} s with validation, this command {:.0f} s; {images_per_second:.0f} images/s"
                ", peak memory {peak_memory_mib} MiB".format(run, time.monotonic() - started, **summary))  # fmt: skip
     print(errors.tr("pictures:"), *sorted(run.glob("*.png")), sep="\n  ")
-    errors.say(f"next: python inference.py --models {shlex.quote(str(run))}{demo.as_option(args.data_dir)}")
+    errors.say(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.data_option(args.data_dir)}")
 
 
 if __name__ == "__main__":

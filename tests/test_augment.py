@@ -49,7 +49,7 @@ def test_normalise_by_hand():
     torch.testing.assert_close(out[0, :, 1, 2], torch.tensor([-3, 0.5, 0.2]))
 
 
-@pytest.mark.parametrize("aug", augment.AUGS)
+@pytest.mark.parametrize("aug", augment.LEVELS)
 def test_output_is_float32_channels_last_each_image_by_its_own_row(aug):
     """On a CPU in several pieces; autocast changes nothing, and neither do the images."""
     images, params = images_of(40, 18, 14), draw(aug, 40)
@@ -64,7 +64,7 @@ def test_output_is_float32_channels_last_each_image_by_its_own_row(aug):
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("aug", augment.AUGS)
+@pytest.mark.parametrize("aug", augment.LEVELS)
 @pytest.mark.parametrize("size", [(16, 16), (128, 96), (7, 10)])
 def test_identity_is_normalise(aug, size):
     """The grid's coordinates round at 1e-5 of a pixel, a thousandth of a grey level."""
@@ -180,7 +180,7 @@ def test_draws_lie_in_their_level_s_ranges():
     assert not torch.corrcoef(draw("strong", 4000).T).sub(torch.eye(12)).abs().gt(0.06).any()  # columns are independent
 
 
-@pytest.mark.parametrize("aug", augment.AUGS)
+@pytest.mark.parametrize("aug", augment.LEVELS)
 @pytest.mark.parametrize("mix", ["mixup", "cutmix", "halves"])
 def test_nothing_waits_for_the_accelerator(aug, mix):
     """Fake CUDA tensors have no values, so .item(), nonzero and boolean masks as indices raise on them."""

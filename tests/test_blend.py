@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 
 import blend
+import dataset
 import metrics
 from blend import Fitted, Plan
 from dataset import AGES, FIRST_AGE, age_group_probs, combine, decode, encode, head_slices, num_outputs
@@ -36,7 +37,7 @@ def draw_member(rng, target, truth, skill=1.2):
     true["age"] = [np.array([24, 45, 60])[age_group] - FIRST_AGE]
     sizes = (3, 2, 3) if target == "multi" else (num_outputs(target),)
     logits = [rng.normal(size=(len(truth), C)) + skill * np.eye(C)[of_head] for C, of_head in zip(sizes, true[target])]
-    return target, np.hstack([metrics.softmax(head) for head in logits]).astype(np.float64)
+    return target, np.hstack([dataset.softmax(head) for head in logits]).astype(np.float64)
 
 
 def draw_members(rng, targets, n=120, **options):
@@ -238,7 +239,7 @@ def test_counts_are_met_and_the_rest_of_a_label_stays(seed, images):
 
 def test_merged_members_blend_alike():
     """Equal weights, numbers and weights of parts; some of them 0, as a search leaves them."""
-    parts = [dict.fromkeys(blend.member_components(*member), 0.5) for member in EIGHT]
+    parts = [dict.fromkeys(dataset.member_components(*member), 0.5) for member in EIGHT]
     parts[4] = {"mask": 0.1, "gender": 0.0, "age_group": 2.0}
     for weights in ([1] * 8, [2, 1, 1, 0, 0.5, 0, 1, 3], parts):
         for method in ("soft", "hard"):
@@ -300,7 +301,7 @@ def test_a_changed_weight_is_scored_as_blend_does(seed, targets, skill, step):
     members, truth = draw_members(rng, targets, skill=skill)
     if seed % 2:
         members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
-    tables = [blend.member_components(*member) for member in members]
+    tables = [dataset.member_components(*member) for member in members]
     current = blend._Blend(truth, *blend._sum_members(blend._by_columns(members, (30, 60))))
     for index, own in enumerate(tables):
         weights = [dict.fromkeys(each, 1.0) for each in tables]
@@ -356,7 +357,7 @@ def test_age_members_are_cut_at_the_bounds():
 def test_tuned_weights_score_what_the_search_saw_and_no_single_step_is_better(targets):
     members, truth = draw_members(np.random.default_rng(len(targets)), targets, skill=0.8)
     weights = blend.tune_weights(members, truth, rounds=30)
-    assert [set(parts) for parts in weights] == [set(blend.member_components(*member)) for member in members]
+    assert [set(parts) for parts in weights] == [set(dataset.member_components(*member)) for member in members]
     score = blend_f1(members, truth, weights)
     assert score >= blend_f1(members, truth)
     assert all(1 / 32 <= value <= 32 for parts in weights for value in parts.values())

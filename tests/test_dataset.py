@@ -256,3 +256,13 @@ def test_fixes_of_other_data_are_no_misspelt_ids(shared_data):
     """Those of the contest beside another set that has some of its ids, as the demo set: it is said for which data they are."""
     with pytest.raises(InputError, match=r"label_fixes.csv: 3\d of its 34 people .*006359, .*for the competition's$"):
         dataset.read_label_fixes("label_fixes.csv", dataset.read_people(shared_data), 0.9)
+
+
+def test_softmax():
+    logits = np.log([[1.0, 2.0, 5.0], [3.0, 3.0, 2.0]])
+    probs = dataset.softmax(logits)
+    assert probs.dtype == np.float32
+    assert probs == pytest.approx(np.array([[0.125, 0.25, 0.625], [0.375, 0.375, 0.25]]))
+    assert dataset.softmax(np.float16([[6e4, -6e4, 0]])).tolist() == [[1, 0, 0]]
+    assert dataset.softmax(np.float64([[[1e300, 1e300]]])).tolist() == [[[0.5, 0.5]]]
+    assert dataset.softmax(np.float16([[1, 0]]))[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-7)

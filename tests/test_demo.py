@@ -101,7 +101,7 @@ def test_mask_hides_the_mouth_and_a_wrong_one_shows_the_nose():
 def test_a_set_that_is_there_is_not_drawn_again_and_a_foreign_folder_is_left_alone(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_draw_all", None)  # drawing would fail
     demo.draw_demo(drawn, people=8, eval_people=3)
-    assert demo.is_demo(drawn)
+    assert dataset.is_demo(drawn)
     with pytest.raises(InputError, match="holds another demo set"):
         demo.draw_demo(drawn, people=9, eval_people=3)
     (tmp_path / "mine").mkdir()
@@ -164,14 +164,14 @@ def test_the_banner_comes_when_the_set_is_drawn(drawn, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "draw_demo", lambda out: shutil.copytree(drawn, out, dirs_exist_ok=True))
     for told in (1, 0):
-        assert demo.locate() == (demo.DEMO_DIR, True) and capsys.readouterr().err.count("DEMO DATA: no train/train") == told
+        assert demo.locate() == (dataset.DEMO_DIR, True) and capsys.readouterr().err.count("DEMO DATA: no train/train") == told
 
 
 def test_folder_to_paste_is_named_where_it_would_not_be_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert demo.as_option("a b") == " --data-dir 'a b'"
+    assert dataset.data_option("a b") == " --data-dir 'a b'"
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "train" / "train.csv").touch()
-    assert demo.as_option("data") == ""
+    assert dataset.data_option("data") == ""
     with pytest.raises(InputError, match=r"--data-dir nowhere: no such folder"):  # never replaced by another
         demo.locate("nowhere")

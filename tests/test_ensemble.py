@@ -16,7 +16,6 @@ from helpers import KINDS, People, eval_names, write_data, write_run
 
 import blend
 import dataset
-import demo
 import ensemble
 import errors
 import inference
@@ -616,7 +615,7 @@ def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp
 
 def test_without_a_data_folder_no_demo_set_is_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "DATA_PLACES", ())
+    monkeypatch.setattr(dataset, "DATA_PLACES", ())
     with pytest.raises(InputError, match=r"--persons: looks at the images, and there is no data folder here; give --data-dir"):
         ensemble.find_persons(["a.jpg"], None, SimpleNamespace(data_dir=None))
     assert not list(tmp_path.iterdir())

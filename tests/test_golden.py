@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 import compare
+import dataset
 import ensemble
 import inference
 import leaderboard
-import metrics
 import options
 import predictions
-from dataset import TARGETS, head_slices, num_outputs
+from dataset import TARGETS, num_outputs
 
 IN_RUN = ("args.yaml confusion.png curves.png env.json eval.csv eval.json fold0 fold1 folds.csv log.csv mistakes.png oof.csv "
           "submission.csv summary.json")  # fmt: skip
@@ -87,7 +87,7 @@ def test_columns_of_predictions(target):
 def test_a_submission_of_fixed_logits(tmp_path):
     """Softmax of logarithms are their numbers over their sum; the first image is worn, male, >=60: 2, the other 12 + 3 + 1."""
     logits = np.log([[2, 1, 1, 3, 1, 1, 1, 3], [1, 1, 6, 1, 4, 1, 3, 1]])
-    table = predictions.eval_table(["a.jpg", "b.jpg"], "multi", metrics.head_probs(logits, head_slices("multi")))
+    table = predictions.eval_table(["a.jpg", "b.jpg"], "multi", dataset.head_probs("multi", logits))
     predictions.write_run_eval(tmp_path, "multi", [0], "none", table)
     assert (tmp_path / "submission.csv").read_text() == "ImageID,ans\na.jpg,2\nb.jpg,16\n"
     rows = "a.jpg,0.5,0.25,0.25,0.75,0.25,0.2,0.2,0.6\nb.jpg,0.125,0.125,0.75,0.2,0.8,0.2,0.6,0.2\n"

@@ -63,7 +63,7 @@ def logits_of(run, number, files, tta, margin=None, boxes=None, weights="best"):
 def by_hand(run, numbers, data, tta="none", **options):
     """Probabilities of the eval images from the weights, the mean over folds; options of `logits_of`."""
     files = [data / "eval" / "images" / name for name in pd.read_csv(data / "eval" / "info.csv")["ImageID"]]
-    return np.mean([metrics.softmax(logits_of(run, number, files, tta, **options)) for number in numbers], axis=0)
+    return np.mean([dataset.softmax(logits_of(run, number, files, tta, **options)) for number in numbers], axis=0)
 
 
 def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, shared_data, monkeypatch, capsys):
@@ -210,7 +210,7 @@ def oof_by_hand(run, data, tta):
     for number in (0, 1):
         mine = (table["fold"] == number).to_numpy()
         files = [data / "train" / "images" / image for image in table["image"][mine]]
-        probs[mine] = metrics.softmax(logits_of(run, number, files, tta))
+        probs[mine] = dataset.softmax(logits_of(run, number, files, tta))
     return probs
 
 

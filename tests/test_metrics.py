@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
+import dataset
 import metrics
 
 few = settings(max_examples=40, deadline=None, derandomize=True)
@@ -76,16 +77,6 @@ def test_bootstrap_of_the_whole_competition_is_quick():
     assert time.process_time() - start < 3
 
 
-def test_softmax():
-    logits = np.log([[1.0, 2.0, 5.0], [3.0, 3.0, 2.0]])
-    probs = metrics.softmax(logits)
-    assert probs.dtype == np.float32
-    assert probs == pytest.approx(np.array([[0.125, 0.25, 0.625], [0.375, 0.375, 0.25]]))
-    assert metrics.softmax(np.float16([[6e4, -6e4, 0]])).tolist() == [[1, 0, 0]]
-    assert metrics.softmax(np.float64([[[1e300, 1e300]]])).tolist() == [[[0.5, 0.5]]]
-    assert metrics.softmax(np.float16([[1, 0]]))[0, 0] == pytest.approx(1 / (1 + np.exp(-1)), rel=1e-7)
-
-
 @pytest.mark.parametrize("score", [metrics.confusion, metrics.accuracy, metrics.macro_f1])
 @pytest.mark.parametrize(("truth", "pred", "message"), [
     ([0, 1], [0], r"truth has shape \(2,\) and pred \(1,\)"), ([[0]], [[0]], r"truth has shape \(1, 1\)"), ([], [], "no images"),
@@ -147,7 +138,7 @@ def likely(rng, n, C):
     truth = rng.choice(C, size=n, p=np.r_[4, np.ones(C - 1)] / (C + 3))
     logits = 1.5 * np.eye(C)[truth] + rng.normal(size=(n, C))
     logits[:, 0] += 1.5
-    return truth, metrics.softmax(logits).astype(np.float64)
+    return truth, dataset.softmax(logits).astype(np.float64)
 
 
 def test_takeover_scores_equal_those_of_every_bias():

@@ -84,4 +84,5 @@ def test_a_run_that_began_with_a_deprecated_name_goes_on_under_the_current_one(r
 
 
 def test_names_that_are_stated_here_are_those_of_the_modules_that_take_torch():
-    assert set(options.TTAS) == set(augment.TTAS) and set(options.SAMPLERS) == set(engine.SAMPLERS)
+    assert set(options.AUGS) == set(augment.LEVELS) and set(options.TTAS) == set(augment.TTAS)
+    assert set(options.SAMPLERS) == set(engine.SAMPLERS)

@@ -12,9 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import f1_score
 
 import dataset
-import demo
 import errors
-import metrics
 import predictions
 import report
 from dataset import GENDERS, decode, encode, to_age_group
@@ -43,7 +41,7 @@ def make_evidence(people, shown):
     """Evidence on the labels of `people` by a good model that sees `shown` (people whose labels are all right)."""
     images, seen, rng, probs = make_images(people), make_images(shown), np.random.default_rng(0), {}
     for part, C in (("mask", 3), ("gender", 2), ("age_group", 3)):
-        probs[part] = metrics.softmax(rng.normal(size=(len(seen), C)) + 4 * np.eye(C)[seen[part]])
+        probs[part] = dataset.softmax(rng.normal(size=(len(seen), C)) + 4 * np.eye(C)[seen[part]])
     return report.Evidence(images[["image", "path"]], probs, {part: images[part].to_numpy() for part in probs})
 
 
@@ -356,7 +354,7 @@ def test_in_a_browser_keys_move_filter_and_decide_and_folds_open(run, guessing, 
 
 def test_without_data_the_runs_own_place_is_named(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "DATA_PLACES", ())
+    monkeypatch.setattr(dataset, "DATA_PLACES", ())
     assert errors.run(lambda: report.main(["--label-noise", str(run)])) == 2
     assert "--data-dir: no data folder here" in (err := capsys.readouterr().err) and "trained on the/data" in err
 

@@ -16,7 +16,6 @@ import pytest
 from conftest import SAME_BITS, SETTINGS, assert_same_run, until, until_told
 
 import dataset
-import demo
 import files
 import images
 import options
@@ -138,7 +137,7 @@ def test_one_draws_the_demo_set_and_the_other_waits(tmp_path):
     codes, _outs, errs = ends(*(Command("train.py", *settings, "--name", name, cwd=tmp_path) for name in ("a", "b")))
     assert codes == (0, 0) and not any("drawing the demo set" in err for err in errs)
     assert sorted("waiting for another process to draw data-demo/" in err for err in errs) == [False, True]
-    assert demo.is_demo(tmp_path / "data-demo")
+    assert dataset.is_demo(tmp_path / "data-demo")
     assert_same_run(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
     assert not list(tmp_path.glob(".*"))
 

@@ -52,7 +52,6 @@ from torchvision.transforms import InterpolationMode, functional
 
 import augment
 import dataset
-import demo
 import engine
 import experiment
 import files
@@ -457,7 +456,7 @@ def parse_args(argv):
     args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
     if not Path(args.out).parent.is_dir():
         parser.error(f"--out {args.out}: there is no folder {Path(args.out).parent}")
-    args.data_dir = str(demo.locate(args.data_dir)[0])
+    args.data_dir = str(options.data_dir(args))
     return args
 
 

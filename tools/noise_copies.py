@@ -54,7 +54,7 @@ def main():
     print(f"{args.copies} copies of {args.run}: macro F1 minus that of equal weights")
     for seed in range(args.seeds):
         rng = np.random.default_rng(seed)
-        copies = [("label", metrics.softmax(logs + rng.normal(0, args.noise, logs.shape))) for _ in range(args.copies)]
+        copies = [("label", dataset.softmax(logs + rng.normal(0, args.noise, logs.shape))) for _ in range(args.copies)]
         equal = f1(blend.blend(copies))
         for name in args.fits:
             fit, apply = FITS[name]
