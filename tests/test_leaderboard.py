@@ -430,3 +430,14 @@ def test_diff_of_ensembles_shows_members_and_weights_and_fits_the_terminal(place
     assert not [row for row in rows if row and ("01-focal" in row[0] or "path" in row[0])]
     first = next(index for index, line in enumerate(lines) if line.startswith("biases"))
     assert max(map(len, lines)) <= 100 and " ".join(lines[first : first + 4]).split().count("1.12346") == 18
+
+
+def test_in_a_browser_a_narrow_window_shows_every_column(browser, tmp_path):
+    """At 1,100 px a table with notes, pictures and LB is as wide as its place, though its long names and notes wrap."""
+    folder = make_run(tmp_path, "03-AdamP-CosineAnnealing-CE-F1-v2-label_5fold", note="second colour, no flips: a lower rate")
+    for stem in ("curves", "confusion", "mistakes"):
+        (folder / f"{stem}.png").touch()
+    found = [leaderboard.read_record(folder)._replace(lb=0.7), run("ensemble", f1=0.6, lb=0.65, is_run=False, folds=[0])]
+    probe = "<script>let s = document.querySelector('.scroll'); document.title = s.scrollWidth - s.clientWidth</script></body>"
+    page = leaderboard.page(found, "oof_f1", tmp_path / "page.html", []).replace("</body>", probe)
+    assert "<title>0</title>" in browser(page, "--dump-dom", "--window-size=1100,900")[0]
