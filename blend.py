@@ -1,7 +1,7 @@
 """From members to the 18 probabilities: averages, temperatures, age bounds, weights or a stacker, class factors, the prior.
 
-`fit_plan` and `apply_plan` are one pipeline, so that cross-fitting scores all of it at once; `finish_plan` looks at all images
-together. Members are lists of (target, probabilities [N, num_outputs(target)]).
+`fit_pipeline` and `apply_pipeline` are all of it that is fitted, so that cross-fitting scores it at once; `finish_pipeline`
+looks at all images together. Members are lists of (target, probabilities [N, num_outputs(target)]).
 """
 
 import functools
@@ -427,7 +427,7 @@ def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Pipeline:
     """The options of the pipeline; `bounds` None: tune them."""
 
     method: str = "soft"
@@ -447,12 +447,12 @@ class Plan:
             "--tune-bounds": self.bounds is None,
             "--temperature": self.temperature,
         }
-        return [option for option, fits in asked.items() if fits]
+        return [option for option, given in asked.items() if given]
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A Plan fitted to some images: `weights` as `blend` takes them (None: equal), `stack` of fit_stack, `class_factors` [18],
+    """A Pipeline fitted to some images: `weights` as for `blend` (None: equal), `stack` of fit_stack, `class_factors` [18],
     `path` of the greedy search as (member index, in-sample macro F1), `temperatures` {head: number} of each member."""
 
     bounds: tuple = OFFICIAL_BOUNDS
@@ -463,23 +463,23 @@ class Fitted:
     temperatures: list | None = None
 
 
-def fit_plan(plan, members, truth):
+def fit_pipeline(pipeline, members, truth):
     """Fitted to official labels truth [N]; bounds are tuned at equal weights, and once more at those that a search finds."""
     temperatures, weights, path = None, None, ()
-    if plan.temperature:
+    if pipeline.temperature:
         temperatures = [fit_member_temperatures(target, probs, truth) for target, probs in members]
         members = scale_members(members, temperatures)
-    cut = plan.bounds or tune_bounds(members, truth, plan.method)
-    if plan.search == "weights":
+    cut = pipeline.bounds or tune_bounds(members, truth, pipeline.method)
+    if pipeline.search == "weights":
         weights = tune_weights(members, truth, cut)
-    elif plan.search == "greedy":
+    elif pipeline.search == "greedy":
         weights, path = greedy(members, truth, cut)
     if weights:
-        cut = plan.bounds or tune_bounds(members, truth, plan.method, weights)
-    stack = fit_stack(members, truth) if plan.method == "stack" else None
+        cut = pipeline.bounds or tune_bounds(members, truth, pipeline.method, weights)
+    stack = fit_stack(members, truth) if pipeline.method == "stack" else None
     fitted = Fitted(cut, weights, stack, None, path, temperatures)
-    if "f1" in plan.decode:
-        factors = metrics.fit_class_factors(apply_plan(plan, fitted, members), truth, CLASSES)
+    if "f1" in pipeline.decode:
+        factors = metrics.fit_class_factors(apply_pipeline(pipeline, fitted, members), truth, CLASSES)
         fitted = replace(fitted, class_factors=np.round(factors, 6))
     return fitted
 
@@ -491,47 +491,47 @@ def average_folds(fitted, folds):
     return [(models[0][0], np.mean([probs for _target, probs in models], axis=0)) for models in scaled]
 
 
-def apply_plan(plan, fitted, members):
-    """Probabilities [N, 18] of members' images by a fitted plan; the members are scaled by its temperatures already."""
-    if plan.method == "stack":
+def apply_pipeline(pipeline, fitted, members):
+    """Probabilities [N, 18] of members' images by a fitted pipeline; the members are scaled by its temperatures already."""
+    if pipeline.method == "stack":
         probs = apply_stack(fitted.stack, members)
     else:
-        probs = blend(members, plan.method, fitted.bounds, fitted.weights)
+        probs = blend(members, pipeline.method, fitted.bounds, fitted.weights)
     return probs if fitted.class_factors is None else metrics.apply_class_factors(probs, fitted.class_factors)
 
 
-def finish_plan(plan, probs):
+def finish_pipeline(pipeline, probs):
     """(probabilities [N, 18] as their argmax answers for these images as a whole, factors [3] of the mask states or None)."""
-    if "prior" not in plan.decode:
+    if "prior" not in pipeline.decode:
         return probs, None
     factors = fit_mask_factors(probs)
     return apply_mask_factors(probs, factors), factors
 
 
-# Out-of-fold probabilities [N, 18] of a plan, its score.json, the Fitted of each cross-fitting fold, the mask factors or None.
-OutOfFold = namedtuple("OutOfFold", "probs scores fits mask_factors")
+# Out-of-fold probabilities [N, 18], their score.json, the Fitted of each cross-fitting fold, the mask factors or None.
+OutOfFold = namedtuple("OutOfFold", "probs scores fitted_folds mask_factors")
 SCORES = ("oof_f1", "oof_acc", "oof_f1_ci95", "in_sample_f1", "crossfit_parts", "plain_f1", "gain", "gain_ci95")  # score.json
 
 
-def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
-    """OutOfFold of a plan, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
+def score_pipeline(pipeline, fitted, members, truth, persons, quiet=True, plain=None):
+    """OutOfFold of a pipeline, cross-fitted over persons [N] where it fits anything; the in-sample score is that of `fitted`.
     The gain is that over `plain` [N, 18], without it over the plain average of the members. Intervals are 95 % over people."""
 
     def f1(probs):
         return float(metrics.macro_f1(truth, probs.argmax(1), CLASSES))
 
     def fit(some_members, some_truth):
-        fits.append(fit_plan(plan, some_members, some_truth))
-        return fits[-1]
+        fitted_folds.append(fit_pipeline(pipeline, some_members, some_truth))
+        return fitted_folds[-1]
 
     def apply(one, some_members):
-        return apply_plan(plan, one, scale_members(some_members, one.temperatures))
+        return apply_pipeline(pipeline, one, scale_members(some_members, one.temperatures))
 
-    probs, fits, in_sample = apply(fitted, members), [], None
-    if plan.fitted_options:
-        in_sample = f1(finish_plan(plan, probs)[0])
-        probs = crossfit(fit, apply, members, truth, persons, seed=plan.seed, quiet=quiet)
-    probs, mask_factors = finish_plan(plan, probs)
+    probs, fitted_folds, in_sample = apply(fitted, members), [], None
+    if pipeline.fitted_options:
+        in_sample = f1(finish_pipeline(pipeline, probs)[0])
+        probs = crossfit(fit, apply, members, truth, persons, seed=pipeline.seed, quiet=quiet)
+    probs, mask_factors = finish_pipeline(pipeline, probs)
     plain = blend(members) if plain is None else plain
     pred, plain_pred = probs.argmax(1), plain.argmax(1)
     scores = {
@@ -539,10 +539,10 @@ def score_plan(plan, fitted, members, truth, persons, quiet=True, plain=None):
         "oof_acc": metrics.accuracy(truth, pred, CLASSES),
         "oof_f1_ci95": metrics.interval(metrics.bootstrap_f1(truth, pred, persons, CLASSES)),
         "in_sample_f1": in_sample,
-        "crossfit_parts": CROSSFIT_FOLDS if plan.fitted_options else None,
+        "crossfit_parts": CROSSFIT_FOLDS if pipeline.fitted_options else None,
         "plain_f1": f1(plain),
         "gain": f1(probs) - f1(plain),
         "gain_ci95": metrics.interval(metrics.bootstrap_difference(truth, pred, plain_pred, persons, CLASSES)),
     }
     rounded = {key: None if value is None else np.round(value, 6).tolist() for key, value in scores.items()}
-    return OutOfFold(probs, rounded, fits, mask_factors)
+    return OutOfFold(probs, rounded, fitted_folds, mask_factors)

@@ -28,7 +28,7 @@ import files
 import images
 import metrics
 import predictions
-from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, changed_words, class_parts, marginals, scored_probs
+from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, changed_words, class_components, marginals, scored_probs
 from errors import InputError, did_you_mean, say, tr
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -47,11 +47,11 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def narrow(values, scored_as, part):
-    """Classes or probabilities [N, C] of `scored_as` as those of `part`, which is the same or a part of the label."""
-    if part == scored_as:
+def narrow(values, scored_as, component):
+    """Classes or probabilities [N, C] of `scored_as` as those of `component`, or of the same."""
+    if component == scored_as:
         return values
-    return (marginals(values) if np.ndim(values) == 2 else class_parts(values, scored_as))[part]
+    return (marginals(values) if np.ndim(values) == 2 else class_components(values, scored_as))[component]
 
 
 class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b")):
@@ -85,28 +85,28 @@ class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b"
         return [(*pair, count) for pair, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
     @cached_property
-    def parts(self):
-        """{part: (its classes in A, in B)}, int64 [N] each."""
-        a, b = (class_parts(answers, self.scored_as) for answers in (self.a, self.b))
-        return {part: (a[part], b[part]) for part in a}
+    def components(self):
+        """{component: (its classes in A, in B)}, int64 [N] each."""
+        a, b = (class_components(answers, self.scored_as) for answers in (self.a, self.b))
+        return {component: (a[component], b[component]) for component in a}
 
     @property
-    def part_changes(self):
-        """{part: rows in which it differs}; a row may differ in more than one."""
-        return {part: int((a != b).sum()) for part, (a, b) in self.parts.items()}
+    def component_changes(self):
+        """{component: rows in which it differs}; a row may differ in more than one."""
+        return {component: int((a != b).sum()) for component, (a, b) in self.components.items()}
 
     @property
-    def part_counts(self):
-        """[(part, word, count of A, of B, its change, count expected by the prior or None)] of each class that is answered or
-        that the prior expects."""
+    def component_counts(self):
+        """[(component, word, count of A, of B, its change, count expected by the prior or None)] of each class that is
+        answered or that the prior expects."""
         table = []
-        for part, (a, b) in self.parts.items():
-            for index, word in enumerate(CLASS_NAMES[part]):
+        for component, (a, b) in self.components.items():
+            for index, word in enumerate(CLASS_NAMES[component]):
                 times_a, times_b = int((a == index).sum()), int((b == index).sum())
                 expected = len(self.images) * MASK_PRIOR[index]
-                prior = (f"{expected:,.0f}", expected) if part == "mask" else None
+                prior = (f"{expected:,.0f}", expected) if component == "mask" else None
                 if times_a or times_b or prior:
-                    table.append((part, word, times_a, times_b, (f"{times_b - times_a:+,}", times_b - times_a), prior))
+                    table.append((component, word, times_a, times_b, (f"{times_b - times_a:+,}", times_b - times_a), prior))
         return table
 
     @cached_property
@@ -150,8 +150,8 @@ class Paired(namedtuple("Paired", "f1_a f1_b low high units")):
             # the interval's width falls as 1 / sqrt(units)
             needed = self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
             many = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
-            told = many if needed > self.units else f"little more than the {self.units:,} {units} you have"
-            lines.append(tr(f"to tell a difference of this size takes {told}"))
+            takes = many if needed > self.units else f"little more than the {self.units:,} {units} you have"
+            lines.append(tr(f"to tell a difference of this size takes {takes}"))
         return lines
 
 
@@ -232,32 +232,32 @@ def remedy(side, data_dir):
     return f"python inference.py --models {shlex.quote(str(side.source.folder))}{folds}{place} makes them"
 
 
-def join(a, b, part):
-    """The Comparison of two sides on `part`, in the order of A's images. InputError when they hold different images."""
+def join(a, b, scored_as):
+    """The Comparison of two sides on `scored_as`, in the order of A's images. InputError when they hold different images."""
     apart = set(a.images) ^ set(b.images)
     if apart:
         found = f"({len(a.images):,} and {len(b.images):,}, {len(apart):,} in one alone, such as {min(apart)})"
         raise InputError(f"{a.name} and {b.name}: answers to different images {found}; compare answers to the same eval images")
-    of_a = narrow(a.values, a.scored_as, part)
-    of_b = narrow(b.values, b.scored_as, part)[pd.Index(b.images).get_indexer(a.images)]
+    of_a = narrow(a.values, a.scored_as, scored_as)
+    of_b = narrow(b.values, b.scored_as, scored_as)[pd.Index(b.images).get_indexer(a.images)]
     answers = [values if values.ndim == 1 else values.argmax(1) for values in (of_a, of_b)]
-    return Comparison(part, a.images, *answers, *(None if values.ndim == 1 else values for values in (of_a, of_b)))
+    return Comparison(scored_as, a.images, *answers, *(None if values.ndim == 1 else values for values in (of_a, of_b)))
 
 
-def read_oof(side, part, data_dir):
-    """DataFrame image, path, truth, answer of a side on `part`, or None where it has no oof.csv; a fold has its run's."""
+def read_oof(side, scored_as, data_dir):
+    """DataFrame image, path, truth, answer of a side on `scored_as`, or None where it has no oof.csv; a fold has its run's."""
     member = side.source
     if member is None or (table := predictions.read_oof(member)) is None:
         return None
     member.oof = table
     predictions.align_oof([member], data_dir)
-    truth, probs = (narrow(each, side.scored_as, part) for each in predictions.scored(member.oof, member.target))
+    truth, probs = (narrow(each, side.scored_as, scored_as) for each in predictions.scored(member.oof, member.target))
     return member.oof[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
 
 
-def oof_lines(a, b, part, data_dir):
+def oof_lines(a, b, scored_as, data_dir):
     """The out-of-fold verdict in lines for the user, or one line, in English, that says why there is none."""
-    tables = [read_oof(side, part, data_dir) for side in (a, b)]
+    tables = [read_oof(side, scored_as, data_dir) for side in (a, b)]
     lacking = [side.name for side, table in zip((a, b), tables) if table is None]
     if lacking:
         return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
@@ -272,14 +272,14 @@ def oof_lines(a, b, part, data_dir):
     answers = [both[column].to_numpy() for column in ("answer_a", "answer_b")]
     if (answers[0] == answers[1]).all():
         return ["no out-of-fold verdict: all answers are the same there (a fold is stood in for by its run)"]
-    C = len(CLASS_NAMES[part])
+    C = len(CLASS_NAMES[scored_as])
     result = paired(truth, *answers, persons, C)
     note = "" if len(both) == max(map(len, tables)) else ", those that both have"
     wrong = [answer != truth for answer in answers]
     counts = f"A {wrong[0].sum():,}, B {wrong[1].sum():,}, both {(wrong[0] & wrong[1]).sum():,}"
     phi = f"{metrics.phi(*wrong):.2f}".replace("nan", "-")
     return [
-        tr(f"out-of-fold macro F1 of {part}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
+        tr(f"out-of-fold macro F1 of {scored_as}: A {result.f1_a:.4f}, B {result.f1_b:.4f} "
            f"({len(both):,} images of {result.units:,} people{note})"),
         *result.lines("people"),
         tr(f"errors: {counts}; their correlation (phi) is {phi}"),
@@ -288,7 +288,7 @@ def oof_lines(a, b, part, data_dir):
 
 
 def boundary_lines(result, truth, a, b, persons, num_classes):
-    """The part of the difference that people next to an age boundary make, in a line for the user."""
+    """The share of the difference that people next to an age boundary make, in a line for the user."""
     # folders such as '000001_female_Asian_45'; from 57 on, as old people are all 60
     years = pd.Series(persons).str.extract("_([0-9]+)$", expand=False).astype(float)
     near, difference = (years.between(27, 32) | (years >= 57)).to_numpy(), result.difference
@@ -325,13 +325,13 @@ def print_table(head, rows, left):
 
 
 def print_changes(comparison, explain):
-    """Print the number of rows that differ, in which parts, and the flow from class to class."""
+    """Print the number of rows that differ, in which components, and the flow from class to class."""
     total, differ, names = len(comparison.images), len(comparison.rows), comparison.names
     say(f"\nrows that differ: {differ:,} of {total:,} ({differ / total:.1%})")
     if not differ:
         return
-    if len(comparison.part_changes) > 1:
-        changes = ", ".join(f"{part} {count:,}" for part, count in comparison.part_changes.items())
+    if len(comparison.component_changes) > 1:
+        changes = ", ".join(f"{component} {count:,}" for component, count in comparison.component_changes.items())
         say(f"  by part: {changes}", " (a row may differ in more than one)" * explain)
     say("\nfrom class to class", f", the first {FLOWS} of {len(comparison.flows)}" * (len(comparison.flows) > FLOWS))
     rows = [(count, f"{count / differ:.1%}", names[a], "->", names[b]) for a, b, count in comparison.flows[:FLOWS]]
@@ -339,10 +339,10 @@ def print_changes(comparison, explain):
 
 
 def print_counts(comparison, explain=False):
-    """Print counts of every part's classes beside the prior, and each class's expected effect on macro F1."""
-    has_mask = "mask" in comparison.parts
+    """Print counts of every component's classes beside the prior, and each class's expected effect on macro F1."""
+    has_mask = "mask" in comparison.components
     say("\nclass counts", " beside the prior (5:1:1 by mask)" * has_mask)
-    rows = [row for _part, *row in comparison.part_counts]
+    rows = [row for _part, *row in comparison.component_counts]
     print_table(["", "A", "B", "B - A", "prior" if has_mask else ""], rows, left=(0,))
     if not comparison.effects:
         say("\nno expected effect on macro F1: neither has probabilities")
@@ -398,7 +398,7 @@ def document(names, comparison, rows, pictures, why, verdict, scores, own_notes=
         "compare.html", title=tr(" against ").join(Path(name).name for name in names), sides=list(zip(names, own_notes)),
         comparison=comparison, flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects,
         expected=expected,
-        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.part_counts),
+        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.component_counts),
     )  # fmt: skip
 
 
@@ -424,21 +424,21 @@ def main(argv=None):
     args = parse_args(argv)
     data_dir = dataset.find_data(args.data_dir)
     a, b = (read_side(name) for name in args.sources)
-    parts = {a.scored_as, b.scored_as} - {"label"} or {"label"}
-    if len(parts) > 1:
+    shared = {a.scored_as, b.scored_as} - {"label"} or {"label"}
+    if len(shared) > 1:
         apart = f"{a.scored_as} against {b.scored_as} have no answer in common"
         raise InputError(f"{a.name} and {b.name}: {apart}; compare two that are scored on the same, or one of them with label")
-    part = parts.pop()
+    scored_as = shared.pop()
     print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})")
-    say(f"compared on {part}")
+    say(f"compared on {scored_as}")
     hold_against_info((a, b), args.data_dir)
     lacking = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in (a, b) if side.values is None]
-    verdict, scores = oof_lines(a, b, part, args.data_dir), []
+    verdict, scores = oof_lines(a, b, scored_as, args.data_dir), []
     if lacking and len(verdict) == 1:
         raise InputError(f"{'; '.join(lacking)}. Without them: {verdict[0]}")
     verdict = [*map(tr, verdict)]
     if not lacking:
-        comparison = join(a, b, part)
+        comparison = join(a, b, scored_as)
         scores = label_lines(args.labels, comparison) if args.labels else []
         print_changes(comparison, args.explain)
         print_counts(comparison, args.explain)

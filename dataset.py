@@ -33,7 +33,7 @@ CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": A
 HEADS = {target: (target,) for target in ("label", "mask", "gender", "age_group", "multi", "age")}  # of each training target
 HEADS["multi"] = ("mask", "gender", "age_group")  # one backbone with three heads
 COMPONENTS = HEADS["multi"]
-# The parts of the label that a member of each target decides.
+# The components of the label that a member of each target decides.
 DECIDES = {**HEADS, "label": COMPONENTS, "age": ("age_group",)}
 TARGETS = tuple(HEADS)
 # What a target is scored on: `multi` on the 18 classes, `age` on the age group that follows from it.
@@ -92,7 +92,7 @@ def head_slices(target):
 
 
 def encode(mask, gender, age_group):
-    """The 18-class label of its parts (ints or integer arrays)."""
+    """The 18-class label of its components (ints or integer arrays)."""
     return mask * 6 + gender * 3 + age_group
 
 
@@ -101,15 +101,15 @@ def decode(label):
     return label // 6, label // 3 % 2, label % 3
 
 
-def class_parts(classes, scored_as):
-    """{part: its classes} of classes of `scored_as` (int or integer array): the three parts of a label, else one."""
+def class_components(classes, scored_as):
+    """{component: its classes} of classes of `scored_as` (int or integer array): all three of a label, else one."""
     return dict(zip(HEADS["multi"], decode(classes))) if scored_as == "label" else {scored_as: classes}
 
 
 def changed_words(index_a, index_b, scored_as):
-    """[(part, word of A, word of B)] of two classes; the words are equal where the part did not change."""
-    a, b = (class_parts(index, scored_as) for index in (index_a, index_b))
-    return [(part, CLASS_NAMES[part][a[part]], CLASS_NAMES[part][b[part]]) for part in a]
+    """[(component, word of A, word of B)] of two classes; the words are equal where the component did not change."""
+    a, b = (class_components(index, scored_as) for index in (index_a, index_b))
+    return [(head, CLASS_NAMES[head][a[head]], CLASS_NAMES[head][b[head]]) for head in a]
 
 
 def to_age_group(age, bounds=OFFICIAL_BOUNDS):
@@ -121,8 +121,8 @@ def to_age_group(age, bounds=OFFICIAL_BOUNDS):
 def age_group_probs(age_probs, bounds=OFFICIAL_BOUNDS):
     """Age-group probabilities [..., 3] from probabilities of single ages [..., 43], cut at `bounds` (18 < lo < hi <= 60)."""
     low, high = (bound - FIRST_AGE for bound in bounds)
-    parts = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
-    return np.stack([part.sum(-1) for part in parts], axis=-1)
+    groups = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
+    return np.stack([group.sum(-1) for group in groups], axis=-1)
 
 
 def combine(mask, gender, age_group):
@@ -146,13 +146,13 @@ def softmax(logits):
 
 def head_probs(target, logits):
     """Probabilities float32 [N, num_outputs(target)] of a model's logits: a softmax over those of each head."""
-    return np.concatenate([softmax(logits[:, part]) for part in head_slices(target).values()], axis=1)
+    return np.concatenate([softmax(logits[:, head]) for head in head_slices(target).values()], axis=1)
 
 
 def scored_probs(target, probs):
     """Probabilities of what `target` is scored on from its heads' [N, num_outputs(target)]: [N, 18] of multi, [N, 3] of age."""
     if target == "multi":
-        return combine(*(probs[:, part] for part in head_slices(target).values()))
+        return combine(*(probs[:, head] for head in head_slices(target).values()))
     if target == "age":
         return age_group_probs(probs)
     return probs
@@ -540,7 +540,7 @@ def fold_data(args, data, fold, everyone=False):
     targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
     if data.pseudo is not None:
         rows, soft = pseudo_rows(args, data, fold, rows)
-        hard = {head: soft[:, part].argmax(1) for head, part in head_slices(args.target).items()}
+        hard = {head: soft[:, place].argmax(1) for head, place in head_slices(args.target).items()}
         likely = decode(hard["label"])[0] if args.target == "label" else hard.get("mask", np.full(len(soft), -1))
         targets = np.concatenate([targets, np.stack([*hard.values()], axis=1) + FIRST_AGE * (args.target == "age")])
         masks = np.concatenate([masks, likely])

@@ -34,7 +34,7 @@ AGE_SPREAD = (
 JUNK = b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(64)  # what tar leaves on a Mac beside each file, as ._name
 
 
-def plan_people(people, seed, part=0):
+def choose_people(people, seed, part=0):
     """[(gender, age, key)] of `people` persons, shuffled; groups as in the competition, but 8 of each at least from 60 on. A
     person is a function of seed and key = (part, gender, group, number in the group), however many people there are."""
     share = np.array(COUNTS).ravel() * people / np.sum(COUNTS)
@@ -97,11 +97,11 @@ def _draw_all(out, people, eval_people, seed, progress):
 
     (out / "train" / "images").mkdir(parents=True)
     (out / "eval" / "images").mkdir(parents=True)
-    plan = plan_people(people, seed)
-    rows = _name_people(plan)
+    chosen = choose_people(people, seed)
+    rows = _name_people(chosen)
     (out / "train" / "images" / f"._{rows[0][4]}").write_bytes(JUNK)
-    jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, plan)]
-    hidden = plan_people(eval_people, seed, part=1)
+    jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, chosen)]
+    hidden = choose_people(eval_people, seed, part=1)
     jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
     drawn = images.pool_map("drawing the demo set", _write_person, jobs, [len(KINDS)] * len(jobs), not progress)
     answers = [answer for named in drawn for answer in named]
@@ -111,17 +111,17 @@ def _draw_all(out, people, eval_people, seed, progress):
     answers.to_csv(out / "eval" / "answers.csv", index=False)
 
 
-def _name_people(plan):
+def _name_people(chosen):
     """Rows of train.csv. As in the competition one id has a suffix, and one is on two rows (female 20, female 19)."""
     rows = []
-    for index, (gender, age, _) in enumerate(plan):
+    for index, (gender, age, _) in enumerate(chosen):
         name = f"{index * 7 + 1:06d}" + ("-1" if index == 3 else "")
         rows.append([name, GENDERS[gender], "Asian", age])
-    twins = [index for index, (gender, age, _) in enumerate(plan) if gender == 1 and age < 30][:2]
+    twins = [index for index, (gender, age, _) in enumerate(chosen) if gender == 1 and age < 30][:2]
     if len(twins) == 2:
         for index, age in zip(twins, (20, 19)):
             rows[index][0], rows[index][3] = rows[twins[0]][0], age
-            plan[index] = (1, age, plan[index][2])
+            chosen[index] = (1, age, chosen[index][2])
     return [(*row, "_".join(map(str, row))) for row in rows]
 
 

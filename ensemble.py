@@ -162,10 +162,10 @@ def total_weight(weight):
     return sum(weight.values()) if isinstance(weight, dict) else weight
 
 
-def added(plan, fitted, members, truth):
+def added(pipeline, fitted, members, truth):
     """In-sample macro F1 with each member minus that without it, nothing fitted anew [len(members)].
     One without weight enters at the mean weight of the others. inf where these leave a component undecided; NaN of a stack."""
-    if plan.method == "stack":
+    if pipeline.method == "stack":
         return np.full(len(members), np.nan)
     members = blend.scale_members(members, fitted.temperatures)
     weights = fitted.weights or [1] * len(members)
@@ -173,10 +173,10 @@ def added(plan, fitted, members, truth):
 
     def f1(weights):
         try:
-            probs = blend.apply_plan(plan, replace(fitted, weights=weights), members)
+            probs = blend.apply_pipeline(pipeline, replace(fitted, weights=weights), members)
         except InputError:
             return -np.inf
-        return metrics.macro_f1(truth, blend.finish_plan(plan, probs)[0].argmax(1), len(LABELS))
+        return metrics.macro_f1(truth, blend.finish_pipeline(pipeline, probs)[0].argmax(1), len(LABELS))
 
     whole, adds = f1(weights), []
     for index, total in enumerate(totals):
@@ -204,7 +204,7 @@ def contributions_table(members, weights, adds):
         folds, scored_as = " ".join(map(str, member.folds)) or "–", SCORED_AS[member.target]
         rows.append((member.name, str(number), member.target, folds, scored_as, own, _weight_text(weight), more))
     head = ("member", "#", "target", "folds", "scored on", "own F1", "weight", "adds")
-    return files.aligned(head, rows, left=(0, 2, 3, 4), fit=errors.WIDTH)
+    return files.aligned(head, rows, left=(0, 2, 3, 4), width=errors.WIDTH)
 
 
 def say(text, indent="", hang="  ", out=print):
@@ -215,8 +215,8 @@ def say(text, indent="", hang="  ", out=print):
 
 def say_members(result, explain):
     """Print the table of members."""
-    plan, fitted, images = result.plan, result.fitted, result.images
-    adds = added(plan, fitted, images.members, images.truth) if images else [np.nan] * len(result.members)
+    pipeline, fitted, images = result.pipeline, result.fitted, result.images
+    adds = added(pipeline, fitted, images.members, images.truth) if images else [np.nan] * len(result.members)
     for line in contributions_table(result.members, result.weights, adds):
         print(line)
     if any(total_weight(weight) == 0 for weight in fitted.weights or ()):
@@ -233,15 +233,15 @@ def say_fit(result):
         steps = [f"{index + 1}" if np.isnan(f1) else f"{index + 1} {f1:.4f}" for index, f1 in fitted.path]
         rest = tr(f" and {len(steps) - SHOWN} more, to {fitted.path[-1][1]:.4f}") if len(steps) > SHOWN else ""
         say(f"greedy path (member, in-sample macro F1): {' > '.join(steps[:SHOWN])}{rest}")
-    if result.plan.bounds is None:
+    if result.pipeline.bounds is None:
         (low, high), count = fitted.bounds, blend.CROSSFIT_FOLDS
-        folds = ", ".join(" ".join(map(str, fold.bounds)) for fold in result.scored.fits)
+        folds = ", ".join(" ".join(map(str, fold.bounds)) for fold in result.scored.fitted_folds)
         say(f"age bounds: {low} {high} (without each of {count} parts of the people: {folds})")
     if fitted.class_factors is not None:
         strongest = np.argsort(-np.abs(np.log(fitted.class_factors)))[:3]
         factors = [tr(f"{fitted.class_factors[index]:.2f} for class {index}, {LABELS[index]}") for index in strongest]
         say(f"strongest factors: {'; '.join(factors)}")
-    if "prior" in result.plan.decode:
+    if "prior" in result.pipeline.decode:
         factors = ", ".join(f"{name} {factor:.3g}" for name, factor in zip(MASKS, result.mask_factors))
         say(f"factors of the mask states for 5:1:1 among the eval images: {factors}")
 
@@ -263,17 +263,17 @@ def say_scores(result, explain=False):
         lacking = [member.name for member in result.members if member.oof is None]
         errors.say(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
         return
-    scores, plan = result.scored.scores, result.plan
+    scores, pipeline = result.scored.scores, result.pipeline
     low, high = scores["oof_f1_ci95"]
     errors.say(f"out-of-fold macro F1 of label: {scores['oof_f1']:.4f} (95 % CI over people {low:.4f} .. {high:.4f}), "
                f"accuracy {scores['oof_acc']:.4f}")  # fmt: skip
-    if plan.fitted_options and not explain:
+    if pipeline.fitted_options and not explain:
         errors.say(f"  cross-fitted; in-sample {scores['in_sample_f1']:.4f} (--explain)")
-    elif plan.fitted_options:
-        parts = scores["crossfit_parts"]
-        errors.say(f"  cross-fitted: each of {parts} parts of the people is scored by what was fitted to the others")
+    elif pipeline.fitted_options:
+        folds = scores["crossfit_parts"]
+        errors.say(f"  cross-fitted: each of {folds} parts of the people is scored by what was fitted to the others")
         errors.say(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
-    if plan != blend.Plan(seed=plan.seed) or result.grouping:
+    if pipeline != blend.Pipeline(seed=pipeline.seed) or result.grouping:
         low, high = scores["gain_ci95"]
         gain = f"gain {scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {tr(metrics.verdict(low, high))}"
         errors.say(f"  plain average of all members {scores['plain_f1']:.4f}: {gain}")
@@ -316,10 +316,10 @@ def print_next(args, result, folder):
     has_choice = sum(len(dataset.DECIDES[member.target]) for member in result.members) > len(COMPONENTS)  # else all are needed
     if second:
         command = shlex.join(["compare.py", str(first.folder), str(second.folder)]) + data
-    elif images and not result.plan.fitted_options and has_choice:
+    elif images and not result.pipeline.fitted_options and has_choice:
         command = shlex.join(["ensemble.py", "--models", *args.models, "--folds", args.folds, "--tta", args.tta])
-        command += "" if result.plan.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
-        command += data + " --decode prior" * ("prior" in result.plan.decode) + " --persons" * args.persons + " --search greedy"
+        command += "" if result.pipeline.bounds == OFFICIAL_BOUNDS else f" {bounds_option(args)}"
+        command += data + " --decode prior" * ("prior" in args.decode) + " --persons" * args.persons + " --search greedy"
     else:
         command = "leaderboard.py"
     errors.say(f"next: python {command}")
@@ -379,16 +379,16 @@ OofImages = namedtuple("OofImages", "table truth members")
 
 # The result to write and print; `images` and `scored` are None where a member has no oof.csv. `weights`: of each member, None
 # in a stack; `mask_factors`: of the eval images with --decode prior; `grouping`: with --persons.
-Submission = namedtuple("Submission", "plan members weights names images fitted scored eval_probs mask_factors grouping")
+Submission = namedtuple("Submission", "pipeline members weights names images fitted scored eval_probs mask_factors grouping")
 
 
 def main(argv=None):
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
     cut = None if args.tune_bounds else tuple(args.age_bounds)
-    plan = blend.Plan(args.method, args.search, args.decode, cut, args.seed, args.temperature)
+    pipeline = blend.Pipeline(args.method, args.search, args.decode, cut, args.seed, args.temperature)
     data_dir = dataset.find_data(args.data_dir)
-    result = combine(args, plan, read_members(args, plan))
+    result = combine(args, pipeline, read_members(args, pipeline))
     folder = write_result(args, result)
     say_members(result, args.explain)
     say_fit(result)
@@ -404,59 +404,60 @@ def main(argv=None):
     return 0
 
 
-def read_members(args, plan):
+def read_members(args, pipeline):
     """The members that --models names; eval predictions that are missing are made first."""
     sources = predictions.find_members(args.models, args.folds)
     blend.check_decided([source.target for source in sources])
-    if "age" not in {source.target for source in sources} and plan.bounds != OFFICIAL_BOUNDS:
+    if "age" not in {source.target for source in sources} and pipeline.bounds != OFFICIAL_BOUNDS:
         raise InputError(f"{bounds_option(args)}: only runs of target age can be cut anew, and none is given")
-    for source in sources if plan.fitted_options else ():
+    for source in sources if pipeline.fitted_options else ():
         if not source.matched and not (source.folder / "oof.csv").is_file():
-            needs = f"{plan.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv"
+            needs = f"{pipeline.fitted_options[0]}: needs out-of-fold predictions, and {source.name} has no oof.csv"
             raise InputError(f"{needs}; leave out that member or the option")
 
     def predict(jobs):
         inference.predict_folds(jobs, dataset.read_eval_images(options.data_dir(args)), args)
 
+    needs_oof = bool(pipeline.fitted_options)
     with predictions.predicting(source.folder for source in sources if source.is_run):
-        return predictions.read_members(sources, args.tta, predict, plan.temperature, bool(plan.fitted_options), args.data_dir)
+        return predictions.read_members(sources, args.tta, predict, pipeline.temperature, needs_oof, args.data_dir)
 
 
-def combine(args, plan, members):
-    """The Submission of a plan: fitted and scored on out-of-fold predictions, applied to the eval images."""
+def combine(args, pipeline, members):
+    """The Submission of a pipeline: fitted and scored on out-of-fold predictions, applied to the eval images."""
     names, images = members[0].eval["ImageID"].tolist(), None
     if all(member.oof is not None for member in members):
         table, truth = predictions.oof_truth(members)
         images = OofImages(table, truth, [(member.target, member.oof_probs(table["image"])) for member in members])
     folds = [[(member.target, probs) for probs in member.fold_probs(names)] for member in members]
     plain = images and blend.blend(images.members)
-    fitted, scored, grouping = blend.Fitted(plan.bounds), None, None
+    fitted, scored, grouping = blend.Fitted(pipeline.bounds), None, None
     if args.persons:
         grouping = find_persons(names, images and images.table, args)
         folds = [share_members(models, grouping.eval) for models in folds]
         images = images and images._replace(members=share_members(images.members, grouping.oof))
     if images:
-        fitted = blend.fit_plan(plan, images.members, images.truth)
+        fitted = blend.fit_pipeline(pipeline, images.members, images.truth)
         persons = images.table["path"].to_numpy()
-        scored = blend.score_plan(plan, fitted, images.members, images.truth, persons, args.quiet, plain)
-    finished = blend.finish_plan(plan, blend.apply_plan(plan, fitted, blend.average_folds(fitted, folds)))
-    weights = [None] * len(members) if plan.method == "stack" else fitted.weights or [1] * len(members)
-    return Submission(plan, members, weights, names, images, fitted, scored, *finished, grouping)
+        scored = blend.score_pipeline(pipeline, fitted, images.members, images.truth, persons, args.quiet, plain)
+    finished = blend.finish_pipeline(pipeline, blend.apply_pipeline(pipeline, fitted, blend.average_folds(fitted, folds)))
+    weights = [None] * len(members) if pipeline.method == "stack" else fitted.weights or [1] * len(members)
+    return Submission(pipeline, members, weights, names, images, fitted, scored, *finished, grouping)
 
 
 def make_recipe(args, result):
     """recipe.yaml (a dict): with the eval.csv of the members' folds (and stack.csv) all that the answers are made of."""
-    plan, fitted = result.plan, result.fitted
+    pipeline, fitted = result.pipeline, result.fitted
     recipe = {
-        "method": plan.method,
-        "search": plan.search,
-        "decode": plan.decode,
+        "method": pipeline.method,
+        "search": pipeline.search,
+        "decode": pipeline.decode,
         "age_bounds": list(fitted.bounds),
         "tune_bounds": args.tune_bounds,
-        "temperature": plan.temperature,
+        "temperature": pipeline.temperature,
         "persons": args.persons,
         "tta": args.tta,
-        "seed": plan.seed,
+        "seed": pipeline.seed,
         "note": args.note,
         "members": [
             {"run": member.name, "target": member.target, "folds": member.folds, "weight": weight}
@@ -470,18 +471,18 @@ def make_recipe(args, result):
         recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
     if fitted.class_factors is not None:
         recipe["biases"] = fitted.class_factors.tolist()
-    if "prior" in plan.decode:
+    if "prior" in pipeline.decode:
         recipe["mask_factors"] = result.mask_factors.tolist()
         if result.scored:
             recipe["oof_mask_factors"] = result.scored.mask_factors.tolist()
     if args.tune_bounds:
-        recipe["crossfit_bounds"] = [list(part.bounds) for part in result.scored.fits]
+        recipe["crossfit_bounds"] = [list(fold.bounds) for fold in result.scored.fitted_folds]
     return recipe
 
 
 def write_result(args, result):
     """Write the result folder, complete or not at all, and return it."""
-    images, scored, plan, fitted = result.images, result.scored, result.plan, result.fitted
+    images, scored, pipeline, fitted = result.images, result.scored, result.pipeline, result.fitted
 
     def fill(inside, name):
         eval_table = predictions.eval_table(result.names, "label", result.eval_probs)
@@ -498,16 +499,16 @@ def write_result(args, result):
             files.write_csv(inside / "persons.csv", result.grouping.eval)
             if scored:
                 files.write_csv(inside / "oof_persons.csv", result.grouping.oof)
-        if plan.method == "stack":
+        if pipeline.method == "stack":
             table = blend.stack_table(fitted.stack, [(member.name, member.target) for member in result.members])
             files.write_csv(inside / "stack.csv", table)
         if args.tune_bounds:
             given, persons = blend.scale_members(images.members, fitted.temperatures), images.table["path"].to_numpy()
-            study = blend.study_bounds(given, images.truth, persons, fitted.bounds, plan.method, fitted.weights)
-            figure = figures.bounds(study, [part.bounds for part in scored.fits], figures.caption(f"age bounds of {name}"))
-            files.write_figure(inside / "bounds.png", figure)
+            study = blend.study_bounds(given, images.truth, persons, fitted.bounds, pipeline.method, fitted.weights)
+            title, fold_bounds = figures.caption(f"age bounds of {name}"), [fold.bounds for fold in scored.fitted_folds]
+            files.write_figure(inside / "bounds.png", figures.bounds(study, fold_bounds, title))
 
-    kind = f"{plan.method}-{len(result.members)}runs"
+    kind = f"{pipeline.method}-{len(result.members)}runs"
     return experiment.make_folder(args.output_dir, args.name, lambda: experiment.next_number(args.output_dir, kind), fill)
 
 

@@ -143,15 +143,15 @@ def wrap(text, width=WIDTH, **more):
     return (textwrap.wrap if text.isascii() else wcwidth.wrap)(text, width, **more)
 
 
-def number(kind, fits, what):
-    """An argparse type: `kind` of a text for which `fits`."""
+def number(kind, allowed, what):
+    """An argparse type: `kind` of a text; ArgumentTypeError, "it is `what`", unless `allowed`."""
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text} is not a {'whole number' if kind is int else 'number'}") from None
-        if not fits(value):
+        if not allowed(value):
             raise argparse.ArgumentTypeError(f"{text} is {what}")
         return value
 

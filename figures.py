@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 import errors
 import metrics
-from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_parts, decode
+from dataset import AGE_GROUPS, CLASS_NAMES, GENDERS, HEADS, MASKS, OFFICIAL_BOUNDS, class_components, decode
 
 DPI = 140
 MARGIN = 0.3  # inches
@@ -24,8 +24,8 @@ INK, GREY, FAINT, EMPTY = "#1f2328", "#656d76", "#d0d7de", "#f5f6f7"
 CROSSED = {"marker": "x", "ms": 5}  # the line of epochs on everyone
 BELOW = {"loc": "outside lower left", "ncols": 4, "borderaxespad": 2.5, "handletextpad": 0.4, "labelcolor": INK}
 GREY_LINE = {"size": 9, "color": GREY}
-PART_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
-LOW = PART_COLORS["age_group"]  # of a zero, of what lacks
+COMPONENT_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
+LOW = COMPONENT_COLORS["age_group"]  # of a zero, of what lacks
 FACE_COLOR, CROP_COLOR, CHOSEN, BAND = "#f0b000", "#56b4e9", "#0072b2", "#cfe3f0"
 COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
@@ -98,8 +98,8 @@ def draw_folds(axes, log, column, best=None, **style):
     """Draw a line a fold over the epochs, a ring at its best; epochs of --finish-on-all are a line of their own, crossed."""
     for fold, rows in log.groupby("fold"):
         color = FOLD_COLORS[fold % len(FOLD_COLORS)]
-        for on_everyone, part in rows.groupby("everyone"):
-            axes.plot(part["epoch"], part[column], color=color, **style | (CROSSED if on_everyone else {}))
+        for on_everyone, epochs in rows.groupby("everyone"):
+            axes.plot(epochs["epoch"], epochs[column], color=color, **style | (CROSSED if on_everyone else {}))
         if best and fold in best:
             ring = rows[rows["epoch"] == best[fold][0]]
             axes.plot(ring["epoch"], ring[column], "o", ms=7, mfc="white", mec=color, mew=2, zorder=4)
@@ -247,11 +247,11 @@ def confusion(truth, pred, scored_as, title):
         draw_matrix(axes, counts, 7)
         name_labels(axes)
         draw_f1(figure.add_subplot(grid[:, 1]), counts, 7)
-        for row, (part, true_part, pred_part) in enumerate(zip(HEADS["multi"], decode(truth), decode(pred))):
+        for row, (component, true, predicted) in enumerate(zip(HEADS["multi"], decode(truth), decode(pred))):
             small, beside = (figure.add_subplot(grid[row, column]) for column in (2, 3))
-            small.set_title(part, size=9, weight="bold")
-            counts = metrics.confusion(true_part, pred_part, len(CLASS_NAMES[part]))
-            draw_matrix(small, counts, 7, CLASS_NAMES[part])
+            small.set_title(component, size=9, weight="bold")
+            counts = metrics.confusion(true, predicted, len(CLASS_NAMES[component]))
+            draw_matrix(small, counts, 7, CLASS_NAMES[component])
             draw_f1(beside, counts, 7, images=False)
     corner, key = caption("truth ↓  predicted →"), caption("colour: share of the row, blue where right, orange where wrong")
     axes.annotate(corner, (-0.5, -0.5), (-4, 5), textcoords="offset points", size=6.5, color=GREY, ha="right")
@@ -298,22 +298,23 @@ def wrapped(words, room=25):
 
 
 def draw_mistake(axes, image, row, scored_as):
-    """Draw one mistake: a bar in the colours of the wrong parts, truth, prediction and name."""
-    truth, pred = ({p: CLASS_NAMES[p][i] for p, i in class_parts(each, scored_as).items()} for each in (row.truth, row.pred))
-    wrong = {part: word for part, word in pred.items() if word != truth[part]}
+    """Draw one mistake: a bar in the colours of the wrong components, truth, prediction and name."""
+    answers = (class_components(each, scored_as) for each in (row.truth, row.pred))
+    truth, pred = ({head: CLASS_NAMES[head][index] for head, index in answer.items()} for answer in answers)
+    wrong = {component: word for component, word in pred.items() if word != truth[component]}
 
     def marked(words):
         ends = [","] * (len(words) - 1) + [""]
-        styles = ({"color": PART_COLORS[part], "weight": "bold"} if part in wrong else {} for part in words)
+        styles = ({"color": COMPONENT_COLORS[name], "weight": "bold"} if name in wrong else {} for name in words)
         return [(word + end, style | {"size": 7}) for word, end, style in zip(words.values(), ends, styles)]
 
     small = {"size": 7, "color": GREY}
     predicted = [("→", small), *marked(wrong), (f"({row.confidence:.2f})", small)]
     name = [(shorten(row.image, 29), small | {"size": 6})]
     draw_thumbnail(axes, image, [*wrapped(marked(truth)), *wrapped(predicted), name])
-    for index, part in enumerate(wrong):
+    for index, component in enumerate(wrong):
         place = THUMBNAIL[0] * index / len(wrong), THUMBNAIL[1]
-        axes.add_patch(Rectangle(place, THUMBNAIL[0] / len(wrong), 8, color=PART_COLORS[part], lw=0, clip_on=False))
+        axes.add_patch(Rectangle(place, THUMBNAIL[0] / len(wrong), 8, color=COMPONENT_COLORS[component], lw=0, clip_on=False))
 
 
 @matplotlib.rc_context(STYLE)
@@ -329,8 +330,8 @@ def mistakes(rows, load_image, scored_as, title, limit=24):
     shown = shown[shown.groupby("path").cumcount() < 3].head(limit)
     share = f"{len(wrong):,} of {len(rows):,} images wrong ({len(wrong) / len(rows):.1%})"
     subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
-    true_parts, pred_parts = (class_parts(wrong[column], scored_as) for column in ("truth", "pred"))
-    key = {f"{part} wrong in {(true_parts[part] != pred_parts[part]).sum():,}": PART_COLORS[part] for part in true_parts}
+    true, pred = (class_components(wrong[column], scored_as) for column in ("truth", "pred"))
+    key = {f"{head} wrong in {(true[head] != pred[head]).sum():,}": COMPONENT_COLORS[head] for head in true}
     figure, places = thumbnail_page(title, subtitle, key, len(shown), below=105)
     for axes, row in zip(places, shown.itertuples(index=False)):
         draw_mistake(axes, load_image(row.image), row, scored_as)
@@ -376,8 +377,8 @@ def crops(rows, load_image, geometry, title, limit=24):
 
 
 @matplotlib.rc_context(STYLE)
-def bounds(study, parts, title):
-    """Macro F1 against LO and against HI of a blend.BoundsStudy; `parts`: the bounds that cross-fitting chose, a pair each."""
+def bounds(study, fold_bounds, title):
+    """Macro F1 against LO and against HI of a blend.BoundsStudy; `fold_bounds`: those that cross-fitting chose, a pair each."""
     best, best_f1, official_f1 = study.best, study.best_f1, study.official_f1
     subtitle = (
         f"macro F1 of label: {best_f1:.4f} at {best[0]}, {best[1]} (in-sample) and {official_f1:.4f} at the official 30, 60; "
@@ -400,7 +401,7 @@ def bounds(study, parts, title):
         axes.plot(x, curve.f1, color=CHOSEN, lw=1.8, marker=".", ms=5, zorder=3)
         ring = {"ms": 9, "mfc": "white", "mec": CHOSEN, "mew": 2.2, "zorder": 4}
         axes.plot(best[axis], best_f1, "o", label="chosen on everyone", **ring)
-        chosen = pd.Series([part[axis] for part in parts])
+        chosen = pd.Series([cut[axis] for cut in fold_bounds])
         heights = bottom + (0.03 + 0.035 * chosen.groupby(chosen).cumcount()) * (top - bottom)  # equal ones are stacked
         axes.plot(chosen, heights, "s", ms=3.8, color=LOW, mec="none", zorder=3, label="chosen without one part of the people")
         axes.axvline(OFFICIAL_BOUNDS[axis], color=GREY, lw=1, ls="--", zorder=2, label="official bound")

@@ -145,10 +145,10 @@ def check_room(needs):
         needed = sum(size for *_, size in together)
         if needed > shutil.disk_usage(_nearest(together[0][1])).free:
             places = " and ".join(f"{option} {folder}".strip() for option, folder, _what, _size in together)
-            parts = " and ".join(f"{in_units(size)} ({what})" for _option, _folder, what, size in together)
+            sizes = " and ".join(f"{in_units(size)} ({what})" for _option, _folder, what, size in together)
             options = " or ".join(option for option, *_ in together if option)
             advice = f"make room there, or give another {options}" if options else "make room there"
-            raise InputError(f"{places}: {parts} are needed, and {describe_room(together[0][1])}; {advice}")
+            raise InputError(f"{places}: {sizes} are needed, and {describe_room(together[0][1])}; {advice}")
 
 
 @contextlib.contextmanager
@@ -336,13 +336,13 @@ def time_text(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def aligned(head, rows, left=(0,), widths=None, fit=None):
+def aligned(head, rows, left=(0,), widths=None, width=None):
     """Lines of a table; columns `left` are aligned to the left, others to the right. Texts longer than their column's number in
-    `widths` go on in a row of their own; those of the first are cut to `fit` lines of so many columns, but stay distinct."""
+    `widths` go on in a row of their own; those of the first are cut to lines of `width` columns, but stay distinct."""
     head = [*map(errors.tr, head)]
-    if fit:
+    if width:
         others = sum(2 + max(map(display_width, column)) for column in list(zip(head, *rows))[1:])
-        cuts = (shorten([row[0] for row in rows], width) for width in itertools.count(max(fit - others, 14)))
+        cuts = (shorten([row[0] for row in rows], size) for size in itertools.count(max(width - others, 14)))
         names = next(cut for cut in cuts if len(set(cut)) == len({row[0] for row in rows}))
         rows = [[name, *row[1:]] for name, row in zip(names, rows)]
     sides = ["left" if index in left else "right" for index in range(len(head))]

@@ -177,8 +177,8 @@ def join():
     """Join torchrun's process group, if there is one; returns the Ranks of this process, still on the CPU.
     InputError when the others don't come. They are met in a thread: a signal would have to wait for torch's call to end."""
     if world_size() == 1:
-        if (told := os.environ.get("WORLD_SIZE", "1")) != "1":
-            errors.log(f"WORLD_SIZE={told} is ignored: this process trains alone, as torchrun did not start it")
+        if (asked := os.environ.get("WORLD_SIZE", "1")) != "1":
+            errors.log(f"WORLD_SIZE={asked} is ignored: this process trains alone, as torchrun did not start it")
         return ALONE
     place, met = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ), [TimeoutError(f"not all came in {MEETING_SECONDS} s")]
     thread = threading.Thread(target=_meet, args=(met,), daemon=True)
@@ -433,7 +433,7 @@ def find_batch_size(args, store, ranks, take_steps):
     """--auto-batch: halve --batch-size and double --accum in `args` until `take_steps()`, which goes by them, fits in memory.
     Before that the image cache leaves the device where nobody asked for it there: smaller batches are not quite the same."""
 
-    def fits():
+    def fits_in_memory():
         failed = 0
         try:
             take_steps()
@@ -445,7 +445,7 @@ def find_batch_size(args, store, ranks, take_steps):
         return not ranks.all_reduce_max(failed)
 
     device, asked = device_name(ranks.device), args.batch_size
-    while not fits():
+    while not fits_in_memory():
         if ranks.all_reduce_max(int(args.cache_device == "auto" and store.place == "device")):
             store.leave_device()
             args.cache_device = "host"

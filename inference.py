@@ -220,8 +220,8 @@ def after(run, data_dir):
 
 def print_next(data_dir, runs, targets, tta):
     """The command that makes a submission of these runs, or what they lack for one; of a run alone see `after`."""
-    decided = {part for target in targets for part in dataset.DECIDES[target]}
-    lacking = [part for part in dataset.COMPONENTS if part not in decided]
+    decided = {component for target in targets for component in dataset.DECIDES[target]}
+    lacking = [component for component in dataset.COMPONENTS if component not in decided]
     if lacking:
         errors.say(f"next: these runs leave {' and '.join(lacking)} open; add such runs: python ensemble.py --models RUN ...")
     elif len(runs) == 1:

@@ -204,12 +204,13 @@ def sections(found, sort="oof_f1"):
         (_text, key), f1 = cells(record)[sort], -1.0 if record.oof_f1 is None else record.oof_f1
         return key is None, *(() if key is None else (key if sort in BEST_LAST else -key,)), -f1, record.name
 
-    for part in SECTIONS:
-        records = sorted((record for record in found if record.scored_as == part), key=place)
+    for scored_as in SECTIONS:
+        records = sorted((record for record in found if record.scored_as == scored_as), key=place)
         people = {record.people for record in records if any(record.people) and record.oof_f1 is not None}
         apart = tr(f" (of {len(people)} different sets of people: their scores do not compare)") if len(people) > 1 else ""
         if records:
-            result[tr(f"{part}: macro F1 of {len(CLASS_NAMES[part])} classes, {count_text(records)}") + apart] = records
+            classes = len(CLASS_NAMES[scored_as])
+            result[tr(f"{scored_as}: macro F1 of {classes} classes, {count_text(records)}") + apart] = records
     return result
 
 
@@ -490,17 +491,17 @@ def listing(args, directories, found, studies):
     if "note" in names:
         notes = files.shorten([row.pop() for row in rows], max(width // 2 - 34, 12))  # half of what the scores leave
         rows = [[*row, note] for row, note in zip(rows, notes)]
-    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8), fit=width)
-    parts, remaining = [head], iter(lines)
+    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8), width=width)
+    blocks, remaining = [head], iter(lines)
     for title, group in groups.items():
-        parts.append("\n".join([title, *itertools.islice(remaining, len(group))]))
+        blocks.append("\n".join([title, *itertools.islice(remaining, len(group))]))
     for title, table, note in studies:
         texts = [[text for text, _key, _links in row] for row in table["rows"]]
         lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
-        parts.append("\n".join([*errors.wrap(title, width), *lines, *errors.wrap(note, width)]))
+        blocks.append("\n".join([*errors.wrap(title, width), *lines, *errors.wrap(note, width)]))
     short = tr("effect: with the other factors held equal; nothing here proves a cause (--explain)")
     closing = [tr(EFFECTS_ARE) if args.explain else short] * bool(studies) + [agreement_text(found)]
-    return "\n\n".join([*parts, *("\n".join(errors.wrap(text, width)) for text in closing)])
+    return "\n\n".join([*blocks, *("\n".join(errors.wrap(text, width)) for text in closing)])
 
 
 def main(argv=None):

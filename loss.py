@@ -24,7 +24,7 @@ BETA = 0.999  # of the effective number of images
 def parse_loss(spec):
     """Read 'focal', 'ce+f1' or '0.6*focal+0.4*f1' as [(weight, name), ...]; weights are 1 unless given. Names are the keys of
     LOSS_CODES, weights positive and finite; they need not sum to 1. Anything else: InputError."""
-    parts = []
+    terms = []
     for term in spec.split("+"):
         weight, star, name = (piece.strip() for piece in term.rpartition("*"))
         if name not in LOSS_CODES:
@@ -38,8 +38,8 @@ def parse_loss(spec):
             value = math.nan
         if not 0 < value < math.inf:
             raise InputError(f'--loss {spec}: weight "{weight}" of {name} is not a positive number, such as 0.5*{name}')
-        parts.append((value, name))
-    return parts
+        terms.append((value, name))
+    return terms
 
 
 def loss_code(spec):
@@ -49,8 +49,8 @@ def loss_code(spec):
 
 def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=None):
     """The loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar. class_counts [C]:
-    training images of each class, the prior of logit_adjusted; class_weights [C] belong to every part."""
-    parts, class_counts = parse_loss(spec), torch.as_tensor(class_counts)
+    training images of each class, the prior of logit_adjusted; class_weights [C] belong to every term."""
+    terms, class_counts = parse_loss(spec), torch.as_tensor(class_counts)
     class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
     functions = {
         "ce": cross_entropy,
@@ -64,7 +64,7 @@ def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=Non
     def loss(logits, target):
         logits = logits.float()
         weights = None if class_weights is None else class_weights.to(logits.device, non_blocking=True)
-        return sum(weight * functions[name](logits, target, class_weights=weights) for weight, name in parts)
+        return sum(weight * functions[name](logits, target, class_weights=weights) for weight, name in terms)
 
     return loss
 
@@ -170,15 +170,15 @@ def class_index(head, targets):
 
 def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
     """Probabilities float32 [N, num_outputs(target)] of int64 [N, heads]: one-hot, ages as label distributions."""
-    parts = []
+    tables = []
     for column, head in enumerate(HEADS[target]):
         classes = torch.from_numpy(class_index(head, train_targets[:, column]))
         if head == "age":
             table = age_distribution(torch.arange(FIRST_AGE, LAST_AGE + 1), age_sigma, top_age_spread)
-            parts.append(table[classes])
+            tables.append(table[classes])
         else:
-            parts.append(F.one_hot(classes, len(CLASS_NAMES[head])).float())
-    return torch.cat(parts, dim=1)
+            tables.append(F.one_hot(classes, len(CLASS_NAMES[head])).float())
+    return torch.cat(tables, dim=1)
 
 
 def build_criterion(args, train_targets, device):
@@ -186,7 +186,7 @@ def build_criterion(args, train_targets, device):
 
     train_targets int64 [N, heads] of the training rows: their class counts give the class weights and the prior (of single
     years that of the label distributions, which reach years that nobody has)."""
-    parts = []
+    losses = []
     soft = soft_targets(args.target, train_targets, args.age_sigma, args.top_age_spread).sum(0)
     for column, (head, logits_slice) in enumerate(head_slices(args.target).items()):
         counts = np.bincount(class_index(head, train_targets[:, column]), minlength=len(CLASS_NAMES[head]))
@@ -194,10 +194,10 @@ def build_criterion(args, train_targets, device):
         prior = soft[logits_slice] if head == "age" else torch.from_numpy(counts)
         loss = build_loss(args.loss, prior.to(device), args.gamma, args.smoothing,
                           None if weights is None else weights.to(device))  # fmt: skip
-        parts.append((logits_slice, loss))
+        losses.append((logits_slice, loss))
 
     def criterion(logits, targets):
-        return sum(loss(logits[:, part], targets[:, part]) for part, loss in parts)
+        return sum(loss(logits[:, head], targets[:, head]) for head, loss in losses)
 
     return criterion
 

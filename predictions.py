@@ -50,7 +50,7 @@ def read_table(path, target, keys):
     twice = table[keys[0]].duplicated().to_numpy()
     if twice.any():
         raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} appears twice")
-    for head in (names[part] for part in head_slices(target).values()):
+    for head in (names[place] for place in head_slices(target).values()):
         with np.errstate(over="ignore"):
             sums = table[head].to_numpy().sum(1)
         wrong = ~(np.abs(sums - 1) <= SUM_ERROR)
@@ -458,12 +458,12 @@ def check_same_images(members, kind, key):
 
 def oof_truth(members):
     """(rows of the first oof.csv: image, path, fold; official labels int64 [N]) of members that together decide the label."""
-    first, parts = members[0].oof, {}
+    first, classes = members[0].oof, {}
     for member in members:
         table = member.oof.set_index("image").loc[first["image"]]
         truth = table[dataset.truth_columns(member.target)].to_numpy(dtype=np.int64).T
-        parts |= zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
-    return first[["image", "path", "fold"]], encode(*(parts[part] for part in dataset.COMPONENTS))
+        classes |= zip(dataset.DECIDES[member.target], decode(truth[0]) if member.target == "label" else truth)
+    return first[["image", "path", "fold"]], encode(*(classes[component] for component in dataset.COMPONENTS))
 
 
 def write_summary(run, target, kfold):
@@ -547,7 +547,7 @@ def check_pseudo(run, args, people, folds):
     """InputError unless fold i of `run` held out those whom fold i of this training validates on, and age groups are alike."""
     theirs = experiment.read_args(run)
     cut = list(theirs.get("age_bounds", dataset.OFFICIAL_BOUNDS))
-    groups = [target for target, parts in dataset.DECIDES.items() if "age_group" in parts and target != "age"]
+    groups = [target for target, components in dataset.DECIDES.items() if "age_group" in components and target != "age"]
     if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
         ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
         raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
@@ -581,7 +581,7 @@ def confidence(target, probs):
     """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
     if target == "age":
         return dataset.age_group_probs(probs).max(1)
-    return np.min([probs[:, part].max(1) for part in head_slices(target).values()], axis=0)
+    return np.min([probs[:, head].max(1) for head in head_slices(target).values()], axis=0)
 
 
 def make_pseudo(args, tables, predict):

@@ -121,7 +121,7 @@ def pool(probs, person):
 def calibrate(explain, size, noise_rate):
     """Parameters [size] under which the recorded labels are most probable, a share `noise_rate` of them wrong; the first is the
     log of a temperature's inverse. explain(parameters) returns (right, wrong): the probability [P] of each recorded label if it
-    is right and if it is wrong. Standard normal priors keep the fit finite where the labels are separated perfectly."""
+    is right and if it is wrong. Standard normal priors keep them finite where the labels are separated perfectly."""
 
     def loss(parameters):
         right, wrong = explain(parameters)

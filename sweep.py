@@ -433,7 +433,7 @@ def table(experiments, jobs, as_markdown):
     finished = sum(map(len, runs.values()))
     notes = [] if finished == len(jobs) else [errors.tr(f"{finished} of {len(jobs)} runs are finished.")]
     notes += [*(f"{note}." for note in remarks(rows, experiments[0].name)), errors.tr(NOTE)]
-    aligned = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), fit=errors.WIDTH)
+    aligned = files.aligned(HEAD, [row.cells() for row in rows], left=(0, 6), width=errors.WIDTH)
     lines = ablation_markdown(rows) if as_markdown else aligned
     return "\n".join([*lines, "", *errors.wrap(" ".join(notes))])
 

@@ -150,15 +150,15 @@ def load_data(args, tables, net, ranks):
         errors.log(f"bad images: {len(bad)} unreadable and {missing} missing are left out")
     good, good_eval = np.split(~np.isin(np.arange(len(paths)), bad), [len(tables.images)])
     labels = dataset.make_labels(args, tables, good)
-    found = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
+    digest = hashlib.sha256("\n".join([*tables.images["image"], *names]).encode())
     for values in ([size for size, _time in images.stat_all(paths)], good_eval, *vars(labels).values()):
-        found.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+        digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
     if pseudo is not None:
-        found.update(pseudo.to_csv(float_format=predictions.PSEUDO_FORMAT).encode())
-    if ranks.all_reduce_max(int(found.hexdigest() != ranks.broadcast(found.hexdigest()))):
+        digest.update(pseudo.to_csv(float_format=predictions.PSEUDO_FORMAT).encode())
+    if ranks.all_reduce_max(int(digest.hexdigest() != ranks.broadcast(digest.hexdigest()))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
     store = ImageStore(pixels, ranks.device, args.cache_device)
-    return Data(tables.images, labels, paths, store, names, good_eval, pseudo, found.hexdigest())
+    return Data(tables.images, labels, paths, store, names, good_eval, pseudo, digest.hexdigest())
 
 
 def read_pseudo(args, tables, device):

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 import blend
 import dataset
 import metrics
-from blend import Fitted, Plan
+from blend import Fitted, Pipeline
 from dataset import AGES, FIRST_AGE, age_group_probs, combine, decode, encode, head_slices, num_outputs
 from errors import InputError
 
@@ -400,10 +400,10 @@ def test_groups_hold_as_many_of_each_gender_and_age_group(seed, people, folds):
 
 
 FITS = [
-    Plan(search="weights", decode="f1", bounds=None, temperature=True),
-    Plan(method="hard", bounds=None),
-    Plan(search="greedy", seed=3),
-    Plan(method="stack"),
+    Pipeline(search="weights", decode="f1", bounds=None, temperature=True),
+    Pipeline(method="hard", bounds=None),
+    Pipeline(search="greedy", seed=3),
+    Pipeline(method="stack"),
 ]
 
 
@@ -414,14 +414,14 @@ def quick(monkeypatch):
 
 
 def test_a_plan_without_fit_is_the_blend_and_has_no_in_sample_score():
-    fitted = blend.fit_plan(Plan("hard", bounds=(29, 59)), MEMBERS, PEOPLE.label)
+    fitted = blend.fit_pipeline(Pipeline("hard", bounds=(29, 59)), MEMBERS, PEOPLE.label)
     assert fitted == Fitted((29, 59))
-    probs = blend.apply_plan(Plan("hard"), fitted, MEMBERS)
+    probs = blend.apply_pipeline(Pipeline("hard"), fitted, MEMBERS)
     np.testing.assert_array_equal(probs, blend.blend(MEMBERS, "hard", (29, 59)))
-    result = blend.score_plan(Plan(), Fitted(), MEMBERS, PEOPLE.label, PEOPLE.path)
+    result = blend.score_pipeline(Pipeline(), Fitted(), MEMBERS, PEOPLE.label, PEOPLE.path)
     f1 = result.scores["oof_f1"]
     nothing = {"in_sample_f1": None, "crossfit_parts": None, "plain_f1": f1, "gain": 0, "gain_ci95": [0, 0]}
-    assert result.scores == result.scores | nothing and list(result.scores) == list(blend.SCORES) and result.fits == []
+    assert result.scores == result.scores | nothing and list(result.scores) == list(blend.SCORES) and result.fitted_folds == []
 
 
 def test_apply_by_hand():
@@ -431,7 +431,7 @@ def test_apply_by_hand():
     product = combine(parts["mask"], parts["gender"], age_group_probs(parts["age"], (29, 58)))
     expected = (2 * product + 0.5 * parts["label"]) / 2.5
     expected[:, 5] *= 2
-    probs = blend.apply_plan(Plan(), fitted, MEMBERS)
+    probs = blend.apply_pipeline(Pipeline(), fitted, MEMBERS)
     np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True))
 
 
@@ -439,15 +439,15 @@ def test_bounds_are_tuned_again_at_the_weights_found():
     people = People(30, seed=3)
     drawn = (("mask", 1), ("gender", 1), ("age", 8), ("age", 2), ("label", 6))
     members = [(target, people.probs(target, noise)) for target, noise in drawn]
-    fitted = blend.fit_plan(Plan(search="weights", bounds=None), members, people.label)
+    fitted = blend.fit_pipeline(Pipeline(search="weights", bounds=None), members, people.label)
     first = blend.tune_bounds(members, people.label)
     weights = blend.tune_weights(members, people.label, first)
     assert fitted.weights == weights and fitted.bounds == blend.tune_bounds(members, people.label, weights=weights) != first
 
 
 def test_temperatures_come_first_then_weights_then_factors_of_the_weighted_blend(quick):
-    plan = Plan(search="weights", decode="f1", bounds=(28, 58), temperature=True)
-    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
+    pipeline = Pipeline(search="weights", decode="f1", bounds=(28, 58), temperature=True)
+    fitted = blend.fit_pipeline(pipeline, MEMBERS, PEOPLE.label)
     assert fitted.temperatures == [blend.fit_member_temperatures(target, probs, PEOPLE.label) for target, probs in MEMBERS]
     scaled = blend.scale_members(MEMBERS, fitted.temperatures)
     assert fitted.weights == blend.tune_weights(scaled, PEOPLE.label, (28, 58))
@@ -467,30 +467,30 @@ def test_each_fold_is_scaled_before_the_mean_is_taken():
 
 
 def test_the_prior_is_met_by_all_images_together_after_cross_fitting(quick):
-    plan, before = Plan(decode="f1+prior"), Plan(decode="f1")
-    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
-    probs = blend.score_plan(before, fitted, MEMBERS, PEOPLE.label, PEOPLE.path).probs
-    result = blend.score_plan(plan, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
+    pipeline, before = Pipeline(decode="f1+prior"), Pipeline(decode="f1")
+    fitted = blend.fit_pipeline(pipeline, MEMBERS, PEOPLE.label)
+    probs = blend.score_pipeline(before, fitted, MEMBERS, PEOPLE.label, PEOPLE.path).probs
+    result = blend.score_pipeline(pipeline, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
     np.testing.assert_array_equal(result.mask_factors, blend.fit_mask_factors(probs))
     np.testing.assert_array_equal(result.probs, adjusted(probs))
-    in_sample = adjusted(blend.apply_plan(before, fitted, MEMBERS)).argmax(1)
+    in_sample = adjusted(blend.apply_pipeline(before, fitted, MEMBERS)).argmax(1)
     assert result.scores["in_sample_f1"] == pytest.approx(metrics.macro_f1(PEOPLE.label, in_sample, 18), abs=1e-6)
-    assert blend.finish_plan(before, probs) == (probs, None)
+    assert blend.finish_pipeline(before, probs) == (probs, None)
 
 
-@pytest.mark.parametrize("plan", FITS, ids=str)
-def test_scores_are_those_of_people_left_out(plan, quick):
+@pytest.mark.parametrize("pipeline", FITS, ids=str)
+def test_scores_are_those_of_people_left_out(pipeline, quick):
     """A group of people is predicted by a fit to all others; no person is in two groups."""
-    fitted = blend.fit_plan(plan, MEMBERS, PEOPLE.label)
-    result = blend.score_plan(plan, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
-    group = blend.assign_groups(PEOPLE.label, PEOPLE.path, blend.CROSSFIT_FOLDS, plan.seed)
-    number = FITS.index(plan)  # another group with each plan
-    part, mine = result.fits[number], group == number
-    again = blend.fit_plan(plan, [(target, probs[~mine]) for target, probs in MEMBERS], PEOPLE.label[~mine])
-    assert len(result.fits) == blend.CROSSFIT_FOLDS and (again.bounds, again.weights) == (part.bounds, part.weights)
+    fitted = blend.fit_pipeline(pipeline, MEMBERS, PEOPLE.label)
+    result = blend.score_pipeline(pipeline, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
+    group = blend.assign_groups(PEOPLE.label, PEOPLE.path, blend.CROSSFIT_FOLDS, pipeline.seed)
+    number = FITS.index(pipeline)  # another group with each
+    part, mine = result.fitted_folds[number], group == number
+    again = blend.fit_pipeline(pipeline, [(target, probs[~mine]) for target, probs in MEMBERS], PEOPLE.label[~mine])
+    assert len(result.fitted_folds) == blend.CROSSFIT_FOLDS and (again.bounds, again.weights) == (part.bounds, part.weights)
     left_out = blend.scale_members([(target, probs[mine]) for target, probs in MEMBERS], part.temperatures)
     for one in (part, again):
-        np.testing.assert_allclose(result.probs[mine], blend.apply_plan(plan, one, left_out))
+        np.testing.assert_allclose(result.probs[mine], blend.apply_pipeline(pipeline, one, left_out))
 
     def f1(probs):
         return pytest.approx(sklearn.metrics.f1_score(PEOPLE.label, probs.argmax(1), average="macro"), abs=1e-6)
@@ -498,7 +498,7 @@ def test_scores_are_those_of_people_left_out(plan, quick):
     scores, plain = result.scores, blend.blend(MEMBERS)
     assert scores["oof_f1"] == f1(result.probs) and scores["plain_f1"] == f1(plain) and scores["crossfit_parts"] == 5
     scaled = blend.scale_members(MEMBERS, fitted.temperatures)
-    assert scores["in_sample_f1"] == f1(blend.apply_plan(plan, fitted, scaled))
+    assert scores["in_sample_f1"] == f1(blend.apply_pipeline(pipeline, fitted, scaled))
     assert scores["gain"] == pytest.approx(scores["oof_f1"] - scores["plain_f1"], abs=2e-6)
     pred = result.probs.argmax(1)
     assert scores["oof_acc"] == pytest.approx((pred == PEOPLE.label).mean(), abs=1e-6)

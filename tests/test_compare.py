@@ -300,8 +300,8 @@ def test_what_moved_between_two_labellings():
     both = Comparison("label", list("abcdefg"), a, b, None, None)
     assert both.rows.tolist() == [1, 2, 4, 5] and both.effects is None
     assert both.flows == [(0, 3, 2), (0, 1, 1), (0, 14, 1)]
-    assert both.part_changes == {"mask": 1, "gender": 2, "age_group": 2}
-    counts = {(part, word): rest for part, word, *rest in both.part_counts}
+    assert both.component_changes == {"mask": 1, "gender": 2, "age_group": 2}
+    counts = {(component, word): rest for component, word, *rest in both.component_counts}
     assert counts["mask", "worn"] == [7, 6, ("-1", -1), ("5", 5)] and counts["mask", "not worn"] == [0, 1, ("+1", 1), ("1", 1)]
     assert counts["gender", "female"] == [0, 2, ("+2", 2), None]
 

@@ -28,8 +28,8 @@ def test_decode_turns_encode_back():
     for number, parts in enumerate(itertools.product(range(3), range(2), range(3))):
         assert dataset.encode(*parts) == number
         assert dataset.decode(number) == parts
-        assert dataset.class_parts(number, "label") == dict(zip(dataset.COMPONENTS, parts))
-    assert dataset.class_parts(2, "mask") == {"mask": 2}
+        assert dataset.class_components(number, "label") == dict(zip(dataset.COMPONENTS, parts))
+    assert dataset.class_components(2, "mask") == {"mask": 2}
 
 
 @pytest.mark.parametrize(("age", "bounds", "group"), [

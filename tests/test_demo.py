@@ -48,10 +48,10 @@ def test_layout_is_the_competitions_and_the_command_draws_the_same_bytes_again(d
 
 
 def test_a_person_is_the_same_in_a_set_of_another_size():
-    """Whoever is in the smaller plan is in the larger one with the same age; the images follow from that and the key."""
-    small, large = ({key: age for _, age, key in demo.plan_people(people, 0)} for people in (70, 300))
+    """Whoever is in the smaller set is in the larger one with the same age; the images follow from that and the key."""
+    small, large = ({key: age for _, age, key in demo.choose_people(people, 0)} for people in (70, 300))
     assert len(small) == 70 and small.items() <= large.items()
-    assert large != {key: age for _, age, key in demo.plan_people(300, 1)}
+    assert large != {key: age for _, age, key in demo.choose_people(300, 1)}
     one, same, other = (np.asarray(person_images(1, 30, 0, *key)["normal"], int) for key in ((0, 5), (0, 5), (0, 6)))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).mean() > 2
@@ -61,7 +61,7 @@ def test_traps_are_there(drawn):
     assert all(list((drawn / "train" / "images").glob(junk)) for junk in ("._*", "*/._*"))
     ids = dataset.read_people(drawn)["id"]
     assert ids.str.endswith("-1").any() and ids.str.startswith("000").any()
-    rows = demo._name_people(demo.plan_people(300, 0))
+    rows = demo._name_people(demo.choose_people(300, 0))
     twice = [row for row in rows if Counter(row[0] for row in rows)[row[0]] == 2]
     assert len(twice) == 2 and len({row[4] for row in twice}) == 2
     assert {(row[1], row[3]) for row in twice} == {("female", 20), ("female", 19)}
@@ -69,11 +69,11 @@ def test_traps_are_there(drawn):
 
 def test_ages_are_spread_as_in_the_competition():
     """2,700 people: the groups' counts of the competition, the old all 60, 56 to 59 crowded, 27 to 32 sparse."""
-    few, plan = demo.plan_people(60, 0), demo.plan_people(2700, 0)
-    fewest, counts = (Counter((gender, (age >= 30) + (age >= 60)) for gender, age, _ in people) for people in (few, plan))
+    few, many = demo.choose_people(60, 0), demo.choose_people(2700, 0)
+    fewest, counts = (Counter((gender, (age >= 30) + (age >= 60)) for gender, age, _ in people) for people in (few, many))
     assert len(fewest) == 6 and min(fewest.values()) >= 8  # every group fills five folds
     assert counts == {(0, 0): 549, (0, 1): 410, (0, 2): 83, (1, 0): 732, (1, 1): 817, (1, 2): 109}
-    ages = [age for _, age, _ in plan]
+    ages = [age for _, age, _ in many]
     assert (min(ages), max(ages)) == (18, 60)
     assert sum(56 <= age <= 59 for age in ages) == pytest.approx(473, abs=45)
     assert sum(27 <= age <= 32 for age in ages) == pytest.approx(83, abs=30)

@@ -21,7 +21,7 @@ import errors
 import inference
 import metrics
 import predictions
-from blend import Fitted, Plan
+from blend import Fitted, Pipeline
 from dataset import HEADS, encode
 from errors import InputError
 from predictions import Member
@@ -431,10 +431,10 @@ def test_what_a_member_adds_by_hand():
     1 (2 * 1 / 2), 2/3 (2 * 1 / 3) and 2/3 (2 * 1 / 3), mean 7/9. So the first adds 2/9 and the second nothing."""
     truth, pred = (np.eye(18)[encode(0, 0, np.array(ages))] for ages in ([0, 1, 2, 1], [0, 1, 2, 2]))
     members = [("label", 0.1 / 18 + 0.9 * truth), ("label", 0.5 / 18 + 0.5 * pred)]
-    np.testing.assert_allclose(ensemble.added(Plan(), Fitted(), members, truth.argmax(1)), [2 / 9, 0], atol=1e-12)
-    assert np.isnan(ensemble.added(Plan("stack"), Fitted(), members, truth.argmax(1))).all()
+    np.testing.assert_allclose(ensemble.added(Pipeline(), Fitted(), members, truth.argmax(1)), [2 / 9, 0], atol=1e-12)
+    assert np.isnan(ensemble.added(Pipeline("stack"), Fitted(), members, truth.argmax(1))).all()
     members = [(target, np.eye(18)[:4, :C]) for target, C in (("mask", 3), ("gender", 2), ("age_group", 3), ("age_group", 3))]
-    adds = ensemble.added(Plan(), Fitted(weights=[1, 1, 0, 2]), members, truth.argmax(1))
+    adds = ensemble.added(Pipeline(), Fitted(weights=[1, 1, 0, 2]), members, truth.argmax(1))
     assert np.isposinf(adds[[0, 1, 3]]).all() and np.isfinite(adds[2])  # no other decides what these do
 
 
@@ -452,7 +452,7 @@ def test_what_a_member_adds_is_at_the_others_weights_and_class_factors():
 
     whole = score(3, 0)
     expected = [*(whole - score(index, 0) for index in range(3)), score(3, 4 / 3) - whole]
-    np.testing.assert_allclose(ensemble.added(Plan(), fitted, members, people.label), expected, atol=1e-12)
+    np.testing.assert_allclose(ensemble.added(Pipeline(), fitted, members, people.label), expected, atol=1e-12)
     assert all(expected)
 
 

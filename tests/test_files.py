@@ -266,6 +266,6 @@ def test_lines_of_a_table_for_the_terminal():
     cut = files.shorten([f"10-AdamP-StepLR-FL-v{number}-age_group_5fold_and_more" for number in range(3)], 30)
     assert len(set(cut)) == 3 and all(len(name) <= 30 and "..." in name for name in cut)  # the cut moves where they were alike
     names = [f"01-AdamP-StepLR-FL-{end}_5fold" for end in ("v0-age_group", "v1-age_group", "v1-label")]
-    lines = files.aligned(["name"], [[name] for name in names], fit=18)  # in 18 columns two are alike wherever they are cut
+    lines = files.aligned(["name"], [[name] for name in names], width=18)  # in 18 columns two are alike wherever they are cut
     assert len(set(lines)) == 4 and max(map(len, lines)) < 30
     assert [*map(files.time_text, (None, 45.4, 600, 5400, 90000))] == ["-", "45 s", "10 min", "1.5 h", "25.0 h"]

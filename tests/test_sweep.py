@@ -253,7 +253,7 @@ def test_targets_are_told_from_each_other_and_seeds_without_a_partner_are_left_o
         (1, 1, 0, "-"), (3, 3, 1, "one seed"), (1, 1, 0, "-")]  # fmt: skip
     assert sweep.remarks(rows, "base") == [
         f"{long}: difference of 1 of its 3 seeds, those of base too", "masks is scored on mask, base on gender: no difference"]  # fmt: skip
-    lines = files.aligned(sweep.HEAD, [row.cells() for row in rows], left=(0, 6), fit=100)
+    lines = files.aligned(sweep.HEAD, [row.cells() for row in rows], left=(0, 6), width=100)
     assert len(lines) == 4 and max(map(len, lines)) <= 100
     assert " ".join(lines[0].split()) == "experiment seeds OOF F1 difference 95 % interval sd verdict time"
     assert "...ongerlonger " in lines[2] and lines[2].split()[-4:] == ["one", "seed", "10", "s"]
