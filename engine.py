@@ -25,7 +25,7 @@ import errors
 import experiment
 import files
 import metrics
-from dataset import CLASS_NAMES, SCORED_AS, head_probs, scored_probs
+from dataset import CLASS_NAMES, HEADS, SCORED_AS, head_probs, scored_probs
 from errors import InputError, Interrupted
 from files import draw_seed
 from loss import build_criterion, soft_targets
@@ -292,6 +292,31 @@ def make_batch(fit, micro_batch, pixels):
         own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
         images, targets = augment.mix_batch(fit.args.mix, *own, mixed, mix_params, *others)
     return images.contiguous(memory_format=fit.layout), targets
+
+
+def preview(fit, limit=32):
+    """(images uint8 [N, H, W, 3] as they are, the same in the next epoch's first micro-batch of one process, [{label in words:
+    its share}]), N <= `limit`; no random state changes."""
+    alone = copy.copy(fit)
+    alone.ranks = replace(fit.ranks, rank=0, world=1)
+    batch = micro_batches(alone, fold_order(fit), 0)[0]
+    N, M = len(batch.rows[:limit]), int(batch.mixed[:limit].sum())
+    mixed = batch.mix_params[:M], batch.partners[:M], batch.partner_params[:M]
+    batch = MicroBatch(batch.rows[:N], batch.params[:N], batch.mixed[:N], *mixed)
+    pixels = fit.data.store.gather(batch.reads).to(fit.ranks.device)
+    images = make_batch(alone, batch, pixels)[0].permute(0, 2, 3, 1)
+    images = ((images * fit.mean_std[1] + fit.mean_std[0]).clamp(0, 1) * 255).round().byte()
+
+    def words(row):
+        heads = zip(HEADS[fit.args.target], fit.data.train_targets[row].tolist())
+        return ", ".join(f"age {value}" if head == "age" else CLASS_NAMES[head][value] for head, value in heads)
+
+    labels = [{words(row): 1.0} for row in batch.rows]
+    shares = augment.own_share(fit.args.mix, batch.mix_params, *images.shape[1:3]).mean((1, 2, 3)).tolist() if M else []
+    for index, share, partner in zip(np.flatnonzero(batch.mixed), shares, batch.partners):
+        (own,), other = labels[index], words(partner)
+        labels[index] = {own: share, other: 1 - share} if own != other else labels[index]
+    return pixels[:N].cpu().numpy(), images.cpu().numpy(), labels
 
 
 CHECK_STEPS = 50  # between two looks at the loss on a GPU, as each waits for the device; a CPU's is looked at every step

@@ -28,6 +28,7 @@ COMPONENT_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f0
 LOW = COMPONENT_COLORS["age_group"]  # of a zero, of what lacks
 FACE_COLOR, CROP_COLOR, CHOSEN, BAND = "#f0b000", "#56b4e9", "#0072b2", "#cfe3f0"
 COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
+BATCH_COLUMNS, BATCH_THUMBNAIL = 8, (148, 394)  # of batch.png, two images each
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
 FOLD_COLORS = [matplotlib.color_sequences["petroff10"][index] for index in (0, 1, 2, 4, 5, 9, 6, 7, 8, 3)]
 # matplotlib's own, then what has Hangul on Linux, Windows and macOS; a letter is drawn in the first that has it.
@@ -259,32 +260,33 @@ def confusion(truth, pred, scored_as, title):
     return figure
 
 
-def thumbnail_page(title, subtitle, key, count, below):
+def thumbnail_page(title, subtitle, key, count, below, columns=COLUMNS, size=THUMBNAIL):
     """(Figure, Axes of `count` thumbnails in rows, with `below` pixels for words); above them the `key` {words: colour}."""
-    across, up = THUMBNAIL[0] + GAP, THUMBNAIL[1] + below
-    width, height = 2 * MARGIN + (COLUMNS * across - GAP) / DPI, 0.45 + -(-count // COLUMNS) * up / DPI
+    across, up = size[0] + GAP, size[1] + below
+    width, height = 2 * MARGIN + (columns * across - GAP) / DPI, 0.45 + -(-count // columns) * up / DPI
     figure, head = new_page(width, height, title, subtitle)
     figure.set_layout_engine("none")
     style = {"fontsize": 9, "labelcolor": [*key.values()], "handlelength": 1, "borderpad": 0, "borderaxespad": 0}
-    place = MARGIN / width, height / (head + height)
-    figure.legend(dots(key.values()), [*map(caption, key)], loc="upper left", bbox_to_anchor=place, ncols=len(key), **style)
+    style |= {"bbox_to_anchor": (MARGIN / width, height / (head + height)), "ncols": len(key) or 1}
+    figure.legend(dots(key.values()), [*map(caption, key)], loc="upper left", **style)
     W, H = np.round(figure.get_size_inches() * DPI)
     places = []
-    for row, column in (divmod(index, COLUMNS) for index in range(count)):
+    for row, column in (divmod(index, columns) for index in range(count)):
         left, top = round(MARGIN * DPI) + column * across, round((head + 0.3) * DPI) + row * up
-        axes = figure.add_axes((left / W, (H - top - THUMBNAIL[1]) / H, THUMBNAIL[0] / W, THUMBNAIL[1] / H))
+        axes = figure.add_axes((left / W, (H - top - size[1]) / H, size[0] / W, size[1] / H))
         axes.set_axis_off()
         places.append(axes)
     return figure, places
 
 
-def draw_thumbnail(axes, image, lines):
+def draw_thumbnail(axes, image, lines, size=THUMBNAIL):
     """Draw a PIL image, and below it lines of words (text, style of matplotlib's Text) side by side."""
-    image = ImageOps.pad(image, THUMBNAIL, Image.Resampling.LANCZOS, color="white", centering=(0.5, 1))
-    axes.imshow(image, extent=(0, THUMBNAIL[0], THUMBNAIL[1], 0), aspect="auto", interpolation="nearest")
+    image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color="white", centering=(0.5, 1))
+    axes.imshow(image, extent=(0, size[0], size[1], 0), aspect="auto", interpolation="nearest")
+    place = {"bbox_to_anchor": (0, -0.06 * THUMBNAIL[1] / size[1]), "bbox_transform": axes.transAxes}
     rows = [HPacker(pad=0, sep=2, children=[TextArea(text, textprops=style) for text, style in words]) for words in lines]
     axes.add_artist(AnchoredOffsetbox("upper left", child=VPacker(pad=0, sep=3, children=rows), pad=0, borderpad=0,
-                                      frameon=False, bbox_to_anchor=(0, -0.06), bbox_transform=axes.transAxes))  # fmt: skip
+                                      frameon=False, **place))  # fmt: skip
 
 
 def wrapped(words, room=25):
@@ -335,6 +337,20 @@ def mistakes(rows, load_image, scored_as, title, limit=24):
     figure, places = thumbnail_page(title, subtitle, key, len(shown), below=105)
     for axes, row in zip(places, shown.itertuples(index=False)):
         draw_mistake(axes, load_image(row.image), row, scored_as)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def batch(before, after, labels, changes, title):
+    """The images of a first batch, uint8 [N, H, W, 3], as they are above what training makes of them, and their labels, a dict
+    {words: share} each. changes: the options that made them."""
+    subtitle = f"the first batch: above the images as they are, below what the model learns from ({changes})"
+    size, columns = BATCH_THUMBNAIL, min(BATCH_COLUMNS, max(len(labels), 4))
+    figure, places = thumbnail_page(title, subtitle, {}, len(labels), below=82, columns=columns, size=size)
+    for axes, own, changed, label in zip(places, before, after, labels):
+        shares = [f"{share:.2f} {words}" if len(label) > 1 else words for words, share in label.items()]
+        lines = [line for text in shares for line in wrapped([(word, {"size": 6.5}) for word in text.split()], room=24)]
+        draw_thumbnail(axes, Image.fromarray(np.concatenate([own, changed])), lines, size)
     return figure
 
 

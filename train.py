@@ -224,7 +224,7 @@ def check_seen(args, tables):
         )
 
 
-PICTURES = 2 << 20  # bytes of curves, confusion and mistakes, with the logs and events
+PICTURES = 6 << 20  # bytes of pictures, logs and events
 NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and of a probability
 
 
@@ -424,6 +424,8 @@ def train_fold(args, data, ranks, writer):
     if ranks.first:
         for name in ("fold.json", "not_finite.txt"):  # it is not complete any more
             files.remove(experiment.fold_dir(run, fold) / name)
+    if ranks.first and fold == experiment.fold_numbers(args)[0] and not (fit.finished or (run / "batch.png").exists()):
+        draw_batch(fit, run)
     while not fit.finished:
         train_epoch(fit, writer, fit.state_dict)
         where = f"epoch {fit.epoch}, while validating"
@@ -601,6 +603,13 @@ def draw_crops(args, run, data):
     with files.lock(run, wait=True):  # another process that joins the run clears away what is half-written there
         crops = figures.crops(rows, lambda image: images.open_rgb(root / image), geometry, run.name)
         files.write_figure(run / "crops.png", crops)
+
+
+def draw_batch(fit, run):
+    """Draw batch.png: images of a fold's first batch, before and after crop, augmentation and mixing."""
+    changes = f"fold {fit.data.fold}, --aug {fit.args.aug}, --mix {fit.args.mix}"
+    with files.lock(run, wait=True):
+        files.write_figure(run / "batch.png", figures.batch(*engine.preview(fit), changes, run.name))
 
 
 def draw_pictures(args, run):

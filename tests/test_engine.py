@@ -227,6 +227,18 @@ def test_partners_are_changed_by_draws_of_their_own():
     assert not set(part.partner_params.flatten().tolist()) & set(part.params.flatten().tolist()) - {0.0, 1.0}
 
 
+def test_a_preview_is_the_first_batch_beside_its_images():
+    """--mix halves without augmentation: one half of each is its own, the other another's, and labels that differ half each."""
+    fit = make_fit(target="mask", aug="none", mix="halves", mix_prob=1.0)
+    before, after, labels = engine.preview(fit, 5)
+    rows = engine.fold_order(fit)[:5]
+    np.testing.assert_array_equal(before, fit.data.store.images[rows])
+    same = (before == after).all((1, 3))
+    assert all(own[:12].all() or own[12:].all() for own in same) and not same.all()
+    assert all(label in ({own: 1.0}, {own: 0.5, other: 0.5}) for label in labels for own, other in [(*label, None)[:2]])
+    assert [next(iter(label)) for label in labels] == [("worn", "incorrect")[fit.data.train_targets[row, 0]] for row in rows]
+
+
 @pytest.mark.parametrize(("changes", "sizes"), [({}, (8, 3)), ({"batch_size": 64}, (30, 1)), ({"sampler": "person"}, (8, 1))])
 def test_an_epoch_has_full_steps_of_rows_or_persons(changes, sizes):
     """Of 30 training rows, which are of 10 persons."""

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 import figures
 import files
-from dataset import CLASS_NAMES, encode
+from dataset import CLASS_NAMES, LABELS, encode
 from images import Geometry
 
 LONG_TITLE = "run $x_1$ of $\\nope{$ " + "a_very_long_name_" * 12 + "\nend 한글"
@@ -226,10 +226,12 @@ def test_crops_frame_the_face_and_the_crop_and_count_those_without_a_face():
 def test_any_title_is_drawn_as_it_is_without_pyplot_or_changed_settings(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
     settings, (truth, pred) = matplotlib.rcParams.copy(), make_classes(20)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 64, 48, 3), dtype=np.uint8)
     for name, figure in {
         "curves": figures.curves(make_log(2, 3), LONG_TITLE),
         "confusion": figures.confusion(truth % 2, pred % 2, "gender", LONG_TITLE),
         "mistakes": figures.mistakes(make_rows(20), grey_image, "label", LONG_TITLE),
+        "batch": figures.batch(*2 * [noise], [{LABELS[9]: 0.98, LABELS[10]: 0.02}] * 9, "--aug none", LONG_TITLE),
         "message": figures.mistakes(make_rows(0), grey_image, "label", LONG_TITLE),
     }.items():
         assert_readable(figure)

@@ -16,7 +16,7 @@ import options
 import predictions
 from dataset import TARGETS, num_outputs
 
-IN_RUN = ("args.yaml confusion.png curves.png env.json eval.csv eval.json fold0 fold1 folds.csv log.csv mistakes.png oof.csv "
+IN_RUN = ("args.yaml batch.png confusion.png curves.png env.json eval.csv eval.json fold0 fold1 folds.csv log.csv mistakes.png oof.csv "
           "submission.csv summary.json")  # fmt: skip
 IN_FOLD, IN_ENSEMBLE = (
     "best.safetensors eval.csv eval.json fold.json log.csv oof.csv",

@@ -216,7 +216,7 @@ def test_the_closing_line_and_the_summary_say_one_time(runs, monkeypatch, capsys
     assert trained(["--resume", str(run), "--quiet"]) == 0
     seconds = (summary := json.loads((run / "summary.json").read_text()))["seconds"]
     assert seconds == pytest.approx(pd.read_csv(run / "log.csv")["seconds"].sum(), abs=0.051)
-    name, pictures = re.escape(str(run)), ("confusion", "curves", "mistakes")
+    name, pictures = re.escape(str(run)), ("batch", "confusion", "curves", "mistakes")
     pattern = rf"run: {name}/\n  its folds took {seconds} s with validation, this command \d+ s; .* MiB\npictures:\n"
     assert re.search(pattern + "".join(f"  {name}/{picture}.png\n" for picture in pictures), capsys.readouterr().out)
     monkeypatch.setenv("FACES_LANG", "ko")
