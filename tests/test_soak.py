@@ -26,7 +26,7 @@ def test_memory_does_not_grow_over_fifty_epochs(tmp_path):
     options = ["--loss", "focal", "--optimizer", "AdamP", "--kfold", "5", "--epochs", "10", "--patience", "0", "--quiet"]
     argv = [sys.executable, str(ROOT / "train.py"), *options]
     with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        sizes = [resident_mib(process) for line in process.stderr if re.match(r"fold \d epoch", line)]
+        sizes = [resident_mib(process) for line in process.stderr if re.match(r"\d \(\d/5\) +\d+/10 ", line)]
     assert process.returncode == 0 and len(sizes) == 50
     first, last = statistics.mean(sizes[:10]), statistics.mean(sizes[-10:])
     print(f"resident memory: {first:.1f} MiB in the first ten epochs, {last:.1f} MiB in the last ten, {last / first - 1:+.2%}")
