@@ -88,8 +88,9 @@ def test_every_component_counts_a_third():
     np.testing.assert_allclose(blend.blend([("label", label), ("age_group", age)]), (product / 3 + label) / (4 / 3))
 
 
-def test_weights_are_counts():
-    """Weights 2, 1, 3 give what repeating the members 2, 1 and 3 times gives, votes included."""
+def test_weights_are_counts_and_may_be_of_parts():
+    """Weights 2, 1, 3 give what repeating the members 2, 1 and 3 times gives, votes included. A multi member whose gender and age
+    count 0 beside three others leaves only its mask, and weight 0 nothing at all."""
     rng = np.random.default_rng(0)
     label, multi = rng.dirichlet(np.ones(18), 5), np.hstack([rng.dirichlet(np.ones(size), 5) for size in (3, 2, 3)])
     age = rng.dirichlet(np.ones(3), 5)
@@ -97,10 +98,6 @@ def test_weights_are_counts():
     repeated = [*[members[0]] * 2, members[1], *[members[2]] * 3]
     for method in ("soft", "hard"):
         np.testing.assert_allclose(blend.blend(members, method, weights=[2, 1, 3]), blend.blend(repeated, method))
-
-
-def test_weights_of_parts():
-    """A multi member whose gender and age count 0 beside three others leaves only its mask, and weight 0 nothing at all."""
     multi = np.concatenate([MASK[:, ::-1], GENDER[:, ::-1], AGE[:, ::-1]], axis=1)
     members = [("multi", multi), ("gender", GENDER), ("age_group", AGE), ("mask", MASK)]
     probs = blend.blend(members, weights=[{"mask": 1.0}, 1, 1, 0])
@@ -435,7 +432,7 @@ def test_apply_by_hand():
     np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True))
 
 
-def test_bounds_are_tuned_again_at_the_weights_found():
+def test_temperatures_come_first_then_bounds_weights_bounds_again_and_factors(quick):
     people = People(30, seed=3)
     drawn = (("mask", 1), ("gender", 1), ("age", 8), ("age", 2), ("label", 6))
     members = [(target, people.probs(target, noise)) for target, noise in drawn]
@@ -443,9 +440,6 @@ def test_bounds_are_tuned_again_at_the_weights_found():
     first = blend.tune_bounds(members, people.label)
     weights = blend.tune_weights(members, people.label, first)
     assert fitted.weights == weights and fitted.bounds == blend.tune_bounds(members, people.label, weights=weights) != first
-
-
-def test_temperatures_come_first_then_weights_then_factors_of_the_weighted_blend(quick):
     pipeline = Pipeline(search="weights", decode="f1", bounds=(28, 58), temperature=True)
     fitted = blend.fit_pipeline(pipeline, MEMBERS, PEOPLE.label)
     assert fitted.temperatures == [blend.fit_member_temperatures(target, probs, PEOPLE.label) for target, probs in MEMBERS]

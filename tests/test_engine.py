@@ -155,7 +155,7 @@ def test_the_decay_of_the_moving_average_warms_up():
 
 
 def test_options_of_labels_reach_the_training():
-    """Years behind a recorded 60 as soft targets; rare partners by class; class counts of the training rows alone."""
+    """Years behind a recorded 60 as soft targets; rare partners by class; class counts of the training rows alone; pseudo labels."""
     fit = make_fit(target="age", top_age_spread=5.0)
     old = fit.data.train_targets[:, 0] >= 60
     expected = loss.age_distribution(torch.tensor([60]), 2.0, 5.0)[0]
@@ -171,6 +171,9 @@ def test_options_of_labels_reach_the_training():
         loss.logit_adjusted(logits, targets, np.bincount(fit.data.train_targets[:count, 0], minlength=18)) for count in (30, 40)
     )
     assert fit.criterion(logits, targets) == pytest.approx(mine.item()) != pytest.approx(everyone.item(), abs=1e-6)
+    soft = np.full((4, 18), 1 / 18, dtype=np.float32)
+    again = engine.Fit(fit.model, fit.args, replace(fit.data, pseudo=soft), ALONE)
+    assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
 
 
 def test_the_average_of_the_last_epochs_is_what_is_evaluated_and_kept():
@@ -209,7 +212,7 @@ def test_layers_far_from_the_head_learn_more_slowly():
 
 
 def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
-    """Left and right half of an image are those of a row and its partner, or the other way round."""
+    """Left and right half of an image are those of a row and its partner, or the other way round. Both have draws of their own."""
     fit = make_fit(mix="halves", mix_prob=1.0, aug="none")
     (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     assert part.mixed.all() and (fit.data.masks[part.partners] == fit.data.masks[part.rows]).all()
@@ -218,9 +221,6 @@ def test_mixed_samples_carry_both_labels_and_partners_share_the_mask_state():
     own, other = (augment.normalise(fit.data.store.gather(rows), *fit.mean_std) for rows in (part.rows, part.partners))
     halves = [torch.cat([left[..., :12], right[..., 12:]], -1) for left, right in ((own, other), (other, own))]
     assert torch.stack([(images - half).abs().amax((1, 2, 3)) for half in halves]).amin(0).max() < 1e-5
-
-
-def test_partners_are_changed_by_draws_of_their_own():
     fit = make_fit(mix="mixup", mix_prob=1.0, aug="strong")
     (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
     assert len(part.partner_params) == len(part.params) == 8
@@ -239,23 +239,11 @@ def test_a_preview_is_the_first_batch_beside_its_images():
     assert [next(iter(label)) for label in labels] == [("worn", "incorrect")[fit.data.train_targets[row, 0]] for row in rows]
 
 
-@pytest.mark.parametrize(("changes", "sizes"), [({}, (8, 3)), ({"batch_size": 64}, (30, 1)), ({"sampler": "person"}, (8, 1))])
-def test_an_epoch_has_full_steps_of_rows_or_persons(changes, sizes):
-    """Of 30 training rows, which are of 10 persons."""
-    fit = make_fit(**changes)
-    assert (fit.step_size, fit.steps) == sizes
-
-
-def test_pseudo_labels_are_the_soft_targets_of_the_last_rows():
-    fit = make_fit()
-    soft = np.full((4, 18), 1 / 18, dtype=np.float32)
-    data = replace(fit.data, pseudo=soft)
-    again = engine.Fit(fit.model, fit.args, data, ALONE)
-    assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
-
-
-def test_step_shares_out_among_processes_and_parts():
-    """8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18; 5 images can't make 6 parts."""
+def test_steps_of_an_epoch_are_full_and_shared_out_among_processes_and_parts():
+    """Of 30 training rows, which are of 10 persons. 8 images x 3 parts = 24 of 30; of 22 images 2 processes x 3 parts take 18."""
+    for changes, sizes in (({}, (8, 3)), ({"batch_size": 64}, (30, 1)), ({"sampler": "person"}, (8, 1))):
+        fit = make_fit(**changes)
+        assert (fit.step_size, fit.steps) == sizes
     args = argparse.Namespace(**ARGS | {"accum": 3})
     assert (engine.step_size(args, 30, 1), engine.step_size(args, 22, 2)) == (24, 18)
     for images, world, message in (
@@ -337,33 +325,26 @@ def test_an_epoch_shows_every_image_as_often_as_its_class_asks(classes, epoch, s
     assert times.sum() == len(classes) and (np.abs(times - expected) < 1 + 1e-9).all()
 
 
-def test_no_order_of_rows_or_persons_is_left():
+def test_no_order_of_rows_or_persons_is_left_and_of_a_person_other_images_come_in_other_epochs():
     """Of 100 draws some 25 are of the four rare images, which would stand side by side eight at a time."""
     assert (np.diff(order("balanced")) == 0).sum() < 12
     persons = PERSONS[order("person") - 100]
     assert (np.diff(persons) > 0).sum() < 12
-
-
-def test_one_image_of_each_person_and_others_in_other_epochs():
     first, second = order("person"), order("person", epoch=2)
     for shown in (first, second):
         assert sorted(PERSONS[shown - 100]) == list(range(15))
     assert len(set(first) & set(second)) < 10
 
 
-def draws(partners, row, count=3000):
-    return partners.draw(np.full(count, row), (np.arange(count) + 0.5) / count)
+def test_partners_have_the_same_mask_state_and_rare_ones_come_from_every_class_equally_often():
+    def draws(partners, row, count=3000):
+        return partners.draw(np.full(count, row), (np.arange(count) + 0.5) / count)
 
-
-def test_partners_have_the_same_mask_state():
     masks = np.array([0, 0, 1, 1, 0, 2])
     partners = engine.Partners(np.arange(6), 6, same=masks)
     for row in range(6):
         assert set(masks[draws(partners, row, 50)]) == {masks[row]}
     assert set(draws(partners, 0)) == {0, 1, 4} and set(draws(partners, 5)) == {5}
-
-
-def test_rare_partners_come_from_every_class_equally_often():
     classes = np.array([0, 0, 0, 0, 1, 2])
     found = draws(engine.Partners(np.arange(6), 6, classes=classes), 0)
     assert np.bincount(classes[found]).tolist() == [1000, 1000, 1000]
@@ -431,40 +412,22 @@ def test_what_could_not_be_written_is_raised_once_and_not_told(wait):
     assert told == [] and not writer.done
 
 
-def test_a_copied_state_is_equal_and_stays_as_it_is():
-    weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    state = {"model": {"w": weights, "half": torch.randn(5).bfloat16(), "column": torch.randn(4, 4)[:, 1]}, "ema": None}
-    state |= {"tail": [{"w": weights}], "history": [{"epoch": 1}], "step": 3}
-    before, copied = copy.deepcopy(state), engine.copied(state)
-    for value in state["model"].values():
-        value.zero_()
-    state["history"][0]["epoch"] = 2
-    state["history"].append({})
-    assert_equal(copied, before)
-    assert copied["model"]["w"].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_damaged_state_is_named(tmp_path):
+def test_a_state_tells_the_epochs_that_are_begun_and_is_refused_when_damaged(tmp_path):
+    """None when it is gone, as when another process ended the fold just now; one line when it is damaged, in a bit alone too."""
     (tmp_path / "fold0").mkdir()
-    assert engine.load_state(tmp_path, 0) is None
-    engine.save_state(tmp_path, 0, {"step": 3, "weights": torch.ones(2)})
-    assert engine.load_state(tmp_path, 0)["step"] == 3
-    path = tmp_path / "fold0" / "last.pt"
-    content = bytearray(path.read_bytes())
-    content[content.find(torch.ones(2).numpy().tobytes())] ^= 1
-    for damaged in (content, b"\x80\x04damaged", b""):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"last.pt: damaged .*; delete it"):
-            engine.load_state(tmp_path, 0)
-
-
-def test_a_state_tells_the_epochs_that_are_begun(tmp_path):
-    """None when it is gone, as when another process ended the fold just now; one line when it is damaged."""
-    (tmp_path / "fold0").mkdir()
-    assert engine.epochs_begun(tmp_path, 0) == 0
-    state = make_fit().state_dict()
-    engine.save_state(tmp_path, 0, {**state, "epoch": 3, "step": 0})
+    assert engine.load_state(tmp_path, 0) is None and engine.epochs_begun(tmp_path, 0) == 0
+    engine.save_state(tmp_path, 0, {**make_fit().state_dict(), "epoch": 3, "step": 0, "loss_sum": torch.full((9,), 0.7)})
     assert engine.epochs_begun(tmp_path, 0) == 2
+    content = bytearray((tmp_path / "fold0" / "last.pt").read_bytes())
+    content[content.find(torch.full((9,), 0.7).numpy().tobytes())] ^= 1
     engine.save_state(tmp_path, 0, {"epoch": 3})
-    with pytest.raises(InputError, match=r"last.pt: damaged \(lacks 'step'\); delete it"):
-        engine.epochs_begun(tmp_path, 0)
+    for damaged, cause in (
+        (None, r"lacks 'step'"),
+        (content, "in it is not what was written"),
+        (b"\x80\x04damaged", ""),
+        (b"", ""),
+    ):
+        if damaged is not None:
+            (tmp_path / "fold0" / "last.pt").write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"last.pt: damaged \(.*{cause}.*\); delete it"):
+            engine.epochs_begun(tmp_path, 0)

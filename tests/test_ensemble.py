@@ -258,17 +258,17 @@ def test_patterns_pass_over_what_can_not_take_part(many, tmp_path, capsys, model
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("named", "options", "message"), [
-    ("nofold", ["--search", "greedy"], "--search greedy: needs out-of-fold predictions, and many/nofold has no oof.csv"),
-    ("quick", [], "many/multi and many/quick: their oof.csv hold different images"),
-    ("trains", [], "many/trains: no fold is complete"),
-])  # fmt: skip
-def test_what_is_named_stays_an_error(many, capsys, named, options, message):
-    argv = ["--models", f"many/{named}", "many/m*", "many/label", "--quiet", *options]
-    assert errors.run(lambda: ensemble.main(argv)) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
-    assert errors.run(lambda: ensemble.main(["--models", "many/n*", "many/t*", "--temperature"])) == 2
-    assert "nothing that the patterns match can take part" in capsys.readouterr().err.splitlines()[-1]
+def test_what_is_named_stays_an_error(many, capsys):
+    for named, message in (
+        (
+            ["many/nofold", "--search", "greedy"],
+            "--search greedy: needs out-of-fold predictions, and many/nofold has no oof.csv",
+        ),
+        (["many/quick"], "many/multi and many/quick: their oof.csv hold different images"),
+        (["many/trains"], "many/trains: no fold is complete"),
+    ):
+        assert errors.run(lambda named=named: ensemble.main(["--models", "many/m*", "many/label", *named])) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_without_out_of_fold_predictions_there_is_no_score_and_only_eval_images_are_grouped(fit, places, tmp_path, capsys):
@@ -278,12 +278,6 @@ def test_without_out_of_fold_predictions_there_is_no_score_and_only_eval_images_
     assert "persons.csv" in names and not names & {"oof.csv", "oof_persons.csv"}
     out = capsys.readouterr().out
     assert "no out-of-fold score" in out and "of the pairs in a group" not in out
-
-
-def test_an_existing_result_is_told_before_any_work(tmp_path, capsys):
-    (tmp_path / "mine").mkdir()
-    assert errors.run(lambda: ensemble.main(["--models", "nowhere", "--name", "mine", "--output-dir", str(tmp_path)])) == 2
-    assert "mine: exists and is never overwritten" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -512,27 +506,6 @@ def test_the_second_is_as_good_and_errs_elsewhere(write, tmp_path):
                          f"  2  {folder}: macro F1 {second.f1:.4f}, {gap};", f"     its errors are least like those of 1: {like}"]  # fmt: skip
 
 
-def test_a_result_that_is_surely_worse_is_no_second(write):
-    """`b` errs where `a` does and on one image more of every fifth person: intervals overlap, yet nearly every draw is worse."""
-    wrong = np.arange(700) % 7 == 0
-    folder, oof = write("a", wrong)
-    write("b", wrong | (np.arange(700) % 35 == 8))
-    (f1, half, _a), (other_f1, other_half, _b) = ensemble.scored_folders(folder.parent)
-    assert f1 - other_f1 < half + other_half
-    assert ensemble.advise(folder, oof, NAMES)[1] is None
-
-
-def test_scored_folders_have_half_the_width_of_their_interval(tmp_path):
-    """The highest first; without those that have no score or a damaged one."""
-    texts = {"low": '{"oof_f1": 0.5, "oof_f1_ci95": [0.4, 0.64]}', "high": '{"oof_f1": 0.7, "oof_f1_ci95": [0.6, 0.8]}',
-             "unscored": '{"oof_f1": null, "oof_f1_ci95": null}', "broken": "{", "a list": "[]"}  # fmt: skip
-    for name, text in texts.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "score.json").write_text(text)
-    expected = [(0.7, pytest.approx(0.1), tmp_path / "high"), (0.5, pytest.approx(0.12), tmp_path / "low")]
-    assert ensemble.scored_folders(tmp_path) == expected
-
-
 def test_what_needs_leave_is_told_and_what_does_not_beside_it(write, tmp_path):
     """`joined` is faultless but made with --persons; `a` and `b` need nobody's leave. No errors are like no others."""
     folder, oof = write("a", np.arange(700) == 3)
@@ -549,32 +522,36 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(write, tmp_path):
     assert ensemble.advise(folder, oof, NAMES)[2][-1] == "  none: combine members without --persons"
 
 
-def test_nothing_to_choose_from(write):
+def test_nothing_to_choose_from(write, tmp_path):
+    """`b` errs where `a` does and on one image more of every fifth person: intervals overlap, yet nearly every draw is worse."""
     wrong = np.arange(700) % 7 == 0
     folder, oof = write("a", wrong)
     write("other images", wrong, images=[f"{index}.jpg" for index in range(700)])
     other, _oof = write("other eval images", wrong)
     pd.DataFrame({"ImageID": [f"x{name}" for name in NAMES], "ans": 0}).to_csv(other / "submission.csv", index=False)
+    for name, text in (("unscored", '{"oof_f1": null, "oof_f1_ci95": null}'), ("broken", "{"), ("a list", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "score.json").write_text(text)
     assert ensemble.advise(folder, oof, NAMES) == (None, None, [])
-    write("bad", np.arange(700) % 7 != 1)
+    worse, _oof = write("b", wrong | (np.arange(700) % 35 == 8))
+    (f1, half, _folder), *_others, (other_f1, other_half, last) = ensemble.scored_folders(tmp_path)  # the highest first
+    low, high = json.loads((worse / "score.json").read_text())["oof_f1_ci95"]
+    assert last == worse and other_half == pytest.approx((high - low) / 2) and 0 < f1 - other_f1 < half + other_half
     first, second, lines = ensemble.advise(folder, oof, NAMES)
     assert first.folder == folder and second is None
     assert "all else is worse by more than noise, or the same again" in lines[-1]
     assert ensemble.advise(folder, oof, [*NAMES, "one more.jpg"]) == (None, None, [])
 
 
-def test_sharing_by_hand():
-    """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone."""
+def test_sharing_by_hand_and_of_the_18_classes():
+    """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone. Of a label the
+    mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
     groups, mask = np.array([0, 1, 0]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
     multi = np.hstack([mask, [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]])
     expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
     np.testing.assert_allclose(ensemble.share_probs("multi", multi, groups), expected)
     ages = np.eye(43)[[0, 1, 42]]
     np.testing.assert_allclose(ensemble.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
-
-
-def test_sharing_the_18_classes():
-    """The mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
     label, groups = np.random.default_rng(0).dirichlet(np.ones(18), 6), np.array([0, 1, 0, 2, 2, 2])
     joint = label.reshape(6, 3, 6)
     rest = np.array([joint.sum(1)[groups == group].mean(0) for group in groups])

@@ -2,7 +2,6 @@
 
 import builtins
 import contextlib
-import csv
 import errno
 import fcntl
 import io
@@ -11,16 +10,12 @@ import resource
 import shutil
 import signal
 import stat
-import threading
 from types import SimpleNamespace
+from unittest import mock
 
 import pandas as pd
 import pytest
 import torch
-from conftest import until_told
-from damaged import text_of
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 import engine
@@ -185,12 +180,8 @@ def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
 
 
 def test_a_disk_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
-    def refuse(_handle, _how):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    told = r"can't be locked \(Function not implemented\)"
-    with pytest.raises(files.DiskError, match=told), files.lock(tmp_path):
+    monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))))
+    with pytest.raises(files.DiskError, match=r"can't be locked \(Function not implemented\)"), files.lock(tmp_path):
         pass
 
 
@@ -208,45 +199,6 @@ def test_room_is_summed_over_what_shares_a_volume(tmp_path, monkeypatch):
         files.check_room(needs)
 
 
-def test_who_waits_says_so_and_gets_its_turn(tmp_path, capsys):
-    turn = threading.Event()
-
-    def wait():
-        with files.lock(tmp_path, "waiting for the other", wait=True):
-            turn.set()
-
-    with files.lock(tmp_path):
-        with pytest.raises(InputError, match=r"^taken$"), files.lock(tmp_path, "taken"):
-            pass
-        other = threading.Thread(target=wait)
-        other.start()
-        until_told("waiting for the other")
-        assert not turn.is_set()
-    assert turn.wait(60)
-    other.join()
-    assert capsys.readouterr().err == "waiting for the other\n"
-
-
-def test_sizes_in_words():
-    assert [files.in_units(size) for size in (0, 1023, 1024, 1536, 5 << 20, 3 << 30)] == [
-        "0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]  # fmt: skip
-
-
-CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="\ufeff"), max_size=5)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=st.lists(st.tuples(CELLS.filter(bool), CELLS), min_size=1, max_size=4), end=st.sampled_from(["\n", "\r\n"]),
-    coding=st.sampled_from(["utf-8", "utf-8-sig"]), quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
-)  # fmt: skip
-def test_a_csv_is_read_as_it_was_written(tmp_path, rows, end, coding, quoting):
-    (tmp_path / "t.csv").write_bytes(text_of([("a", "b"), *rows], lineterminator=end, quoting=quoting).encode(coding))
-    table = files.read_csv(tmp_path / "t.csv", ("a", "b"))
-    assert table[["a", "b"]].to_numpy().tolist() == [list(row) for row in rows]
-    assert table[files.LINE].tolist() == list(range(2, len(rows) + 2))
-
-
 @pytest.mark.parametrize(("text", "message"), [
     ("a,b\n1,2,3\n", "line 2: 3 fields under a header of 2; a comma too many, or cut short"), ("a,b\n", "no rows under the header"),
     ("a;b\n1;2\n", "line 1: semicolons between the fields"), ("A,b\n1,2\n", "column 'a' is missing, found A,b. Did you mean A"),
@@ -259,7 +211,7 @@ def test_what_is_no_table_of_numbers_is_named_with_its_line(tmp_path, text, mess
         files.read_numbers(tmp_path / "t.csv", ("a",), ("b",))
 
 
-def test_lines_of_a_table_for_the_terminal():
+def test_tables_names_sizes_and_times_for_the_terminal():
     rows = [["실험", "0.5", "a few words"], ["abc", "0.25", ""]]
     assert files.aligned(["name", "F1", "note"], rows, left=(0, 2), widths=[None, None, 6]) == [
         "name    F1  note", "실험   0.5  a few", "            words", "abc   0.25"]  # fmt: skip
@@ -268,4 +220,6 @@ def test_lines_of_a_table_for_the_terminal():
     names = [f"01-AdamP-StepLR-FL-{end}_5fold" for end in ("v0-age_group", "v1-age_group", "v1-label")]
     lines = files.aligned(["name"], [[name] for name in names], width=18)  # in 18 columns two are alike wherever they are cut
     assert len(set(lines)) == 4 and max(map(len, lines)) < 30
+    sizes = ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB"]
+    assert [*map(files.in_units, (0, 1023, 1024, 1536, 5 << 20, 3 << 30))] == sizes
     assert [*map(files.time_text, (None, 45.4, 600, 5400, 90000))] == ["-", "45 s", "10 min", "1.5 h", "25.0 h"]

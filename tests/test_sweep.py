@@ -1,8 +1,9 @@
 """sweep.py: its file, its table, and as a user runs it, with a stand-in for train.py that takes no time and once with train.py."""
 
+import contextlib
 import fcntl
+import io
 import json
-import multiprocessing.context
 import os
 import re
 import shlex
@@ -255,11 +256,8 @@ def test_targets_are_told_from_each_other_and_seeds_without_a_partner_are_left_o
         f"{long}: difference of 1 of its 3 seeds, those of base too", "masks is scored on mask, base on gender: no difference"]  # fmt: skip
     lines = files.aligned(sweep.HEAD, [row.cells() for row in rows], left=(0, 6), width=100)
     assert len(lines) == 4 and max(map(len, lines)) <= 100
-    assert " ".join(lines[0].split()) == "experiment seeds OOF F1 difference 95 % interval sd verdict time"
     assert "...ongerlonger " in lines[2] and lines[2].split()[-4:] == ["one", "seed", "10", "s"]
-    lines = sweep.ablation_markdown(rows)
-    assert {line.count("|") for line in lines} == {10}
-    assert lines[2].startswith("| `base` | | 1 | 0.7333 |") and f"| `{long}` | `--ema 0.9` | 3 | 0." in lines[3]
+    assert f"| `{long}` | `--ema 0.9` | 3 | 0." in sweep.ablation_markdown(rows)[3]
     rows = sweep.compare_rows(listed, {long: {1: other}})
     assert rows[0].verdict == "-" and "no run of the baseline base is finished" in sweep.remarks(rows, "base")[0]
     assert sweep.compare_rows(listed, {}) == [] and sweep.remarks([], "base") == []
@@ -322,7 +320,7 @@ def test_a_dry_run_only_lists_and_a_changed_line_is_refused_before_anything_star
     assert list(commands()) == ["base-s42"]
 
 
-def test_a_failing_experiment_does_not_stop_the_others(place, capsys):
+def test_a_failing_experiment_does_not_stop_the_others_nor_does_one_that_ends_without_its_files_or_by_a_signal(place, capsys):
     assert swept("base:\nbad: --fail\nlast:\n") == 1
     out, err = capsys.readouterr()
     lines = err.splitlines()
@@ -333,13 +331,10 @@ def test_a_failing_experiment_does_not_stop_the_others(place, capsys):
     assert (place / "runs" / "last-s42" / "summary.json").exists() and "2 of 3 runs are finished" in out
     assert swept("base:\nbad: --fail\nlast:\n") == 0  # the stand-in fails at its start alone; the folder is there
     assert "bad-s42: goes on" in capsys.readouterr().err
-
-
-def test_a_run_that_ends_without_its_files_or_by_a_signal_has_failed(place, capsys):
     for code, told in (("pass", "exit code 0"), ("os.kill(os.getpid(), 9)", "killed by SIGKILL")):
         sweep.TRAIN.write_text(f"import os\n{code}\n")
-        assert swept("base:\n") == 1
-        line = f"base-s42: failed after T: no output ({told}, runs/.sweep/base-s42.log); 0 left"
+        assert swept("other:\n") == 1
+        line = f"other-s42: failed after T: no output ({told}, runs/.sweep/other-s42.log); 0 left"
         assert line in without_times(capsys.readouterr().err)
 
 
@@ -443,23 +438,16 @@ def test_experiments_with_runs_to_come_are_asked_of_train_before_the_first_start
     assert swept(text) == 2 and "options.py: fails; No module" in capsys.readouterr().err
 
 
-class Forked(multiprocessing.context.ForkProcess):
-    """subprocess.Popen of train.py as a forked process, which has nothing to import."""
-
-    returncode = property(lambda self: self.exitcode)
-    wait = multiprocessing.context.ForkProcess.join
-
-    def __init__(self, argv, **_options):
-        super().__init__(target=lambda: sys.exit(errors.run(lambda: train.main(argv[2:]))))
-        self.start()
-
-    def poll(self):
-        return self.exitcode
+def train_here(argv, **_options):
+    """In place of subprocess.Popen of train.py, which would have to import torch."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        code = errors.run(lambda: train.main(argv[2:]))
+    return SimpleNamespace(pid=0, returncode=code, poll=lambda: code, wait=lambda timeout=None: code)
 
 
 def test_a_sweep_of_real_runs(shared_data, workplace, place, monkeypatch, capsys):
     """Two experiments with two seeds on the tiny competition; then one of them loses its summary and goes on."""
-    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked, STDOUT=None, DEVNULL=None))
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=train_here, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(train, "draw_pictures", lambda args, run: (run / "mistakes.png").touch())
     text = f"""
     common: --data-dir {shared_data} --cache-dir {workplace / "cache"} --target mask --model test_resnet --no-pretrained

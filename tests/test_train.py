@@ -74,22 +74,17 @@ def test_easy_targets_are_learnt(fit):
     assert json.loads((run / "summary.json").read_text())["oof_f1"] > 0.9
 
 
-def test_scores_are_official_whatever_the_training_labels(fit, runs):
-    run = fit("--target", "age_group", "--age-bounds", "20", "45", "--epochs", "1", name="other_bounds")
+def test_oof_is_official_whatever_the_training_labels_and_fixes_are_kept_with_the_run(fit, runs, tmp_path, capsys):
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,age,60\n")
+    bounds = ["--target", "age_group", "--age-bounds", "20", "45"]
+    run = fit(*bounds, "--label-fixes", tmp_path / "fixes.csv", "--epochs", "1", name="fixed")
+    assert "label fixes: 1 applied" in capsys.readouterr().err
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,age,22\n")  # the run goes on with its own copy
+    assert trained(["--resume", str(run), "--quiet"]) == 0
+    assert pd.read_csv(run / "label_fixes.csv").values.tolist() == [["000001_female_Asian_22", "age", 60]]
     mine, official = pd.read_csv(run / "oof.csv"), pd.read_csv(runs["age_group"] / "oof.csv")
     pd.testing.assert_series_equal(mine["target"], official["target"])
     assert not np.allclose(mine["p2"], official["p2"])
-
-
-def test_label_fixes_are_kept_with_the_run_and_leave_oof_official(fit, tmp_path, capsys):
-    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,male\n")
-    run = fit("--target", "gender", "--label-fixes", tmp_path / "fixes.csv", "--epochs", "1", name="fixed")
-    assert "label fixes: 1 applied" in capsys.readouterr().err
-    assert pd.read_csv(run / "label_fixes.csv").values.tolist() == [["000001_female_Asian_22", "gender", "male"]]
-    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,gender,female\n")  # the run goes on with its own copy
-    assert trained(["--resume", str(run), "--quiet"]) == 0
-    oof = pd.read_csv(run / "oof.csv")
-    assert set(oof[oof["path"].str.startswith("000001_female")]["target"]) == {1}
 
 
 def stop(*_args):
@@ -150,7 +145,7 @@ def test_names_follow_the_log(shared_data, tmp_path, capsys):
 @pytest.mark.parametrize(("damage", "options", "message"), [
     (b"", [], "mask2.png: not a readable image (0 bytes"), (None, [], "000000-1_male_Asian_22: mask2 missing; complete it or"),
     ("", ["--crop", "500", "--skip-bad-images"], "leaves nobody to train fold 0, as none of its 42 images could be taken"),
-    ("", ["--crop", "500"], r"mask1.jpg: --crop 500 500 is larger than the image"),
+    ("", ["--crop", "500"], "mask1.jpg: --crop 500 500 is larger than the image (64 high, 48 wide)"),
     ("", ["--sampler", "person", "--accum", "7"], "--accum 7: 6 training images make 6 micro-batches at most"),
     ("", ["--drop-ages", "22", "45", "60"], "--drop-ages: leaves nobody to train fold 0"),
     ("", ["--batch-size", "1"], "--batch-size: the model has batch norm, which can't train on one image at a time"),
@@ -189,8 +184,6 @@ def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(shared_data, tmp_pa
 
 def test_bad_images_may_be_skipped_and_are_listed(data, tmp_path, capsys):
     next(data.glob("train/images/*/mask2.png")).write_bytes(b"")
-    assert errors.run(lambda: train.main(command(data, tmp_path, "--dry-run"))) == 2
-    assert "mask2.png: not a readable image" in capsys.readouterr().err
     assert trained(command(data, tmp_path, "--skip-bad-images", "--name", "skips")) == 0
     err = capsys.readouterr().err
     assert "skipped: " in err and "bad images: 1 unreadable and 0 missing are left out" in err
