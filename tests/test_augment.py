@@ -31,12 +31,6 @@ def draw(aug, batch_size, seed=0):
     return augment.draw_augment(aug, batch_size, torch.Generator().manual_seed(seed))
 
 
-def warped(pixels, params):
-    """augment.warp of float pixels [B, 3, H, W] by rows of params."""
-    _grey, x, y, shift, turn, *_rest = augment.transforms_of(params, *pixels.shape[2:])
-    return augment.warp(pixels, shift, turn, x, y)
-
-
 def direct_normalise(images):
     pixels = images.permute(0, 3, 1, 2).double() / 255
     return ((pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).float()
@@ -83,16 +77,16 @@ def test_flip_mirrors_the_samples_it_is_drawn_for(aug):
 
 
 @pytest.mark.parametrize("size", [(24, 24), (32, 20), (15, 28)])
-@pytest.mark.parametrize(
-    ("degrees", "shift", "scale", "flip"),
-    [(90, (0, 0), 1, 0), (17, (0, 0), 1, 0), (-33, (2, -3), 1, 1), (12, (-1, 2), 1.3, 0), (-90, (3, 1), 0.8, 1)],
-)
+@pytest.mark.parametrize(("degrees", "shift", "scale", "flip"), [
+    (90, (0, 0), 1, 0), (17, (0, 0), 1, 0), (-33, (2, -3), 1, 1), (12, (-1, 2), 1.3, 0), (-90, (3, 1), 0.8, 1),
+])  # fmt: skip
 def test_warp_is_torchvision_s_affine(size, degrees, shift, scale, flip):
     """In the disc that no border reaches; torchvision fills the rest with 0, and knows no flip, so it gets the mirror."""
     H, W = size
     pixels = images_of(1, H, W).permute(0, 3, 1, 2).float()
     values = {"flip": flip, "shift_x": shift[0] / W, "shift_y": shift[1] / H, "scale": scale, "degrees": degrees}
-    ours = warped(pixels, params_of(**values))
+    _grey, x, y, move, turn, *_rest = augment.transforms_of(params_of(**values), H, W)
+    ours = augment.warp(pixels, move, turn, x, y)
     mirrored = pixels.flip(3) if flip else pixels
     theirs = torchvision_affine(mirrored, degrees, shift, scale, shear=[0.0], interpolation=InterpolationMode.BILINEAR)
     y, x = torch.arange(H)[:, None] - (H - 1) / 2 - shift[1], torch.arange(W) - (W - 1) / 2 - shift[0]
@@ -196,11 +190,12 @@ def test_a_view_by_hand():
 
 
 @pytest.mark.parametrize(("flipped", "x", "y"), [(True, 0, 0), (False, 3, 0), (True, -2, 1), (False, 0, -4)])
-def test_a_view_is_a_warp_by_whole_pixels(flipped, x, y):
-    images = direct_normalise(images_of(2, 20, 16)).contiguous(memory_format=torch.channels_last)
+def test_a_view_is_an_augmentation_by_whole_pixels(flipped, x, y):
+    pixels = images_of(2, 20, 16)
+    images = direct_normalise(pixels).contiguous(memory_format=torch.channels_last)
     seen = augment.view(images, flipped, (x + 0.3) / 16, (y - 0.4) / 20)  # rounded to x and y
     params = params_of(2, flip=float(flipped), shift_x=x / 16, shift_y=y / 20)
-    torch.testing.assert_close(seen, warped(images, params), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen, augment.augment(pixels, params, "medium", MEAN, STD), atol=2e-4, rtol=0)
     assert seen.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(augment.view(images.contiguous(), flipped, x / 16, y / 20), seen, atol=0, rtol=0)
 
@@ -215,11 +210,9 @@ def test_a_view_is_a_warp_by_whole_pixels(flipped, x, y):
 ])  # fmt: skip
 def test_mixes_by_hand(mix, row, pixels, target):
     """A white image of class 0 mixed with a black one of class 1."""
-    images, one_hot = torch.ones(1, 3, len(pixels), len(pixels)), torch.eye(2)
-    mixed = augment.mix_batch(
-        mix, images, one_hot[:1], torch.tensor([0]), torch.tensor([row]), torch.zeros_like(images), one_hot[1:]
-    )
-    assert mixed[0].tolist() == [[pixels] * 3] and mixed[1].tolist() == [pytest.approx(target)]
+    white, (own, other) = torch.ones(1, 3, len(pixels), len(pixels)), torch.eye(2).split(1)
+    images, targets = augment.mix_batch(mix, white, own, torch.tensor([0]), torch.tensor([row]), torch.zeros_like(white), other)
+    assert images.tolist() == [[pixels] * 3] and targets.tolist() == [pytest.approx(target)]
 
 
 def test_only_the_mixed_samples_change_and_each_by_its_own_partner():

@@ -396,15 +396,15 @@ def test_tables(file, change, expected, root, capsys):
             assert line.startswith(f"error: {path}") and line.count("\n") == 1 and expected in line, line
 
 
+NOTE = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=5)
+
+
 @st.composite
 def rewritten(draw, content):
     """A csv as other programs write it: mark, line ends, quotes, spaces, blank lines, columns moved, and one of any text added."""
     rows = rows_of(content)
     order, pad = draw(st.permutations(range(len(rows[0])))), draw(st.sampled_from(["", " ", "  "]))
-    index, notes = (
-        draw(st.booleans()),
-        draw(st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), max_size=5), max_size=1)),
-    )
+    index, notes = draw(st.booleans()), draw(st.lists(NOTE, max_size=1))
     rows = [[""] * index + [f"{pad}{row[column]}{pad}" for column in order] + notes for row in rows]
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     text = text_of(rows, lineterminator=end, quoting=draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])))

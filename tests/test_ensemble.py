@@ -260,11 +260,8 @@ def test_patterns_pass_over_what_can_not_take_part(many, tmp_path, capsys, model
 
 def test_what_is_named_stays_an_error(many, capsys):
     for named, message in (
-        (
-            ["many/nofold", "--search", "greedy"],
-            "--search greedy: needs out-of-fold predictions, and many/nofold has no oof.csv",
-        ),
-        (["many/quick"], "many/multi and many/quick: their oof.csv hold different images"),
+        (["many/nofold", "--decode", "f1"], "--decode f1: needs out-of-fold predictions, and many/nofold has no oof.csv"),
+        (["many/quick"], "many/quick and many/multi: their oof.csv hold different images"),
         (["many/trains"], "many/trains: no fold is complete"),
     ):
         assert errors.run(lambda named=named: ensemble.main(["--models", "many/m*", "many/label", *named])) == 2
@@ -370,26 +367,16 @@ def test_a_stack_is_written_down(blend_of, simulated):
     np.testing.assert_allclose(found, logits / logits.sum(1, keepdims=True), rtol=1e-3, atol=1e-6)
 
 
-def test_the_end_says_what_to_hand_in(blend_of, tmp_path, capsys):
-    blend_of("label", "again", name="one")
-    assert "hand in" not in capsys.readouterr().out
-    blend_of("label", name="the same")
-    assert "  2  none: all else is worse by more than noise, or the same again" in capsys.readouterr().out
-    blend_of("multi", name="two")
-    out = capsys.readouterr().out
-    assert "the two to hand in at the end:" in out
-    first, second = (line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith(("  1  ", "  2  ")))
-    assert out.splitlines()[-1] == f"next: python compare.py {first} {second}"
-    assert str(tmp_path / "submissions" / "two") in (first, second) and first != second
-
-
-def test_the_next_command(blend_of, simulated, tmp_path, capsys):
+def test_what_to_hand_in_and_the_next_command(blend_of, simulated, tmp_path, capsys):
     """It keeps the bounds and names the data where that would not be found: a folder with a space, to be pasted as one word."""
-    places = (f"alone{number}" for number in range(9))
+    places, handed_in = (f"alone{number}" for number in range(9)), []
 
     def told(*names, options=(), name="e", where=None):
         blend_of(*names, options=options, name=name, where=where or next(places))
-        return shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: python "))
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert ("the two to hand in at the end:" in lines) == (name != "e")
+        handed_in.extend(line.split()[1].rstrip(":") for line in lines if line.startswith(("  1  ", "  2  ")))
+        return shlex.split(last.removeprefix("next: python "))
 
     models = ["ensemble.py", "--models", str(simulated["label"]), str(simulated["multi"]), "--folds", "all", "--tta", "none"]
     greedy, spaced = ["--search", "greedy"], ["--data-dir", "my data"]
@@ -400,7 +387,8 @@ def test_the_next_command(blend_of, simulated, tmp_path, capsys):
     write_data(tmp_path / "my data", People(60, seed=5), eval_names(People(40, seed=6)))
     assert told("label", "multi", options=spaced) == [*models, *spaced, *greedy]
     told("multi", options=spaced, where="two")
-    assert told("label", options=spaced, name="other", where="two")[-2:] == spaced
+    assert told("label", options=spaced, name="other", where="two") == ["compare.py", *handed_in, *spaced]
+    assert sorted(handed_in) == [str(tmp_path / "two" / name) for name in ("e", "other")]
     (tmp_path / "my data").rename(tmp_path / "data")
     assert told("label", "multi", options=["--data-dir", "data"]) == models + greedy
 

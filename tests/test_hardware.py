@@ -114,17 +114,11 @@ def card(monkeypatch, tmp_path):
     """A function that puts an NVIDIA card into the box: an nvidia-smi that tells of it, and torch's answers."""
 
     def put(name, driver, capability=None, served=(), cuda=None):
-        program = tmp_path / "nvidia-smi"
-        program.write_text(
-            f"#!/bin/sh\necho '{name}, {driver}'\n" if name else "#!/bin/sh\necho No devices were found; exit 6\n"
-        )
-        program.chmod(0o755)
-
-        def answer(device):
-            if capability is None:
-                raise AssertionError("Torch not compiled with CUDA enabled")
-            return capability
-
+        says = f"echo '{name}, {driver}'" if name else "echo No devices were found; exit 6"
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        without = None if capability else AssertionError("Torch not compiled with CUDA enabled")
+        answer = mock.Mock(return_value=capability, side_effect=without)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
@@ -506,9 +500,7 @@ def test_threads_are_shared_by_as_many_folds_as_there_are(more, threads, shared_
     assert train.threads_of_a_fold(args) == threads
 
 
-def test_parallel_folds_are_refused_under_torchrun_and_with_auto_batch(shared_data):
-    argv, two = ["--data-dir", str(shared_data), "--parallel-folds", "2"], SimpleNamespace(**vars(options.ALONE) | {"world": 2})
+def test_parallel_folds_are_refused_under_torchrun(shared_data):
+    two = SimpleNamespace(**vars(options.ALONE) | {"world": 2})
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
-        options.parse_args(argv, two)
-    with pytest.raises(InputError, match="--parallel-folds 2: --auto-batch measures one fold alone"):
-        options.parse_args([*argv, "--auto-batch"])
+        options.parse_args(["--data-dir", str(shared_data), "--parallel-folds", "2"], two)

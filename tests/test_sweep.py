@@ -70,17 +70,14 @@ rows = [f"p{i}/normal.jpg,p{i},0,{i // 2},{1 - int(a)},{a}" for i, a in enumerat
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, handlers):
     """A working folder in which sweep.py starts the stand-in."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setattr(sweep, "TRAIN", tmp_path / "stand_in.py")
     monkeypatch.setattr(sweep, "refusals", lambda experiments: [None] * len(experiments))
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
-    before = {number: signal.getsignal(number) for number in errors.EXIT_CODES}
-    yield tmp_path
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return tmp_path
 
 
 def swept(text, *argv):
@@ -311,10 +308,8 @@ def test_a_dry_run_only_lists_and_a_changed_line_is_refused_before_anything_star
     (place / "runs" / "base-s42" / "summary.json").unlink()
     capsys.readouterr()
     assert swept("base:\nmix: --ema 0.9\n", "--dry-run", "--jobs", 1) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "goes on   python train.py --resume runs/base-s42 --quiet",
-        "starts    python train.py --ema 0.9 --seed 42 --name mix-s42 --output-dir runs --quiet",
-    ]
+    on, new = "--resume runs/base-s42 --quiet", "--ema 0.9 --seed 42 --name mix-s42 --output-dir runs --quiet"
+    assert capsys.readouterr().out == f"goes on   python train.py {on}\nstarts    python train.py {new}\n"
     assert swept("new:\nbase: --ema 0.9\n") == 2
     assert "runs/base-s42: was started with no --ema, and sweep.txt line 2 now says --ema 0.9" in capsys.readouterr().err
     assert list(commands()) == ["base-s42"]
@@ -324,9 +319,8 @@ def test_a_failing_experiment_does_not_stop_the_others_nor_does_one_that_ends_wi
     assert swept("base:\nbad: --fail\nlast:\n") == 1
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert without_times(lines[4]) == (
-        "bad-s42: failed after T: error: the training loss is nan (exit code 1, runs/.sweep/bad-s42.log); 1 left, about T"
-    )
+    said = "error: the training loss is nan (exit code 1, runs/.sweep/bad-s42.log)"
+    assert without_times(lines[4]) == f"bad-s42: failed after T: {said}; 1 left, about T"
     assert lines[-1] == "failed: bad-s42; the same command tries them again"
     assert (place / "runs" / "last-s42" / "summary.json").exists() and "2 of 3 runs are finished" in out
     assert swept("base:\nbad: --fail\nlast:\n") == 0  # the stand-in fails at its start alone; the folder is there
@@ -458,11 +452,9 @@ def test_a_sweep_of_real_runs(shared_data, workplace, place, monkeypatch, capsys
     """
     assert swept(text, "--seeds", 1, 2) == 0
     out, err = capsys.readouterr()
-    scores = {}
-    for name in ("base-s1", "longer-s1", "base-s2", "longer-s2"):
-        scores[name] = json.loads((place / "runs" / name / "summary.json").read_text())["oof_f1"]
-        assert f"{name}: OOF F1 {scores[name]:.4f}" in err
-        assert sweep.read_run(place / "runs" / name).f1 == pytest.approx(scores[name], abs=1e-6)
+    scores = {path.parent.name: json.loads(path.read_text())["oof_f1"] for path in place.glob("runs/*/summary.json")}
+    assert all(f"{name}: OOF F1 {score:.4f}" in err for name, score in scores.items()) and len(scores) == 4
+    assert {name: sweep.read_run(place / "runs" / name).f1 for name in scores} == pytest.approx(scores, abs=1e-6)
     assert out.splitlines()[2].split()[:3] == ["longer", "2", f"{(scores['longer-s1'] + scores['longer-s2']) / 2:.4f}"]
     (place / "runs" / "longer-s2" / "summary.json").unlink()
     assert swept(text, "--seeds", 1, 2) == 0
