@@ -193,16 +193,6 @@ def adjusted(probs):
     return blend.apply_mask_factors(probs, blend.fit_mask_factors(probs))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_of_all_answers_with_these_counts_it_is_the_likeliest(seed):
-    """Reference: the assignment of images to 5 : 1 : 1 places of greatest sum of log-probabilities."""
-    probs = np.random.default_rng(seed).dirichlet(np.full(18, 0.2), 42)
-    places = np.repeat([0, 1, 2], blend.expected_counts(42))
-    gains = np.log(probs.reshape(42, 3, 6).max(2))[:, places]
-    expected = places[linear_sum_assignment(gains, maximize=True)[1]]
-    np.testing.assert_array_equal(adjusted(probs).argmax(1) // 6, expected)
-
-
 def test_ties_go_together_and_zeros_stay():
     """Five images of seven are equal and two more are sure: whatever the factors, the five stay together. An image that can't
     be `worn` at all is left as it is, so that one of the others has to be."""
@@ -216,16 +206,19 @@ def test_ties_go_together_and_zeros_stay():
 
 
 @few
-@given(SEEDS, st.integers(1, 700))
-def test_counts_are_met_and_the_rest_of_a_label_stays(seed, images):
+@given(SEEDS, st.integers(1, 200))
+def test_of_all_answers_with_the_expected_counts_it_is_the_likeliest_and_the_rest_of_a_label_stays(seed, images):
+    """Reference: the assignment of images to 5 : 1 : 1 places of greatest sum of log-probabilities."""
     rng = np.random.default_rng(seed)
     expected = blend.expected_counts(images)
     assert expected.sum() == images and (np.abs(expected - images * np.array([5, 1, 1]) / 7) < 1).all()
-    probs = label_probs(rng.dirichlet([0.3, 1, 0.5], images), rng)
-    decoded = adjusted(probs)
+    mask_probs = np.maximum(rng.dirichlet([0.3, 1, 0.5], images), 1e-300)
+    probs = label_probs(mask_probs, rng)
+    decoded, places = adjusted(probs), np.repeat([0, 1, 2], expected)
+    likeliest = places[linear_sum_assignment(np.log(mask_probs)[:, places], maximize=True)[1]]
     assert blend.predicted_counts(decoded).tolist() == expected.tolist()
+    np.testing.assert_array_equal(decoded.argmax(1), 6 * likeliest + probs.argmax(1) % 6)  # here the components are independent
     np.testing.assert_allclose(decoded.sum(1), 1)
-    np.testing.assert_array_equal(decoded.argmax(1) % 6, probs.argmax(1) % 6)  # here the components are independent
 
 
 def test_merged_members_blend_alike():

@@ -56,7 +56,6 @@ KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 def half(mode):
-    """A picture whose left half is bright."""
     pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
     pixels[:, : SIDE // 2] = 200
     return Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
@@ -245,7 +244,6 @@ def test_images_cut_anywhere(kind, tmp_path):
 
 @contextlib.contextmanager
 def holding(path, content):
-    """A file holds other bytes."""
     before = path.read_bytes()
     path.write_bytes(content)
     try:

@@ -260,8 +260,8 @@ def test_best_epoch_is_the_first_highest_and_patience_ends_the_fold():
 
 
 FAKE_STEPS = [
-    {"accum": 2, "batch_size": 4, "clip_grad": 1.0, "loss": "label_smoothing"}, {"mix": "mixup", "loss": "logit_adjusted"},
-    {"mix": "halves", "mix_rare": True, "target": "multi", "loss": "ce+f1"}, {"mix": "cutmix", "target": "age", "aug": "medium"},
+    {"accum": 2, "batch_size": 4, "clip_grad": 1.0, "loss": "label_smoothing"}, {"mix": "mixup", "loss": "logit_adjusted", "aug": "light"},
+    {"mix": "cutmix", "target": "age", "aug": "medium", "loss": "ordinal"}, {"mix": "halves", "mix_rare": True, "target": "multi", "loss": "ce+f1"},
     {"optimizer": "AdamP", "loss": "focal", "class_weights": "effective", "layer_decay": 0.7},
 ]  # fmt: skip
 

@@ -533,7 +533,8 @@ def test_nothing_to_choose_from(write, tmp_path):
 
 def test_sharing_by_hand_and_of_the_18_classes():
     """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone. Of a label the
-    mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone."""
+    mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone. Of the pairs 01
+    and 23 of a a a b in groups 0 0 1 1 the first is right, of the three pairs of `a` one is found."""
     groups, mask = np.array([0, 1, 0]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
     multi = np.hstack([mask, [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]])
     expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
@@ -546,10 +547,6 @@ def test_sharing_by_hand_and_of_the_18_classes():
     expected = (joint.sum(2)[:, :, None] * rest[:, None]).reshape(6, 18)
     expected[1] = label[1]
     np.testing.assert_allclose(ensemble.share_probs("label", label, groups), expected)
-
-
-def test_pair_scores_by_hand():
-    """a a a b in groups 0 0 1 1: of the pairs 01 and 23 the first is right, of the three pairs of `a` one is found."""
     assert ensemble.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
     assert ensemble.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
 

@@ -67,7 +67,6 @@ def test_what_others_than_torchrun_set_makes_no_several_processes(size, lacks, m
 
 
 def alone(seconds):
-    """The exit code of a process of two whose other one never comes."""
     hardware.QUIET_SECONDS, hardware.MEETING_SECONDS = seconds
     return errors.run(hardware.join)
 
@@ -243,7 +242,6 @@ def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU):
 
 
 def measured(monkeypatch, *rates):
-    """A stand-in for the measurement, which finds these images/s."""
     measure = mock.Mock(side_effect=lambda _net, candidates, *_of: dict(zip(candidates, rates)))
     monkeypatch.setattr(hardware, "images_per_second", measure)
     return measure
@@ -298,7 +296,6 @@ def test_a_measured_step_has_as_many_images_as_fit_and_leaves_the_weights_as_the
 
 
 def room_for(most, monkeypatch):
-    """From now on models have room for so many images in a training step."""
     create = model.create
 
     def ran_out(net, inputs):
@@ -493,14 +490,13 @@ def test_folds_in_spawned_processes_end_in_the_same_bits(runs, tmp_path, shared_
     (["--parallel-folds", "4"], 2), (["--parallel-folds", "2"], 2), (["--parallel-folds", "2", "--fold", "1"], 4),
     (["--parallel-folds", "4", "--fold", "1", "--threads", "3"], 3),
 ])  # fmt: skip
-def test_threads_are_shared_by_as_many_folds_as_there_are(more, threads, shared_data, tmp_path, monkeypatch):
+def test_threads_are_shared_by_as_many_folds_as_there_are_but_not_under_torchrun(
+    more, threads, shared_data, tmp_path, monkeypatch
+):
     """On 4 threads, of 2 folds."""
     monkeypatch.setattr(hardware, "use_threads", lambda count: count or 4)
     args = options.parse_args(["--data-dir", str(shared_data), "--kfold", "2", *more])
     assert train.threads_of_a_fold(args) == threads
-
-
-def test_parallel_folds_are_refused_under_torchrun(shared_data):
     two = SimpleNamespace(**vars(options.ALONE) | {"world": 2})
     with pytest.raises(InputError, match="--parallel-folds 2: under torchrun all processes train one fold together"):
         options.parse_args(["--data-dir", str(shared_data), "--parallel-folds", "2"], two)

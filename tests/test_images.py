@@ -18,7 +18,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import torch
 from conftest import gradient, save, white_box
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,17 +125,6 @@ def test_thumbnails_are_small_upright_jpegs(tmp_path, mode, size, turned, shown)
     head, content = images.thumbnail(tmp_path / "x.png").split(",")
     image = Image.open(io.BytesIO(base64.b64decode(content)))
     assert head == "data:image/jpeg;base64" and (image.format, image.mode, image.size) == ("JPEG", "RGB", shown)
-
-
-def square(number):
-    return number * number, os.getpid(), torch.get_num_threads()
-
-
-def test_results_come_in_order_from_other_processes_of_one_thread():
-    results = images.pool_map("squaring", square, range(40), [1] * 40, quiet=True)
-    assert [value for value, _pid, _threads in results] == [number * number for number in range(40)]
-    assert os.getpid() not in {pid for _value, pid, _threads in results} and {threads for *_, threads in results} == {1}
-    assert images.pool_map("squaring", square, [], []) == []
 
 
 def test_what_the_work_raises_is_raised_what_has_not_begun_is_dropped_and_a_killed_process_is_told(tmp_path):
@@ -261,33 +249,28 @@ def files(tmp_path):
     return [save(tmp_path / f"{n}.png", gradient(20 + n, 20)) for n in range(6)]
 
 
-def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, capsys):
-    place = tmp_path / "cache"
-    with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
-        images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
-    assert [path.suffix for path in place.iterdir()] == [".lock"]
-    pixels, bad = images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
-    assert (len(pixels), bad) == (4, [1, 2, 3]) and pixels[0].any() and not pixels[1:].any()
-    assert capsys.readouterr().err.count("skipped: ") == 3
-    with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
-        images.open_cache(bad_files, Geometry(16, 16), place)
-
-
-def test_what_the_system_cannot_read_just_now_is_not_called_bad_for_good(bad_files, tmp_path, monkeypatch):
-    """An image may not be read, then it may: no cache is there in between, and in the end the damaged ones alone are bad."""
-    real = Image.open
+def test_bad_images_stop_the_cache_or_are_counted_and_listed(bad_files, tmp_path, monkeypatch, capsys):
+    """What the system can't read just now is not bad for good: no cache is there, and in the end the damaged ones alone are bad."""
+    real, place = Image.open, tmp_path / "cache"
 
     def locked(file, **options):
         if file == bad_files[0]:
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
         return real(file, **options)
 
-    monkeypatch.setattr(Image, "open", locked)
-    with pytest.raises(InputError, match=r"whole.jpg: can't be read now \(Permission denied\); make it readable and try"):
-        images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    monkeypatch.undo()
-    assert images.open_cache(bad_files, Geometry(16, 16), tmp_path / "cache", skip_bad=True)[1] == [1, 2, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", locked)
+        with pytest.raises(InputError, match=r"whole.jpg: can't be read now \(Permission denied\); make it readable and try"):
+            images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
+    with pytest.raises(InputError, match=r"empty.jpg: not a readable image.*--skip-bad-images"):
+        images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=False)
+    assert [path.suffix for path in place.iterdir()] == [".lock"]
+    capsys.readouterr()
+    pixels, bad = images.open_cache(bad_files, Geometry(16, 16), place, skip_bad=True)
+    assert (len(pixels), bad) == (4, [1, 2, 3]) and pixels[0].any() and not pixels[1:].any()
+    assert capsys.readouterr().err.count("skipped: ") == 3
+    with pytest.raises(InputError, match=r"empty.jpg.*3 bad in all"):
+        images.open_cache(bad_files, Geometry(16, 16), place)
 
 
 def test_a_cache_is_built_once_and_equals_decode(tmp_path, monkeypatch):

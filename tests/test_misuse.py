@@ -216,7 +216,6 @@ def place(tmp_path_factory):
 
 
 def listing(place):
-    """Everything in a folder with its time and size."""
     return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in place.rglob("*")}
 
 

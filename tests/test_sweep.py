@@ -81,7 +81,6 @@ def place(tmp_path, monkeypatch, handlers):
 
 
 def swept(text, *argv):
-    """The exit code of a sweep of a file with this text."""
     Path("sweep.txt").write_text(text)
     return errors.run(lambda: sweep.main(["sweep.txt", *map(str, argv)]))
 
@@ -92,14 +91,12 @@ def without_times(text):
 
 
 def commands():
-    """{run: the command it was started with}, from the runs' own records."""
     return {path.parent.name: path.read_text().partition("\n")[0] for path in sorted(Path("runs").glob("*/args.yaml"))}
 
 
-def job(tmp_path, text, seed=1):
-    """The Job of a file's first experiment."""
+def job(tmp_path, text):
     (tmp_path / "sweep.txt").write_text(text)
-    return sweep.make_jobs(sweep.read_plan(tmp_path / "sweep.txt"), [seed], tmp_path / "runs")[0]
+    return sweep.make_jobs(sweep.read_plan(tmp_path / "sweep.txt"), [1], tmp_path / "runs")[0]
 
 
 def make_run(folder, command, folds=(0, 1), kfold=2):
@@ -147,17 +144,6 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, text, message):
     (tmp_path / "sweep.txt").write_bytes(text)
     with pytest.raises(InputError, match=message):
         sweep.read_plan(tmp_path / "sweep.txt")
-
-
-def test_commands_of_new_runs_and_of_those_that_go_on(tmp_path):
-    one = job(tmp_path, "a: --epochs 3 --fold 0 1 --device cpu\n", seed=7)
-    own = ["--seed", "7", "--name", "a-s7", "--output-dir", str(tmp_path / "runs"), "--quiet"]
-    assert one.command() == ["train.py", "--epochs", "3", "--fold", "0", "1", "--device", "cpu", *own]
-    assert one.command(threads=4) == [*one.command(), "--threads", "4"]
-    assert job(tmp_path, "a: --threads 1\n").command(threads=4)[-1] == "--quiet"
-    assert job(tmp_path, "a: --parallel-folds 3\n").command(threads=8)[-2:] == ["--threads", "2"]
-    make_run(one.run, one.command()[1:])
-    assert one.command(threads=4) == ["train.py", "--resume", str(one.run), "--fold", "0", "1", "--device", "cpu", "--quiet"]
 
 
 def test_a_run_is_finished_when_all_folds_it_was_asked_for_are(tmp_path):
@@ -304,13 +290,16 @@ def test_every_experiment_runs_once_with_every_seed_and_is_compared(place, capsy
 
 
 def test_a_dry_run_only_lists_and_a_changed_line_is_refused_before_anything_starts(place, capsys):
-    assert swept("base:\n") == 0
+    assert swept("base: --fold 0 1 --device cpu --epochs 3\n") == 0
     (place / "runs" / "base-s42" / "summary.json").unlink()
     capsys.readouterr()
-    assert swept("base:\nmix: --ema 0.9\n", "--dry-run", "--jobs", 1) == 0
-    on, new = "--resume runs/base-s42 --quiet", "--ema 0.9 --seed 42 --name mix-s42 --output-dir runs --quiet"
+    assert swept("base: --fold 0 1 --device cpu --epochs 3\nmix: --ema 0.9\n", "--dry-run", "--jobs", 1) == 0
+    on, new = (
+        "--resume runs/base-s42 --fold 0 1 --device cpu --quiet",
+        "--ema 0.9 --seed 42 --name mix-s42 --output-dir runs --quiet",
+    )
     assert capsys.readouterr().out == f"goes on   python train.py {on}\nstarts    python train.py {new}\n"
-    assert swept("new:\nbase: --ema 0.9\n") == 2
+    assert swept("new:\nbase: --epochs 3 --ema 0.9\n") == 2
     assert "runs/base-s42: was started with no --ema, and sweep.txt line 2 now says --ema 0.9" in capsys.readouterr().err
     assert list(commands()) == ["base-s42"]
 
@@ -341,10 +330,10 @@ def test_seeds_with_folds_of_their_own_make_no_table(place, capsys):
 
 def test_as_many_at_once_as_asked_each_on_its_part_of_the_threads(place, monkeypatch, capsys):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
-    assert swept("a: --seconds 0.3\nb: --seconds 0.3\nc: --threads 1\nd:\n", "--jobs", 2) == 0
+    assert swept("a: --seconds 0.3\nb: --seconds 0.3\nc: --threads 1\nd:\ne: --parallel-folds 3\n", "--jobs", 2) == 0
     lines = capsys.readouterr().err.splitlines()[1:]
     assert np.cumsum([1 if line.endswith(": starts") else -1 for line in lines]).max() == 2
-    assert [line.count("--threads 3") for line in commands().values()] == [1, 1, 0, 1]
+    assert [re.findall(r"--threads (\d)", line) for line in commands().values()] == [["3"], ["3"], ["1"], ["3"], ["1"]]
 
 
 LONG = "a: --seconds 600\nb: --seconds 600\nc: --seconds 0\n"

@@ -42,7 +42,6 @@ from errors import InputError
 
 
 def command(data, tmp_path, *options):
-    """argv of a tiny run whose output goes under tmp_path."""
     places = ["--data-dir", str(data), "--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "runs")]
     return [*places, *SETTINGS, *map(str, options)]
 
@@ -103,7 +102,6 @@ def test_a_signal_at_any_time_prints_the_line_that_goes_on(shared_data, tmp_path
 
 
 def test_folds_have_a_seed_of_their_own(fit, runs):
-    """Another seed with the old one for the folds: the same people are held out, and all else is drawn anew."""
     other = fit("--seed", "7", "--fold-seed", "42", "--epochs", "1", name="other_seed")
     assert (other / "folds.csv").read_bytes() == (runs["label"] / "folds.csv").read_bytes()
     assert (other / "oof.csv").read_bytes() != (runs["label"] / "oof.csv").read_bytes()
