@@ -30,6 +30,7 @@ import dataset
 import experiment
 import figures
 import files
+import hardware
 import images
 import inference
 import metrics
@@ -383,6 +384,7 @@ Submission = namedtuple("Submission", "pipeline members weights names images fit
 
 
 def main(argv=None):
+    hardware.tune_malloc()
     args = parse_args(argv)
     experiment.check_free(args.output_dir, args.name)
     cut = None if args.tune_bounds else tuple(args.age_bounds)
@@ -416,7 +418,8 @@ def read_members(args, pipeline):
             raise InputError(f"{needs}; leave out that member or the option")
 
     def predict(jobs):
-        inference.predict_folds(jobs, dataset.read_eval_images(options.data_dir(args)), args)
+        device = hardware.pick_device(args.device)  # before the demo set is drawn
+        inference.predict_folds(jobs, dataset.read_eval_images(options.data_dir(args)), args, device)
 
     needs_oof = bool(pipeline.fitted_options)
     with predictions.predicting(source.folder for source in sources if source.is_run):

@@ -38,11 +38,9 @@ ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
 REPLACED = re.compile(r""" --(seed|fold[-_]seed|name)[ =]('[^']*'|"[^"]*"|[^\s'"])+""")
 
 
-def predict_folds(jobs, eval_images, args, device=None):
+def predict_folds(jobs, eval_images, args, device):
     """Make the eval predictions of `jobs`, a list of (run, fold number), where they are not there yet. Images are read once for
-    each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet; `device` None: its own."""
-    hardware.tune_malloc()
-    device = device or hardware.pick_device(args.device)
+    each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet."""
     by_geometry = {}
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
