@@ -25,7 +25,7 @@ import augment
 import errors
 import files
 from augment import TTAS
-from dataset import AGES, FIRST_AGE, HEADS, decode, head_slices, num_outputs, to_age_group
+from dataset import COMPONENTS, FIRST_AGE, HEADS, decode, head_slices, num_outputs, to_age_group
 from errors import InputError, did_you_mean, first_line, log
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -334,19 +334,25 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
     return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]
 
 
-def predicted_score(target, pred):
-    """The `scores` for `grad_cam` of classes `pred` int [B] of what `target` is scored on: logits -> log-probabilities [B], for
-    multi the sum over its heads, for age that of all years of the group."""
-    pred = torch.as_tensor(pred)
+def predicted_score(target, pred, component=None):
+    """The `scores` for `grad_cam` of classes `pred` int [B] of what `target` is scored on, or of one component of it: logits ->
+    log-probabilities [B], for multi the sum over its heads, for age of all years of the group."""
+    heads = head_slices(target)
+    classes = dict(zip(heads, decode(pred) if target == "multi" else (pred,)))
+    if target == "multi" and component:
+        classes = {component: pred}
 
     def scores(logits):
-        if target == "age":
-            groups = torch.from_numpy(to_age_group(np.arange(len(AGES)) + FIRST_AGE))
-            others = (groups != pred[:, None]).to(logits.device)
-            return logits.log_softmax(1).masked_fill(others, -torch.inf).logsumexp(1)
-        classes = decode(pred) if target == "multi" else (pred,)
-        parts = zip(head_slices(target).values(), classes)
-        return sum(logits[:, part].log_softmax(1).gather(1, one[:, None].to(logits.device))[:, 0] for part, one in parts)
+        total = 0
+        for head, wanted in classes.items():
+            found = np.arange(heads[head].stop - heads[head].start)
+            if head == "age":
+                found = to_age_group(found + FIRST_AGE)
+            elif head == "label" and component:
+                found = decode(found)[COMPONENTS.index(component)]
+            others = torch.from_numpy(found != np.asarray(wanted)[:, None]).to(logits.device)
+            total = total + logits[:, heads[head]].log_softmax(1).masked_fill(others, -torch.inf).logsumexp(1)
+        return total
 
     return scores
 

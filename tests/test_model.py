@@ -288,5 +288,8 @@ def test_the_score_of_a_prediction_is_its_log_probability():
     """Mask 2/4, 1/4, 1/4, gender 1/2, age group 1/3; of ages the years of the group: at equal logits 12, 30 and 1 of 43."""
     logits = torch.tensor([[math.log(2)] + 7 * [0.0]]).expand(3, -1)
     found = [model.predicted_score("multi", np.array([0, 6, 17]))(logits).exp(),
-             model.predicted_score("age", np.array([0, 1, 2]))(torch.zeros(3, 43)).exp()]  # fmt: skip
-    np.testing.assert_allclose(torch.stack(found), [[1 / 12, 1 / 24, 1 / 24], [12 / 43, 30 / 43, 1 / 43]], rtol=1e-5)
+             model.predicted_score("age", np.array([0, 1, 2]))(torch.zeros(3, 43)).exp(),
+             model.predicted_score("multi", np.array([0, 1, 2]), "mask")(logits).exp(),
+             model.predicted_score("label", np.array([0, 1, 1]), "gender")(torch.zeros(3, 18)).exp()]  # fmt: skip
+    expected = [[1 / 12, 1 / 24, 1 / 24], [12 / 43, 30 / 43, 1 / 43], [1 / 2, 1 / 4, 1 / 4], [1 / 2] * 3]
+    np.testing.assert_allclose(torch.stack(found), expected, rtol=1e-5)
