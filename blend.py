@@ -8,6 +8,7 @@ import functools
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,16 @@ def _sum_members(members, weights=None, cast=np.asarray, bounds=OFFICIAL_BOUNDS)
                 sums[name] = sums.get(name, 0.0) + share * cast(table)
                 totals[name] = totals.get(name, 0.0) + share
     return sums, totals
+
+
+def components(members):
+    """(probabilities of the 18 classes [N, 18], or None where members leave a component open; {component: [N, C]}) of equal
+    members."""
+    sums, totals = _sum_members(members)
+    if "label" not in sums and not set(COMPONENTS) <= set(sums):
+        return None, {name: sums[name] / totals[name] for name in sums}
+    label = _multiply(sums, totals)
+    return label, dataset.marginals(label)
 
 
 def _product_weight(totals):
@@ -403,6 +414,17 @@ def stack_table(stack, members):
     return table.join(pd.DataFrame([*coefficients.T, intercept], columns=regression.classes_))
 
 
+def read_stack(table):
+    """The stack, for `apply_stack`, of a `stack_table` whose cells are text."""
+    names = [name for name in table.columns if name.isdigit()]
+    *coefficients, intercept = table[names].to_numpy(dtype=np.float64)
+
+    def predict_proba(columns):
+        return dataset.softmax(columns @ np.array(coefficients) + intercept)
+
+    return SimpleNamespace(classes_=np.array(names, dtype=np.int64), predict_proba=predict_proba)
+
+
 def assign_groups(truth, persons, folds, seed=0):
     """A cross-fitting fold 0..folds - 1 for each image, int64 [N]: person-disjoint, stratified, whatever the order of rows."""
     names, first, person = np.unique(np.asarray(persons, dtype=str), return_index=True, return_inverse=True)
@@ -546,3 +568,13 @@ def score_pipeline(pipeline, fitted, members, truth, persons, quiet=True, plain=
     }
     rounded = {key: None if value is None else np.round(value, 6).tolist() for key, value in scores.items()}
     return OutOfFold(probs, rounded, fitted_folds, mask_factors)
+
+
+def apply_recipe(recipe, folds, stack=None):
+    """Probabilities [N, 18] of other images by an ensemble's recipe.yaml, from its members' fold models [[(target, probs)]]."""
+    members, bounds = recipe["members"], tuple(recipe["age_bounds"])
+    temperatures = [member["temperature"] for member in members] if recipe.get("temperature") else None
+    factors = recipe.get("biases") and np.array(recipe["biases"])
+    fitted = Fitted(bounds, [member["weight"] for member in members], stack, factors, (), temperatures)
+    probs = apply_pipeline(Pipeline(recipe["method"]), fitted, average_folds(fitted, folds))
+    return probs if "mask_factors" not in recipe else apply_mask_factors(probs, np.array(recipe["mask_factors"]))

@@ -459,3 +459,19 @@ def thumbnail(file, height=160):
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def heat_png(heat):
+    """A "data:image/png;base64,..." address of a map [h, w] in 0..1: from yellow, and clear, to red."""
+    image = Image.fromarray(np.round(heat * 15).astype(np.uint8))
+    image.putpalette([value for level in range(16) for value in (255, 255 - 17 * level, 0)])
+    stream = io.BytesIO()
+    image.save(stream, "PNG", transparency=bytes(12 * level for level in range(16)))
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def place_css(box, width, height):
+    """The place of a rectangle (left, top, right, bottom) in an image, as CSS in percent."""
+    left, top, right, bottom = box
+    shares = {"left": left / width, "top": top / height, "width": (right - left) / width, "height": (bottom - top) / height}
+    return ";".join(f"{name}:{share:.2%}" for name, share in shares.items())

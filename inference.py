@@ -1,9 +1,12 @@
 """Predict the eval images with trained runs: probabilities for each run, and a submission where it decides all 18 classes.
 
     python inference.py --models runs/10-AdamP-StepLR-FL-v0-label_5fold
+    python inference.py --models submissions/03-soft-3runs --images me.jpg holiday/
 
 Writes RUN/eval.csv (ImageID and probabilities, the mean over folds) and, for the targets label and multi, RUN/submission.csv.
 With --oof it writes RUN/oof_TTA.csv, each fold's validation images with the --tta, and says whether that is worth having.
+With --images it predicts any photos, by runs or an ensemble, and writes predictions.csv and the page photos.html into --out. A
+face must fill a photo as it does in the competition, or the run must have been trained with --face-crop.
 """
 
 import errors
@@ -11,26 +14,36 @@ import errors
 if __name__ == "__main__":
     errors.begin()  # the modules below take seconds
 
+import argparse
+import os
 import re
 import shlex
 import sys
+from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
+import augment
+import blend
 import dataset
 import experiment
+import files
 import hardware
 import images
 import metrics
 import model
 import options
 import predictions
-from dataset import LABELS, num_outputs
+from dataset import CLASS_NAMES, COMPONENTS, FIRST_AGE, LABELS, decode, num_outputs
 from errors import InputError
 from images import Geometry
 
+LOOKS = 16  # images whose Grad-CAMs are computed together
+SHOWN, PRINTED, HEIGHT = 200, 50, 320  # photos on the page and in the terminal's table; pixels of a photo on the page
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file at least
 ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
           "noise": "leave --tta at none, as far as these people tell"}  # fmt: skip
@@ -142,9 +155,179 @@ def tta_gain(target, plain, table):
     return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
 
 
+def look(weights, paths, classes, device, component=None):
+    """[(Grad-CAM float32 [h, w], its rectangle in the upright image)] of image files by a file of weights: where it looks for
+    `classes` int [N] of what it is scored on, or of a component of it."""
+    (net, metadata), geometry, found = model.load(weights), _geometry(weights), []
+    net.to(device)
+    faces = images.find_faces(paths, quiet=True) if geometry.face_margin is not None else np.full((len(paths), 4), np.nan)
+    faces = [None if np.isnan(face[0]) else tuple(face.tolist()) for face in faces]
+    for start in range(0, len(paths), LOOKS):
+        some = list(zip(paths, faces))[start : start + LOOKS]
+        pixels = torch.from_numpy(np.stack([images.decode(path, geometry, face) for path, face in some])).to(device)
+        batch = augment.normalise(pixels, metadata["mean"], metadata["std"])
+        score = model.predicted_score(metadata["target"], classes[start : start + LOOKS], component)
+        boxes = [geometry.box(*images.open_rgb(path).size, face) for path, face in some]
+        found += zip(model.grad_cam(net, batch, score), boxes)
+    return found
+
+
+def find_photos(paths):
+    """The image files (str) of --images: files as they are named, of folders those within that have an image's suffix."""
+    found = []
+    for path in map(Path, paths):
+        inside = [Path(folder, name) for folder, _folders, names in os.walk(path) for name in names if name[0] != "."]
+        inside = sorted(str(file) for file in inside if file.suffix.lower() in dataset.IMAGE_SUFFIXES)
+        if not path.is_file() and not inside:
+            raise InputError(f"--images {path}: {'holds no images' if path.is_dir() else 'no such file or folder'}")
+        found += [str(path)] if path.is_file() else inside
+    return list(dict.fromkeys(found))
+
+
+# A run, whose `weights` are those of its folds, or an ensemble of `members` by `recipe` and a stack, which may be None.
+Source = namedtuple("Source", "target name tta weights members recipe stack")
+
+
+def open_source(name, folds, tta):
+    """The Source of a run or an ensemble; members without weight are left out."""
+    member = predictions.open_member(name, folds)
+    if member.is_run:
+        numbers = predictions.select_folds(member.folder, member.choice)
+        weights = [experiment.weights_file(member.folder, number) for number in numbers]
+        return Source(member.target, member.name, tta, weights, (), None, None)
+    if folds != "all" or tta != "none":
+        raise InputError(f"{name}: an ensemble has folds and --tta of its own; leave out --folds and --tta")
+    recipe, table = experiment.read_recipe(member.folder), member.folder / "stack.csv"
+    rows = [row for row in recipe["members"] if experiment.is_used(row)]
+    members = [open_source(row["run"], row.get("folds") or "all", "none") for row in rows]
+    members = [one if one.recipe else one._replace(tta=recipe["tta"]) for one in members]
+    with errors.reading(table, "make the ensemble again"):
+        stack = blend.read_stack(files.read_csv(table, ("member", "column"))) if recipe["method"] == "stack" else None
+    return Source("label", member.name, None, (), members, recipe | {"members": rows}, stack)
+
+
+def leaves(sources):
+    """The runs of Sources and of their members, each once."""
+    found = {}
+    for source in sources:
+        for leaf in leaves(source.members) if source.recipe else [source]:
+            found.setdefault((*leaf.weights, leaf.tta), leaf)
+    return [*found.values()]
+
+
+def predict_photos(paths, runs, args, device):
+    """(paths of the readable photos, {(weights, tta): probabilities}) of Sources that are runs; a line for each other photo."""
+    stores, good, probs = {}, np.arange(len(paths)), {}
+    for geometry in dict.fromkeys(_geometry(run.weights[0]) for run in runs):
+        pixels, bad = images.open_cache([paths[row] for row in good], geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
+        stores[geometry] = images.ImageStore(pixels, device, args.cache_device), good
+        good = np.delete(good, bad)
+        if not len(good):
+            raise InputError(f"--images: none of the {len(paths)} photos can be predicted, see above")
+    for run in runs:
+        store, mine = stores[_geometry(run.weights[0])]
+        views = argparse.Namespace(**{**vars(args), "tta": run.tta})
+        predicted = predict_rows(run.weights, store, np.searchsorted(mine, good), views, device)
+        probs |= {(path, run.tta): table for path, (_target, table) in zip(run.weights, predicted)}
+    return [paths[row] for row in good], probs
+
+
+def fold_answers(source, probs):
+    """[(target, probabilities)] of a Source, of each of its folds, from those of `predict_photos`."""
+    if not source.recipe:
+        return [(source.target, probs[path, source.tta]) for path in source.weights]
+    folds = [fold_answers(member, probs) for member in source.members]
+    return [("label", blend.apply_recipe(source.recipe, folds, source.stack))]
+
+
+def find_looker(source, component):
+    """The run of greatest weight that decides a component, or None."""
+    if not source.recipe:
+        return source if component in dataset.DECIDES[source.target] else None
+
+    def weight(pair):
+        own = pair[0].get("weight") or 0
+        return max(own.get(component, 0), own.get("label", 0)) if isinstance(own, dict) else own
+
+    pairs = sorted(zip(source.recipe["members"], source.members), key=weight, reverse=True)
+    return next(filter(None, (find_looker(member, component) for _row, member in pairs)), None)
+
+
+def answer_photos(args):
+    """--images: predictions.csv, photos.html and a table on the terminal."""
+    out, paths = Path(args.out), find_photos(args.images)
+    if (out / "predictions.csv").exists() and not (out / "photos.html").exists():
+        raise InputError(f"{out}: holds a predictions.csv that is not of --images; give another --out")
+    sources = [open_source(name, args.folds, args.tta) for name in dict.fromkeys(args.models)]
+    device = hardware.pick_device(args.device)
+    paths, probs = predict_photos(paths, leaves(sources), args, device)
+    folds = [fold_answers(source, probs) for source in sources]
+    label, parts = blend.components([(models[0][0], np.mean([table for _target, table in models], 0)) for models in folds])
+    parts = {name: parts[name] for name in COMPONENTS if name in parts}
+    answers = (
+        dict(zip(COMPONENTS, decode(label.argmax(1)))) if label is not None else {k: p.argmax(1) for k, p in parts.items()}
+    )
+    ages = [probs[path, run.tta] for run in leaves(sources) if run.target == "age" for path in run.weights]
+    ages = np.mean(ages, 0) if ages else None
+    table = photo_table(paths, label, parts, answers, ages)
+    lookers = {name: next(filter(None, (find_looker(source, name) for source in sources))) for name in parts}
+    shown, looks = paths[:SHOWN], {}
+    for name, run in lookers.items():
+        looks[name] = look(run.weights[0], shown, answers[name][:SHOWN], device, name)
+    files.make_dir(out, "--out")
+    files.write_csv(out / "predictions.csv", table, predictions.FORMAT)
+    files.write_text(out / "photos.html", photo_page(sources, table, shown, parts, answers, ages, lookers, looks))
+    print_photos(table, parts, answers, out, ages)
+    return 0
+
+
+def photo_table(paths, label, parts, answers, ages):
+    """The rows of predictions.csv: image, ans (where all is decided), each component's answer and probabilities, the ages'."""
+    columns = {"image": paths} | ({} if label is None else {"ans": label.argmax(1)})
+    for name, probs in parts.items():
+        columns[name] = np.array(CLASS_NAMES[name])[answers[name]]
+        columns |= {f"{name}_p{index}": probs[:, index] for index in range(probs.shape[1])}
+    if ages is not None:
+        columns |= {"age": ages @ (np.arange(ages.shape[1]) + FIRST_AGE), **dict(zip(dataset.columns("age"), ages.T))}
+    return pd.DataFrame(columns)
+
+
+def photo_page(sources, table, shown, parts, answers, ages, lookers, looks):
+    """photos.html: the photos `shown` with their answers, probabilities and Grad-CAMs."""
+    cards = []
+    for row, path in enumerate(shown):
+        size, heat = images.open_rgb(path).size, {}
+        for name, found in looks.items():
+            cam, box = found[row]
+            heat[name] = images.heat_png(cam), images.place_css(box, *size)
+        bars = {name: [(word, share, f"{share:.1%}") for word, share in zip(CLASS_NAMES[name], probs[row])]
+                for name, probs in parts.items()}  # fmt: skip
+        words = [(name, CLASS_NAMES[name][answers[name][row]], probs[row, answers[name][row]]) for name, probs in parts.items()]
+        cards.append({"name": path, "picture": images.thumbnail(path, HEIGHT), "heat": heat, "words": words, "bars": bars,
+                      "ages": [] if ages is None else ages[row]})  # fmt: skip
+    return files.page("photos.html", title=errors.tr("Photos"), names=[source.name for source in sources], cards=cards,
+                      lookers={name: run.weights[0].parent for name, run in lookers.items()}, total=len(table),
+                      first_age=FIRST_AGE, expected=[] if ages is None else table["age"].tolist())  # fmt: skip
+
+
+def print_photos(table, parts, answers, out, ages):
+    """The table of the first photos, and where all are."""
+    rows = []
+    for index, row in enumerate(table.head(PRINTED).itertuples(index=False)):
+        cells = [f"{getattr(row, name)} {parts[name][index, answers[name][index]]:.2f}" for name in parts]
+        rows.append([row.image, *cells, *([] if ages is None else [f"{row.age:.1f}"])])
+    head = ["photo", *parts, *([] if ages is None else ["age"])]
+    print(*files.aligned(head, rows, left=range(len(parts) + 1), width=errors.WIDTH), sep="\n")
+    if len(table) > PRINTED:
+        errors.say(f"and {len(table) - PRINTED:,} more, in predictions.csv")
+    errors.say(f"{out / 'photos.html'}: to look at; predictions.csv lies beside it")
+
+
 def parse_args(argv):
     parser = errors.Parser("Predict the eval images with trained runs; write a submission where a run decides all 18 classes.")
-    parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders of train.py")
+    parser.add_argument("--models", nargs="+", required=True, metavar="RUN", help="run folders; with --images also ensembles")
+    parser.add_argument("--images", nargs="+", metavar="PATH", help="predict these photos, or folders of them, instead")
+    parser.add_argument("--out", metavar="DIR", help="where --images writes predictions.csv and photos.html (photos)")
     options.add_folds(parser, numbers=True)
     options.add_tta(parser)
     parser.add_argument("--oof", action="store_true", help="predict each fold's own validation images instead, to score --tta")
@@ -155,12 +338,19 @@ def parse_args(argv):
     args.folds = options.chosen_folds(parser, args.folds)
     if args.oof and (args.tta == "none" or args.folds != "all"):
         parser.error("--oof: compares a --tta with none, on all folds; add one, such as --tta hflip, and leave out --folds")
+    if args.images and (args.oof or args.data_dir):
+        parser.error(f"--images: needs no {'--oof' if args.oof else '--data-dir'}; leave it out")
+    if args.out and not args.images:
+        parser.error("--out: is where --images writes; predictions of the eval images go into the run")
+    args.out = args.out or "photos"
     return args
 
 
 def main(argv=None):
     hardware.tune_malloc()
     args = parse_args(argv)
+    if args.images:
+        return answer_photos(args)
     runs = list(dict.fromkeys(experiment.find_run(run) for run in args.models))
     folds = [predictions.select_folds(run, args.folds) for run in runs]
     device = hardware.pick_device(args.device)

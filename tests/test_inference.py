@@ -477,3 +477,46 @@ def test_all_techniques_at_once_resume_to_the_same_bits(finished, runs, fit, tmp
         ends = (run / f"fold{number}" / "final.safetensors" for run in (finished, tmp_path / "stopped"))
         one, other = (model.load(path)[0].state_dict() for path in ends)
         assert all((value == other[name]).all() for name, value in one.items())
+
+
+@pytest.mark.parametrize("options", [["--temperature", "--search", "weights", "--decode", "f1+prior", "--tta", "hflip"],
+                                     ["--method", "stack"], ["--age-bounds", "29", "58"]], ids=str)  # fmt: skip
+def test_an_ensemble_answers_photos_as_it_did_the_eval_images(runs, places, shared_data, tmp_path, capsys, options):
+    """By its recipe alone; the page has each photo with three Grad-CAMs, and years as a member has them."""
+    models = [str(runs[target]) for target in ("mask", "gender", "age", "label")]
+    ensemble.main(["--models", *models, *options, *places, "--output-dir", str(tmp_path), "--name", "mixed"])
+    capsys.readouterr()
+    photos, out = shared_data / "eval" / "images", tmp_path / "photos"
+    argv = ["--models", str(tmp_path / "mixed"), "--images", str(photos), "--out", str(out), *places[2:]]
+    assert inference.main(argv) == 0
+    table, answers = pd.read_csv(out / "predictions.csv"), pd.read_csv(tmp_path / "mixed" / "submission.csv")
+    names = [Path(image).name for image in table["image"]]
+    assert table["ans"].tolist() == answers.set_index("ImageID")["ans"][names].tolist()
+    probs = pd.read_csv(tmp_path / "mixed" / "eval.csv").set_index("ImageID").loc[names].to_numpy()
+    for name, expected in dataset.marginals(probs).items():
+        found = table[[f"{name}_p{index}" for index in range(expected.shape[1])]]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(table["age"], table[dataset.columns("age")] @ np.arange(18, 61), rtol=1e-4)
+    page = (out / "photos.html").read_text()
+    assert page.count('class="card"') == 20 == page.count('class="years"') and page.count('class="heat"') == 60
+    assert capsys.readouterr().out.splitlines()[0].split() == ["photo", "mask", "gender", "age_group", "age"]
+
+
+def test_photos_that_can_not_be_read_are_told_and_left_out(runs, bad_files, tmp_path, capsys):
+    """Of a folder and its sub-folders; a run of one component answers that alone."""
+    argv = ["--models", str(runs["mask"]), "--out", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache"), "--quiet"]
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for file, name in zip(bad_files, ("sub/whole.JPG", "empty.jpg", "notes.txt")):
+        shutil.copy(file, tmp_path / "in" / name)
+    assert inference.main([*argv, "--images", str(tmp_path / "in")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(table) == ["image", "mask", "mask_p0", "mask_p1", "mask_p2"] and len(table) == 1
+    assert capsys.readouterr().err.count("skipped: ") == 1
+    (tmp_path / "out" / "photos.html").unlink()
+    for path, message in ((tmp_path / "in", "out: holds a predictions.csv that is not of --images; give another --out"),
+                          (tmp_path / "no", "--images .*no: no such file or folder"),
+                          (tmp_path / "cache", "--images .*cache: holds no images"),
+                          (bad_files[1], "--images: none of the 1 photos can be predicted, see above")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            inference.main([*argv, "--images", str(path)])
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
