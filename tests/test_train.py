@@ -84,6 +84,10 @@ def test_oof_is_official_whatever_the_training_labels_and_fixes_are_kept_with_th
     mine, official = pd.read_csv(run / "oof.csv"), pd.read_csv(runs["age_group"] / "oof.csv")
     pd.testing.assert_series_equal(mine["target"], official["target"])
     assert not np.allclose(mine["p2"], official["p2"])
+    for fold in json.loads((run / "summary.json").read_text())["folds"]:  # validation is against the official labels too
+        rows = mine[mine["fold"] == fold["fold"]]
+        pred = rows[["p0", "p1", "p2"]].to_numpy().argmax(1)
+        assert fold["val_f1"] == pytest.approx(metrics.macro_f1(rows["target"], pred, 3), abs=1e-6)
 
 
 def stop(*_args):
