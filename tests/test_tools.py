@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import gradient, save
 from PIL import Image
 
+import augment
 import dataset
 import engine
 from errors import InputError
-from images import ImageStore
+from images import Geometry, ImageStore
+from images import decode as decode_image
 
 TINY = ["--model", "test_resnet", "--img-size", "32", "24", "--batch-size", "16", "--device", "cpu", "--threads", "1",
         "--amp", "off", "--memory-format", "channels_last"]  # fmt: skip
@@ -97,6 +100,12 @@ def test_validation_against_its_forward(measure, monkeypatch):
     assert result["rates"]["ours"]["max"] < 80 and result["fractions"]["ours/ceiling"]["max"] < 0.5
 
 
+def test_cache_against_a_pillow_loop(measure, tmp_path):
+    result, table = measure("--what", "cache", "--images", "20", "--cache-dir", tmp_path / "new")
+    assert list(result["rates"]) == ["cache", "pillow"] and result["stages"] == {} and "cache / pillow" in table
+    assert result["options"]["images"] == 20 and not list((tmp_path / "new").iterdir())
+
+
 def test_inference_reads_each_image_once_for_all_folds(measure, workplace, monkeypatch):
     """Each round of `ours` reads the 15 images once, each of `separate` twice, for two folds."""
     read, gather = [], ImageStore._gather
@@ -151,6 +160,19 @@ def test_rounds_alternate_and_the_first_is_not_counted(clock, capsys):
     assert rates == {"a": [60 / 4, 60 / 5], "b": [60 / 3, 60 / 6]}
     assert capsys.readouterr().err.splitlines()[::2] == [
         "warm-up: a 60.0 images/s, b 30.0 images/s", "round 2/2: a 12.0 images/s, b 10.0 images/s"]  # fmt: skip
+
+
+@pytest.mark.parametrize("crop", [None, (80, 50)])
+def test_an_undistorted_image_is_that_of_our_pipeline(tmp_path, crop):
+    """The same crop, but for its rounding to whole pixels, and the same normalisation: colours differ by a hundredth."""
+    pictures, geometry = [save(tmp_path / f"{n}.png", gradient(60 + 20 * n, 90)) for n in range(4)], Geometry(32, 24, crop)
+    photos = benchmark.Photos(pictures, np.arange(4)[:, None], geometry, benchmark.transform("none", MEAN, STD))
+    for index, file in enumerate(pictures):
+        image, target = photos[index]
+        theirs = augment.normalise(torch.tensor(decode_image(file, geometry))[None], MEAN, STD)[0]
+        assert image.shape == theirs.shape == (3, 32, 24) and image.dtype == theirs.dtype
+        torch.testing.assert_close(image.mean((1, 2)), theirs.mean((1, 2)), atol=0.01, rtol=0.01)
+        assert target.tolist() == [index]
 
 
 def test_curves_by_hand_and_their_picture(tmp_path):
