@@ -461,16 +461,39 @@ def read_eval_images(data_dir):
     return EvalImages(Path(data_dir), *read_eval(data_dir))
 
 
+def read_same_people(path, people):
+    """The rows of a csv id,same_as: ids of `people`, two of one person in each; InputError names a line with another id."""
+    table, known = files.read_csv(path, ("id", "same_as")), {*people["id"]}
+    for line, *pair in table[[files.LINE, "id", "same_as"]].itertuples(index=False):
+        for name in pair:
+            if name not in known:
+                raise InputError(f"{path}, line {line}: {name!r} is no id of train.csv")
+    return table[["id", "same_as"]]
+
+
+def join_people(people, same):
+    """A copy of `people` in whom all ids that rows of `read_same_people` join, also over others, are one: the first by name."""
+    owner = {name: name for name in people["id"]}
+    for pair in same.to_numpy():
+        one, two = sorted(owner[name] for name in pair)
+        owner |= {name: one for name, mine in owner.items() if mine == two}
+    return people.assign(id=people["id"].map(owner))
+
+
 def read_tables(args):
     """The tables of a run: people, their folds, image rows and their files, the rows as training sees them (labelled),
-    --label-fixes or None, and the EvalImages of --pseudo or none. A resumed run takes its own copy of the label fixes where
-    their file is gone."""
+    --same-people and --label-fixes or None, and the EvalImages of --pseudo or none. A resumed run takes its own copies of the
+    last two, where their files may be gone."""
     everyone = people = read_people(args.data_dir)
+    same = fixes = None
+    if args.same_people:
+        same = read_same_people((args.resume and Path(args.resume, "same_people.csv")) or args.same_people, everyone)
+        people = join_people(everyone, same)
+        log(f"same people: {everyone['id'].nunique()} ids are {people['id'].nunique()} people")
     if args.limit_people:
-        people = limit_people(everyone, args.limit_people, args.kfold, args.fold_seed)
+        people = limit_people(people, args.limit_people, args.kfold, args.fold_seed)
     folds = assign_folds(people, args.kfold, args.fold_seed)
     images = labelled = list_images(args.data_dir, people, skip_missing=args.skip_bad_images)
-    fixes = None
     if args.label_fixes:
         kept = args.resume and Path(args.resume, "label_fixes.csv")
         fixes, left_out = read_label_fixes(kept or args.label_fixes, everyone, args.fix_confidence)
@@ -482,8 +505,8 @@ def read_tables(args):
         log(f"drop ages: {dropped} people leave training")
     held = read_eval_images(args.data_dir) if args.pseudo else EvalImages(Path(args.data_dir), [], [])
     paths = image_files(args.data_dir, images["image"])
-    return SimpleNamespace(people=people, folds=folds, images=images, files=paths, labelled=labelled, fixes=fixes,
-                           eval_images=held)  # fmt: skip
+    return SimpleNamespace(people=people, folds=folds, images=images, files=paths, labelled=labelled, same=same,
+                           fixes=fixes, eval_images=held)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _learn_the_same(one, other, besides=frozenset()):
         besides = {*besides, "patience"}  # it does nothing without validation
 
     def learnt(args):
-        args = {"min_lr": 0.0} | args  # older runs lack it
+        args = {"min_lr": 0.0, "same_people": None} | args  # older runs lack it
         kept = {name: value for name, value in args.items() if name not in PLACES | besides}
         return json.dumps(kept | {"data_dir": os.path.realpath(args.get("data_dir", ""))}, sort_keys=True, default=str)
 

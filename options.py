@@ -179,6 +179,7 @@ def make_parser():
         help="people of these ages leave training, not validation")  # fmt: skip
     add("--label-fixes", metavar="FILE", help="csv path,column,value[,confidence] (see label_fixes.csv)")
     add("--fix-confidence", type=confidence, default=0.9, metavar="P", help="fixes below this are left out")
+    add("--same-people", metavar="FILE", help="csv id,same_as of eda.py: ids that are one person, who stays in one fold")
     add("--limit-people", type=positive_int, metavar="N", help="quick look: only N people, stratified")
     add("--skip-bad-images", action="store_true", help="leave unreadable images out, and list them")
 

@@ -314,7 +314,7 @@ def open_run(args, argv, tables, data, ranks):
         if args.resume:
             continue_run(args, Path(args.resume), folds, data.digest)
         else:
-            args.resume = str(make_run(args, argv, tables.fixes, folds, data, ranks.device))
+            args.resume = str(make_run(args, argv, tables, folds, data, ranks.device))
     args.resume = ranks.broadcast(args.resume)
     return Path(args.resume)
 
@@ -336,7 +336,7 @@ def continue_run(args, run, folds, digest):
         errors.log(f"epochs: {args.epochs} instead of {before.get('epochs')}")
 
 
-def make_run(args, argv, fixes, folds, data, device):
+def make_run(args, argv, tables, folds, data, device):
     """The Path of a new run folder with its first files."""
 
     def next_name():
@@ -350,8 +350,9 @@ def make_run(args, argv, fixes, folds, data, device):
         experiment.write_args(folder, recorded_options(args), [*hardware.launcher(), "train.py", *argv])
         experiment.write_env(folder, hardware.describe(device), data.digest, args.weights)
         files.write_csv(folder / "folds.csv", folds)
-        if fixes is not None:
-            files.write_csv(folder / "label_fixes.csv", fixes)
+        for name, table in (("same_people", tables.same), ("label_fixes", tables.fixes)):
+            if table is not None:
+                files.write_csv(folder / f"{name}.csv", table)
         if data.pseudo is not None:
             files.write_csv(folder / "pseudo.csv", data.pseudo, predictions.PSEUDO_FORMAT)
 

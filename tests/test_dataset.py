@@ -244,6 +244,23 @@ def test_a_label_fix_by_id_reaches_all_rows_of_the_id(tmp_path):
     assert fixes.values.tolist() == [["7_a", "age", "60"], ["7_b", "age", "60"], ["7_b", "gender", "male"]]
 
 
+def test_same_people_are_joined_over_others_and_stay_in_one_fold(shared_data, tmp_path):
+    """b = d, e = c and c = d make b, c, d, e one person. 000001, 000007 and 000013 are alike, and so in both folds without."""
+    people = pd.DataFrame({"path": [*"edcba"], "id": [*"edcba"]})
+    same = pd.DataFrame([["b", "d"], ["e", "c"], ["c", "d"]])
+    assert dataset.join_people(people, same)["id"].tolist() == [*"bbbba"] and people["id"].tolist() == [*"edcba"]
+    everyone, file = dataset.read_people(shared_data), tmp_path / "same.csv"
+    file.write_text("id,same_as,likeness\n000001,000007,0.9\n000007,000013,\n")
+    joined = dataset.join_people(everyone, dataset.read_same_people(file, everyone))
+    folds = {
+        kind: dataset.assign_folds(people, 2, 3)[[1, 7, 13]].tolist() for kind, people in (("apart", everyone), ("one", joined))
+    }
+    assert len(set(folds["apart"])) == 2 and len(set(folds["one"])) == 1
+    file.write_text("id,same_as\n000001,000007\n000001,1\n")
+    with pytest.raises(InputError, match=r"same.csv, line 3: '1' is no id of train.csv"):
+        dataset.read_same_people(file, everyone)
+
+
 def test_shipped_label_fixes_hold_what_teams_agree_on():
     table = files.read_csv("label_fixes.csv", ("path", "column", "value", "confidence"))
     certain = table[table["confidence"] == "1.0"]

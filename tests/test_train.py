@@ -76,12 +76,19 @@ def test_easy_targets_are_learnt(fit):
 def test_oof_is_official_whatever_the_training_labels_and_fixes_are_kept_with_the_run(fit, runs, tmp_path, capsys):
     (tmp_path / "fixes.csv").write_text("path,column,value\n000001,age,60\n")
     bounds = ["--target", "age_group", "--age-bounds", "20", "45"]
-    run = fit(*bounds, "--label-fixes", tmp_path / "fixes.csv", "--epochs", "1", name="fixed")
-    assert "label fixes: 1 applied" in capsys.readouterr().err
-    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,age,22\n")  # the run goes on with its own copy
+    (tmp_path / "same.csv").write_text("id,same_as\n000001,000002\n")  # of other gender and age: one stratum all the same
+    run = fit(
+        *bounds, "--label-fixes", tmp_path / "fixes.csv", "--same-people", tmp_path / "same.csv", "--epochs", "1", name="fixed"
+    )
+    assert "same people: 24 ids are 23 people\nlabel fixes: 1 applied" in capsys.readouterr().err
+    (tmp_path / "fixes.csv").write_text("path,column,value\n000001,age,22\n")  # the run goes on with its own copies
+    (tmp_path / "same.csv").unlink()
     assert trained(["--resume", str(run), "--quiet"]) == 0
     assert pd.read_csv(run / "label_fixes.csv").values.tolist() == [["000001_female_Asian_22", "age", 60]]
-    mine, official = pd.read_csv(run / "oof.csv"), pd.read_csv(runs["age_group"] / "oof.csv")
+    mine, official = (
+        pd.read_csv(folder / "oof.csv").sort_values("image", ignore_index=True) for folder in (run, runs["age_group"])
+    )
+    assert mine[mine["path"].isin(["000001_female_Asian_22", "000002_male_Asian_45"])]["fold"].nunique() == 1
     pd.testing.assert_series_equal(mine["target"], official["target"])
     assert not np.allclose(mine["p2"], official["p2"])
     for fold in json.loads((run / "summary.json").read_text())["folds"]:  # validation is against the official labels too
