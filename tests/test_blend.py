@@ -127,19 +127,16 @@ def test_order_and_scale_of_weights_change_nothing(seed, targets, scale):
     np.testing.assert_allclose(again, probs)
 
 
-def test_scaled_by_hand():
-    """At T = 2 the odds 4 : 1 become 2 : 1, at T = 1/2 they become 16 : 1. Zeros say 1 : FLOOR : FLOOR."""
+def test_temperatures_by_hand():
+    """At T = 2 the odds 4 : 1 become 2 : 1, at T = 1/2 they become 16 : 1. Zeros say 1 : FLOOR : FLOOR. Who says
+    9 : 1 and is right three times of four should say 3 : 1 = sqrt(9) : 1, so T = 2. Columns 4 : 4 : 1, the first two right, say
+    2 : 4 ** (-1/T) at T; for 3 of 4 right that is 3 : 1 at T = log 4 / log 1.5. Never wrong: T falls to its least; worse than
+    chance: it rises to its greatest. A zero that is the truth is no infinite loss."""
     probs = np.array([[0.8, 0.2], [0.2, 0.8]])
     np.testing.assert_allclose(blend.apply_temperature(probs, 2.0), [[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
     np.testing.assert_allclose(blend.apply_temperature(probs, 0.5), [[16 / 17, 1 / 17], [1 / 17, 16 / 17]])
     np.testing.assert_allclose(blend.apply_temperature(probs, 1.0), probs)
     np.testing.assert_allclose(blend.apply_temperature([[1, 0, 0]], 2.0), np.array([[1, 1e-6, 1e-6]]) / (1 + 2e-6))
-
-
-def test_fitted_by_hand():
-    """Who says 9 : 1 and is right three times of four should say 3 : 1 = sqrt(9) : 1, so T = 2. Columns 4 : 4 : 1, the first two
-    right, say 2 : 4 ** (-1/T) at T; for 3 of 4 right that is 3 : 1 at T = log 4 / log 1.5. Never wrong: T falls to its least;
-    worse than chance: it rises to its greatest. A zero that is the truth is no infinite loss."""
     first, both = [[True, False]] * 3 + [[False, True]], [[True, True, False]] * 3 + [[False, False, True]]
     for row, right, expected in (
         ([0.9, 0.1], first, 2.0), ([0.6, 0.4], first, np.log(1.5) / np.log(3)), ([4 / 9, 4 / 9, 1 / 9], both, np.log(4) / np.log(1.5)),

@@ -161,7 +161,7 @@ def test_who_is_killed_holds_a_folder_no_more(tmp_path):
     os.close(reader), os.close(writer)
 
 
-def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
+def test_a_file_is_locked_as_nfs_asks_for_it_and_a_disk_without_locks_is_told(tmp_path, monkeypatch):
     """flock(2), NFS: "in order to place an exclusive lock, the file must be opened for writing"; folders can't be."""
     lock, modes = fcntl.flock, []
 
@@ -177,9 +177,6 @@ def test_a_file_is_locked_as_nfs_asks_for_it(tmp_path, monkeypatch):
         assert modes == [True, False]
     with files.lock(tmp_path / "lock"):
         assert (tmp_path / "lock").stat().st_size == 0
-
-
-def test_a_disk_without_locks_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", mock.Mock(side_effect=OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))))
     with pytest.raises(files.DiskError, match=r"can't be locked \(Function not implemented\)"), files.lock(tmp_path):
         pass
