@@ -27,6 +27,7 @@ GREY_LINE = {"size": 9, "color": GREY}
 COMPONENT_COLORS = {"mask": "#0072b2", "gender": "#a3267e", "age_group": "#c04f00"}
 LOW = COMPONENT_COLORS["age_group"]  # of a zero, of what lacks
 FACE_COLOR, CROP_COLOR, CHOSEN, BAND = "#f0b000", "#56b4e9", "#0072b2", "#cfe3f0"
+LOOK, LOOK_COLOR = "outlined: Grad-CAM of the prediction, above half", "#f0e442"
 COLUMNS, THUMBNAIL, GAP = 6, (205, 273), 22  # of thumbnails, in whole pixels
 BATCH_COLUMNS, BATCH_THUMBNAIL = 8, (148, 394)  # of batch.png, two images each
 # Petroff 2021, "petroff10": told apart with any colour vision; its greys come last.
@@ -266,7 +267,8 @@ def thumbnail_page(title, subtitle, key, count, below, columns=COLUMNS, size=THU
     width, height = 2 * MARGIN + (columns * across - GAP) / DPI, 0.45 + -(-count // columns) * up / DPI
     figure, head = new_page(width, height, title, subtitle)
     figure.set_layout_engine("none")
-    style = {"fontsize": 9, "labelcolor": [*key.values()], "handlelength": 1, "borderpad": 0, "borderaxespad": 0}
+    style = {"fontsize": 9, "handlelength": 1, "borderpad": 0, "borderaxespad": 0}
+    style["labelcolor"] = [INK if color == LOOK_COLOR else color for color in key.values()]
     style |= {"bbox_to_anchor": (MARGIN / width, height / (head + height)), "ncols": len(key) or 1}
     figure.legend(dots(key.values()), [*map(caption, key)], loc="upper left", **style)
     W, H = np.round(figure.get_size_inches() * DPI)
@@ -299,6 +301,17 @@ def wrapped(words, room=25):
     return lines
 
 
+def draw_look(axes, size, heat, box):
+    """Outline where a map [h, w] over the rectangle `box` of an image of (width, height) is above half of its maximum."""
+    scale = min(side / own for side, own in zip(THUMBNAIL, size))
+    left, upper = (THUMBNAIL[0] - size[0] * scale) / 2, THUMBNAIL[1] - size[1] * scale
+    edges = np.multiply(box, scale) + np.tile([left, upper], 2)
+    fine = np.pad(Image.fromarray(heat).resize((96, 128), Image.Resampling.BILINEAR), 1)  # its lines close at the border
+    x, y = (np.linspace(*edges[axis::2], side) for axis, side in enumerate(fine.shape[::-1]))
+    for color, width in (("black", 2.2), (LOOK_COLOR, 1.1)):
+        axes.contour(x, y, fine, [heat.max() / 2], colors=color, linewidths=width)
+
+
 def draw_mistake(axes, image, row, scored_as):
     """Draw one mistake: a bar in the colours of the wrong components, truth, prediction and name."""
     answers = (class_components(each, scored_as) for each in (row.truth, row.pred))
@@ -320,10 +333,10 @@ def draw_mistake(axes, image, row, scored_as):
 
 
 @matplotlib.rc_context(STYLE)
-def mistakes(rows, load_image, scored_as, title, limit=24):
+def mistakes(rows, load_image, scored_as, title, limit=24, look=None):
     """Thumbnails of the most confident wrong predictions, at most 3 of a person. rows: DataFrame of image, path (the person),
     truth, pred (class indices of `scored_as`), confidence (0..1). load_image(image) returns a PIL image in RGB; only what is
-    drawn is loaded."""
+    drawn is loaded. look(rows) returns {image: (Grad-CAM of its prediction, the rectangle of it)} as far as it can."""
     wrong = rows[rows["truth"] != rows["pred"]]
     if not len(wrong):
         fine = f"✓  nothing is wrong: all {len(rows):,} images are right"
@@ -334,9 +347,14 @@ def mistakes(rows, load_image, scored_as, title, limit=24):
     subtitle = f"{share}. Shown: {len(shown)}, the most confident first; truth, → what was predicted instead (probability)"
     true, pred = (class_components(wrong[column], scored_as) for column in ("truth", "pred"))
     key = {f"{head} wrong in {(true[head] != pred[head]).sum():,}": COMPONENT_COLORS[head] for head in true}
+    looks = look(shown) if look else {}
+    key |= {LOOK: LOOK_COLOR} if looks else {}
     figure, places = thumbnail_page(title, subtitle, key, len(shown), below=105)
     for axes, row in zip(places, shown.itertuples(index=False)):
-        draw_mistake(axes, load_image(row.image), row, scored_as)
+        image = load_image(row.image)
+        draw_mistake(axes, image, row, scored_as)
+        if row.image in looks and looks[row.image][0].any():
+            draw_look(axes, image.size, *looks[row.image])
     return figure
 
 

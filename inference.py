@@ -172,6 +172,17 @@ def look(weights, paths, classes, device, component=None):
     return found
 
 
+def look_by_fold(run, data_dir, device, rows):
+    """{image: its `look`} of rows (image, fold, pred), by the weights of the fold that held each out, where they are there."""
+    found = {}
+    for fold, mine in rows.groupby("fold"):
+        weights = experiment.best_weights(run, fold)
+        if weights.exists():
+            paths = dataset.image_files(data_dir, mine["image"])
+            found |= zip(mine["image"], look(weights, paths, mine["pred"].to_numpy(), device))
+    return found
+
+
 def find_photos(paths):
     """The image files (str) of --images: files as they are named, of folders those within that have an image's suffix."""
     found = []

@@ -622,9 +622,10 @@ def draw_pictures(args, run):
     title = f"{run.name} ({figures.caption('out-of-fold' if args.kfold else 'in-sample: its own training images')})"
     files.write_figure(run / "curves.png", figures.curves(experiment.read_log(run / "log.csv"), run.name))
     files.write_figure(run / "confusion.png", figures.confusion(truth, probs.argmax(1), scored_as, title))
-    rows = table[["image", "path"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
+    rows = table[["image", "path", "fold"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
     root = Path(dataset.images_root(args.data_dir))
-    mistakes = figures.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title)
+    look = functools.partial(inference.look_by_fold, run, args.data_dir, hardware.pick_device(args.device))
+    mistakes = figures.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title, look=look)
     files.write_figure(run / "mistakes.png", mistakes)
 
 

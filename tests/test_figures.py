@@ -163,7 +163,14 @@ def test_mistakes_say_what_is_wrong_and_load_what_they_show():
     pred = [encode(0, 1, 1), encode(1, 0, 2), encode(2, 1, 0), encode(1, 1, 1)]
     rows = make_rows(4).assign(truth=truth, pred=pred, confidence=[0.93, 0.92, 0.91, 0.9])
     asked = []
-    figure = figures.mistakes(rows, lambda name: asked.append(name) or grey_image(name), "label", "a run", limit=2)
+    looks = {
+        rows["image"][0]: (np.float32([[0, 0], [0, 1]]), (12, 0, 36, 64))
+    }  # the right half's lower part: 24 to 36, 32 to 64
+    figure = figures.mistakes(
+        rows, lambda name: asked.append(name) or grey_image(name), "label", "a run", 2, lambda _rows: looks
+    )
+    (line,) = (path for path in figure.axes[0].collections[0].get_paths())
+    np.testing.assert_allclose(line.get_extents().extents / (273 / 64), [24, 32, 36, 64], atol=3)
     assert_readable(figure)
     shown = words(figure)
     assert asked == rows["image"].tolist()[:2] and shown[1].startswith("3 of 4 images wrong (75.0%). Shown: 2")
