@@ -1,9 +1,7 @@
-"""Training losses, pure functions of logits and targets; docs/losses.md says when to try which.
+"""Training losses, pure functions of logits float32 [B, C] and soft targets [B, C]; docs/losses.md says when to try which.
 
-A target is either hard, class numbers int64 [B], or soft, probabilities float [B, C] (mixed images, smoothed ages); a
-one-hot soft target gives what the hard one gives. Logits may be half precision: everything is computed in float32 or
-wider. `class_weights` [C] multiplies each class's share of a loss, and a loss is always the plain mean over the batch:
-unlike torch's, it is not divided by the weights in the batch, which would undo them where a batch holds one class only.
+`class_weights` [C] multiplies each class's share of a loss, and a loss is always the plain mean over the batch: unlike
+torch's, it is not divided by the weights in the batch, which would undo them where a batch holds one class only.
 """
 
 import math
@@ -28,10 +26,8 @@ def parse_loss(spec):
     for term in spec.split("+"):
         weight, star, name = (piece.strip() for piece in term.rpartition("*"))
         if name not in LOSS_CODES:
-            raise InputError(
-                f'--loss {spec}: unknown loss "{name}"; allowed: {", ".join(LOSS_CODES)}, or a sum such as '
-                f"0.6*focal+0.4*f1.{did_you_mean(name, LOSS_CODES)}"
-            )
+            allowed = f"{', '.join(LOSS_CODES)}, or a sum such as 0.6*focal+0.4*f1"
+            raise InputError(f'--loss {spec}: unknown loss "{name}"; allowed: {allowed}.{did_you_mean(name, LOSS_CODES)}')
         try:
             value = float(weight) if star else 1.0
         except ValueError:
@@ -48,10 +44,9 @@ def loss_code(spec):
 
 
 def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=None):
-    """The loss that `spec` names (see parse_loss): a function of (logits [B, C], target) -> float32 scalar. class_counts [C]:
-    training images of each class, the prior of logit_adjusted; class_weights [C] belong to every term."""
-    terms, class_counts = parse_loss(spec), torch.as_tensor(class_counts)
-    class_weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+    """The loss that `spec` names (see parse_loss): a function of (logits, target) -> scalar. Tensors on their device:
+    class_counts [C], training images of each class, the prior of logit_adjusted; class_weights [C] belong to every term."""
+    terms = parse_loss(spec)
     functions = {
         "ce": cross_entropy,
         "label_smoothing": partial(label_smoothing, smoothing=smoothing),
@@ -62,26 +57,13 @@ def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=Non
     }
 
     def loss(logits, target):
-        logits = logits.float()
-        weights = None if class_weights is None else class_weights.to(logits.device, non_blocking=True)
-        return sum(weight * functions[name](logits, target, class_weights=weights) for weight, name in terms)
+        return sum(weight * functions[name](logits, target, class_weights=class_weights) for weight, name in terms)
 
     return loss
 
 
-def _prepare(logits, target):
-    """Logits in float32 or wider, and the target as probabilities of the same shape and dtype."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if not target.is_floating_point():
-        target = F.one_hot(target, logits.shape[1])
-    if target.shape != logits.shape:
-        raise ValueError(f"target of shape {tuple(target.shape)} for logits of shape {tuple(logits.shape)}")
-    return logits, target.to(logits.dtype)
-
-
 def cross_entropy(logits, target, class_weights=None):
     """Cross entropy, the mean over the batch of -sum_c w_c t_c log p_c."""
-    logits, target = _prepare(logits, target)
     if class_weights is not None:
         target = target * class_weights
     return -(target * logits.log_softmax(1)).sum(1).mean()
@@ -89,14 +71,12 @@ def cross_entropy(logits, target, class_weights=None):
 
 def label_smoothing(logits, target, smoothing=0.025, class_weights=None):
     """Cross entropy against (1 - smoothing) * target + smoothing / C (Szegedy et al. 2016, 1512.00567), as in torch."""
-    logits, target = _prepare(logits, target)
     return cross_entropy(logits, (1 - smoothing) * target + smoothing / logits.shape[1], class_weights)
 
 
 def focal(logits, target, gamma=2.0, class_weights=None):
     """Focal loss over softmax, the mean of -sum_c w_c t_c (1 - p_c)^gamma log p_c (Lin et al. 2017, 1708.02002). The paper's
     sigmoid over one logit z is this with logits [z, 0]; its alpha is class_weights [alpha, 1 - alpha]."""
-    logits, target = _prepare(logits, target)
     if class_weights is not None:
         target = target * class_weights
     log_probs = logits.log_softmax(1)
@@ -111,7 +91,6 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
     Only classes in the batch's targets are averaged (an absent one has F1 0 with no slope, and would only scale the gradient);
     under soft targets a class with less than one whole image counts by that part. class_weights weigh the mean over classes. It
     is no mean over samples: splitting a batch changes it."""
-    logits, target = _prepare(logits, target)
     probs = logits.softmax(1)
     support = target.sum(0)
     f1 = 2 * (probs * target).sum(0) / (probs.sum(0) + support + eps)  # 2tp + fp + fn = sum p + sum t
@@ -124,9 +103,7 @@ def soft_f1(logits, target, class_weights=None, eps=1e-7):
 def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
     """Cross entropy of logits + tau * log prior, "balanced softmax" at tau 1 (Menon et al. 2020, 2007.07314). class_counts [C]
     are training images a class, a 0 taken as 1. Predict from the plain logits."""
-    counts = torch.as_tensor(class_counts).to(logits.device, non_blocking=True)
-    prior = counts.clamp(min=1).to(torch.promote_types(logits.dtype, torch.float32)).log()
-    return cross_entropy(logits + tau * prior, target, class_weights)
+    return cross_entropy(logits + tau * class_counts.clamp(min=1).to(logits.dtype).log(), target, class_weights)
 
 
 def ordinal(logits, target, class_weights=None):
@@ -134,7 +111,6 @@ def ordinal(logits, target, class_weights=None):
 
     After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation", who train a classifier a question;
     here each answer is the sum of the softmax above k. class_weights weigh a sample by its class."""
-    logits, target = _prepare(logits, target)
     log_probs = logits.log_softmax(1)
     below = log_probs.logcumsumexp(1)[:, :-1]  # log P(class <= k)
     above = log_probs.flip(1).logcumsumexp(1).flip(1)[:, 1:]  # log P(class > k)
@@ -191,10 +167,9 @@ def build_criterion(args, train_targets, device):
     for column, (head, logits_slice) in enumerate(head_slices(args.target).items()):
         counts = np.bincount(class_index(head, train_targets[:, column]), minlength=len(CLASS_NAMES[head]))
         weights = class_weights(args.class_weights, counts)
-        prior = soft[logits_slice] if head == "age" else torch.from_numpy(counts)
-        loss = build_loss(args.loss, prior.to(device), args.gamma, args.smoothing,
-                          None if weights is None else weights.to(device))  # fmt: skip
-        losses.append((logits_slice, loss))
+        weights = None if weights is None else weights.to(device)
+        prior = (soft[logits_slice] if head == "age" else torch.from_numpy(counts)).to(device)
+        losses.append((logits_slice, build_loss(args.loss, prior, args.gamma, args.smoothing, weights)))
 
     def criterion(logits, targets):
         return sum(loss(logits[:, head], targets[:, head]) for head, loss in losses)

@@ -51,7 +51,7 @@ def curve(function, true, probs):
         logits = torch.zeros(1, C, dtype=torch.float64)
         logits[0, true] = np.log(p * (C - 1) / (1 - p))
         logits.requires_grad_()
-        value = function(logits, torch.tensor([true]))
+        value = function(logits, torch.eye(C, dtype=torch.float64)[[true]])
         (slope,) = torch.autograd.grad(value, logits)
         values.append((value.item(), -slope[0, true].item()))
     return np.array(values).T
