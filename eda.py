@@ -40,6 +40,7 @@ REFERENCE = 2000  # images that stand for all others there
 NEAR, NEARLY = 0.985, 0.96  # correlation of thumbnails that are one picture; of small ones that may be
 PARTNERS = 4  # of an image or a person, which are looked at closely
 SAME_FACE = 0.48  # two photographs are one where 1 - correlation is below this share of what a person's nearest has
+WHERE = ("in train and eval", "of two people", "of one person", "within eval")  # the two images of a picture
 SHOWN = 60  # pictures of a kind on the page
 BOUNDS = ((30, 60), (29, 60), (30, 59), (29, 59), (30, 58), (29, 58))
 DROPPED = (27, 28, 29, 57, 58, 59)
@@ -53,31 +54,26 @@ def look(file):
     """(thumbnail uint8 [H, W, 3], FIGURES, format, EXIF orientation) of an image file; InputError when it can't be read."""
     with images.opened(file) as image:
         kind, turned = image.format, images.orientation(image)
-        if turned == 1:
-            width, height = image.size
-            image.draft("RGB", (WIDTH, HEIGHT))
-            rgb = images.to_rgb(image)
-        else:
-            rgb = images.to_rgb(image)
-            width, height = rgb.size
+        size = image.size if turned < 5 else image.size[::-1]
+        image.draft("RGB", (WIDTH, HEIGHT))
+        rgb = images.to_rgb(image)
     if rgb.size != (WIDTH, HEIGHT):
         rgb = rgb.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR, reducing_gap=2)
     thumbnail, grey = np.asarray(rgb.reduce(SHRINK)), np.asarray(rgb.convert("L"), dtype=np.float32)
     edges = grey[1:-1, :-2] + grey[1:-1, 2:] + grey[:-2, 1:-1] + grey[2:, 1:-1] - 4 * grey[1:-1, 1:-1]  # the Laplacian
     colour = np.ptp(thumbnail, axis=2).mean()
-    return thumbnail, (edges.var(), grey.mean(), grey.std(), colour, *thumbnail.mean((0, 1)), width, height), kind, turned
+    return thumbnail, (edges.var(), grey.mean(), grey.std(), colour, *thumbnail.mean((0, 1)), *size), kind, turned
 
 
 def _look_chunk(paths, chunk):
-    found = []
+    found, nothing = [], (np.zeros((HEIGHT // SHRINK, WIDTH // SHRINK, 3), np.uint8), (np.nan,) * len(FIGURES), "", 1)
     for index in chunk:
         try:
             found.append((*look(paths[index]), files.file_digest(paths[index]), ""))
-        except errors.Unreadable:
+        except errors.Unreadable:  # it may pass, but what is kept would call the image bad
             raise
         except InputError as error:
-            nothing = np.zeros((HEIGHT // SHRINK, WIDTH // SHRINK, 3), np.uint8), (np.nan,) * len(FIGURES)
-            found.append((*nothing, "", 1, f"unreadable {index}", str(error)))
+            found.append((*nothing, f"unreadable {index}", str(error)))
     return found
 
 
@@ -114,12 +110,12 @@ def shrink(pixels, size):
     return pixels.reshape(N, H // size, size, W // size, size, C).mean((2, 4), dtype=np.float32)
 
 
-def standardise(pixels, size):
-    """Pixels [N, H, W, C] averaged over squares of `size`, each colour with mean 0 and spread 1: float32 [N, D] of length 1."""
-    small = shrink(pixels, size)
-    small -= small.mean((1, 2), keepdims=True)
-    small /= small.std((1, 2), keepdims=True) + 1
-    flat = small.reshape(len(small), small[:1].size)
+def standardise(pixels):
+    """Pixels [N, H, W, C], each colour with mean 0 and spread 1, as vectors float32 [N, D] of length 1."""
+    flat = pixels.reshape(len(pixels), -1 if len(pixels) else 0, pixels.shape[-1]).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    flat /= flat.std(1, keepdims=True) + 1
+    flat = flat.reshape(len(flat), flat[:1].size)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
@@ -129,19 +125,19 @@ def spreads(values):
     return from_median / max(1.4826 * np.nanmedian(np.abs(from_median)), 1e-3)
 
 
-def find_faults(rows, thumbnails):
-    """DataFrame row, fault, value: images that are unreadable, blurred, too dark or bright, flat, grey, odd or of another
-    shape; and how unlike other people's each image is, float [N]. Blurred: less sharp than the person's other images (of eval:
-    than images alike) and than most, or than nearly all."""
-    good = (rows["error"] == "").to_numpy()
+def find_faults(rows, small):
+    """(DataFrame row, fault, value; how unlike other people's each image is, float [N]). Blurred: less sharp than most and than
+    the person's other images (of eval: than images alike), or than nearly all."""
+    good, group = (rows["error"] == "").to_numpy(), pd.factorize(rows["group"])[0]
     sharpness = np.log(rows["sharpness"] + 1e-3)
-    below, beside = spreads(sharpness), sharpness - sharpness.groupby(rows["group"]).transform("median")
-    shape, light = (rows["width"] / rows["height"]).round(2), rows["brightness"]
-    vectors = standardise(thumbnails, SHRINK)
+    below, beside = spreads(sharpness), sharpness - sharpness.groupby(group).transform("median")
+    shape, light = rows["width"] / rows["height"], rows["brightness"]
+    suffixes = rows["image"].map(lambda name: Path(name).suffix[1:].upper()).replace({"JPG": "JPEG", "TIF": "TIFF"})
+    vectors = standardise(small)
     some = np.random.default_rng(0).permutation(np.flatnonzero(good))[:REFERENCE]
-    others = np.where(rows["group"].to_numpy()[:, None] == rows["group"].to_numpy()[some], -1, vectors @ vectors[some].T)
-    likeness = np.partition(others, -min(PARTNERS, len(some)), axis=1)[:, -min(PARTNERS, len(some))]
-    strange = spreads(np.log(1.001 - likeness))
+    alike = np.where(group[:, None] == group[some], np.float32(-1), vectors @ vectors[some].T)
+    count = min(PARTNERS, len(some))
+    strange = spreads(np.log(1.001 - np.partition(alike, -count, axis=1)[:, -count]))
     faults = {
         "unreadable": (~good, rows["turned"]),
         "blurred": ((below < -LESS_SHARP) | ((beside < -1) & (spreads(beside) + 2 * below < -BLURRED)), rows["sharpness"]),
@@ -149,39 +145,36 @@ def find_faults(rows, thumbnails):
         "bright": (255 - light < DARK * (255 - light.median()), light),
         "flat": (rows["contrast"] < DARK * rows["contrast"].median(), rows["contrast"]),
         "grey": ((rows["colour"] < 2) & (rows["colour"].median() > 8), rows["colour"]),
-        "odd": (strange > ODD, strange),
-        "another shape": ((shape - shape.mode()[0]).abs() > 0.05, rows["width"] / rows["height"]),
+        "odd": (good & (strange > ODD), strange),
+        "another shape": ((shape / shape.median() - 1).abs() > 0.05, shape),
+        "named as another format": (good & (rows["format"] != suffixes), rows["turned"]),
     }
     tables = [pd.DataFrame({"row": np.flatnonzero(which), "fault": name, "value": np.asarray(value)[which]})
               for name, (which, value) in faults.items()]  # fmt: skip
-    found = pd.concat(tables, ignore_index=True)
-    return found[(found["fault"] == "unreadable") | good[found["row"]]], np.where(good, strange, -np.inf)
+    return pd.concat(tables, ignore_index=True), np.where(good, strange, -np.inf)
 
 
-def find_duplicates(rows, thumbnails):
+def find_duplicates(rows, thumbnails, small):
     """DataFrame one, two (rows), what ("the same file" or "nearly"), where and likeness of images that are one picture, across
-    people and sets first. Thumbnails' correlations in blocks; of each image the PARTNERS most alike."""
+    people and sets first. By correlations of `small` thumbnails, in blocks, and of full ones of the PARTNERS most alike."""
     good = np.flatnonzero(rows["error"] == "")
     first = rows.iloc[good].groupby("digest")["image"].transform(lambda names: names.index[0])
     pairs = {(one, two): ("the same file", 1.0) for two, one in first.items() if one != two}
-    small, large = standardise(thumbnails[good], SHRINK), functools.partial(standardise, size=1)
+    vectors = standardise(small[good])
     for start in range(0, len(good), 1024):
-        alike = np.triu(small[start : start + 1024] @ small[start:].T, 1)  # each pair once, none with itself
-        alike[alike < NEARLY] = 0
-        count = min(PARTNERS, alike.shape[1])
-        best = np.argpartition(alike, -count, axis=1)[:, -count:]
-        one, place = np.nonzero(np.take_along_axis(alike, best, 1))
-        two = good[start + best[one, place]]
-        one = good[start + one]
-        likeness = (large(thumbnails[one]) * large(thumbnails[two])).sum(1)
+        alike = np.triu(vectors[start : start + 1024] @ vectors[start:].T, 1)  # each pair once, none with itself
+        one = np.flatnonzero((alike >= NEARLY).any(1))
+        two = np.argpartition(-alike[one], min(PARTNERS, alike.shape[1] - 1), axis=1)[:, :PARTNERS]
+        near, place = np.nonzero(alike[one[:, None], two] >= NEARLY)
+        one, two = good[start + one[near]], good[start + two[near, place]]
+        likeness = (standardise(thumbnails[one]) * standardise(thumbnails[two])).sum(1)
         pairs = {pair: ("nearly", float(each)) for pair, each in zip(zip(one, two), likeness) if each >= NEAR} | pairs
     table = pd.DataFrame([(*pair, *found) for pair, found in pairs.items()], columns=["one", "two", "what", "likeness"])
-    owners, held = rows["owner"].to_numpy(), (rows["kind"] == "eval").to_numpy()
-    one, two = table["one"].to_numpy(dtype=int), table["two"].to_numpy(dtype=int)
-    places = [held[one] & held[two], held[one] != held[two], owners[one] != owners[two]]
-    where = np.select(places, ["within eval", "train and eval", "two people"], "one person")
-    order = ["train and eval", "two people", "one person", "within eval"]
-    table["where"] = pd.Categorical(where, order)
+    table = table.astype({"one": int, "two": int})
+    (mine, held), (theirs, other) = ((rows["owner"].to_numpy()[table[side]], (rows["kind"] == "eval").to_numpy()[table[side]])
+                                     for side in ("one", "two"))  # fmt: skip
+    where = np.select([held & other, held != other, mine != theirs], [WHERE[3], *WHERE[:2]], WHERE[2])
+    table["where"] = pd.Categorical(where, WHERE)
     return table.sort_values(["where", "likeness"], ascending=[True, False], kind="stable", ignore_index=True)
 
 
@@ -225,12 +218,11 @@ def find_same_people(rows, thumbnails, duplicates):
     table = pd.DataFrame({"one": mine[one], "two": mine[two], "likeness": likeness})
     usual = np.median(likeness.reshape(-1, count).max(1))
     table = table[(1 - likeness < SAME_FACE * (1 - usual)) & (ids[one] != ids[two])]
-    across = duplicates[(duplicates["where"] == "two people").to_numpy()]
-    table = pd.concat([across[["one", "two", "likeness"]], table]).astype({"one": int, "two": int})
+    table = pd.concat([duplicates.loc[duplicates["where"] == WHERE[1], ["one", "two", "likeness"]], table])
     names = rows["id"].to_numpy()
     key = [tuple(sorted(pair)) for pair in zip(names[table["one"]], names[table["two"]])]
     table = table.assign(key=key).sort_values("likeness", ascending=False, kind="stable")
-    return table[[one != two for one, two in table["key"]]].drop_duplicates("key", ignore_index=True)
+    return table[table["key"].map(lambda pair: pair[0] != pair[1]).astype(bool)].drop_duplicates("key", ignore_index=True)
 
 
 def label_suspects(people, rows, same):
@@ -244,8 +236,8 @@ def label_suspects(people, rows, same):
         if len(words) == 3 and dataset.to_age(words[2]) not in (None, age):
             suspects.append((path, "age", words[2], "folder name"))
     pairs = [(*mine[:1], other, "same id") for mine in people.groupby("id")["path"].agg(list) for other in mine[1:]]
-    normal = same[(rows["kind"].to_numpy()[same[["one", "two"]].to_numpy(dtype=int)] == "normal").all(1)]
-    pairs += [(rows["owner"][one], rows["owner"][two], "same photograph") for one, two in normal[["one", "two"]].to_numpy()]
+    pairs += [(rows["owner"][one], rows["owner"][two], "same photograph") for one, two in same[["one", "two"]].to_numpy()
+              if rows["kind"][one] == rows["kind"][two] == "normal"]  # fmt: skip
     for one, two, why in pairs:
         first, second = by_path.loc[one], by_path.loc[two]
         if first["gender"] != second["gender"]:
@@ -257,7 +249,7 @@ def label_suspects(people, rows, same):
     return table.drop_duplicates(["path", "column"], ignore_index=True)
 
 
-def tell_apart(rows, thumbnails):
+def tell_apart(rows, small):
     """(AUC, low and high of its 95 % interval) of telling train from eval images, 0.5: not at all; None where either has fewer
     than 10 people. By logistic regression on 30 principal components, cross-validated and bootstrapped over people."""
     from sklearn.decomposition import PCA
@@ -271,7 +263,7 @@ def tell_apart(rows, thumbnails):
     if min(len(np.unique(group[held])), len(np.unique(group[~held]))) < 10:
         return None
     model = make_pipeline(PCA(30, random_state=0), StandardScaler(), LogisticRegression())
-    pixels = shrink(thumbnails[good], SHRINK).reshape(len(good), -1)
+    pixels = small[good].reshape(len(good), -1)
     scores = cross_val_predict(model, pixels, held, groups=group, cv=GroupKFold(5), method="decision_function")
     order = np.argsort(scores, kind="stable")
     held, group, rng = held[order], group[order], np.random.default_rng(0)
@@ -344,36 +336,29 @@ def findings(people, rows, found):
 def tables(people, rows, found, kfold):
     """{name: table for the page}: people by gender and age group, what --age-bounds and --drop-ages change, people by stratum
     and fold, figures of train and eval."""
-    ages, group, gender = people["age"], to_age_group(people["age"]), people["gender"]
-    made = {"people": (["gender", *AGE_GROUPS], [[name, *np.bincount(group[gender == index], minlength=3)]
-                                                 for index, name in enumerate(GENDERS)])}  # fmt: skip
+    ages, group = people["age"], np.array(AGE_GROUPS)[to_age_group(people["age"])]
+    gender = np.array(GENDERS)[people["gender"]]
+    heads, bodies = {"people": ["gender", *AGE_GROUPS]}, {"people": pd.crosstab(gender, group).reindex(columns=AGE_GROUPS)}
     changes = [(f"--age-bounds {low} {high}", ages, (low, high)) for low, high in BOUNDS]
     changes.append((f"--drop-ages {' '.join(map(str, DROPPED))}", ages[~ages.isin(DROPPED)], OFFICIAL_BOUNDS))
-    made["options"] = (
-        ["option", "young", "middle", "old", "left out"],
-        [
-            [name, *np.bincount(to_age_group(kept, bounds), minlength=3), len(people) - len(kept)]
-            for name, kept, bounds in changes
-        ],
-    )
+    heads["options"] = ["option", "young", "middle", "old", "left out"]
+    bodies["options"] = pd.DataFrame({name: [*np.bincount(to_age_group(kept, bounds), minlength=3), len(ages) - len(kept)]
+                                      for name, kept, bounds in changes}).T  # fmt: skip
     if found.fold is not None:
-        names = np.array([f"{name}, {ages}" for name in GENDERS for ages in AGE_GROUPS])[gender * 3 + group]
-        strata = pd.crosstab(names, found.fold, margins=True, margins_name=tr("all"))
-        made["folds"] = ["people", *map(str, range(kfold)), "all"], [[name, *row] for name, *row in strata.itertuples()]
-    readable, held = rows["error"] == "", rows["kind"] == "eval"
-    if (readable & held).any():
-        one, two = (
-            (part[[*FIGURES]].mean(), part[[*FIGURES]].std()) for part in (rows[readable & ~held], rows[readable & held])
-        )
-        apart = (two[0] - one[0]) / np.maximum(one[1], 1e-6)
-        made["figures"] = (
-            ["figure", "train", "eval", "difference in sd"],
-            [
-                [tr(name), *((f"{mean[name]:.1f} ± {sd[name]:.1f}", mean[name]) for mean, sd in (one, two)), float(apart[name])]
-                for name in FIGURES
-            ],
-        )
-    return {name: files.page_table(*table) for name, table in made.items()}
+        heads["folds"] = ["people", *map(str, range(kfold)), "all"]
+        strata = [f"{one}, {other}" for one, other in zip(gender, group)]
+        bodies["folds"] = pd.crosstab(np.array(strata), found.fold, margins=True, margins_name=tr("all"))
+    held = rows["kind"] == "eval"
+    if rows["sharpness"][held].notna().any():
+        heads["figures"] = ["figure", "train", "eval", "difference in sd"]
+        mean, sd = rows.groupby(held)[[*FIGURES]].mean(), rows.groupby(held)[[*FIGURES]].std()
+        shown = {
+            side: [(f"{one:.1f} ± {other:.1f}", one) for one, other in zip(mean.loc[side], sd.loc[side])]
+            for side in (False, True)
+        }
+        apart = (mean.loc[True] - mean.loc[False]) / np.maximum(sd.loc[False], 1e-6)
+        bodies["figures"] = pd.DataFrame({**shown, "apart": [(f"{each:+.2f}", each) for each in apart]}, [*map(tr, FIGURES)])
+    return {name: files.page_table(heads[name], [*body.itertuples(name=None)]) for name, body in bodies.items()}
 
 
 def class_sheet(rows, thumbnails):
@@ -401,7 +386,7 @@ def card_sections(rows, found):
     for title, part in found.faults.groupby("fault", sort=False):
         add(title, part, part["value"].map("{:.1f}".format))
     for where, part in found.twice.groupby("where", observed=True):
-        add(where, part, part["what"].map(tr))
+        add(f"{tr('the same image')} {tr(where)}", part, part["what"].map(tr))
     add("one face under two ids", found.same, found.same["likeness"].map("{:.2f}".format))
     normal = rows.index[rows["kind"] == "normal"]
     doubts = found.suspects.assign(row=found.suspects["path"].map(dict(zip(rows["owner"][normal], normal)))).dropna()
@@ -426,8 +411,9 @@ def write_page(out, people, rows, thumbnails, found, lines, args):
 
 def find_all(people, rows, thumbnails, args):
     """All that is found, in one container."""
-    found = SimpleNamespace(apart=tell_apart(rows, thumbnails), twice=find_duplicates(rows, thumbnails))
-    found.faults, found.strange = find_faults(rows, thumbnails)
+    small = shrink(thumbnails, SHRINK)
+    found = SimpleNamespace(apart=tell_apart(rows, small), twice=find_duplicates(rows, thumbnails, small))
+    found.faults, found.strange = find_faults(rows, small)
     if args.faces:
         lost = np.flatnonzero(np.isnan(images.open_faces(rows["file"].tolist(), args.cache_dir, args.quiet)[:, 0]))
         lost = pd.DataFrame({"row": lost, "fault": "no face found", "value": 0.0})
