@@ -30,6 +30,7 @@ import dataset
 import experiment
 import figures
 import files
+import gallery
 import hardware
 import images
 import inference
@@ -402,6 +403,9 @@ def main(argv=None):
     errors.say(f"{folder / 'submission.csv'}: {len(result.names)} images")
     say(predicted_shares(result.eval_probs), indent="  ")
     warn_of_prior(result.eval_probs)
+    if result.images:
+        gallery.write_report(folder, args.data_dir, args.device, args.quiet)
+        errors.say(f"{folder / 'report.html'}: scores by class, age, person and fold; the wrong images")
     print_next(args, result, folder)
     return 0
 

@@ -130,6 +130,12 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
+def upright_size(file):
+    """(width, height) of an image file in pixels once it is turned upright."""
+    with opened(file) as image:
+        return image.size[:: -1 if orientation(image) > 4 else 1]
+
+
 def open_rgb(file):
     """A source image as an upright 8-bit RGB Pillow image, in full size; InputError as `opened`."""
     with opened(file) as image:
@@ -451,13 +457,13 @@ def group_persons(files, args):
     return group_alike(likeness_features(np.asarray(thumbnails)))
 
 
-def thumbnail(file, height=160):
+def thumbnail(file, height=160, quality=82):
     """A "data:image/jpeg;base64,..." address of an image file, upright RGB, at most `height` pixels high."""
     image = open_rgb(file)
     if image.height > height:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=82)
+    image.save(stream, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -24,10 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-import augment
 import blend
 import dataset
 import experiment
@@ -40,9 +38,7 @@ import options
 import predictions
 from dataset import CLASS_NAMES, COMPONENTS, FIRST_AGE, LABELS, decode, num_outputs
 from errors import InputError
-from images import Geometry
 
-LOOKS = 16  # images whose Grad-CAMs are computed together
 SHOWN, PRINTED, HEIGHT = 200, 50, 320  # photos on the page and in the terminal's table; pixels of a photo on the page
 GROUP_BYTES = 2 << 30  # of weights that are predicted with together, one file at least
 ADVICE = {"better": "use --tta {tta}", "worse": "leave --tta at none",
@@ -58,7 +54,7 @@ def predict_folds(jobs, eval_images, args, device):
     for run, number in jobs:
         if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
             weights = experiment.weights_file(run, number)
-            by_geometry.setdefault(_geometry(weights), []).append((run, number, weights))
+            by_geometry.setdefault(model.geometry(weights), []).append((run, number, weights))
     for geometry, missing in by_geometry.items():
         pixels, _ = images.open_cache(eval_images.files, geometry, args.cache_dir, quiet=args.quiet)
         store = images.ImageStore(pixels, device, args.cache_device)
@@ -72,12 +68,6 @@ def predict_folds(jobs, eval_images, args, device):
                 path = predictions.file_of(experiment.fold_dir(run, number), "eval", args.tta)
                 table = predictions.eval_table(eval_images.names, target, probs)
                 predictions.write_with_metadata(path, table, predictions.fold_metadata(run, number, eval_images.names))
-
-
-def _geometry(weights):
-    """The Geometry of the images that a file of weights was trained on."""
-    metadata = model.read_metadata(weights)
-    return Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
 
 
 def predict_rows(weights, store, rows, args, device):
@@ -116,7 +106,7 @@ def open_oof_images(run, plain, data_dir, args, device):
         lacking = plain["image"].iloc[(rows < 0).argmax()]
         raise InputError(f"{run}/oof.csv: image {lacking} is not in {data_dir}; --data-dir takes what the run was trained on")
     paths = dataset.image_files(data_dir, names)
-    geometry = _geometry(experiment.best_weights(run, int(plain["fold"].iloc[0])))
+    geometry = model.geometry(experiment.best_weights(run, int(plain["fold"].iloc[0])))
     pixels, bad = images.open_cache(paths, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
     if set(rows) & set(bad):
         raise InputError(f"{paths[min(set(rows) & set(bad))]}: can't be read any more, but {run}/oof.csv has it")
@@ -153,34 +143,6 @@ def tta_gain(target, plain, table):
     samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
     found = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
     return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
-
-
-def look(weights, paths, classes, device, component=None):
-    """[(Grad-CAM float32 [h, w], its rectangle in the upright image)] of image files by a file of weights: where it looks for
-    `classes` int [N] of what it is scored on, or of a component of it."""
-    (net, metadata), geometry, found = model.load(weights), _geometry(weights), []
-    net.to(device)
-    faces = images.find_faces(paths, quiet=True) if geometry.face_margin is not None else np.full((len(paths), 4), np.nan)
-    faces = [None if np.isnan(face[0]) else tuple(face.tolist()) for face in faces]
-    for start in range(0, len(paths), LOOKS):
-        some = list(zip(paths, faces))[start : start + LOOKS]
-        pixels = torch.from_numpy(np.stack([images.decode(path, geometry, face) for path, face in some])).to(device)
-        batch = augment.normalise(pixels, metadata["mean"], metadata["std"])
-        score = model.predicted_score(metadata["target"], classes[start : start + LOOKS], component)
-        boxes = [geometry.box(*images.open_rgb(path).size, face) for path, face in some]
-        found += zip(model.grad_cam(net, batch, score), boxes)
-    return found
-
-
-def look_by_fold(run, data_dir, device, rows):
-    """{image: its `look`} of rows (image, fold, pred), by the weights of the fold that held each out, where they are there."""
-    found = {}
-    for fold, mine in rows.groupby("fold"):
-        weights = experiment.best_weights(run, fold)
-        if weights.exists():
-            paths = dataset.image_files(data_dir, mine["image"])
-            found |= zip(mine["image"], look(weights, paths, mine["pred"].to_numpy(), device))
-    return found
 
 
 def find_photos(paths):
@@ -229,14 +191,14 @@ def leaves(sources):
 def predict_photos(paths, runs, args, device):
     """(paths of the readable photos, {(weights, tta): probabilities}) of Sources that are runs; a line for each other photo."""
     stores, good, probs = {}, np.arange(len(paths)), {}
-    for geometry in dict.fromkeys(_geometry(run.weights[0]) for run in runs):
+    for geometry in dict.fromkeys(model.geometry(run.weights[0]) for run in runs):
         pixels, bad = images.open_cache([paths[row] for row in good], geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
         stores[geometry] = images.ImageStore(pixels, device, args.cache_device), good
         good = np.delete(good, bad)
         if not len(good):
             raise InputError(f"--images: none of the {len(paths)} photos can be predicted, see above")
     for run in runs:
-        store, mine = stores[_geometry(run.weights[0])]
+        store, mine = stores[model.geometry(run.weights[0])]
         views = argparse.Namespace(**{**vars(args), "tta": run.tta})
         predicted = predict_rows(run.weights, store, np.searchsorted(mine, good), views, device)
         probs |= {(path, run.tta): table for path, (_target, table) in zip(run.weights, predicted)}
@@ -284,7 +246,7 @@ def answer_photos(args):
     lookers = {name: next(filter(None, (find_looker(source, name) for source in sources))) for name in parts}
     shown, looks = paths[:SHOWN], {}
     for name, run in lookers.items():
-        looks[name] = look(run.weights[0], shown, answers[name][:SHOWN], device, name)
+        looks[name], _loaded = model.look(run.weights[0], shown, answers[name][:SHOWN], device, name)
     files.make_dir(out, "--out")
     files.write_csv(out / "predictions.csv", table, predictions.FORMAT)
     files.write_text(out / "photos.html", photo_page(sources, table, shown, parts, answers, ages, lookers, looks))

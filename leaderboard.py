@@ -17,6 +17,7 @@ import itertools
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import urllib.parse
@@ -235,7 +236,7 @@ def markdown(found, sort):
 def page(found, sort, file, studies):
     """The page that is written to `file`, to which its links are relative."""
     effects = [(title, table, f"{note}. {tr(EFFECTS_ARE)}") for title, table, note in studies]
-    tables = [(title, section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
+    tables = [(title, *section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
     points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
     return files.page(
         "leaderboard.html", title=tr("Leaderboard"), counts=count_text(found), sections=tables, effects=effects,
@@ -244,17 +245,23 @@ def page(found, sort, file, studies):
 
 
 def section_table(group, place):
-    """A section as a table; the cells of its last column hold links to the pictures that a run has."""
+    """(a section as a table, the rows' folders as typed): a name is a link to its report, the last column to its pictures."""
     columns = dict.fromkeys(["name", "oof_f1", *columns_of(group)])  # what a narrow window shows stands beside the name
     if group[0].scored_as != "label":
         del columns["lb"]
     rows = []
+
+    def links(record, names, text=None):
+        there = [record.folder / name for name in names if (record.folder / name).is_file()]
+        return [(urllib.parse.quote(os.path.relpath(path, place)), text or path.stem) for path in there]
+
     for record in group:
         known = cells(record)
-        pictures = [record.folder / f"{stem}.png" for stem in ("curves", "confusion", "mistakes")]
-        links = [(urllib.parse.quote(os.path.relpath(path, place)), path.stem) for path in pictures if path.is_file()]
-        rows.append([*(known[name][0] if name in ("name", "target") else known[name] for name in columns), links])
-    return page_table([*(COLUMNS[name] for name in columns), "pictures"], rows)
+        known |= {"name": links(record, ["report.html"], known["name"][0]) or known["name"][0], "target": known["target"][0]}
+        pictures = links(record, ["curves.png", "confusion.png", "mistakes.png"])
+        rows.append([*(known[name] for name in columns), pictures])
+    table = page_table([*(COLUMNS[name] for name in columns), "pictures"], rows)
+    return table, [shlex.quote(str(record.folder)) for record in group]
 
 
 def scatter(points):

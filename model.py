@@ -24,6 +24,7 @@ import torch
 import augment
 import errors
 import files
+import images
 from augment import TTAS
 from dataset import COMPONENTS, FIRST_AGE, HEADS, decode, head_slices, num_outputs, to_age_group
 from errors import InputError, did_you_mean, first_line, log
@@ -34,6 +35,7 @@ CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
 # Under which of its names a checkpoint holds its tensors, the best first.
 CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
+LOOKS = 16  # images whose Grad-CAMs are computed together
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
 
@@ -290,6 +292,12 @@ def read_metadata(path):
         return metadata
 
 
+def geometry(path):
+    """The images.Geometry that a file of `save_weights` was trained on."""
+    metadata = read_metadata(path)
+    return images.Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
+
+
 def load(path, like=None):
     """(model in eval mode, metadata) from a file of `save_weights`. like: the (model, metadata) of another fold: a model of the
     same kind is copied, as to build one takes seconds."""
@@ -399,3 +407,20 @@ def _to_grid(model, output, shape):
     elif skew(output.shape[1:3]) < skew(output.shape[2:]):
         output = output.permute(0, 3, 1, 2)
     return output if math.prod(output.shape[2:]) > 1 else None
+
+
+def look(weights, paths, classes, device, component=None, like=None):
+    """([(Grad-CAM float32 [h, w], its rectangle in the upright image)] of image files, the `load` of a file of weights): where
+    it looks for `classes` int [N] of what it is scored on, or of a component of it. like: as in `load`."""
+    loaded, found = load(weights, like), []
+    (net, metadata), view = loaded, geometry(weights)
+    faces = [] if view.face_margin is None else images.find_faces(paths, quiet=True).tolist()
+    faces = [None if np.isnan(face[0]) else face for face in faces] or [None] * len(paths)
+    for start in range(0, len(paths), LOOKS):
+        some = list(zip(paths, faces))[start : start + LOOKS]
+        pixels = torch.from_numpy(np.stack([images.decode(path, view, face) for path, face in some])).to(device)
+        batch = augment.normalise(pixels, metadata["mean"], metadata["std"])
+        score = predicted_score(metadata["target"], classes[start : start + LOOKS], component)
+        boxes = [view.box(*images.upright_size(path), face) for path, face in some]
+        found += zip(grad_cam(net.to(device), batch, score), boxes)
+    return found, loaded

@@ -226,6 +226,9 @@ class Member:
     def note(self):
         return experiment.note_of(self.folder, self.options)
 
+    def best_weights(self, fold):
+        return experiment.best_weights(self.folder, fold)
+
     def fold_probs(self, names):
         """Probabilities [N, num_outputs(target)] of eval images, in the order of `names`, of each fold, or of their mean."""
         return [self._probs(table, "ImageID", names) for table in self.fold_tables or [self.eval]]

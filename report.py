@@ -1,11 +1,12 @@
-"""Find labels that are probably wrong, of persons (gender, age, swapped images) and of single images: a gallery and a csv.
+"""Reports of runs and ensembles; labels that are probably wrong, of persons (gender, age, swapped images) and single images.
 
+    python report.py RUN [RUN ...]               # report.html in the folder of each, as train.py and ensemble.py write it
     python report.py --label-noise RUN [RUN ...]
     python report.py --merge FILE [FILE ...]     # the csvs of several people, saved from the page
 
-As confident learning (Northcutt et al. 2021, arXiv 1911.00068), but of persons, whose seven images are wrong at once, and by
-Bayes' rule, from out-of-fold predictions that are calibrated on the labels first. A face that misleads every model looks like a
-wrong label: confidences of gender and age are rather too high than too low.
+Label noise is found as by confident learning (Northcutt et al. 2021, arXiv 1911.00068), but of persons, whose seven images are
+wrong at once, and by Bayes' rule, from out-of-fold predictions that are calibrated on the labels first. A face that misleads
+every model looks like a wrong label: confidences of gender and age are rather too high than too low.
 """
 
 import errors
@@ -26,6 +27,7 @@ from scipy.special import expit, log_softmax
 
 import dataset
 import files
+import gallery
 import metrics
 import predictions
 from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
@@ -403,7 +405,8 @@ def label_noise(args):
 
 
 def main(argv=None):
-    parser = errors.Parser("Find labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
+    parser = errors.Parser("Reports of runs; labels that are probably wrong: a gallery, and a csv for train.py --label-fixes")
+    parser.add_argument("reports", nargs="*", metavar="RUN", help="write report.html of these runs or ensembles, and its csvs")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--label-noise", nargs="+", metavar="RUN", help="labels that are probably wrong, by runs or ensembles of any targets")
     add("--merge", nargs="+", metavar="FILE", help="join the csvs that several people saved from the page of --label-noise")
@@ -415,17 +418,25 @@ def main(argv=None):
         "without it label-noise or merged.csv")  # fmt: skip
     add("--data-dir", help="the competition's folder; without it data/, /opt/ml/input/data or the demo set")
     args, given = parser.parse_args(argv), parser.given(argv)
-    if not args.label_noise and not args.merge:
-        parser.error("nothing to do: give --label-noise RUN ... or --merge FILE ...; --help tells more")
+    if not args.reports and not args.label_noise and not args.merge:
+        parser.error("nothing to do: give RUN ..., --label-noise RUN ... or --merge FILE ...; --help tells more")
+    if args.reports and (others := given - {"reports", "data_dir"}):
+        parser.error(f"--{min(others).replace('_', '-')}: is not for the report of {args.reports[0]}; leave one of the two out")
     for name in ("decided", "noise_rate", "top", "data_dir"):
-        if name in given and not args.label_noise:
+        if name in given and not args.label_noise and not args.reports:
             parser.error(f"--{name.replace('_', '-')}: does nothing without --label-noise RUN; add that, or leave this out")
     if not 0 < args.noise_rate < 0.5:
         parser.error(f"--noise-rate {args.noise_rate:g}: must lie between 0 and 0.5, such as 0.01")
     if args.merge:
         merge_files(args.merge, args.out or "merged.csv")
-    else:
+    elif args.label_noise:
         label_noise(args)
+    else:
+        for name in args.reports:
+            print(*gallery.write_report(name, args.data_dir), sep="\n")
+        again = ["compare.py"] if len(args.reports) == 2 else ["report.py", "--label-noise"]
+        place = ["--data-dir", args.data_dir] if args.data_dir else []
+        say(f"next: python {shlex.join([*again, *args.reports, *place])}")
     return 0
 
 

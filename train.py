@@ -34,6 +34,7 @@ import engine
 import experiment
 import figures
 import files
+import gallery
 import hardware
 import images
 import inference
@@ -73,7 +74,7 @@ def main(argv=None):
             if ranks.first:
                 summary = predictions.write_summary(run, args.target, args.kfold)
                 with files.lock(run, wait=True):
-                    draw_pictures(args, run)
+                    draw_pictures(args, run, ranks.device)
                 closing(args, run, summary, started)
     hardware.finish()
     return 0
@@ -224,7 +225,7 @@ def check_seen(args, tables):
         )
 
 
-PICTURES = 6 << 20  # bytes of pictures, logs and events
+PICTURES = 20 << 20  # bytes of pictures, the report, logs and events
 NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and of a probability
 
 
@@ -613,20 +614,10 @@ def draw_batch(fit, run):
         files.write_figure(run / "batch.png", figures.batch(*engine.preview(fit), changes, run.name))
 
 
-def draw_pictures(args, run):
-    """Draw curves.png, confusion.png and mistakes.png; without validation the latter two show training images, and say so."""
-    scored_as = SCORED_AS[args.target]
-    shown = run / "oof.csv" if args.kfold else experiment.fold_dir(run, 0) / "insample.csv"
-    table = predictions.read_table(shown, args.target, ("image", "path"))
-    truth, probs = predictions.scored(table, args.target)
-    title = f"{run.name} ({figures.caption('out-of-fold' if args.kfold else 'in-sample: its own training images')})"
+def draw_pictures(args, run, device):
+    """Draw curves.png, and write report.html with its pictures; without validation it shows training images, and says so."""
     files.write_figure(run / "curves.png", figures.curves(experiment.read_log(run / "log.csv"), run.name))
-    files.write_figure(run / "confusion.png", figures.confusion(truth, probs.argmax(1), scored_as, title))
-    rows = table[["image", "path", "fold"]].assign(truth=truth, pred=probs.argmax(1), confidence=probs.max(1))
-    root = Path(dataset.images_root(args.data_dir))
-    look = functools.partial(inference.look_by_fold, run, args.data_dir, hardware.pick_device(args.device))
-    mistakes = figures.mistakes(rows, lambda image: images.open_rgb(root / image), scored_as, title, look=look)
-    files.write_figure(run / "mistakes.png", mistakes)
+    gallery.write_report(run, args.data_dir, device, args.quiet)
 
 
 def closing(args, run, summary, started):
@@ -647,6 +638,7 @@ def closing(args, run, summary, started):
     errors.say("run: {}/\n  its folds took {seconds} s with validation, this command {:.0f} s; {images_per_second:.0f} images/s"
                ", peak memory {peak_memory_mib} MiB".format(run, time.monotonic() - started, **summary))  # fmt: skip
     print(errors.tr("pictures:"), *sorted(run.glob("*.png")), sep="\n  ")
+    errors.say(f"report: {run / 'report.html'}")
     errors.say(f"next: python inference.py --models {shlex.quote(str(run))}{dataset.data_option(args.data_dir)}")
 
 

@@ -142,7 +142,7 @@ def without_pictures():
     """While this holds, train.main draws no pictures."""
     import train
 
-    return mock.patch.multiple(train, draw_pictures=lambda args, run: None, draw_batch=lambda fit, run: None)
+    return mock.patch.multiple(train, draw_pictures=lambda *args: None, draw_batch=lambda fit, run: None)
 
 
 @pytest.fixture(scope="session")

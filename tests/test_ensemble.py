@@ -18,6 +18,7 @@ import blend
 import dataset
 import ensemble
 import errors
+import gallery
 import inference
 import metrics
 import predictions
@@ -31,6 +32,11 @@ from predictions import Member
 def places(shared_data, workplace, tmp_path):
     return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet",
             "--output-dir", str(tmp_path / "submissions")]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(gallery, "write_report", lambda *args: None)  # it has tests of its own
 
 
 def probs(path, target):

@@ -270,7 +270,9 @@ class Reader(HTMLParser):
 
 def page(head, rows, title="Leaderboard"):
     data = files.page_table(head, rows)
-    return files.page("leaderboard.html", title=title, counts="", sections=[(title, data)], effects=[], agreement="", plot=None)
+    return files.page(
+        "leaderboard.html", title=title, counts="", sections=[(title, data, ())], effects=[], agreement="", plot=None
+    )
 
 
 def test_names_are_text_everywhere():

@@ -16,11 +16,11 @@ import options
 import predictions
 from dataset import TARGETS, num_outputs
 
-IN_RUN = ("args.yaml batch.png confusion.png curves.png env.json eval.csv eval.json fold0 fold1 folds.csv log.csv mistakes.png oof.csv "
-          "submission.csv summary.json")  # fmt: skip
+IN_RUN = ("args.yaml batch.png classes.csv confusion.csv confusion.png curves.png env.json eval.csv eval.json fold0 fold1 folds.csv "
+          "log.csv mistakes.png oof.csv report.html submission.csv summary.json")  # fmt: skip
 IN_FOLD, IN_ENSEMBLE = (
     "best.safetensors eval.csv eval.json fold.json log.csv oof.csv",
-    "eval.csv oof.csv recipe.yaml score.json submission.csv",
+    "classes.csv confusion.csv confusion.png eval.csv mistakes.png oof.csv recipe.yaml report.html score.json submission.csv",
 )
 SUMMARY = "name target kfold folds oof_f1 oof_acc oof_f1_ci95 seconds images_per_second peak_memory_mib"
 LOG = "fold epoch lr train_loss val_loss val_f1 val_acc seconds images_per_second"

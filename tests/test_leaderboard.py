@@ -1,7 +1,9 @@
 """leaderboard.py: main effects, what is read of a folder, the table and the page, --lb and --diff, on simulated run folders."""
 
+import html
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +253,7 @@ def test_markdown_escapes_what_would_break_the_table():
 @pytest.fixture
 def found(tmp_path):
     folder = make_run(tmp_path / "runs", "<script>alert(1)")
-    (folder / "curves.png").write_bytes(b"")
+    (folder / "curves.png").write_bytes(b""), (folder / "report.html").touch()
     experiment.keep(folder, "lb", 0.5, leaderboard.number)
     make_run(tmp_path / "runs", "b", target="mask")
     mix = make_ensemble(tmp_path / "submissions", "e", {"runs/b": 1}, scores={**SCORES, "oof_f1": 0.54})
@@ -264,10 +266,22 @@ def test_the_page_escapes_names_and_links_relatively(found, tmp_path):
     text = leaderboard.page(found, "oof_f1", tmp_path / "out" / "page.html", [study])
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
     assert 'href="../runs/%3Cscript%3Ealert%281%29/curves.png"' in text and "confusion.png" not in text
+    assert '<a href="../runs/%3Cscript%3Ealert%281%29/report.html">&lt;script&gt;alert(1)</a>' in text
     assert "&lt;b&gt;" in text and "a &lt; b" in text
     assert text.index("label: macro F1") < text.index("mask: macro F1") < text.index("<h2>OOF against LB")
-    rows = dict(re.findall(r"<tr><td>([^<]*)</td>(.*?)</tr>", text))
+    rows = dict(re.findall(r"<tr data-pick=[^>]*><td>(?:<a [^>]*>)?([^<]*)(.*?)</tr>", text))
     assert "curves" in rows["&lt;script&gt;alert(1)"] and "href" not in rows["e"] + rows["b"]
+
+
+def test_ticked_rows_make_a_command(found, browser):
+    """Two are compared, three combined, and one alone is nothing yet; names are quoted for the shell."""
+    tick = "const said = []; rows.forEach(row => { row.querySelector('input').click(); said.push(picked.hidden ? '' : line.textContent); });"
+    script = f"<script>{tick} document.body.dataset.said = JSON.stringify(said);</script></body>"
+    dom, console = browser(leaderboard.page(found, "oof_f1", "page.html", []).replace("</body>", script), "--dump-dom")
+    said = json.loads(html.unescape(re.search(r'data-said="([^"]*)"', dom).group(1)))
+    one, two, three = (shlex.quote(str(record.folder)) for record in (found[2], found[0], found[1]))
+    assert said == ["", f"python compare.py {one} {two}", f"python ensemble.py --models {one} {two} {three}"]
+    assert not [line for line in console if "Error" in line]
 
 
 @pytest.mark.parametrize(("values", "axes"), [

@@ -161,7 +161,7 @@ CASES = [
     ("sweep", "sweep.txt --table --dry-run", "argument --dry-run: not allowed with argument --table"),
     ("sweep", "sweep.txt --output-dir mine.csv", "--output-dir mine.csv: is a file; name a folder"),
     ("sweep", "sweep.txt --output-dir taken", "taken/base-s42: not a run of train.py (it holds no args.yaml)"),
-    ("report", "", "nothing to do: give --label-noise RUN ... or --merge FILE ...; --help"),
+    ("report", "", "nothing to do: give RUN ..., --label-noise RUN ... or --merge FILE ...; --help"),
     ("report", "--label-noise runs/label --merge a.csv", "argument --merge: not allowed with argument --label-noise"),
     ("report", "--merge a.csv --top 3", "--top: does nothing without --label-noise RUN; add that, or leave this out"),
     ("report", "--label-noise runs/label --noise-rate 0.5", "--noise-rate 0.5: must lie between 0 and 0.5, such as 0.01"),
