@@ -344,7 +344,8 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
 
 def predicted_score(target, pred, component=None):
     """The `scores` for `grad_cam` of classes `pred` int [B] of what `target` is scored on, or of one component of it: logits ->
-    log-probabilities [B], for multi the sum over its heads, for age of all years of the group."""
+    those of the classes [B], as in the paper, for multi the sum over its heads. Of several classes, such as the years of an age
+    group, the log of the sum of their exponentials, as if they were one."""
     heads = head_slices(target)
     classes = dict(zip(heads, decode(pred) if target == "multi" else (pred,)))
     if target == "multi" and component:
@@ -359,7 +360,7 @@ def predicted_score(target, pred, component=None):
             elif head == "label" and component:
                 found = decode(found)[COMPONENTS.index(component)]
             others = torch.from_numpy(found != np.asarray(wanted)[:, None]).to(logits.device)
-            total = total + logits[:, heads[head]].log_softmax(1).masked_fill(others, -torch.inf).logsumexp(1)
+            total = total + logits[:, heads[head]].masked_fill(others, -torch.inf).logsumexp(1)
         return total
 
     return scores

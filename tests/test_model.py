@@ -284,12 +284,11 @@ def test_grad_cam_finds_the_grid_and_leaves_the_model_as_it_was(name, grid):
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in net.parameters())
 
 
-def test_the_score_of_a_prediction_is_its_log_probability():
-    """Mask 2/4, 1/4, 1/4, gender 1/2, age group 1/3; of ages the years of the group: at equal logits 12, 30 and 1 of 43."""
+def test_the_score_of_a_prediction_is_its_logit_and_of_several_classes_that_of_their_sum():
+    """Mask 2 to 1 to 1, all else 1: the product of the heads; 12, 30 and 1 years of the groups; 9 classes of a gender."""
     logits = torch.tensor([[math.log(2)] + 7 * [0.0]]).expand(3, -1)
     found = [model.predicted_score("multi", np.array([0, 6, 17]))(logits).exp(),
              model.predicted_score("age", np.array([0, 1, 2]))(torch.zeros(3, 43)).exp(),
              model.predicted_score("multi", np.array([0, 1, 2]), "mask")(logits).exp(),
              model.predicted_score("label", np.array([0, 1, 1]), "gender")(torch.zeros(3, 18)).exp()]  # fmt: skip
-    expected = [[1 / 12, 1 / 24, 1 / 24], [12 / 43, 30 / 43, 1 / 43], [1 / 2, 1 / 4, 1 / 4], [1 / 2] * 3]
-    np.testing.assert_allclose(torch.stack(found), expected, rtol=1e-5)
+    np.testing.assert_allclose(torch.stack(found), [[2, 1, 1], [12, 30, 1], [2, 1, 1], [9, 9, 9]], rtol=1e-5)
