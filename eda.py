@@ -40,11 +40,11 @@ REFERENCE = 2000  # images that stand for all others there
 NEAR, NEARLY = 0.985, 0.96  # correlation of thumbnails that are one picture; of small ones that may be
 PARTNERS = 4  # of an image or a person, which are looked at closely
 SAME_FACE = 0.48  # two photographs are one where 1 - correlation is below this share of what a person's nearest has
-WHERE = ("in train and eval", "of two people", "of one person", "within eval")  # the two images of a picture
+WHERE = ("train and eval", "two people", "one person", "within eval")  # the two images of a picture
 SHOWN = 60  # pictures of a kind on the page
 BOUNDS = ((30, 60), (29, 60), (30, 59), (29, 59), (30, 58), (29, 58))
 DROPPED = (27, 28, 29, 57, 58, 59)
-NEAR_BOUNDS = ((27, 29), (30, 32), (57, 59), (60, 60))
+NEAR_BOUNDS = {"27-29": (27, 29), "30-32": (30, 32), "57-59": (57, 59), "60": (60, 60), "older": (61, 120)}
 EXAMPLES = 6  # images of a class on the page
 
 folds = errors.number(int, lambda number: number > 1, "below 2")
@@ -112,10 +112,9 @@ def shrink(pixels, size):
 
 def standardise(pixels):
     """Pixels [N, H, W, C], each colour with mean 0 and spread 1, as vectors float32 [N, D] of length 1."""
-    flat = pixels.reshape(len(pixels), -1 if len(pixels) else 0, pixels.shape[-1]).astype(np.float32)
+    flat = pixels.reshape(len(pixels), -1, pixels.shape[-1]).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
-    flat /= flat.std(1, keepdims=True) + 1
-    flat = flat.reshape(len(flat), flat[:1].size)
+    flat = (flat / (flat.std(1, keepdims=True) + 1)).reshape(len(pixels), -1)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
@@ -164,6 +163,8 @@ def find_duplicates(rows, thumbnails, small):
     for start in range(0, len(good), 1024):
         alike = np.triu(vectors[start : start + 1024] @ vectors[start:].T, 1)  # each pair once, none with itself
         one = np.flatnonzero((alike >= NEARLY).any(1))
+        if not len(one):
+            continue
         two = np.argpartition(-alike[one], min(PARTNERS, alike.shape[1] - 1), axis=1)[:, :PARTNERS]
         near, place = np.nonzero(alike[one[:, None], two] >= NEARLY)
         one, two = good[start + one[near]], good[start + two[near, place]]
@@ -308,14 +309,14 @@ def counts(names):
 def findings(people, rows, found):
     """A line for each finding."""
     ages, held, readable = people["age"], rows["kind"] == "eval", rows[rows["error"] == ""]
-    near = ", ".join(f"{low}-{high} {ages.between(low, high).sum():,}" for low, high in NEAR_BOUNDS)
+    near = ", ".join(f"{tr(name)} {ages.between(*years).sum():,}" for name, years in NEAR_BOUNDS.items())
     groups = counts(pd.Series(np.array(AGE_GROUPS)[to_age_group(ages)]))
     missing = len(people) * len(IMAGE_KINDS) - (~held).sum()
     shapes = readable["width"].map("{:.0f} x ".format) + readable["height"].map("{:.0f}".format)
     suffixes = rows["image"].map(lambda name: Path(name).suffix.lower())
     lines = [
         tr(f"people: {len(people):,} ({counts(pd.Series(np.array(GENDERS)[people['gender']]))}; {groups})"),
-        tr(f"ages at the bounds, in people: {near}; the oldest is {ages.max()}"),
+        tr(f"ages at the bounds, in people: {near}"),
         tr(f"images: {(~held).sum():,} of train ({missing:,} missing), {held.sum():,} of eval"),
         tr(f"files: {counts(suffixes)}; {counts(shapes)}; {(rows['turned'] > 1).sum():,} turned by EXIF"),
     ]
@@ -333,32 +334,26 @@ def findings(people, rows, found):
     ]
 
 
-def tables(people, rows, found, kfold):
-    """{name: table for the page}: people by gender and age group, what --age-bounds and --drop-ages change, people by stratum
-    and fold, figures of train and eval."""
-    ages, group = people["age"], np.array(AGE_GROUPS)[to_age_group(people["age"])]
-    gender = np.array(GENDERS)[people["gender"]]
-    heads, bodies = {"people": ["gender", *AGE_GROUPS]}, {"people": pd.crosstab(gender, group).reindex(columns=AGE_GROUPS)}
+def tables(people, rows, found):
+    """{name: table for the page}: people by stratum and fold, what --age-bounds and --drop-ages change, train against eval."""
+    ages, names = people["age"], [f"{gender}, {group}" for gender in GENDERS for group in AGE_GROUPS]
+    strata = pd.Categorical.from_codes(people["gender"] * 3 + to_age_group(ages), names)
+    fold = np.zeros(len(people), int) if found.fold is None else found.fold
+    by_fold = pd.crosstab(strata, fold, margins=True, margins_name=tr("all"), dropna=False)
     changes = [(f"--age-bounds {low} {high}", ages, (low, high)) for low, high in BOUNDS]
     changes.append((f"--drop-ages {' '.join(map(str, DROPPED))}", ages[~ages.isin(DROPPED)], OFFICIAL_BOUNDS))
-    heads["options"] = ["option", "young", "middle", "old", "left out"]
-    bodies["options"] = pd.DataFrame({name: [*np.bincount(to_age_group(kept, bounds), minlength=3), len(ages) - len(kept)]
-                                      for name, kept, bounds in changes}).T  # fmt: skip
-    if found.fold is not None:
-        heads["folds"] = ["people", *map(str, range(kfold)), "all"]
-        strata = [f"{one}, {other}" for one, other in zip(gender, group)]
-        bodies["folds"] = pd.crosstab(np.array(strata), found.fold, margins=True, margins_name=tr("all"))
+    changed = [[name, *np.bincount(to_age_group(kept, bounds), minlength=3), len(ages) - len(kept)]
+               for name, kept, bounds in changes]  # fmt: skip
+    made = {"people": files.page_table(["people", *map(str, by_fold.columns)], [*by_fold.itertuples(name=None)]),
+            "options": files.page_table(["option", "young", "middle", "old", "left out"], changed)}  # fmt: skip
     held = rows["kind"] == "eval"
     if rows["sharpness"][held].notna().any():
-        heads["figures"] = ["figure", "train", "eval", "difference in sd"]
-        mean, sd = rows.groupby(held)[[*FIGURES]].mean(), rows.groupby(held)[[*FIGURES]].std()
-        shown = {
-            side: [(f"{one:.1f} ± {other:.1f}", one) for one, other in zip(mean.loc[side], sd.loc[side])]
-            for side in (False, True)
-        }
-        apart = (mean.loc[True] - mean.loc[False]) / np.maximum(sd.loc[False], 1e-6)
-        bodies["figures"] = pd.DataFrame({**shown, "apart": [(f"{each:+.2f}", each) for each in apart]}, [*map(tr, FIGURES)])
-    return {name: files.page_table(heads[name], [*body.itertuples(name=None)]) for name, body in bodies.items()}
+        mean, sd = rows.groupby(held)[[*FIGURES]].mean(), rows.groupby(held)[[*FIGURES]].std(ddof=0)
+        apart = (mean.loc[True] - mean.loc[False]) / sd.loc[False].where(sd.loc[False] > 0)
+        figures = [[tr(name), *((f"{mean[name][side]:.1f} ± {sd[name][side]:.1f}", mean[name][side]) for side in (False, True)),
+                    (f"{apart[name]:+.2f}", apart[name])] for name in FIGURES]  # fmt: skip
+        made["figures"] = files.page_table(["figure", "train images", "eval images", "difference in sd"], figures)
+    return made
 
 
 def class_sheet(rows, thumbnails):
@@ -386,7 +381,7 @@ def card_sections(rows, found):
     for title, part in found.faults.groupby("fault", sort=False):
         add(title, part, part["value"].map("{:.1f}".format))
     for where, part in found.twice.groupby("where", observed=True):
-        add(f"{tr('the same image')} {tr(where)}", part, part["what"].map(tr))
+        add(f"{tr('the same image')}: {tr(where)}", part, part["what"].map(tr))
     add("one face under two ids", found.same, found.same["likeness"].map("{:.2f}".format))
     normal = rows.index[rows["kind"] == "normal"]
     doubts = found.suspects.assign(row=found.suspects["path"].map(dict(zip(rows["owner"][normal], normal)))).dropna()
@@ -405,7 +400,7 @@ def write_page(out, people, rows, thumbnails, found, lines, args):
     bars = [(str(age), years.get(age, 0) / years.max(), f"{years.get(age, 0):,}") for age in ages]
     page = files.page("eda.html", title=tr("The data"), data_dir=str(args.data_dir), lines=lines, bars=bars, kfold=args.kfold,
                       sheet=class_sheet(rows, thumbnails), sections=sections, pictures=pictures,
-                      tables=tables(people, rows, found, args.kfold))  # fmt: skip
+                      tables=tables(people, rows, found))  # fmt: skip
     files.write_text(out / "eda.html", page)
 
 
