@@ -24,8 +24,8 @@ from errors import InputError, tr
 
 BINS = 15  # of the reliability diagram
 CARDS = 600  # wrong images on the page, at most
-BYTES = 9 << 20  # of their thumbnails, at most
-LARGE, SMALL = (160, 82), (72, 70)  # pixels of the height and quality of thumbnails: of a card, and of a person's other images
+BYTES = 8 << 20  # of their thumbnails, at most
+LARGE, SMALL = (160, 82), (64, 70)  # pixels of the height and quality of thumbnails: of a card, and of a person's other images
 CHUNK = 64  # thumbnails that a process makes at a time
 
 # The predictions of a run or an ensemble (`member`, a predictions.Member). rows: image, path, fold, age (years, NaN: unknown),
