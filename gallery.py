@@ -27,6 +27,8 @@ CARDS = 600  # wrong images on the page, at most
 BYTES = 8 << 20  # of their thumbnails, at most
 LARGE, SMALL = (160, 82), (64, 70)  # pixels of the height and quality of thumbnails: of a card, and of a person's other images
 CHUNK = 64  # thumbnails that a process makes at a time
+OF_ENSEMBLE = {"method": "soft", "search": "none", "decode": "argmax", "temperature": False, "persons": False,
+               "tune_bounds": False, "tta": "none", "seed": 0}  # defaults of ensemble.py  # fmt: skip
 
 # The predictions of a run or an ensemble (`member`, a predictions.Member). rows: image, path, fold, age (years, NaN: unknown),
 # and of what it is scored on truth, pred and confidence, the probability of pred. data_dir: where the images are, or None.
@@ -104,11 +106,7 @@ def fold_table(rows, num_classes):
 def changed_options(member):
     """The options of a run that are not train.py's defaults, as typed, or what an ensemble was made with."""
     found, hidden = member.options, options.PLACES | options.OF_ONE_RUN | {"members", "path", "biases"}
-    usual = vars(options.make_parser().parse_args([])) | {
-        "fold_seed": found.get("seed"),
-        "temperature": False,
-        "persons": False,
-    }
+    usual = vars(options.make_parser().parse_args([])) | ({"fold_seed": found.get("seed")} if member.is_run else OF_ENSEMBLE)
     return options.as_typed({name: value for name, value in found.items() if name not in hidden and value != usual.get(name)})
 
 
