@@ -410,7 +410,8 @@ def find_all(people, rows, thumbnails, args):
     found = SimpleNamespace(apart=tell_apart(rows, small), twice=find_duplicates(rows, thumbnails, small))
     found.faults, found.strange = find_faults(rows, small)
     if args.faces:
-        lost = np.flatnonzero(np.isnan(images.open_faces(rows["file"].tolist(), args.cache_dir, args.quiet)[:, 0]))
+        boxes = images.open_faces(rows["file"].tolist(), args.cache_dir, args.quiet)
+        lost = np.flatnonzero(np.isnan(boxes[:, 0]) & (rows["error"] == ""))
         lost = pd.DataFrame({"row": lost, "fault": "no face found", "value": 0.0})
         found.faults = pd.concat([found.faults, lost], ignore_index=True)
     found.same = find_same_people(rows, thumbnails, found.twice)
