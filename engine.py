@@ -28,9 +28,8 @@ import metrics
 from dataset import CLASS_NAMES, HEADS, SCORED_AS, head_probs, scored_probs
 from errors import InputError, Interrupted
 from files import draw_seed
-from loss import build_criterion, soft_targets
+from loss import build_criterion, build_optimizer, lr_at, soft_targets
 from model import AMP_DTYPES, head_parameters, layout, mean_std, predict
-from optim import build_optimizer, lr_at
 
 SAMPLERS = {"shuffle": None, "balanced": 1.0, "sqrt": 0.5, "person": None}  # the power of a class's size that is divided by
 

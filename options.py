@@ -149,7 +149,6 @@ def fold_choice(text):
 def make_parser():
     """The parser of train.py."""
     import loss  # not at the top, as it takes torch
-    import optim
 
     parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
     add_data(parser)
@@ -217,7 +216,7 @@ def make_parser():
     add("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     add("--lr", type=positive_float, default=1e-4, metavar="LR", help="learning rate")
     add("--weight-decay", type=natural_float, default=0.01, metavar="W", help="of all but biases and norms")
-    add("--scheduler", default="StepLR", metavar="NAME", help=", ".join(optim.SCHEDULERS))
+    add("--scheduler", default="StepLR", metavar="NAME", help=", ".join(loss.SCHEDULERS))
     add("--lr-step", type=positive_int, default=2, metavar="EPOCHS",
         help="StepLR: between drops; CAWR: length of a cycle; Plateau: patience for a better F1")  # fmt: skip
     add("--lr-gamma", type=positive_float, default=0.5, metavar="G", help="factor of a StepLR or Plateau drop")
@@ -251,7 +250,6 @@ def parse_args(argv, ranks=None, draw=True):
     """Options, resolved and checked as far as no data is needed; with --resume those of the run. draw: the demo set."""
     import loss
     import model
-    import optim
 
     ranks = ranks or ALONE
     parser = make_parser()
@@ -271,8 +269,8 @@ def parse_args(argv, ranks=None, draw=True):
     loss.parse_loss(args.loss)
     args.model = model.current_name(args.model, tell=True)
     args.fold_seed = args.seed if args.fold_seed is None else args.fold_seed
-    args.optimizer = optim.optimizer_name(args.optimizer)
-    args.scheduler = optim.scheduler_name(args.scheduler)
+    args.optimizer = loss.optimizer_name(args.optimizer)
+    args.scheduler = loss.scheduler_name(args.scheduler)
     if "pretrained" in given and args.pretrained and args.weights is not None:
         parser.error(f"--weights {args.weights}: and --pretrained both give the backbone's weights; leave one of the two out")
     args.pretrained = args.pretrained and args.weights is None

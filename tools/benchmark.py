@@ -59,7 +59,6 @@ import hardware
 import images
 import loss
 import model
-import optim
 import options
 import train as training
 from dataset import TARGETS
@@ -451,7 +450,7 @@ def parse_args(argv):
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.current_name(args.model, tell=True)
-    args.optimizer = optim.optimizer_name(args.optimizer)
+    args.optimizer = loss.optimizer_name(args.optimizer)
     args.img_size = options.pair(parser, "--img-size", args.img_size or model.native_size(args.model))
     args.crop = options.pair(parser, "--crop", args.crop) if args.crop else None
     if not Path(args.out).parent.is_dir():
