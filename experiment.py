@@ -7,13 +7,16 @@ import contextlib
 import glob
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
+from collections import namedtuple
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +25,7 @@ import yaml
 
 import errors
 import files
-from dataset import HEADS
+from dataset import HEADS, SCORED_AS
 from errors import InputError, did_you_mean
 
 LOG_COLUMNS = ["fold", "epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc", "seconds", "images_per_second"]
@@ -34,6 +37,7 @@ PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_min
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
+FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note"  # of a Record
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
@@ -198,6 +202,94 @@ def is_used(member):
     """False for a member of a recipe that a search has left at weight 0."""
     weight = member.get("weight", 1)
     return any(map(float, weight.values())) if isinstance(weight, dict) else weight is None or float(weight) != 0
+
+
+class Record(namedtuple("Record", FIELDS)):
+    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who); `folds` are
+    those of a run that are complete, of an ensemble the members that a search has left in use."""
+
+    @property
+    def name(self):
+        return self.folder.name
+
+
+def kind_of(folder):
+    """'run', 'ensemble' or None for a folder of something else."""
+    if (Path(folder) / "args.yaml").is_file():
+        return "run"
+    return "ensemble" if (Path(folder) / "recipe.yaml").is_file() else None
+
+
+def read_record(folder):
+    """The Record of a folder; InputError that names a damaged file."""
+    folder, is_run = Path(folder), kind_of(folder) == "run"
+    path = folder / ("summary.json" if is_run else "score.json")
+    found = files.read_json(path) if path.is_file() else {}
+    if not is_run:
+        args = read_recipe(folder) | {"target": "label"}
+        found["folds"] = [{"fold": member["run"]} for member in args.get("members", []) if is_used(member)]
+    elif found:
+        args = found["options"] if "options" in found else read_args(folder)
+    else:  # it was stopped
+        args, done = read_args(folder), done_folds(folder)
+        seconds = sum(fold["seconds"] for fold in done.values())
+        found = {"folds": [{"fold": fold} for fold in done], "seconds": seconds or None}
+    people = (found.get("people") or validated_people(folder) or (0, "")) if is_run else (0, "")
+    with errors.reading(path):
+        return Record(
+            folder, is_run, args["target"], SCORED_AS[args["target"]], int(args.get("kfold", 0)),
+            options={str(name): value for name, value in args.items()}, people=(int(people[0]), str(people[1])),
+            folds=[fold["fold"] for fold in found.get("folds", [])],
+            oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
+            oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
+            seconds=number(found.get("seconds"), math.inf), lb=read_kept(folder, "lb", number)["lb"],
+            note=note_of(folder, args),
+        )  # fmt: skip
+
+
+def number(value, high=1.0):
+    """None or a number from 0 to `high` as it is; ValueError for anything else."""
+    if value is not None and not 0 <= value <= high:
+        raise ValueError(f"{value} is no number from 0 to {high:g}")
+    return value
+
+
+def folders(directory):
+    """The folders of runs and ensembles in a directory, in order of their names."""
+    return sorted(path for path in Path(directory).iterdir() if kind_of(path) and not path.name.startswith("."))
+
+
+def collect(directories):
+    """(records of all runs and ensembles, number of damaged ones, which are named on stderr)."""
+    found, damaged = [], 0
+    for folder in itertools.chain.from_iterable(map(folders, directories)):
+        try:
+            found.append(read_record(folder))
+        except InputError as error:
+            damaged += 1
+            errors.log(f"error: {errors.one_line(error)}")
+    return found, damaged
+
+
+def find_directories(args):
+    """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
+    found = []
+    for option, given, default in (("runs", args.runs, "runs"), ("--submissions", args.submissions, "submissions")):
+        folder = Path(default if given is None else given)
+        if given is not None and (kind_of(folder) or not folder.is_dir()):
+            raise InputError(f"{option} {given}: is no folder that holds runs or ensembles; give one that does")
+        if folder.is_dir() and folder not in found:
+            found.append(folder)
+    return found
+
+
+def level_text(value):
+    """An option's value as text: '29 59' of a list, 'mask 0.5, gender 1' of a mapping, 'none' of nothing."""
+    if isinstance(value, list):
+        return " ".join(map(level_text, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {level_text(one)}" for key, one in value.items()) or "none"
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def read_folds(run):

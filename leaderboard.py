@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import itertools
-import math
 import os
 import re
 import shlex
@@ -30,12 +29,12 @@ from scipy.special import stdtrit
 import experiment
 import files
 import predictions
-from dataset import CLASS_NAMES, SCORED_AS
+from dataset import CLASS_NAMES
 from errors import InputError, did_you_mean, tr
+from experiment import collect, find_directories, folders, kind_of, level_text, number, read_record
 from files import page_table
 
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
-FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note"  # of a Record
 
 # The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
 # interval. `value` is None where the runs don't determine it, the interval where nothing gives one.
@@ -81,61 +80,6 @@ def main_effects(scores, factors, draws=None):
     return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 
 
-class Record(namedtuple("Record", FIELDS)):
-    """One run or ensemble. Scores are in 0..1 and None where there are none; `people` is (how many, digest of who); `folds` are
-    those of a run that are complete, of an ensemble the members that a search has left in use."""
-
-    @property
-    def name(self):
-        return self.folder.name
-
-
-def kind_of(folder):
-    """'run', 'ensemble' or None for a folder of something else."""
-    if (Path(folder) / "args.yaml").is_file():
-        return "run"
-    return "ensemble" if (Path(folder) / "recipe.yaml").is_file() else None
-
-
-def read_record(folder):
-    """The Record of a folder; InputError that names a damaged file."""
-    folder, is_run = Path(folder), kind_of(folder) == "run"
-    path = folder / ("summary.json" if is_run else "score.json")
-    found = files.read_json(path) if path.is_file() else {}
-    if not is_run:
-        args = experiment.read_recipe(folder) | {"target": "label"}
-        found["folds"] = [{"fold": member["run"]} for member in args.get("members", []) if experiment.is_used(member)]
-    elif found:
-        args = found["options"] if "options" in found else experiment.read_args(folder)
-    else:  # it was stopped
-        args, done = experiment.read_args(folder), experiment.done_folds(folder)
-        seconds = sum(fold["seconds"] for fold in done.values())
-        found = {"folds": [{"fold": fold} for fold in done], "seconds": seconds or None}
-    people = (found.get("people") or experiment.validated_people(folder) or (0, "")) if is_run else (0, "")
-    with errors.reading(path):
-        return Record(
-            folder, is_run, args["target"], SCORED_AS[args["target"]], int(args.get("kfold", 0)),
-            options={str(name): value for name, value in args.items()}, people=(int(people[0]), str(people[1])),
-            folds=[fold["fold"] for fold in found.get("folds", [])],
-            oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
-            oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
-            seconds=number(found.get("seconds"), math.inf), lb=experiment.read_kept(folder, "lb", number)["lb"],
-            note=experiment.note_of(folder, args),
-        )  # fmt: skip
-
-
-def number(value, high=1.0):
-    """None or a number from 0 to `high` as it is; ValueError for anything else."""
-    if value is not None and not 0 <= value <= high:
-        raise ValueError(f"{value} is no number from 0 to {high:g}")
-    return value
-
-
-def folders(directory):
-    """The folders of runs and ensembles in a directory, in order of their names."""
-    return sorted(path for path in Path(directory).iterdir() if kind_of(path) and not path.name.startswith("."))
-
-
 def find_record(name, directories, option):
     """The folder that a path or the bare name of a run or ensemble stands for; InputError with suggestions."""
     places = [Path(name), *(Path(directory) / name for directory in directories)]
@@ -146,18 +90,6 @@ def find_record(name, directories, option):
         known = [path.name for directory in directories for path in folders(directory)]
         raise InputError(f"{option} {name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
     return next(iter(found.values()))
-
-
-def collect(directories):
-    """(records of all runs and ensembles, number of damaged ones, which are named on stderr)."""
-    found, damaged = [], 0
-    for folder in itertools.chain.from_iterable(map(folders, directories)):
-        try:
-            found.append(read_record(folder))
-        except InputError as error:
-            damaged += 1
-            errors.log(f"error: {errors.one_line(error)}")
-    return found, damaged
 
 
 SECTIONS = ("label", "age_group", "gender", "mask")
@@ -307,15 +239,6 @@ def effects_note(effects, freedom, with_people, left_out):
     else:
         note = tr("no interval: no degree of freedom is left; repeat a run with another --seed")
     return note + (tr(f"; vary too and are held equal by nothing: {', '.join(left_out)}") if left_out else "")
-
-
-def level_text(value):
-    """An option's value as text: '29 59' of a list, 'mask 0.5, gender 1' of a mapping, 'none' of nothing."""
-    if isinstance(value, list):
-        return " ".join(map(level_text, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {level_text(one)}" for key, one in value.items()) or "none"
-    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def study_effects(found, resamples):
@@ -470,18 +393,6 @@ def lb_score(text):
         return name, number(float(score))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: {score!r} is no score from 0 to 1, such as 0.7478") from None
-
-
-def find_directories(args):
-    """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
-    found = []
-    for option, given, default in (("runs", args.runs, "runs"), ("--submissions", args.submissions, "submissions")):
-        folder = Path(default if given is None else given)
-        if given is not None and (kind_of(folder) or not folder.is_dir()):
-            raise InputError(f"{option} {given}: is no folder that holds runs or ensembles; give one that does")
-        if folder.is_dir() and folder not in found:
-            found.append(folder)
-    return found
 
 
 def listing(args, directories, found, studies):

@@ -18,7 +18,7 @@ import files
 import leaderboard
 import metrics
 from errors import InputError
-from leaderboard import Record
+from experiment import Record
 
 SCORES = {"oof_f1": 0.52, "oof_acc": 0.58, "oof_f1_ci95": [0.48, 0.55]}
 
@@ -53,7 +53,7 @@ def make_ensemble(root, name, members, scores=SCORES, **recipe):
 
 def run(name, target="label", f1=0.5, **facts):
     """A Record in memory."""
-    given = {"folder": Path("runs", name), "is_run": True, "target": target, "scored_as": leaderboard.SCORED_AS[target]}
+    given = {"folder": Path("runs", name), "is_run": True, "target": target, "scored_as": experiment.SCORED_AS[target]}
     return Record(
         **dict.fromkeys(Record._fields) | given | {"kfold": 5, "folds": range(5), "oof_f1": f1, "people": (0, ""), **facts}
     )
