@@ -189,11 +189,10 @@ def read_submission(path):
     """(ImageIDs, labels int64 [N]) of a csv ImageID,ans; InputError names a line with another label or a doubled ImageID."""
     table = files.read_csv(path, ("ImageID", "ans"))
     files.check_once(path, table, "ImageID")
-    labels = [whole(answer) for answer in table["ans"]]
-    for line, answer, label in zip(table[files.LINE], table["ans"], labels):
-        if label is None or label >= len(LABELS):
-            raise InputError(f"{path}, line {line}: ans {answer!r} is not a label; allowed: 0 to {len(LABELS) - 1}")
-    return table["ImageID"].tolist(), np.array(labels, dtype=np.int64)
+    labels = table["ans"].map(whole).astype(float)
+    problem = f"ans {{!r}} is not a label; allowed: 0 to {len(LABELS) - 1}"
+    files.check_rows(path, table, table["ans"], labels < len(LABELS), problem)
+    return table["ImageID"].tolist(), labels.to_numpy(dtype=np.int64)
 
 
 def read_people(data_dir):
@@ -202,23 +201,16 @@ def read_people(data_dir):
     table = files.read_csv(path, ("id", "gender", "age", "path"))
     files.check_filled(path, table, "id")
     files.check_once(path, table, "path")
-    columns = (table[name].to_numpy() for name in (files.LINE, "id", "gender", "age", "path"))  # faster than by its rows
-    for line, name, gender, age, folder in zip(*columns):
-        problem = ""
-        if gender not in GENDERS:
-            problem = f"gender {gender!r} is neither male nor female"
-        elif to_age(age) is None:
-            problem = f"age {age!r} is not a whole number from 0 to 120"
-        elif EXPONENT.fullmatch(name):
-            problem = f"id {name!r} was made a number, as in a spreadsheet; take the original"
-        elif folder in (".", "..") or "/" in folder:
-            problem = f"path {folder!r} is not the name of a folder in train/images"
-        if problem:
-            raise InputError(f"{path}, line {line}: {problem}")
-    people = table[["path", "id"]].copy()
-    people["gender"] = table["gender"].map(GENDERS.index).astype(np.int64)
-    people["age"] = table["age"].map(to_age).astype(np.int64)
-    return people
+    ages = table["age"].map(to_age)
+    for column, right, problem in (
+        ("gender", table["gender"].isin(GENDERS), "is neither male nor female"),
+        ("age", ages.notna(), "is not a whole number from 0 to 120"),
+        ("id", ~table["id"].str.fullmatch(EXPONENT), "was made a number, as in a spreadsheet; take the original"),
+        ("path", ~table["path"].str.contains(r"^\.{1,2}$|/"), "is not the name of a folder in train/images"),
+    ):
+        files.check_rows(path, table, table[column], right, f"{column} {{!r}} {problem}")
+    genders = table["gender"].map(GENDERS.index)
+    return table[["path", "id"]].assign(gender=genders.astype(np.int64), age=ages.astype(np.int64))
 
 
 @functools.cache  # some ages, thousands of times
@@ -351,32 +343,28 @@ def read_fixes(path, people=None):
     names a line that is none of these; without people any path will do."""
     table = files.read_csv(path, ("path", "column", "value"))
     people = table.assign(id=table["path"]) if people is None else people
-    confidence = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
-    sure = pd.to_numeric(confidence, errors="coerce").to_numpy()
+    given = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
+    confidence = pd.to_numeric(given, errors="coerce")
     by_name = {path: [path] for path in people["path"]}
     for name, paths in people.groupby("id")["path"]:
         by_name.setdefault(name, paths.tolist())
-    unknown = table["path"][~table["path"].isin([*by_name])]
-    if len(unknown) > len(table) / 2:
-        found = f"{len(unknown)} of its {len(table)} people are not in train.csv, such as {unknown.iloc[0]}"
+    known = table["path"].isin([*by_name])
+    if known.mean() < 0.5:
+        found = f"{(~known).sum()} of its {len(table)} people are not in train.csv, such as {table['path'][~known].iloc[0]}"
         raise InputError(f"{path}: {found}, so it is for other data; the one beside train.py is for the competition's")
-    fixes = []
-    for row, (line, name, column, value) in enumerate(table[[files.LINE, "path", "column", "value"]].itertuples(index=False)):
-        allowed = {"gender": value in (*GENDERS, "swap"), "mask": value == "swap", "age": to_age(value) is not None}
-        problem = ""
-        if name not in by_name:
-            problem = f"{name!r} is neither a path nor an id of train.csv"
-        elif column not in allowed:
-            problem = f"column {column!r} is none of gender, age, mask"
-        elif not allowed[column]:
-            problem = f"value {value!r} does not fit {column}; gender takes male, female or swap, age 0 to 120, mask swap"
-        elif not 0 <= sure[row] <= 1:
-            problem = f"confidence {confidence[row]!r} is not a number from 0 to 1"
-        if problem:
-            raise InputError(f"{path}, line {line}: {problem}")
-        value = str(to_age(value)) if column == "age" else value
-        fixes.extend((name, column, value, sure[row], line) for name in by_name[name])
-    return pd.DataFrame(fixes, columns=["path", "column", "value", "confidence", files.LINE])
+    words, pairs = {"gender": (*GENDERS, "swap"), "mask": ("swap",), "age": ()}, list(zip(table["value"], table["column"]))
+    fits = [value in words.get(column, ()) or (column == "age" and to_age(value) is not None) for value, column in pairs]
+    allowed = "gender takes male, female or swap, age 0 to 120, mask swap"
+    for values, right, problem in (
+        (table["path"], known, "{!r} is neither a path nor an id of train.csv"),
+        (table["column"], table["column"].isin([*words]), "column {!r} is none of gender, age, mask"),
+        (pairs, fits, f"value {{0[0]!r}} does not fit {{0[1]}}; {allowed}"),
+        (given, confidence.between(0, 1), "confidence {!r} is not a number from 0 to 1"),
+    ):
+        files.check_rows(path, table, values, right, problem)
+    values = [str(to_age(value)) if column == "age" else value for value, column in pairs]
+    table = table.assign(path=table["path"].map(by_name), value=values, confidence=confidence)
+    return table.explode("path", ignore_index=True)[["path", "column", "value", "confidence", files.LINE]]
 
 
 def read_label_fixes(path, people, min_confidence):
@@ -463,11 +451,9 @@ def read_eval_images(data_dir):
 
 def read_same_people(path, people):
     """The rows of a csv id,same_as: ids of `people`, two of one person in each; InputError names a line with another id."""
-    table, known = files.read_csv(path, ("id", "same_as")), {*people["id"]}
-    for line, *pair in table[[files.LINE, "id", "same_as"]].itertuples(index=False):
-        for name in pair:
-            if name not in known:
-                raise InputError(f"{path}, line {line}: {name!r} is no id of train.csv")
+    table = files.read_csv(path, ("id", "same_as"))
+    for names in (table["id"], table["same_as"]):
+        files.check_rows(path, table, names, names.isin(people["id"]), "{!r} is no id of train.csv")
     return table[["id", "same_as"]]
 
 

@@ -256,18 +256,13 @@ def read_numbers(path, texts, numbers, counts=None):
     table = _read_fast(path, texts, numbers)
     if table is None:
         table = read_csv(path, [*texts, *numbers])  # which names the line of what is wrong
-        for line, *cells in table[[LINE, *numbers]].itertuples(index=False):
-            for column, text in zip(numbers, cells):
-                with contextlib.suppress(ValueError):
-                    if 0 <= float(text) < math.inf:
-                        continue
-                raise InputError(f"{path}, line {line}: {column} {text!r} is not a number from 0 on")
+        for column in numbers:
+            right = pd.to_numeric(table[column], errors="coerce").between(0, math.inf, inclusive="left")
+            check_rows(path, table, table[column], right, f"{column} {{!r}} is not a number from 0 on")
         table = table.drop(columns=LINE).astype(dict.fromkeys(numbers, np.float64))
     for column, count in counts.items():
-        wrong = ((table[column] >= count) | (table[column] % 1 > 0)).to_numpy()
-        if wrong.any():
-            value = f"{table[column].iloc[wrong.argmax()]:g}"
-            raise InputError(f"{path}, line {wrong.argmax() + 2}: {column} {value} is none of 0 to {count - 1}")
+        right = (table[column] < count) & (table[column] % 1 == 0)
+        check_rows(path, table, table[column], right, f"{column} {{:g}} is none of 0 to {count - 1}")
     return table.astype(dict.fromkeys(counts, np.int64))
 
 
@@ -282,17 +277,23 @@ def _read_fast(path, texts, numbers):
             return table.assign(**{name: table[name].str.strip() for name in texts})
 
 
+def check_rows(path, table, values, right, problem):
+    """InputError about the first row of a csv's table where `right` [N] is False: its line and `problem`, with its value."""
+    wrong = np.flatnonzero(~np.asarray(right, dtype=bool))
+    if len(wrong):
+        line = table[LINE].iloc[wrong[0]] if LINE in table else wrong[0] + 2
+        raise InputError(f"{path}, line {line}: {problem.format(list(values)[wrong[0]])}")
+
+
 def check_filled(path, table, column):
-    """InputError that names the first line of a table of `read_csv` with nothing in a column, as spreadsheets leave rows."""
-    for line in table[LINE][table[column] == ""]:
-        raise InputError(f"{path}, line {line}: {column} is empty; fill it in, or delete the row")
+    """InputError about a row with nothing in a column, as spreadsheets leave rows."""
+    check_rows(path, table, table[column], table[column] != "", f"{column} is empty; fill it in, or delete the row")
 
 
 def check_once(path, table, column):
-    """InputError that names the line of a table of `read_csv` with nothing in a column, or the same as a line above."""
+    """InputError about a row with nothing in a column, or the same as a row above."""
     check_filled(path, table, column)
-    for line, value in table.loc[table[column].duplicated(), [LINE, column]].to_numpy():
-        raise InputError(f"{path}, line {line}: {column} {value!r} appears twice")
+    check_rows(path, table, table[column], ~table[column].duplicated(), f"{column} {{!r}} appears twice")
 
 
 def page(template, **context):

@@ -47,16 +47,12 @@ def read_table(path, target, keys):
         counts = [len(CLASS_NAMES[head]) for head in (HEADS[target] if target == "multi" else [SCORED_AS[target]])]
         wholes = {"fold": files.FOLDS, **dict(zip(dataset.truth_columns(target), counts))}
     table = files.read_numbers(path, keys, names, wholes)
-    twice = table[keys[0]].duplicated().to_numpy()
-    if twice.any():
-        raise InputError(f"{path}, line {twice.argmax() + 2}: {keys[0]} {table[keys[0]].iloc[twice.argmax()]!r} appears twice")
+    files.check_rows(path, table, table[keys[0]], ~table[keys[0]].duplicated(), f"{keys[0]} {{!r}} appears twice")
     for head in (names[place] for place in head_slices(target).values()):
         with np.errstate(over="ignore"):
             sums = table[head].to_numpy().sum(1)
-        wrong = ~(np.abs(sums - 1) <= SUM_ERROR)
-        if wrong.any():
-            found = f"{head[0]} to {head[-1]} sum to {sums[wrong.argmax()]:.6g}, not to 1"
-            raise InputError(f"{path}, line {wrong.argmax() + 2}: {found}; of logits take the softmax")
+        problem = f"{head[0]} to {head[-1]} sum to {{:.6g}}, not to 1; of logits take the softmax"
+        files.check_rows(path, table, sums, np.abs(sums - 1) <= SUM_ERROR, problem)
     return table
 
 
