@@ -507,14 +507,10 @@ class FoldData:
     val_rows: np.ndarray
     train_targets: np.ndarray
     truth: np.ndarray
-    classes: np.ndarray | None = None
-    persons: np.ndarray | None = None
-    masks: np.ndarray | None = None
+    classes: np.ndarray
+    persons: np.ndarray
+    masks: np.ndarray
     pseudo: np.ndarray | None = None
-
-    def of_train(self, values):
-        """`classes` or `persons` of the training rows; None where there are none."""
-        return None if values is None else values[self.train_rows]
 
 
 def make_labels(args, tables, good):

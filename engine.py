@@ -89,7 +89,7 @@ class Partners:
 
 def epoch_images(args, data):
     """The number of images that an epoch of a FoldData shows: all training rows, or one of each person."""
-    return len(np.unique(data.of_train(data.persons)) if args.sampler == "person" else data.train_rows)
+    return len(np.unique(data.persons[data.train_rows]) if args.sampler == "person" else data.train_rows)
 
 
 def step_size(args, images, world):
@@ -136,7 +136,7 @@ class Fit:
         self.partners = None
         if args.mix != "none":
             same = data.masks if args.mix == "halves" else None
-            classes = data.of_train(data.classes) if args.mix_rare else None
+            classes = data.classes[data.train_rows] if args.mix_rare else None
             self.partners = Partners(data.train_rows, len(targets), same, classes)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.finite_steps = torch.zeros((), dtype=torch.int64, device=device)  # of this epoch, those with a finite loss_sum
@@ -251,7 +251,7 @@ class MicroBatch:
 def fold_order(fit):
     """The training rows of `fit.epoch` in their order."""
     args, data = fit.args, fit.data
-    classes, persons = data.of_train(data.classes), data.of_train(data.persons)
+    classes, persons = data.classes[data.train_rows], data.persons[data.train_rows]
     return epoch_order(data.train_rows, args.seed, data.fold, fit.epoch, args.sampler, classes, persons)
 
 

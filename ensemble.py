@@ -493,7 +493,7 @@ def write_result(args, result):
 
     def fill(inside, name):
         eval_table = predictions.eval_table(result.names, "label", result.eval_probs)
-        files.write_csv(inside / "submission.csv", predictions.submission_table(result.names, result.eval_probs))
+        files.write_csv(inside / "submission.csv", eval_table[["ImageID"]].assign(ans=result.eval_probs.argmax(1)))
         files.write_csv(inside / "eval.csv", eval_table, predictions.FORMAT)
         if scored:
             fold = images.table["fold"].to_numpy()

@@ -74,11 +74,6 @@ def mean(tables, target):
     return eval_table(tables[0]["ImageID"].tolist(), target, probs)
 
 
-def submission_table(names, label_probs):
-    """The rows of submission.csv: ImageID and the most probable of the 18 classes."""
-    return pd.DataFrame({"ImageID": names, "ans": label_probs.argmax(1)})
-
-
 def select_folds(run, choice):
     """The complete folds of a run that `choice` names: 'all', 'best' (highest validation F1), or numbers."""
     done = experiment.done_folds(run)
@@ -166,7 +161,7 @@ def write_run_eval(run, target, numbers, tta, table):
     if SCORED_AS[target] != "label":
         return None
     probs = scored_probs(target, table[dataset.columns(target)].to_numpy())
-    files.write_csv(run / "submission.csv", submission_table(table["ImageID"].tolist(), probs))
+    files.write_csv(run / "submission.csv", table[["ImageID"]].assign(ans=probs.argmax(1)))
     return probs
 
 
@@ -191,7 +186,6 @@ def known_names(data_dir, tables):
             return path, names
     if tables:
         errors.log("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
-    return None
 
 
 @dataclass(eq=False)
@@ -527,19 +521,14 @@ def scored_runs(directory):
 def find_runs(source):
     """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
     of no use here, as it is fitted to the labels of everyone."""
-    found = open_member(str(source))
-    if found.is_run and found.choice != "all":
+    found = [open_member(str(source))]
+    if found[0].choice not in ("all", None):
         raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
-    if found.is_run:
-        return [found.folder]
-    runs, ensembles = [], [found.folder]
-    for ensemble in ensembles:  # which grows: ensembles may be members
-        for member in experiment.read_recipe(ensemble).get("members", []):
-            if experiment.is_used(member):
-                one = open_member(member["run"])
-                places = runs if one.is_run else ensembles
-                places += [] if one.folder in places else [one.folder]
-    return runs
+    for one in found:  # which grows: ensembles may be members
+        rows = [] if one.is_run else one.options.get("members", [])
+        members = [open_member(row["run"]) for row in rows if experiment.is_used(row)]
+        found += [member for member in members if member.folder not in {other.folder for other in found}]
+    return list(dict.fromkeys(one.folder for one in found if one.is_run))
 
 
 def check_pseudo(run, args, people, folds):
@@ -596,9 +585,9 @@ def make_pseudo(args, tables, predict):
         predict([(run, number) for run in runs for number in numbers[run]])
         for fold in range(max(args.kfold, 1)):
             sources = []
-            for run in runs:
-                of_fold = fold_tables(run, targets[run], [fold] if args.kfold else numbers[run], "none")
-                sources.append((targets[run], mean(of_fold, targets[run])[dataset.columns(targets[run])].to_numpy()))
+            for run, target in targets.items():
+                table = mean(fold_tables(run, target, [fold] if args.kfold else numbers[run], "none"), target)
+                sources.append((target, table[dataset.columns(target)].to_numpy()))
             probs = blend.soft_labels(args.target, sources, tuple(args.age_bounds))
             sure = confidence(args.target, probs) >= args.pseudo_min_confidence
             table = eval_table(np.array(tables.eval_images.names)[sure], args.target, probs[sure].astype(np.float32))
