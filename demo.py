@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 import files
-from dataset import DATA_PLACES, DEMO_DIR, GENDERS, encode, find_data, is_demo, to_age_group
-from demo_faces.photos import KINDS, person_images
+from dataset import DATA_PLACES, DEMO_DIR, GENDERS, IMAGE_KINDS, encode, find_data, is_demo, to_age_group
+from demo_faces.photos import person_images
 from errors import InputError, log
 
 VERSION = 2
@@ -59,14 +59,14 @@ def pick_age(seed, key):
     return int(rng.integers(first, last + 1))
 
 
-def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
+def draw_demo(out, people=300, eval_people=80, seed=0):
     """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits. InputError
     when `out` is there and is no demo set, or can't be written; then nothing is left."""
     out = Path(out)
     metadata = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
     if _is_drawn(out, metadata):
         return
-    parent, size = files.make_dir(out.parent, "--out"), len(KINDS) * (people + eval_people) * IMAGE_BYTES
+    parent, size = files.make_dir(out.parent, "--out"), len(IMAGE_KINDS) * (people + eval_people) * IMAGE_BYTES
     with files.lock(parent, f"waiting for another process to draw {out}/", wait=True):
         if _is_drawn(out, metadata):
             return
@@ -75,7 +75,7 @@ def draw_demo(out, people=300, eval_people=80, seed=0, progress=True):
         files.check_room([("", out, "the demo set", size)])
         try:
             with files.writing(out, size):
-                _draw_all(building, people, eval_people, seed, progress)
+                _draw_all(building, people, eval_people, seed)
                 (building / "demo.json").write_text(json.dumps(metadata))
                 os.replace(building, out)
         finally:
@@ -92,7 +92,7 @@ def _is_drawn(out, metadata):
     return True
 
 
-def _draw_all(out, people, eval_people, seed, progress):
+def _draw_all(out, people, eval_people, seed):
     import images  # not at the top: scripts that draw nothing do without torch
 
     (out / "train" / "images").mkdir(parents=True)
@@ -101,9 +101,8 @@ def _draw_all(out, people, eval_people, seed, progress):
     rows = _name_people(chosen)
     (out / "train" / "images" / f"._{rows[0][4]}").write_bytes(JUNK)
     jobs = [(out / "train" / "images" / row[4], gender, age, seed, key) for row, (gender, age, key) in zip(rows, chosen)]
-    hidden = choose_people(eval_people, seed, part=1)
-    jobs += [(out / "eval" / "images", gender, age, seed, key) for gender, age, key in hidden]
-    drawn = images.pool_map("drawing the demo set", _write_person, jobs, [len(KINDS)] * len(jobs), not progress)
+    jobs += [(out / "eval" / "images", *one[:2], seed, one[2]) for one in choose_people(eval_people, seed, part=1)]
+    drawn = images.pool_map("drawing the demo set", _write_person, jobs, [len(IMAGE_KINDS)] * len(jobs))
     answers = [answer for named in drawn for answer in named]
     pd.DataFrame(rows, columns=["id", "gender", "race", "age", "path"]).to_csv(out / "train" / "train.csv", index=False)
     answers = pd.DataFrame(answers, columns=["ImageID", "ans"]).sort_values("ImageID")
@@ -134,8 +133,7 @@ def _write_person(job):
     for kind, image in person_images(gender, age, seed, *key).items():
         if folder.name == "images":
             name = f"{rng.bytes(20).hex()}.jpg"
-            mask = {"incorrect_mask": 1, "normal": 2}.get(kind, 0)
-            named.append((name, int(encode(mask, gender, to_age_group(age)))))
+            named.append((name, int(encode(IMAGE_KINDS[kind], gender, to_age_group(age)))))
         else:
             name = kind + str(rng.choice([".jpg", ".png", ".jpeg"], p=(0.954, 0.027, 0.019)))
             if kind == "mask1" and key[3] % 20 == 0:
@@ -162,12 +160,11 @@ def locate(data_dir=None, draw=True):
     found = find_data(data_dir)
     if data_dir is not None or found not in (None, DEMO_DIR):
         return found, is_demo(found)
-    if not draw:
-        return DEMO_DIR, True
-    if found is None:
+    if draw and found is None:
         log(f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: drawing faces into {DEMO_DIR}/.\n"
             "Scores on them say nothing about real ones; give your data with --data-dir DIR.")  # fmt: skip
-    draw_demo(DEMO_DIR)
+    if draw:
+        draw_demo(DEMO_DIR)
     return DEMO_DIR, True
 
 

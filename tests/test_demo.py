@@ -26,7 +26,7 @@ from errors import InputError
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "set"
-    demo.draw_demo(out, people=8, eval_people=3, progress=False)
+    demo.draw_demo(out, people=8, eval_people=3)
     return out
 
 

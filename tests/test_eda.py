@@ -14,7 +14,7 @@ from errors import InputError
 def test_planted_faults_are_found_and_little_else(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FACES_LANG", "en")
-    demo.draw_demo("demo", people=51, eval_people=12, progress=False)
+    demo.draw_demo("demo", people=51, eval_people=12)
     plant.main("demo", "data")
     assert eda.main(["--data-dir", "data", "--quiet"]) == 0
     said, planted = capsys.readouterr().out, pd.read_csv("data/planted.csv", dtype=str).fillna("")

@@ -94,7 +94,7 @@ def shell(line):
 def test_the_cells_of_the_notebook_run(tmp_path, monkeypatch, capsys):
     """As they stand, without a data folder, so on a drawn demo set: here of fewer people, and with a quick look's options."""
     monkeypatch.setattr(demo, "DATA_PLACES", (Path("data"),))
-    monkeypatch.setattr(demo, "draw_demo", functools.partial(demo.draw_demo, people=60, eval_people=6, progress=False))
+    monkeypatch.setattr(demo, "draw_demo", functools.partial(demo.draw_demo, people=60, eval_people=6))
     for name in ("train.py", "requirements.txt"):  # as in a folder that holds the repository
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
