@@ -118,8 +118,7 @@ class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b"
         probs, C = np.mean([probs for _letter, probs in self.known], axis=0), len(self.names)
         f1_a, f1_b = (expected_f1(answers, probs) for answers in (self.a, self.b))
         times_a, times_b = (np.bincount(answers, minlength=C) for answers in (self.a, self.b))
-        effects = [(signed(effect), effect) for effect in (f1_b - f1_a) / C]
-        table = zip(self.names, times_a, times_b, f1_a, f1_b, effects)
+        table = zip(self.names, times_a, times_b, f1_a, f1_b, ((signed(effect), effect) for effect in (f1_b - f1_a) / C))
         return [row for row in table if row[1] or row[2]], f1_a.mean(), f1_b.mean()
 
 
@@ -179,10 +178,6 @@ class Side:
     images: list | None = None
     values: np.ndarray | None = None
     lacks: str = "has no eval predictions"
-
-    @property
-    def note(self):
-        return self.source.note if self.source else ""
 
 
 def read_side(name):
@@ -375,14 +370,14 @@ def thumbnails(data_dir, names):
     if data_dir is None:
         return {}, tr("no data folder here; --data-dir DIR names it")
     root = Path(data_dir) / "eval" / "images"
-    there = [name for name in names if name == Path(name).name and (root / name).is_file()]
+    there = (name for name in names if name == Path(name).name and (root / name).is_file())
     found = {name: images.thumbnail(root / name, HEIGHT) for name in there}
     lacking = [name for name in names if name not in found]
     return found, tr(f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}") if lacking else ""
 
 
-def document(names, comparison, rows, pictures, why, verdict, scores, own_notes=("", "")):
-    """The HTML of the page of A and B by their names; rows: those shown; pictures and why: see `thumbnails`."""
+def document(sides, comparison, rows, pictures, why, verdict, scores):
+    """The HTML of the page of two sides, (name, note) each; rows: those shown; pictures and why: see `thumbnails`."""
     notes, pairs = [], np.stack([comparison.a[rows], comparison.b[rows]], 1)
     if len(rows) < len(comparison.rows):
         notes.append(tr(f"{len(rows):,} of {len(comparison.rows):,} images are here, the most certain (--limit N)."))
@@ -395,10 +390,9 @@ def document(names, comparison, rows, pictures, why, verdict, scores, own_notes=
         effects = files.page_table(["class", "A", "B", "expected F1 of A", "of B", "effect on macro F1"], table)
         expected = tr(f"Expected macro F1: A {a:.4f}, B {b:.4f}, {signed(b - a)} from A to B.")
     return files.page(
-        "compare.html", title=tr(" against ").join(Path(name).name for name in names), sides=list(zip(names, own_notes)),
-        comparison=comparison, flows=flows, pictures=pictures, notes=notes, verdict=verdict, scores=scores, effects=effects,
-        expected=expected,
-        counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.component_counts),
+        "compare.html", title=tr(" against ").join(Path(name).name for name, _note in sides), sides=sides, notes=notes,
+        comparison=comparison, flows=flows, pictures=pictures, verdict=verdict, scores=scores, effects=effects,
+        expected=expected, counts=files.page_table(["part", "class", "A", "B", "B − A", "prior"], comparison.component_counts),
     )  # fmt: skip
 
 
@@ -416,7 +410,8 @@ def write_page(args, data_dir, a, b, comparison, verdict, scores):
         files.make_dir(out.parent, "--out")
     rows = comparison.rows[: args.limit]
     pictures, why = thumbnails(data_dir, [comparison.images[row] for row in rows])
-    files.write_text(out, document((a.name, b.name), comparison, rows, pictures, why, verdict, scores, (a.note, b.note)))
+    sides = [(side.name, side.source.note if side.source else "") for side in (a, b)]
+    files.write_text(out, document(sides, comparison, rows, pictures, why, verdict, scores))
     say(f"\n{out}: {len(comparison.rows):,} images that differ, thumbnails of {len(pictures):,}", f" ({why})" if why else "")
 
 

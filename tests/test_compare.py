@@ -347,7 +347,7 @@ def comparison(flows):
 
 def page(both, limit=600, pictures=None, why=""):
     verdict = ["A - B = +0.004, 95 % CI -0.006 .. +0.013: noise"]
-    return compare.document(("runs/one", "runs/other"), both, both.rows[:limit], pictures or {}, why, verdict, [])
+    return compare.document([("runs/one", ""), ("runs/other", "")], both, both.rows[:limit], pictures or {}, why, verdict, [])
 
 
 def test_thumbnails_are_found_by_name_alone(tmp_path):
