@@ -323,15 +323,6 @@ def last_line(text):
 Running = namedtuple("Running", "job process begin started")
 
 
-def failure(one):
-    """The reason in a line why a Running is not finished though its process ended; None where it is."""
-    code = one.process.returncode
-    if code == 0 and one.job.is_finished:
-        return None
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{last_line(one.job.log.read_bytes()[one.begin :].decode(errors='replace'))} ({how}, {one.job.log})"
-
-
 def open_log(path):
     """A log's file descriptor, locked as long as a process holds it, be it the run that it is given to; None while locked."""
     files.make_dir(path.parent, "--output-dir")
@@ -382,13 +373,15 @@ class Sweep:
     def collect(self):
         for one in [one for one in self.running if one.process.poll() is not None]:
             self.running.remove(one)
-            seconds = time.monotonic() - one.started
-            if reason := failure(one):
-                self.failed.append(one.job.name)
-                self.report(one.job, f"failed after {seconds:.0f} s: {reason}")
-            else:
+            seconds, code = time.monotonic() - one.started, one.process.returncode
+            if code == 0 and one.job.is_finished:
                 self.times.append(seconds)
                 self.report(one.job, f"{result_text(one.job)}, {seconds:.0f} s")
+            else:
+                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                said = last_line(one.job.log.read_bytes()[one.begin :].decode(errors="replace"))
+                self.failed.append(one.job.name)
+                self.report(one.job, f"failed after {seconds:.0f} s: {said} ({how}, {one.job.log})")
 
     def begin(self, job):
         """Start a run that waits, unless another process trains it, or has."""
