@@ -151,11 +151,8 @@ def head_probs(target, logits):
 
 def scored_probs(target, probs):
     """Probabilities of what `target` is scored on from its heads' [N, num_outputs(target)]: [N, 18] of multi, [N, 3] of age."""
-    if target == "multi":
-        return combine(*(probs[:, head] for head in head_slices(target).values()))
-    if target == "age":
-        return age_group_probs(probs)
-    return probs
+    tables = [*member_components(target, probs).values()]
+    return combine(*tables) if target == "multi" else tables[0]
 
 
 def member_components(target, probs, bounds=OFFICIAL_BOUNDS):
@@ -209,8 +206,7 @@ def read_people(data_dir):
         ("path", ~table["path"].str.contains(r"^\.{1,2}$|/"), "is not the name of a folder in train/images"),
     ):
         files.check_rows(path, table, table[column], right, f"{column} {{!r}} {problem}")
-    genders = table["gender"].map(GENDERS.index)
-    return table[["path", "id"]].assign(gender=genders.astype(np.int64), age=ages.astype(np.int64))
+    return table[["path", "id"]].assign(gender=table["gender"].map(GENDERS.index).astype(np.int64), age=ages.astype(np.int64))
 
 
 @functools.cache  # some ages, thousands of times
@@ -354,11 +350,10 @@ def read_fixes(path, people=None):
         raise InputError(f"{path}: {found}, so it is for other data; the one beside train.py is for the competition's")
     words, pairs = {"gender": (*GENDERS, "swap"), "mask": ("swap",), "age": ()}, list(zip(table["value"], table["column"]))
     fits = [value in words.get(column, ()) or (column == "age" and to_age(value) is not None) for value, column in pairs]
-    allowed = "gender takes male, female or swap, age 0 to 120, mask swap"
     for values, right, problem in (
         (table["path"], known, "{!r} is neither a path nor an id of train.csv"),
         (table["column"], table["column"].isin([*words]), "column {!r} is none of gender, age, mask"),
-        (pairs, fits, f"value {{0[0]!r}} does not fit {{0[1]}}; {allowed}"),
+        (pairs, fits, "value {0[0]!r} does not fit {0[1]}; gender takes male, female or swap, age 0 to 120, mask swap"),
         (given, confidence.between(0, 1), "confidence {!r} is not a number from 0 to 1"),
     ):
         files.check_rows(path, table, values, right, problem)
@@ -372,8 +367,7 @@ def read_label_fixes(path, people, min_confidence):
     left out, and those of confidence 0, whose label is right."""
     table = read_fixes(path, people)
     taken = (table["confidence"] >= min_confidence) & (table["confidence"] > 0)
-    fixes = table.loc[taken, ["path", "column", "value"]].reset_index(drop=True)
-    return fixes, table[files.LINE][~taken].nunique()
+    return table.loc[taken, ["path", "column", "value"]].reset_index(drop=True), table[files.LINE][~taken].nunique()
 
 
 def apply_label_fixes(images, fixes):

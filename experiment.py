@@ -78,8 +78,7 @@ def _learn_the_same(one, other, besides=frozenset()):
 
 
 def _folders(directory):
-    directory = Path(directory)
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir()) if directory.is_dir() else []
+    return sorted(path.name for path in Path(directory).glob("*/"))
 
 
 def check_free(output_dir, name):
@@ -351,10 +350,9 @@ def fold_lock(run, fold):
 
 def check_not_trained(run, folds):
     """InputError when another process is training one of these folds of a run."""
-    done = done_folds(run)
-    for folder in (fold_dir(run, fold) for fold in folds if fold not in done):
-        if folder.is_dir():
-            with files.lock(folder):
+    for fold in folds:
+        if fold_dir(run, fold).is_dir() and fold not in done_folds(run):
+            with files.lock(fold_dir(run, fold)):
                 pass
 
 
@@ -411,11 +409,9 @@ def _git(*words):
     """Output of git in the folder of the scripts, whoever owns that (a container's user too); None where it fails."""
     folder = Path(__file__).parent.resolve()
     command = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", *words]
-    try:
-        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.check_output(command, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
+                                       errors="replace", timeout=GIT_SECONDS).strip()  # fmt: skip
 
 
 def environment(device):

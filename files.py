@@ -41,8 +41,7 @@ def writing(path, size=None):
     except OSError as error:
         path, cause = Path(path), error.strerror or str(error)
         needed = "" if size is None else f"{in_units(size)} are needed, and "
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "make room there" if full else "give it a place that can be written"
+        advice = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give it a place that can be written"
         if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
             cause, advice = f"there is no folder {path.parent}", "was it moved or deleted?"
         raise DiskError(f"{path}: can't be written ({cause}): {needed}{describe_room(path)}; {advice}") from error
