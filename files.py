@@ -359,14 +359,9 @@ def shorten(names, width):
     """Names cut in the middle to `width` columns (12 or more), at the place nearest to it that keeps all of them distinct."""
 
     def cut(name, head):
-        if display_width(name) <= width:
-            return name
-        left, right = name[:head], name[len(name) - (width - head - 3) :]
-        while display_width(left) > head:
-            left = left[:-1]
-        while display_width(right) > width - head - 3:
-            right = right[1:]
-        return f"{left}...{right}"
+        whole, tail = display_width(name), width - head - 3
+        ends = wcwidth.clip(name, 0, head, fillchar=""), wcwidth.clip(name, whole - tail, whole, fillchar="")
+        return name if whole <= width else "...".join(ends)
 
     middle = (width - 3) // 2
     places = sorted(range(4, width - 6), key=lambda head: abs(head - middle))
