@@ -203,7 +203,7 @@ def place(tmp_path_factory):
     texts = FILES | dict.fromkeys(("data/train/train.csv", "pixels/train/train.csv"), rows)
     texts["data/eval/info.csv"] = answers.to_csv(index=False)
     texts |= {f"data/eval/images/{name}": "" for name in answers["ImageID"]}
-    texts |= {f"data/train/images/{person.replace(',', '_')}/{kind}.jpg": "" for person in people for kind in demo.KINDS}
+    texts |= {f"data/train/images/{person.replace(',', '_')}/{kind}.jpg": "" for person in people for kind in demo.IMAGE_KINDS}
     for fold in (0, 1):
         facts = dict.fromkeys(experiment.FOLD, fold) | {"weights_sha256": "0"}
         texts[f"runs/label/fold{fold}/fold.json"] = json.dumps(facts)
