@@ -39,8 +39,7 @@ def choose_people(people, seed, part=0):
     person is a function of seed and key = (part, gender, group, number in the group), however many people there are."""
     share = np.array(COUNTS).ravel() * people / np.sum(COUNTS)
     take = np.floor(share).astype(int)
-    for group in np.argsort(take - share, kind="stable")[: people - take.sum()]:
-        take[group] += 1
+    take[np.argsort(take - share, kind="stable")[: people - take.sum()]] += 1
     floor = 8 if people >= 60 else 1
     while (take < floor).any() and take.max() > floor:
         take[take.argmax()] -= 1
