@@ -332,11 +332,9 @@ def read_answers(data_dir, names):
 
 
 def read_fixes(path, people=None):
-    """The rows of a csv path,column,value[,confidence]: DataFrame path (of people, whose ids it may name), column, value,
-    confidence, and files.LINE.
-
-    `column` is gender (male, female, swap), age (years) or mask (swap: normal and incorrect_mask change places). InputError
-    names a line that is none of these; without people any path will do."""
+    """The rows of a csv path,column,value[,confidence]: DataFrame of these and files.LINE. It may name ids of `people`, whose
+    paths are returned; without people any path will do. `column` is gender (male, female, swap), age (years) or mask (swap:
+    normal and incorrect_mask change places)."""
     table = files.read_csv(path, ("path", "column", "value"))
     people = table.assign(id=table["path"]) if people is None else people
     given = table.get("confidence", pd.Series("1", index=table.index)).replace("", "1")
@@ -402,8 +400,7 @@ def _persons(people, seed):
 
 def assign_folds(people, kfold, seed):
     """Fold of each row of `people`, int64 [P]: person-disjoint, stratified by gender x official age group; -1 with kfold 0.
-    Persons are dealt out in turn, stratum after stratum, so fold sizes differ by one at most. InputError when a stratum has
-    fewer persons than kfold."""
+    Persons are dealt out in turn, stratum after stratum, so fold sizes differ by one at most."""
     if kfold == 0:
         return np.full(len(people), -1, dtype=np.int64)
     persons = _persons(people, seed)
@@ -461,9 +458,8 @@ def join_people(people, same):
 
 
 def read_tables(args):
-    """The tables of a run: people, their folds, image rows and their files, the rows as training sees them (labelled),
-    --same-people and --label-fixes or None, and the EvalImages of --pseudo or none. A resumed run takes its own copies of the
-    last two, where their files may be gone."""
+    """The tables of a run; `labelled`: the image rows as training sees them, `eval_images`: those of --pseudo. A resumed run
+    takes its own copies of --same-people and --label-fixes, whose files may be gone."""
     everyone = people = read_people(args.data_dir)
     same = fixes = None
     if args.same_people:
@@ -508,11 +504,8 @@ class FoldData:
 
 
 def make_labels(args, tables, good):
-    """Arrays [N] of the image rows of `read_tables`: fold, good (readable), trains, targets [N, heads], truth (official class),
-    persons, masks.
-
-    --drop-ages go by the fixed age. Leaving out 27-29 and 57-59, next to the boundaries, is from the contest's 1st place, other
-    --age-bounds from its 2nd."""
+    """Arrays [N] of the image rows of `read_tables`; good: readable, truth: the official class. --drop-ages go by fixed ages;
+    leaving out 27-29 and 57-59 is from the contest's 1st place, other --age-bounds from its 2nd."""
     images, labelled = tables.images, tables.labelled
     return SimpleNamespace(
         fold=tables.folds[pd.Index(tables.people["path"]).get_indexer(images["path"])],

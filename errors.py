@@ -323,11 +323,9 @@ def signals_blocked():
 
 
 class StopSignals:
-    """Signals that ask to stop (SIGUSR1: a scheduler's warning) raise Interrupted; within `deferred()` they set `requested`.
-
-    `requested` is the exit code, which loops poll at safe points. A second signal leaves at once; but no SIGHUP, which an ssh
-    that closes sends twice, and none under torchrun, which hands on signals that all processes may have got already.
-    """
+    """Signals that ask to stop (SIGUSR1: a scheduler's warning) raise Interrupted; within `deferred()` they set `requested`,
+    the exit code, which loops poll at safe points. A second signal leaves at once; but no SIGHUP, which a closing ssh sends
+    twice, and none under torchrun, which hands on signals that all processes may have got already."""
 
     def __init__(self):
         self.requested, self._by, self._defer = 0, "", False

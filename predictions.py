@@ -40,8 +40,7 @@ def oof_table(images, fold, target, truth, probs):
 
 
 def read_table(path, target, keys):
-    """A csv of probabilities with `keys` columns as strings, the first of which tells rows apart; with the key image official
-    classes too. InputError names the line of what is no probability, no class, twice there or doesn't sum to 1."""
+    """A csv of probabilities: `keys` are strings, of which the first tells rows apart; with image official classes too."""
     wholes, names = {}, dataset.columns(target)
     if "image" in keys:
         counts = [len(CLASS_NAMES[head]) for head in (HEADS[target] if target == "multi" else [SCORED_AS[target]])]
@@ -145,8 +144,7 @@ def _is_fresh(path, metadata):
 
 
 def fold_tables(run, target, numbers, tta):
-    """Eval predictions of folds, a table like eval.csv of each, of the same images in one order; [] where predict_folds has to
-    make them first, as some are missing or were made by other weights or of other images."""
+    """Fresh eval predictions of folds, of the same images in one order; [] where predict_folds has to make some first."""
     if not all(eval_is_fresh(run, number, tta) for number in numbers):
         return []
     paths = [file_of(experiment.fold_dir(run, number), "eval", tta) for number in numbers]
@@ -155,8 +153,7 @@ def fold_tables(run, target, numbers, tta):
 
 
 def write_run_eval(run, target, numbers, tta, table):
-    """Write RUN/eval.csv, the mean `table` of these folds, and RUN/submission.csv, of whose 18 classes the probabilities are
-    returned, or None for targets that don't decide the label."""
+    """Write RUN/eval.csv, the mean `table` of folds, and, of the label, submission.csv; returns its probabilities or None."""
     write_with_metadata(run / "eval.csv", table, {"folds": list(numbers), "tta": tta})
     if SCORED_AS[target] != "label":
         return None
@@ -340,8 +337,7 @@ def read_eval(member, tta="none"):
 
 def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir=None):
     """The members with tables of the images of info.csv and the people of train.csv, where a data folder is given or found.
-    `predict(jobs)` is called with the (run, fold number) pairs whose eval predictions are missing or lack images, when nothing
-    is left that could be refused. by_fold: with the tables of their folds. InputError when members hold different images."""
+    `predict(jobs)` makes eval predictions of (run, fold number) pairs, once all is checked. by_fold: with the folds' tables."""
     members = read_oofs(members, tta, needs_oof)
     check_same_images(members, "oof", "image")
     align_oof(members, data_dir)
