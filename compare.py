@@ -208,11 +208,10 @@ def hold_against_info(sides, data_dir):
     known = predictions.known_names(data_dir, [side.images for side in there])
     for side in there if known else ():
         info, names = known
-        apart, gone = predictions.lacking(names, side.images), predictions.lacking(side.images, names)
-        if apart:
-            side.lacks, side.values = predictions.lacking_message(apart, names, info), None
+        if lack := predictions.lacks(side.images, names, info):
+            side.lacks, side.values = lack, None
             continue
-        if gone:
+        if gone := set(side.images) - set(names):
             print(predictions.gone_message(side.name, gone, info))
         side.images, side.values = list(names), side.values[pd.Index(side.images).get_indexer(names)]
 

@@ -52,7 +52,7 @@ def predict_folds(jobs, eval_images, args, device):
     each geometry and GROUP_BYTES. `args`: batch_size, amp, tta, cache_dir, cache_device, quiet."""
     by_geometry = {}
     for run, number in jobs:
-        if not predictions.eval_is_fresh(run, number, args.tta, eval_images.names):
+        if not predictions.is_fresh(run, args.tta, number, eval_images.names):
             weights = experiment.weights_file(run, number)
             by_geometry.setdefault(model.geometry(weights), []).append((run, number, weights))
     for geometry, missing in by_geometry.items():
@@ -67,7 +67,7 @@ def predict_folds(jobs, eval_images, args, device):
             for (run, number, _weights), (target, probs) in zip(group, predicted):
                 path = predictions.file_of(experiment.fold_dir(run, number), "eval", args.tta)
                 table = predictions.eval_table(eval_images.names, target, probs)
-                predictions.write_with_metadata(path, table, predictions.fold_metadata(run, number, eval_images.names))
+                predictions.write_with_metadata(path, table, predictions.made_by(run, number, eval_images.names))
 
 
 def predict_rows(weights, store, rows, args, device):
@@ -120,7 +120,7 @@ def predict_oof(run, data_dir, args, device):
     target = experiment.read_args(run)["target"]
     plain = predictions.read_table(run / "oof.csv", target, ("image", "path"))
     path = predictions.file_of(run, "oof", args.tta)
-    if predictions.oof_is_fresh(run, args.tta):
+    if predictions.is_fresh(run, args.tta):
         return tta_gain(target, plain, predictions.read_table(path, target, ("image", "path")))
     store, rows = open_oof_images(run, plain, data_dir, args, device)
     probs = np.empty((len(plain), num_outputs(target)), dtype=np.float32)
@@ -130,7 +130,7 @@ def predict_oof(run, data_dir, args, device):
     truth = plain[dataset.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
     gain = tta_gain(target, plain, table)
-    predictions.write_with_metadata(path, table, {"weights_sha256": predictions.weights_digests(run), **gain})
+    predictions.write_with_metadata(path, table, predictions.made_by(run) | gain)
     return gain
 
 

@@ -117,35 +117,23 @@ def write_with_metadata(path, table, metadata):
     files.write_json(path.with_suffix(".json"), metadata)
 
 
-def weights_digests(run):
-    """{fold: sha256 of its weights} of the complete folds, with keys as JSON has them."""
-    return {str(number): metadata["weights_sha256"] for number, metadata in experiment.done_folds(run).items()}
-
-
-def fold_metadata(run, number, names=None):
-    """The json beside a fold's eval predictions: digests of its present weights and of the images `names` (None: of any)."""
+def made_by(run, number=None, names=None):
+    """The json beside predictions begins so: digests of a fold's present weights (None: of all), and of the images `names`."""
+    digests = {str(fold): metadata["weights_sha256"] for fold, metadata in experiment.done_folds(run).items()}
     images = {} if names is None else {"images": f"{files.draw_seed(*names):016x}"}
-    return {"weights_sha256": weights_digests(run).get(str(number)), **images}
+    return {"weights_sha256": digests if number is None else digests.get(str(number)), **images}
 
 
-def eval_is_fresh(run, number, tta, names=None):
-    """True where a fold's eval predictions are there, made by its present weights for these images (None: for any)."""
-    return _is_fresh(file_of(experiment.fold_dir(run, number), "eval", tta), fold_metadata(run, number, names))
-
-
-def oof_is_fresh(run, tta):
-    """True where a run has out-of-fold predictions with a TTA, made by the present weights of all its folds."""
-    return _is_fresh(file_of(run, "oof", tta), {"weights_sha256": weights_digests(run)})
-
-
-def _is_fresh(path, metadata):
+def is_fresh(run, tta, number=None, names=None):
+    """True where a fold has eval predictions (None: a run out-of-fold ones) by its present weights, of the images `names`."""
+    path = file_of(run, "oof", tta) if number is None else file_of(experiment.fold_dir(run, number), "eval", tta)
     sidecar = path.with_suffix(".json")
-    return path.is_file() and sidecar.is_file() and metadata.items() <= files.read_json(sidecar).items()
+    return path.is_file() and sidecar.is_file() and made_by(run, number, names).items() <= files.read_json(sidecar).items()
 
 
 def fold_tables(run, target, numbers, tta):
     """Fresh eval predictions of folds, of the same images in one order; [] where predict_folds has to make some first."""
-    if not all(eval_is_fresh(run, number, tta) for number in numbers):
+    if not all(is_fresh(run, tta, number) for number in numbers):
         return []
     paths = [file_of(experiment.fold_dir(run, number), "eval", tta) for number in numbers]
     tables = [read_table(path, target, ("ImageID",)) for path in paths]
@@ -279,7 +267,7 @@ def _leave_out(members, passed):
 
 def has_oof(member, tta):
     """True where out-of-fold predictions with a TTA are there; those of an ensemble are as it was made."""
-    return tta == "none" or not member.is_run or oof_is_fresh(member.folder, tta)
+    return tta == "none" or not member.is_run or is_fresh(member.folder, tta)
 
 
 def read_oof(member, tta="none"):
@@ -372,30 +360,24 @@ def align_eval(members, tta, info, names):
     """Members whose eval tables have the rows of info.csv, `names`, in its order, or are None where they have to be made."""
     passed, gone = {}, set()
     for member in (member for member in members if member.eval is not None):
-        apart = lacking(names, member.eval["ImageID"])
-        lacks = apart and lacking_message(apart, names, info)
-        if not apart:
-            gone.update(lacking(member.eval["ImageID"], names))
-            rows = pd.Index(member.eval["ImageID"]).get_indexer(names)
+        images = pd.Index(member.eval["ImageID"])
+        lack = lacks(images, names, info)
+        if not lack:
+            gone |= set(images) - set(names)
+            rows = images.get_indexer(names)
             tables = [table.iloc[rows].reset_index(drop=True) for table in (member.eval, *member.fold_tables)]
             member.eval, *member.fold_tables = tables
         elif member.is_run and not is_brought(member, tta):
-            errors.log(f"predicted anew: {member.name} {lacks}")
+            errors.log(f"predicted anew: {member.name} {lack}")
             _set_eval(member, [], by_fold=False)
         elif member.matched:
             passed[member.name] = f"lacks images of {info}"
         else:
             again = "bring it along anew" if member.is_run else "make the ensemble anew"
-            raise InputError(f"{member.folder / 'eval.csv'}: {lacks}; {again}")
+            raise InputError(f"{member.folder / 'eval.csv'}: {lack}; {again}")
     if gone:
         errors.log(gone_message("eval.csv", gone, info))
     return _leave_out(members, passed)
-
-
-def lacking(names, others):
-    """Those of `names` that `others` do not hold."""
-    others = set(others)
-    return [name for name in names if name not in others]
 
 
 def gone_message(place, gone, info):
@@ -403,9 +385,10 @@ def gone_message(place, gone, info):
     return f"left out of {place}: {len(gone):,} of its images, such as {min(gone)}, not in {info} any more"
 
 
-def lacking_message(apart, names, info):
-    """The words about a table that lacks the images `apart` of the `names` in info.csv."""
-    return f"lacks {len(apart):,} of the {len(names):,} images of {info}, such as {apart[0]}"
+def lacks(images, names, info):
+    """The words about a table of `images` that lacks some of the `names` in info.csv, or ''."""
+    apart = [name for name, row in zip(names, pd.Index(images).get_indexer(names)) if row < 0]
+    return f"lacks {len(apart):,} of the {len(names):,} images of {info}, such as {apart[0]}" if apart else ""
 
 
 def align_oof(members, data_dir):
@@ -563,9 +546,7 @@ def teaching_folds(run, kfold):
 
 def confidence(target, probs):
     """Probability of the likeliest class [N]: of the least sure head, and for age of the age group."""
-    if target == "age":
-        return dataset.age_group_probs(probs).max(1)
-    return np.min([probs[:, head].max(1) for head in head_slices(target).values()], axis=0)
+    return np.min([table.max(1) for table in dataset.member_components(target, probs).values()], axis=0)
 
 
 def make_pseudo(args, tables, predict):

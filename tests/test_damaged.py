@@ -321,7 +321,7 @@ READERS = {
                                   summary],
     "runs/a-s1/eval.json": [lambda path: predictions.made_of(path.parent)],
     "runs/a-s1/fold1/eval.json": [lambda path: predictions.fold_tables(path.parents[1], "label", [0, 1], "none")],
-    "runs/a-s1/oof_hflip.json": [lambda path: predictions.oof_is_fresh(path.parent, "hflip")],
+    "runs/a-s1/oof_hflip.json": [lambda path: predictions.is_fresh(path.parent, "hflip")],
     "submissions/mix/recipe.yaml": [record, reader(lambda path: predictions.find_runs(path.parent), lambda found:
         all(run.resolve().is_relative_to(Path.cwd()) for run in found))],
     "submissions/mix/score.json": [record],

@@ -167,7 +167,7 @@ def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data,
         patch.setattr(files, "write_json", killed)
         inference.main(["--models", str(own_run), *places, "--data-dir", str(data)])
     assert len(pd.read_csv(own_run / "fold1" / "eval.csv")) == len(after) == 4  # new, and the old sidecar would be wrong of it
-    fresh = [[predictions.eval_is_fresh(own_run, fold, "none", names) for names in (before, after)] for fold in (0, 1)]
+    fresh = [[predictions.is_fresh(own_run, "none", fold, names) for names in (before, after)] for fold in (0, 1)]
     assert fresh == [[False, True], [False, False]]
 
 
