@@ -246,12 +246,11 @@ def make_parser():
     return parser
 
 
-def parse_args(argv, ranks=None, draw=True):
+def parse_args(argv, ranks=ALONE, draw=True):
     """Options, resolved and checked as far as no data is needed; with --resume those of the run. draw: the demo set."""
     import loss
     import model
 
-    ranks = ranks or ALONE
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
