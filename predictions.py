@@ -330,8 +330,7 @@ def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir
     check_same_images(members, "oof", "image")
     align_oof(members, data_dir)
     for member in members:
-        tables, member.folds = read_eval(member, tta)
-        _set_eval(member, tables, by_fold)
+        _read_eval(member, tta, by_fold)
     known = known_names(data_dir, [list(member.eval["ImageID"]) for member in members if member.eval is not None])
     members = align_eval(members, tta, *known) if known else members
     blend.check_decided([member.target for member in members])
@@ -342,7 +341,7 @@ def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir
     if missing:
         predict(list(dict.fromkeys((member.folder, number) for member in missing for number in member.folds)))
     for member in missing:
-        _set_eval(member, read_eval(member, tta)[0], by_fold)
+        _read_eval(member, tta, by_fold)
     for member in (member for member in members if member.choice == "all"):
         is_made = member in missing and made_of(member.folder) == {"folds": list(member.folds), "tta": tta}
         if is_made or not (member.folder / "eval.csv").is_file():  # what inference.py wrote of other folds stays
@@ -350,8 +349,9 @@ def read_members(members, tta, predict, by_fold=False, needs_oof=False, data_dir
     return members
 
 
-def _set_eval(member, tables, by_fold):
-    """Give a member the mean of tables of its folds (None: there are none) and, `by_fold`, the tables themselves."""
+def _read_eval(member, tta, by_fold):
+    """Give a member the mean of the tables of its folds, None where there are none yet, and with `by_fold` the tables."""
+    tables, member.folds = read_eval(member, tta)
     member.eval = mean(tables, member.target) if tables else None
     member.fold_tables = tables if by_fold else []
 
@@ -369,7 +369,7 @@ def align_eval(members, tta, info, names):
             member.eval, *member.fold_tables = tables
         elif member.is_run and not is_brought(member, tta):
             errors.log(f"predicted anew: {member.name} {lack}")
-            _set_eval(member, [], by_fold=False)
+            member.eval, member.fold_tables = None, []
         elif member.matched:
             passed[member.name] = f"lacks images of {info}"
         else:
