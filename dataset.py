@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections import namedtuple
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,9 +29,8 @@ FIRST_AGE, LAST_AGE = 18, 60  # the age head's classes; the last one means "60 a
 AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
 
 CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": AGE_GROUPS, "age": AGES}
-HEADS = {target: (target,) for target in ("label", "mask", "gender", "age_group", "multi", "age")}  # of each training target
-HEADS["multi"] = ("mask", "gender", "age_group")  # one backbone with three heads
-COMPONENTS = HEADS["multi"]
+COMPONENTS = ("mask", "gender", "age_group")
+HEADS = {"label": ("label",), **{one: (one,) for one in COMPONENTS}, "multi": COMPONENTS, "age": ("age",)}  # of each target
 # The components of the label that a member of each target decides.
 DECIDES = {**HEADS, "label": COMPONENTS, "age": ("age_group",)}
 TARGETS = tuple(HEADS)
@@ -485,22 +483,11 @@ def read_tables(args):
                            fixes=fixes, eval_images=held)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FoldData:
-    """The images of a fold. Rows are indices into the store; targets int64 [N, heads]; truth int64 [N] official classes;
-    `classes`, `persons` and `masks` int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose
-    soft targets `pseudo` float32 [M, num_outputs] replace their train_targets."""
-
-    fold: int
-    store: object  # images.ImageStore
-    train_rows: np.ndarray
-    val_rows: np.ndarray
-    train_targets: np.ndarray
-    truth: np.ndarray
-    classes: np.ndarray
-    persons: np.ndarray
-    masks: np.ndarray
-    pseudo: np.ndarray | None = None
+# The images of a fold. Rows are indices into the images.ImageStore; targets int64 [N, heads]; truth int64 [N] official classes;
+# classes, persons and masks int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose soft
+# targets pseudo float32 [M, num_outputs] replace their train_targets.
+FOLD_DATA = "fold store train_rows val_rows train_targets truth classes persons masks pseudo"
+FoldData = namedtuple("FoldData", FOLD_DATA, defaults=[None])
 
 
 def make_labels(args, tables, good):

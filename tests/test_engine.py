@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -157,7 +156,7 @@ def test_options_of_labels_reach_the_training():
     mine, everyone = (loss.logit_adjusted(logits, targets, of_class) for of_class in counts)
     assert fit.criterion(logits, targets) == pytest.approx(mine.item()) != pytest.approx(everyone.item(), abs=1e-6)
     soft = np.full((4, 18), 1 / 18, dtype=np.float32)
-    again = engine.Fit(fit.model, fit.args, replace(fit.data, pseudo=soft), ALONE)
+    again = engine.Fit(fit.model, fit.args, fit.data._replace(pseudo=soft), ALONE)
     assert torch.equal(again.targets[:-4], fit.targets[:-4]) and torch.equal(again.targets[-4:], torch.from_numpy(soft))
 
 
