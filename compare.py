@@ -16,9 +16,9 @@ import re
 import shlex
 import sys
 from collections import Counter, namedtuple
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -167,34 +167,24 @@ def signed(number):
     return text if float(text) else text[1:]
 
 
-@dataclass
-class Side:
-    """A or B. `values`: classes [N] of a csv or probabilities [N, C] of `images`; None where there are none: see `lacks`."""
-
-    name: str
-    described: str
-    scored_as: str
-    source: predictions.Member | None  # None for a csv
-    images: list | None = None
-    values: np.ndarray | None = None
-    lacks: str = "has no eval predictions"
-
-
 def read_side(name):
-    """The Side of a csv, a run, a fold of a run or an ensemble."""
+    """A or B, a csv, a run, a fold of a run or an ensemble: name, described, scored_as, source (a Member; None: a csv) and its
+    `values`, classes [N] of a csv or probabilities [N, C] of `images`; None where there are none: see `lacks`."""
     path = Path(name)
+    side = SimpleNamespace(name=name, described="csv", scored_as="label", source=None, images=None, values=None,
+                           lacks="has no eval predictions")  # fmt: skip
     if path.is_file() and path.suffix not in (".yaml", ".pt", ".safetensors"):  # those of a run stand for it
-        return Side(name, "csv", "label", None, *dataset.read_submission(path))
+        side.images, side.values = dataset.read_submission(path)
+        return side
     if path.suffix == ".csv":
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, [csv.name for csv in path.parent.glob('*.csv')])}")
-    source = predictions.open_member(name)
+    source = side.source = predictions.open_member(name)
+    side.name, side.described, side.scored_as = source.name, "ensemble", SCORED_AS[source.target]
     with predictions.predicting([source.folder] if source.is_run else []):
         tables, folds = predictions.read_eval(source)
-    described = "ensemble"
     if source.is_run:
         numbers = f", fold{'s' * (len(folds) > 1)} {' '.join(map(str, folds))}" if folds else ""
-        described = f"run, target {source.target}{numbers}"
-    side = Side(source.name, described, SCORED_AS[source.target], source)
+        side.described = f"run, target {source.target}{numbers}"
     if tables:
         table = predictions.mean(tables, source.target)
         probs = table[dataset.columns(source.target)].to_numpy(dtype=np.float64)
