@@ -395,13 +395,6 @@ def resumed_args(parser, args, given, ranks):
     return args
 
 
-def recipe(args):
-    """'AdamP-StepLR-FL': optimizer, scheduler and loss as in a run's name."""
-    import loss
-
-    return f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
-
-
 def refusals(command_lines):
     """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
     found, parser = [], make_parser()
