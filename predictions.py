@@ -240,15 +240,13 @@ def find_members(patterns, folds="all", option="--models"):
             member = open_member(pattern, folds)
             members[member.name] = member
             continue
-        found = []
-        for folder in (Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()):
-            if (folder / "args.yaml").is_file() or (folder / "recipe.yaml").is_file():
-                found.append(replace(open_member(f"{folder}{colon}{fold}", folds), matched=True))
-            else:
-                passed[str(folder)] = "neither a run nor an ensemble"
+        folders = [Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
+        found = [one for one in folders if (one / "args.yaml").is_file() or (one / "recipe.yaml").is_file()]
         if not found:
             raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")
-        for member in found:
+        passed |= {str(folder): "neither a run nor an ensemble" for folder in folders if folder not in found}
+        for folder in found:
+            member = replace(open_member(f"{folder}{colon}{fold}", folds), matched=True)
             members.setdefault(member.name, member)
     return _leave_out(members.values(), passed)
 
@@ -550,8 +548,7 @@ def confidence(target, probs):
 
 
 def make_pseudo(args, tables, predict):
-    """The rows of pseudo.csv for every fold: fold, ImageID and probabilities, those of --pseudo-min-confidence and above, of
-    the eval images of `tables` (see dataset.read_tables). `predict(jobs)` makes predictions that are missing."""
+    """The rows of pseudo.csv: fold, ImageID and probabilities that are sure enough; `predict(jobs)` makes what is missing."""
     runs = find_runs(args.pseudo)
     for run in runs:
         check_pseudo(run, args, tables.people, tables.folds)
