@@ -125,8 +125,7 @@ def age_group_probs(age_probs, bounds=OFFICIAL_BOUNDS):
 
 def combine(mask, gender, age_group):
     """Probabilities of the 18 classes [N, 18] as the product of mask [N, 3], gender [N, 2] and age group [N, 3]."""
-    joint = mask[:, :, None, None] * gender[:, None, :, None] * age_group[:, None, None, :]
-    return joint.reshape(len(mask), len(LABELS))
+    return (mask[:, :, None, None] * gender[:, None, :, None] * age_group[:, None, None, :]).reshape(len(mask), len(LABELS))
 
 
 def marginals(label_probs):
@@ -324,9 +323,8 @@ def read_answers(data_dir, names):
     """True labels int64 [N] of eval images where eval/answers.csv (of the demo set) holds them all, else None."""
     path = Path(data_dir) / "eval" / "answers.csv"
     answers = dict(zip(*read_submission(path))) if path.is_file() else {}
-    if not set(names) <= set(answers):
-        return None  # predictions of another data set
-    return np.array([answers[name] for name in names], dtype=np.int64)
+    if set(names) <= set(answers):  # else predictions of another data set
+        return np.array([answers[name] for name in names], dtype=np.int64)
 
 
 def read_fixes(path, people=None):
@@ -411,8 +409,7 @@ def assign_folds(people, kfold, seed):
 
 
 def limit_people(people, limit, kfold, seed):
-    """`limit` rows of `people`, strata in proportion, but of each at least kfold persons, those with several rows last;
-    InputError when `limit` is too small."""
+    """`limit` rows of `people`, strata in proportion, but of each at least kfold persons, those with several rows last."""
     persons = _persons(people, seed)
     persons["rows"] = persons["id"].map(people["id"].value_counts())
     persons = persons.sort_values(["stratum", "rows"], kind="stable")

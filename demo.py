@@ -59,8 +59,7 @@ def pick_age(seed, key):
 
 
 def draw_demo(out, people=300, eval_people=80, seed=0):
-    """Draw the demo set into the folder `out` unless it is there; of two processes one draws and the other waits. InputError
-    when `out` is there and is no demo set, or can't be written; then nothing is left."""
+    """Draw the demo set into the folder `out` unless it is there, whole or not at all; of two processes one draws."""
     out = Path(out)
     metadata = {"demo": VERSION, "people": people, "eval_people": eval_people, "seed": seed}
     if _is_drawn(out, metadata):
@@ -113,8 +112,7 @@ def _name_people(chosen):
     """Rows of train.csv. As in the competition one id has a suffix, and one is on two rows (female 20, female 19)."""
     rows = []
     for index, (gender, age, _) in enumerate(chosen):
-        name = f"{index * 7 + 1:06d}" + ("-1" if index == 3 else "")
-        rows.append([name, GENDERS[gender], "Asian", age])
+        rows.append([f"{index * 7 + 1:06d}{'-1' * (index == 3)}", GENDERS[gender], "Asian", age])
     twins = [index for index, (gender, age, _) in enumerate(chosen) if gender == 1 and age < 30][:2]
     if len(twins) == 2:
         for index, age in zip(twins, (20, 19)):

@@ -175,8 +175,7 @@ def keep(folder, name, value, check=str):
     """Keep a value for good in FOLDER/NAME.json, with all earlier ones; returns the last of these or None."""
     with files.lock(folder, wait=True):
         earlier = read_kept(folder, name, check)
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        history = [*earlier["history"], {name: value, "recorded": now}]
+        history = [*earlier["history"], {name: value, "recorded": datetime.now().astimezone().isoformat(timespec="seconds")}]
         files.write_json(Path(folder) / f"{name}.json", {name: value, "history": history})
     return earlier[name]
 

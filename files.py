@@ -141,8 +141,7 @@ def check_room(needs):
     for need in needs:
         volumes.setdefault(os.stat(_nearest(need[1])).st_dev, []).append(need)
     for together in volumes.values():
-        needed = sum(size for *_, size in together)
-        if needed > shutil.disk_usage(_nearest(together[0][1])).free:
+        if sum(size for *_, size in together) > shutil.disk_usage(_nearest(together[0][1])).free:
             places = " and ".join(f"{option} {folder}".strip() for option, folder, _what, _size in together)
             sizes = " and ".join(f"{in_units(size)} ({what})" for _option, _folder, what, size in together)
             options = " or ".join(option for option, *_ in together if option)

@@ -240,11 +240,10 @@ def compare_rows(experiments, runs):
     (baseline, _options), rows = experiments[0], []
     for name, words in experiments:
         if mine := runs.get(name):
-            scored_as = next(iter(mine.values())).scored_as
             f1 = [run.f1 for run in mine.values() if run.f1 is not None]
             compared = _differences(mine, runs.get(baseline, {})) if name != baseline else ([], None, None)
             seconds = float(np.mean([run.seconds for run in mine.values()]))
-            rows.append(Row(name, words, scored_as, len(mine), f1, seconds, *compared))
+            rows.append(Row(name, words, next(iter(mine.values())).scored_as, len(mine), f1, seconds, *compared))
     return rows
 
 
