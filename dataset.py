@@ -215,8 +215,7 @@ def to_age(text):
 
 @functools.cache  # seven names and their likes, thousands of times
 def _stem_and_suffix(name):
-    stem, suffix = os.path.splitext(name)
-    return stem.lower(), suffix.lower()
+    return os.path.splitext(name.lower())
 
 
 def image_kind(image):

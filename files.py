@@ -27,6 +27,7 @@ PNG = {"compress_level": 4}  # half the time of zlib's usual 6 for pictures of p
 LINE = "#"  # the column that read_csv adds: the line of the file in which a row stands
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 FOLDS = 10**6  # more than anybody has
+display_width = wcwidth.wcswidth  # of a text, in columns of a terminal; Hangul and other wide letters take two
 
 
 class DiskError(InputError):
@@ -347,11 +348,6 @@ def aligned(head, rows, left=(0,), widths=None, width=None):
     sides = ["left" if index in left else "right" for index in range(len(head))]
     lines = tabulate.tabulate([head, *rows], (), "plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)
     return lines.splitlines()
-
-
-def display_width(text):
-    """Columns that a text takes in a terminal; Hangul and other wide letters take two."""
-    return wcwidth.wcswidth(text)
 
 
 def shorten(names, width):

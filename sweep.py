@@ -14,7 +14,6 @@ if __name__ == "__main__":
     errors.begin()  # the modules below take a while
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -214,7 +213,7 @@ def read_run(folder):
     if not args.get("kfold"):
         return Run(folder, SCORED_AS[target], seconds)
     table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
-    (truth, probs), images = predictions.scored(table, target), hashlib.sha256("\n".join(table["image"]).encode()).hexdigest()
+    (truth, probs), images = predictions.scored(table, target), files.draw_seed(*table["image"])
     answers, persons = probs.argmax(1), table["path"].to_numpy()
     f1 = metrics.macro_f1(truth, answers, probs.shape[1])
     return Run(folder, SCORED_AS[target], seconds, files.file_digest(folder / "folds.csv"), images, persons, truth, answers, f1)
