@@ -152,7 +152,7 @@ def test_options_of_labels_reach_the_training():
     assert [shares[classes == one].sum() for one in (0, 1)] == pytest.approx([0.5, 0.5]) and shares[0] != pytest.approx(1 / 30)
     fit = make_fit(loss="logit_adjusted")
     logits, targets = torch.randn(4, 18), fit.targets[:4]
-    counts = (np.bincount(fit.data.train_targets[:rows, 0], minlength=18) for rows in (30, 40))
+    counts = (torch.bincount(torch.from_numpy(fit.data.train_targets[:rows, 0]), minlength=18) for rows in (30, 40))
     mine, everyone = (loss.logit_adjusted(logits, targets, of_class) for of_class in counts)
     assert fit.criterion(logits, targets) == pytest.approx(mine.item()) != pytest.approx(everyone.item(), abs=1e-6)
     soft = np.full((4, 18), 1 / 18, dtype=np.float32)
