@@ -540,7 +540,7 @@ def score_pipeline(pipeline, fitted, members, truth, persons, quiet=True, plain=
     The gain is that over `plain` [N, 18], without it over the plain average of the members. Intervals are 95 % over people."""
 
     def f1(probs):
-        return float(metrics.macro_f1(truth, probs.argmax(1), CLASSES))
+        return metrics.macro_f1(truth, probs.argmax(1), CLASSES)
 
     def fit(some_members, some_truth):
         fitted_folds.append(fit_pipeline(pipeline, some_members, some_truth))
@@ -558,7 +558,7 @@ def score_pipeline(pipeline, fitted, members, truth, persons, quiet=True, plain=
     pred, plain_pred = probs.argmax(1), plain.argmax(1)
     scores = {
         "oof_f1": f1(probs),
-        "oof_acc": metrics.accuracy(truth, pred, CLASSES),
+        "oof_acc": np.mean(truth == pred),
         "oof_f1_ci95": metrics.interval(metrics.bootstrap_f1(truth, pred, persons, CLASSES)),
         "in_sample_f1": in_sample,
         "crossfit_parts": CROSSFIT_FOLDS if pipeline.fitted_options else None,

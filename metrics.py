@@ -7,21 +7,6 @@ import numpy as np
 import pandas as pd
 
 
-def _as_classes(truth, pred, num_classes):
-    """`truth` and `pred` as integer arrays of one length, every value in 0..num_classes - 1, or ValueError."""
-    truth, pred = np.asarray(truth), np.asarray(pred)
-    if truth.ndim != 1 or truth.shape != pred.shape:
-        raise ValueError(f"truth has shape {truth.shape} and pred {pred.shape}; both take one class an image")
-    if not len(truth):
-        raise ValueError("no images to score")
-    for name, values in (("truth", truth), ("pred", pred)):
-        if not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"{name} is {values.dtype}; it takes integers")
-        if values.min() < 0 or values.max() >= num_classes:
-            raise ValueError(f"{name} holds {values.min()}..{values.max()}; allowed: 0..{num_classes - 1}")
-    return truth.astype(np.int64), pred.astype(np.int64)
-
-
 def _mean_f1(hits, times):
     """Macro F1 [...] of 2 tp [..., C] and predicted + true [..., C], over the classes that occur in either."""
     f1 = np.divide(hits, times, out=np.zeros(np.shape(times)), where=times > 0)
@@ -29,16 +14,8 @@ def _mean_f1(hits, times):
 
 
 def confusion(truth, pred, num_classes):
-    """Count images by true class (rows) and predicted class (columns): int64 [C, C].
-    truth, pred: integers [N] in 0..num_classes - 1, N > 0; else ValueError, as in every function here that takes them."""
-    truth, pred = _as_classes(truth, pred, num_classes)
-    return np.bincount(truth * num_classes + pred, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def accuracy(truth, pred, num_classes):
-    """Share of images whose class is right, in 0..1."""
-    truth, pred = _as_classes(truth, pred, num_classes)
-    return float((truth == pred).mean())
+    """Count images by true class (rows) and predicted class (columns), int64 [C, C]; both are integers [N] from 0 on."""
+    return np.bincount(np.multiply(truth, num_classes) + pred, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def macro_f1(truth, pred, num_classes):
@@ -48,16 +25,15 @@ def macro_f1(truth, pred, num_classes):
 
 
 def _bootstrap(truth, preds, persons, C, resamples, seed):
-    """Macro F1 of each of `preds` on draws of as many persons, with replacement: float64 [resamples, len(preds)].
+    """Macro F1 of each of preds [S, N] on draws of as many persons, with replacement: float64 [resamples, S].
     The draws depend on the number of persons, `resamples` and `seed` alone: with the same persons they are the same draws."""
     person, names = pd.factorize(np.asarray(persons))
-    P, counts = len(names), []
+    P, counts, truth = len(names), [], np.asarray(truth)
 
     def per_person(rows, classes):
         return np.bincount(person[rows] * C + classes[rows], minlength=P * C).reshape(P, C)
 
     for pred in preds:
-        truth, pred = _as_classes(truth, pred, C)
         counts += [2 * per_person(truth == pred, truth), per_person(..., pred) + per_person(..., truth)]
     counts = np.hstack(counts).astype(np.float64)
     rng, rows, scores = np.random.default_rng(seed), max(1, 1_000_000 // P), []  # 8 MB for the draws of a chunk
@@ -77,17 +53,13 @@ def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
     return _bootstrap(truth, [pred], persons, num_classes, resamples, seed)[:, 0]
 
 
-def bootstrap_difference(truth, pred_a, pred_b, persons, num_classes, resamples=2000, seed=0):
+def bootstrap_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
     """Macro F1 of A minus that of B on the same `resamples` draws of persons: float64 [resamples].
-    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1."""
-    return bootstrap_mean_difference(truth, [pred_a], [pred_b], persons, num_classes, resamples, seed)
-
-
-def bootstrap_mean_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
-    """Mean macro F1 of the predictions `preds_a` minus that of `preds_b` on each draw of persons: float64 [resamples].
-    preds_a [S, N], preds_b [T, N]: of one experiment trained S or T times. People are drawn, seeds of training are not."""
-    f1, S = _bootstrap(truth, [*preds_a, *preds_b], persons, num_classes, resamples, seed), len(preds_a)
-    return f1[:, :S].mean(1) - f1[:, S:].mean(1)
+    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1.
+    preds_a, preds_b: [N], or [S, N] of an experiment trained S times, whose mean counts; seeds of training are not drawn."""
+    a, b = np.atleast_2d(preds_a), np.atleast_2d(preds_b)
+    f1 = _bootstrap(truth, [*a, *b], persons, num_classes, resamples, seed)
+    return f1[:, : len(a)].mean(1) - f1[:, len(a) :].mean(1)
 
 
 def phi(wrong_a, wrong_b):
@@ -148,7 +120,6 @@ def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
     search knows macro F1 exactly at every factor and takes the best of its mean over half a unit of log factor to each side,
     which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1."""
     probs = np.asarray(probs, dtype=np.float64)
-    truth, pred = _as_classes(truth, probs.argmax(1), num_classes)
     C, limit, biases = num_classes, np.log(largest), np.zeros(num_classes)
     logs = np.ascontiguousarray(np.log(np.maximum(probs, 1e-300)).T)
     for _round in range(rounds):
@@ -165,7 +136,7 @@ def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
         if not moved:
             break
     factors = np.exp(biases)
-    gain = macro_f1(truth, (probs * factors).argmax(1), C) - macro_f1(truth, pred, C)
+    gain = macro_f1(truth, (probs * factors).argmax(1), C) - macro_f1(truth, probs.argmax(1), C)
     return factors if gain > 0 else np.ones(C)
 
 

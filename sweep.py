@@ -252,7 +252,7 @@ def _differences(mine, baseline):
     if not pairs:
         return [], None, None
     first, answers = pairs[0][0], ([run.answers for run in side] for side in zip(*pairs))
-    samples = metrics.bootstrap_mean_difference(first.truth, *answers, first.persons, len(CLASS_NAMES[first.scored_as]))
+    samples = metrics.bootstrap_difference(first.truth, *answers, first.persons, len(CLASS_NAMES[first.scored_as]))
     return [a.f1 - b.f1 for a, b in pairs], *metrics.interval(samples)
 
 

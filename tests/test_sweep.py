@@ -209,7 +209,7 @@ def test_scores_and_differences_by_hand(tmp_path):
     assert first.f1 == pytest.approx([11 / 15, 11 / 15]) and (first.differences, first.low) == ([], None)
     assert second.differences == pytest.approx([4 / 15, 0]) and second.seconds == 15
     answers = [[0, 0, 1, 1], [0, 0, 1, 0]], [[0, 0, 1, 0], [0, 1, 1, 1]]
-    samples = metrics.bootstrap_mean_difference([0, 0, 1, 1], *answers, list("abcd"), 2)
+    samples = metrics.bootstrap_difference([0, 0, 1, 1], *answers, list("abcd"), 2)
     assert (second.low, second.high) == pytest.approx(metrics.interval(samples))
     assert first.cells() == ["base", "2", "0.7333 ± 0.0000", "-", "-", "-", "-", "10 s"]
     assert second.cells()[:4] == ["mix", "2", "0.8667 ± 0.1886", "+0.1333"]
