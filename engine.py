@@ -11,7 +11,7 @@ import itertools
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -255,9 +255,9 @@ def fold_order(fit):
     return epoch_order(data.train_rows, args.seed, data.fold, fit.epoch, args.sampler, classes, persons)
 
 
-def micro_batches(fit, order, step):
-    """This rank's `accum` MicroBatches of a step of `fit.epoch`, whose rows come in `order`: a pure function."""
-    args, ranks = fit.args, fit.ranks
+def micro_batches(fit, order, step, whole=False):
+    """This rank's `accum` MicroBatches (`whole`: those of all) of a step of `fit.epoch`, whose rows come in `order`."""
+    args = fit.args
     size, micro = fit.step_size, fit.step_size // args.accum
     key = (args.seed, fit.data.fold, fit.epoch, step)
     rows = order[step * size : (step + 1) * size]
@@ -273,7 +273,8 @@ def micro_batches(fit, order, step):
         partners, partner_params = fit.partners.draw(rows, uniform), draw("partners")
     made = []
     for start in range(0, size, micro):
-        mine = ranks.shard(np.arange(start, start + micro))
+        mine = np.arange(start, start + micro)
+        mine = mine if whole else fit.ranks.shard(mine)
         two = mine[mixed[mine]]
         made.append(MicroBatch(rows[mine], params[mine], mixed[mine], mix_params[two], partners[two], partner_params[two]))
     return made
@@ -296,14 +297,12 @@ def make_batch(fit, micro_batch, pixels):
 def preview(fit, limit=32):
     """(images uint8 [N, H, W, 3] as they are, the same in the next epoch's first micro-batch of one process, [{label in words:
     its share}]), N <= `limit`; no random state changes."""
-    alone = copy.copy(fit)
-    alone.ranks = replace(fit.ranks, rank=0, world=1)
-    batch = micro_batches(alone, fold_order(fit), 0)[0]
+    batch = micro_batches(fit, fold_order(fit), 0, whole=True)[0]
     N, M = len(batch.rows[:limit]), int(batch.mixed[:limit].sum())
     mixed = batch.mix_params[:M], batch.partners[:M], batch.partner_params[:M]
     batch = MicroBatch(batch.rows[:N], batch.params[:N], batch.mixed[:N], *mixed)
     pixels = fit.data.store.gather(batch.reads).to(fit.ranks.device)
-    images = make_batch(alone, batch, pixels)[0].permute(0, 2, 3, 1)
+    images = make_batch(fit, batch, pixels)[0].permute(0, 2, 3, 1)
     images = ((images * fit.mean_std[1] + fit.mean_std[0]).clamp(0, 1) * 255).round().byte()
 
     def words(row):
@@ -326,10 +325,8 @@ class NotFinite(ValueError):
 
     def __init__(self, message, fit, step):
         super().__init__(message)
-        whole = copy.copy(fit)
-        whole.ranks = replace(fit.ranks, rank=0, world=1)
         self.epoch, self.step = fit.epoch, step + 1
-        self.rows = np.concatenate([micro_batch.reads for micro_batch in micro_batches(whole, fold_order(fit), step)])
+        self.rows = np.concatenate([batch.reads for batch in micro_batches(fit, fold_order(fit), step, whole=True)])
 
 
 def check_loss(fit):

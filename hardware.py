@@ -288,8 +288,7 @@ def device_name(device):
 
 def synchronise(device):
     """Wait until a GPU has done all that it was given."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+    getattr(torch, device.type).synchronize()
 
 
 def free_memory(device):
@@ -324,7 +323,6 @@ def use_threads(count):
     return torch.get_num_threads()
 
 
-BATCH = {"cpu": 8, "cuda": 32, "mps": 32}  # images of a measured step
 SECONDS = 1.0  # of a measurement, which ends after the round that passes them
 CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
 
@@ -359,9 +357,8 @@ def choose_precision(args, net, ranks):
 
 
 def _fastest(args, net, device, batch):
-    formats = [args.memory_format]
-    if args.memory_format == "auto":
-        formats = list(dict.fromkeys([usual_format(net), *model.FORMATS]))
+    auto = args.memory_format == "auto"
+    formats = list(dict.fromkeys([usual_format(net), *model.FORMATS])) if auto else [args.memory_format]
     amps = [resolve_amp(args.amp, device)]
     if args.amp == "auto" and device.type == "cpu" and cpu_has_bf16():
         amps.append("bf16")
@@ -376,7 +373,7 @@ def _fastest(args, net, device, batch):
         errors.log(f"amp and memory format: measured when the run starts; here {candidates[0]}")
         return candidates[0].split()
     if measure:
-        rates = images_per_second(net, candidates, args.img_size, max(min(batch, BATCH[device.type]), 1), device)
+        rates = images_per_second(net, candidates, args.img_size, max(min(batch, 8 if device.type == "cpu" else 32), 1), device)
         files.write_json(path, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
     rates = read_rates(path, candidates)
     chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{amp} {f}" for f in formats]) for amp in amps])
