@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -491,10 +492,11 @@ def train_in_parallel(train_fold, args, run, data, numbers, device, stop):
     pixels, at_once = data.store.images, min(args.parallel_folds, len(numbers))
     place = images.choose_place(args.cache_device, device, at_once * pixels.nbytes)
     source = (pixels.filename, pixels.dtype, pixels.shape, place)
+    data = SimpleNamespace(**vars(data) | {"store": None})  # which each process opens anew
     with errors.signals_blocked():
         resource_tracker.ensure_running()  # of these locks
         taken, code, outcome = context.Value("i", 0), context.Value("i", 0), context.SimpleQueue()
-        task = (train_fold, args, run, replace(data, store=None), source, str(device), numbers, taken, code, outcome)
+        task = (train_fold, args, run, data, source, str(device), numbers, taken, code, outcome)
         workers = [context.Process(target=_train_folds, args=task) for _ in range(at_once)]
         for worker in workers:
             worker.start()

@@ -22,8 +22,8 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -122,24 +122,11 @@ def advice(args, error, device):
     return f"--batch-size {args.batch_size}: out of memory on {hardware.device_name(device)}; {remedy}"
 
 
-@dataclass
-class Data:
-    """The data of a run: image rows, their Labels, the files of all images and their decoded pixels, and a digest of it all.
-    With --pseudo, `files` and the store hold the eval images too, after the others; `pseudo` is the table of pseudo.csv, and
-    `good_eval` is False for eval images that can't be read."""
-
-    images: pd.DataFrame
-    labels: object  # of dataset.make_labels
-    files: list
-    store: ImageStore
-    eval_names: list
-    good_eval: np.ndarray
-    pseudo: pd.DataFrame | None
-    digest: str
-
-
 def load_data(args, tables, net, ranks):
-    """The Data of a run, of whose models `net` is one (None: resumed); InputError when a rank has other data than rank 0."""
+    """The data of a run, of whose models `net` is one (None: resumed): image rows, their `labels` (of dataset.make_labels), the
+    files of all images, their decoded pixels in an ImageStore, and a digest of it all. With --pseudo, files and store hold the
+    eval images too, after the others; `pseudo` is the table of pseudo.csv, and `good_eval` is False for eval images that can't
+    be read. InputError when a rank has other data than rank 0."""
     geometry, names = Geometry.of(args.img_size, args.crop, args.face_crop), tables.eval_images.names
     paths = [*tables.files, *tables.eval_images.files]
     with ranks.local_rank0_first():
@@ -160,7 +147,8 @@ def load_data(args, tables, net, ranks):
     if ranks.all_reduce_max(int(digest.hexdigest() != ranks.broadcast(digest.hexdigest()))):
         raise InputError(f"--data-dir {args.data_dir}: holds other people or readable images than that of another process")
     store = ImageStore(pixels, ranks.device, args.cache_device)
-    return Data(tables.images, labels, paths, store, names, good_eval, pseudo, digest.hexdigest())
+    return SimpleNamespace(images=tables.images, labels=labels, files=paths, store=store, eval_names=names,
+                           good_eval=good_eval, pseudo=pseudo, digest=digest.hexdigest())  # fmt: skip
 
 
 def read_pseudo(args, tables, device):
@@ -198,12 +186,10 @@ def refuse(args, tables, ranks):
         begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
-        gone = not experiment.state_file(run, fold).exists()
-        if gone and fold in done and not experiment.is_complete(args, done[fold]):
-            raise InputError(
-                f"--epochs {args.epochs}: fold {fold} of {run} was complete after {begun} and its state is gone, as without "
-                f"--keep-state; to train it anew delete {experiment.fold_dir(run, fold)}"
-            )
+        has_state = experiment.state_file(run, fold).exists()
+        if fold in done and not has_state and not experiment.is_complete(args, done[fold]):
+            gone = f"fold {fold} of {run} was complete after {begun} and its state is gone, as without --keep-state"
+            raise InputError(f"--epochs {args.epochs}: {gone}; to train it anew delete {experiment.fold_dir(run, fold)}")
 
 
 def check_seen(args, tables):
@@ -220,14 +206,12 @@ def check_seen(args, tables):
     people = tables.people["path"]
     both = [name for name in (people[np.isin(tables.folds, args.fold)] if args.fold else people) if name in seen]
     if both:
-        raise InputError(
-            f"--weights {args.weights}: has learnt {both[0]} and {len(both) - 1} more people that these folds validate on, so "
-            "out-of-fold scores would be too good; start from a backbone that never saw them, or train with --kfold 0"
-        )
+        learnt = f"has learnt {both[0]} and {len(both) - 1} more people that these folds validate on"
+        remedy = "start from a backbone that never saw them, or train with --kfold 0"
+        raise InputError(f"--weights {args.weights}: {learnt}, so out-of-fold scores would be too good; {remedy}")
 
 
-PICTURES = 20 << 20  # bytes of pictures, the report, logs and events
-NAMES, NUMBER = 100, 11  # bytes of a csv's row: of an image and its person, and of a probability
+PICTURES, NAMES, NUMBER = 20 << 20, 100, 11  # bytes of pictures and logs; in a csv of an image and its person, of a number
 
 
 def check_room(args, net, rows, paths):
@@ -405,10 +389,9 @@ def train_missing(args, run, data, fold, ranks, stop):
                 files.write_text(listed, "".join(f"{path}\n" for path in paths))
             tries = [f"a lower --lr than {args.lr:g}"] + ["--clip-grad 1"] * (not args.clip_grad)
             tries += ["--amp off"] * (args.amp != "off")
-            raise InputError(
-                f"fold {fold}, epoch {error.epoch}, step {error.step}: {error}; the step's {len(paths)} images are {paths[0]} "
-                f"and others, listed in {listed}. The last good state is kept; try a new run with {' or '.join(tries)}"
-            ) from None
+            what = f"{error}; the step's {len(paths)} images are {paths[0]} and others, listed in {listed}"
+            remedy = f"The last good state is kept; try a new run with {' or '.join(tries)}"
+            raise InputError(f"fold {fold}, epoch {error.epoch}, step {error.step}: {what}. {remedy}") from None
 
 
 def train_fold(args, data, ranks, writer):
