@@ -454,23 +454,11 @@ def combine(args, pipeline, members):
 
 def make_recipe(args, result):
     """recipe.yaml (a dict): with the eval.csv of the members' folds (and stack.csv) all that the answers are made of."""
-    pipeline, fitted = result.pipeline, result.fitted
-    recipe = {
-        "method": pipeline.method,
-        "search": pipeline.search,
-        "decode": pipeline.decode,
-        "age_bounds": list(fitted.bounds),
-        "tune_bounds": args.tune_bounds,
-        "temperature": pipeline.temperature,
-        "persons": args.persons,
-        "tta": args.tta,
-        "seed": pipeline.seed,
-        "note": args.note,
-        "members": [
-            {"run": member.name, "target": member.target, "folds": member.folds, "weight": weight}
-            for member, weight in zip(result.members, result.weights)
-        ],
-    }
+    fitted = result.fitted
+    names = ("method", "search", "decode", "age_bounds", "tune_bounds", "temperature", "persons", "tta", "seed", "note")
+    recipe = {name: getattr(args, name) for name in names} | {"age_bounds": list(fitted.bounds), "members": []}
+    for member, weight in zip(result.members, result.weights):
+        recipe["members"].append({"run": member.name, "target": member.target, "folds": member.folds, "weight": weight})
     for member, temperature in zip(recipe["members"], fitted.temperatures or ()):
         member["temperature"] = temperature
     if fitted.path:
@@ -478,7 +466,7 @@ def make_recipe(args, result):
         recipe["path"] = [{"run": result.members[index].name, "in_sample_f1": f1} for index, f1 in scores]
     if fitted.class_factors is not None:
         recipe["biases"] = fitted.class_factors.tolist()
-    if "prior" in pipeline.decode:
+    if "prior" in args.decode:
         recipe["mask_factors"] = result.mask_factors.tolist()
         if result.scored:
             recipe["oof_mask_factors"] = result.scored.mask_factors.tolist()
