@@ -6,7 +6,7 @@ looks at all images together. Members are lists of (target, probabilities [N, nu
 
 import functools
 from collections import namedtuple
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
@@ -20,9 +20,6 @@ import metrics
 from dataset import COMPONENTS, FIRST_AGE, LABELS, MASKS, OFFICIAL_BOUNDS, combine, decode, head_slices, member_components
 from errors import InputError
 
-METHODS = ("soft", "hard", "stack")
-SEARCHES = ("none", "greedy", "weights")
-DECODES = ("argmax", "f1", "prior", "f1+prior")
 CROSSFIT_FOLDS = 5
 CLASSES = len(LABELS)
 
@@ -64,8 +61,7 @@ def _sum_members(members, weights=None, cast=np.asarray, bounds=OFFICIAL_BOUNDS)
 
 
 def components(members):
-    """(probabilities of the 18 classes [N, 18], or None where members leave a component open; {component: [N, C]}) of equal
-    members."""
+    """(probabilities [N, 18], or None where members leave a component open; {component: [N, C]}) of members of equal weight."""
     sums, totals = _sum_members(members)
     if "label" not in sums and not set(COMPONENTS) <= set(sums):
         return None, {name: sums[name] / totals[name] for name in sums}
@@ -126,9 +122,8 @@ def apply_temperature(probs, temperature):
 
 
 def fit_temperature(probs, right):
-    """The temperature within LIMITS of least negative log-likelihood: a float, rounded as it is written down.
-    After Guo et al., "On calibration of modern neural networks" (ICML 2017, arXiv 1706.04599). probs [N, C]; right bool [N, C]
-    marks the true column of each row, and several where any age of a group is right."""
+    """The temperature within LIMITS of least negative log-likelihood (Guo et al. 2017, 1706.04599), rounded to be written down.
+    right, bool [N, C] as probs, marks the true column of each row, and several where any age of a group is right."""
     logs = _logs(probs)
 
     def loss(log_temperature):
@@ -162,7 +157,6 @@ def scale_members(members, temperatures):
     return scaled
 
 
-PRIOR_ROUNDS = 200
 APART = 1e-9  # in log probability; images nearer than that are tied
 
 
@@ -192,7 +186,7 @@ def fit_mask_factors(label_probs):
     expected, log_factors = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
-    for _round in range(PRIOR_ROUNDS):
+    for _round in range(200):
         if best_error == 0:
             break
         for mask, count in enumerate(expected):
@@ -307,9 +301,10 @@ class _Blend:
 
 
 def _by_columns(members, bounds):
-    """Members with ages cut and tables column-major, of which products are five times as fast."""
+    """Members with ages cut, column-major, as products are five times as fast; {component or "label": [N, C]} of each."""
     cut = [("age_group", dataset.age_group_probs(p, bounds)) if target == "age" else (target, p) for target, p in members]
-    return [(target, np.asfortranarray(probs, dtype=np.float64)) for target, probs in cut]
+    members = [(target, np.asfortranarray(probs, dtype=np.float64)) for target, probs in cut]
+    return members, [member_components(target, probs) for target, probs in members]
 
 
 def _start(members, truth):
@@ -335,8 +330,7 @@ def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
     joins, again and again, of equal ones that taken least often. Different: the start is the best member that decides all or
     the best one of each component (the first with score nan); the search ends at `steps`, or when `patience` members brought
     nothing, and goes back to its best score; no bags, which won on three of eight libraries (docs/results.md)."""
-    members = _by_columns(members, bounds)
-    given = [member_components(target, probs) for target, probs in members]
+    members, given = _by_columns(members, bounds)
     chosen = _start(members, truth)
     current = _Blend(truth, *_sum_members([members[index] for index in chosen]))
     scores = [*[float("nan")] * (len(chosen) - 1), current.f1]
@@ -358,8 +352,7 @@ def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0)
     """A weight for each member and component, [{component: weight}], as `blend` takes them, for macro F1.
     Coordinate ascent from equal weights: each in turn is multiplied or divided by 2, where that scores better; when a round
     changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest."""
-    members = _by_columns(members, bounds)
-    given = [member_components(target, probs) for target, probs in members]
+    members, given = _by_columns(members, bounds)
     weights = [dict.fromkeys(tables, 1.0) for tables in given]
     current, factor = _Blend(truth, *_sum_members(members)), 2.0
     for _round in range(rounds):
@@ -472,17 +465,10 @@ class Pipeline:
         return [option for option, given in asked.items() if given]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A Pipeline fitted to some images: `weights` as for `blend` (None: equal), `stack` of fit_stack, `class_factors` [18],
-    `path` of the greedy search as (member index, in-sample macro F1), `temperatures` {head: number} of each member."""
-
-    bounds: tuple = OFFICIAL_BOUNDS
-    weights: list | None = None
-    stack: object = None
-    class_factors: np.ndarray | None = None
-    path: list = ()
-    temperatures: list | None = None
+# A Pipeline fitted to some images: `weights` as for `blend` (None: equal), `stack` of fit_stack, `class_factors` [18], `path`
+# of the greedy search as (member index, in-sample macro F1), `temperatures` {head: number} of each member.
+Fitted = namedtuple("Fitted", "bounds weights stack class_factors path temperatures",
+                    defaults=(OFFICIAL_BOUNDS, None, None, None, (), None))  # fmt: skip
 
 
 def fit_pipeline(pipeline, members, truth):
@@ -502,7 +488,7 @@ def fit_pipeline(pipeline, members, truth):
     fitted = Fitted(cut, weights, stack, None, path, temperatures)
     if "f1" in pipeline.decode:
         factors = metrics.fit_class_factors(apply_pipeline(pipeline, fitted, members), truth, CLASSES)
-        fitted = replace(fitted, class_factors=np.round(factors, 6))
+        fitted = fitted._replace(class_factors=np.round(factors, 6))
     return fitted
 
 

@@ -10,8 +10,8 @@ import io
 import itertools
 import time
 import zipfile
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -230,17 +230,9 @@ class Fit:
             self._load_average()
 
 
-@dataclass(frozen=True)
-class MicroBatch:
+class MicroBatch(namedtuple("MicroBatch", "rows params mixed mix_params partners partner_params")):
     """One forward's inputs: `rows` [B] of the store with augmentation `params`; those that are `mixed` (bool [B]) are mixed
     with the rows `partners` [M], which have `partner_params`, by `mix_params` [M]."""
-
-    rows: np.ndarray
-    params: torch.Tensor
-    mixed: np.ndarray
-    mix_params: torch.Tensor
-    partners: np.ndarray
-    partner_params: torch.Tensor
 
     @property
     def reads(self):

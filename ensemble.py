@@ -17,7 +17,6 @@ import contextlib
 import shlex
 import sys
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +174,7 @@ def added(pipeline, fitted, members, truth):
 
     def f1(weights):
         try:
-            probs = blend.apply_pipeline(pipeline, replace(fitted, weights=weights), members)
+            probs = blend.apply_pipeline(pipeline, fitted._replace(weights=weights), members)
         except InputError:
             return -np.inf
         return metrics.macro_f1(truth, blend.finish_pipeline(pipeline, probs)[0].argmax(1), len(LABELS))
@@ -339,11 +338,11 @@ def parse_args(argv):
     parser = errors.Parser("Combine runs into one submission: any mix of targets that decide mask, gender and age group.")
     parser.add_argument("--models", nargs="+", required=True, metavar="RUN",
                         help="run or ensemble folders, RUN:foldN, RUN:best, or patterns in quotes")  # fmt: skip
-    parser.add_argument("--method", choices=blend.METHODS, default="soft",
+    parser.add_argument("--method", choices=("soft", "hard", "stack"), default="soft",
                         help="average probabilities, vote, or learn from them (multinomial logistic regression)")  # fmt: skip
-    parser.add_argument("--search", choices=blend.SEARCHES, default="none",
+    parser.add_argument("--search", choices=("none", "greedy", "weights"), default="none",
                         help="greedy: choose members, with replacement; weights: weigh each member and part")  # fmt: skip
-    parser.add_argument("--decode", choices=blend.DECODES, default="argmax",
+    parser.add_argument("--decode", choices=("argmax", "f1", "prior", "f1+prior"), default="argmax",
                         help="before the highest probability is taken: f1: a factor for each class, for macro F1; prior: one "
                         "for each mask state, so that the predictions are 5:1:1 by mask as the eval images are")  # fmt: skip
     parser.add_argument("--temperature", action="store_true",

@@ -311,9 +311,8 @@ def _build_once(array, listed, build):
 def bytes_to_build(files, geometry, cache_dir):
     """The bytes that `open_cache` of these files would add to --cache-dir: 0 where they are there."""
     made = Path(cache_dir) / f"{cache_key(files, geometry)}.json"
-    if made.exists() and made.with_suffix(".npy").exists():
-        return 0
-    return len(files) * geometry.height * geometry.width * 3
+    there = made.exists() and made.with_suffix(".npy").exists()
+    return 0 if there else len(files) * geometry.height * geometry.width * 3
 
 
 def _build(files, geometry, faces, pixels, skip_bad, quiet):
