@@ -32,7 +32,6 @@ MIX_COLUMNS = ("share", "x", "y", "side")
 
 def draw_augment(aug, batch_size, generator):
     """The random numbers of a batch: float32 [batch_size, len(PARAMS)] on the CPU; every level takes as many draws.
-
     Shifts are parts of the sides, to the right and down; degrees are clockwise; colours are factors; of the erased box the area
     (0: none) is a part of the image, the aspect height over width as parts of the sides, the place 0 to 1 between borders."""
     flip, shift, scale, degrees, colour, erase = LEVELS[aug]
@@ -47,8 +46,7 @@ def draw_augment(aug, batch_size, generator):
 
 
 def normalise(images, mean, std):
-    """(images / 255 - mean) / std: uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in channels_last memory, on their device. mean,
-    std: 3 numbers in units of 0..1, as a tuple or a tensor."""
+    """(images / 255 - mean) / std: uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in channels_last memory; mean, std: RGB."""
     B, H, W, C = images.shape
     mean, std = _constants(mean, std, images.device)
     # Rows of W * 3 against constants repeated W times: an inner loop over 3 channels is eight times slower on a CPU.
@@ -151,7 +149,6 @@ def warp(pixels, shift, turn, x, y):
 
 def colour_matrix(brightness, contrast, saturation):
     """Brightness, then contrast about the image's grey mean, then saturation, as one linear map.
-
     Factors [B] -> matrix [B, 3, 3] and lift [B, 1] of out = matrix @ x + lift * m, with x a colour and m the grey mean:
     y = brightness * (contrast * x + (1 - contrast) * m), out = saturation * y + (1 - saturation) * grey(y)."""
     own = (brightness * contrast * saturation)[:, None, None] * torch.eye(3, device=brightness.device)
@@ -176,7 +173,6 @@ def box_mask(box, x, y):
 
 def draw_mix(mix, count, prob, alpha, generator):
     """Mask bool [count] of the mixed samples, float32 [count, len(MIX_COLUMNS)], float64 [count] from 0 to 1 for the partners.
-
     share of the sample itself, Beta(alpha, alpha); x, y: where cutmix's box lies, 0 to 1 from border to border; side: 0 where
     halves takes the partner's left half, 1 its right one. generator: numpy's."""
     mixed = generator.random(count) < prob if mix != "none" else np.zeros(count, dtype=bool)

@@ -246,9 +246,8 @@ BoundsStudy = namedtuple("BoundsStudy", "best best_f1 official_f1 curves")
 
 
 def study_bounds(members, truth, persons, best, method="soft", weights=None, resamples=500):
-    """The BoundsStudy of a blend of `members`: macro F1 at the bounds `best` and the official ones, two curves through `best`.
-    A BoundsCurve: macro F1 `f1` at each of `bounds` [(LO, HI)], and `low`, `high`, the 95 % interval of its difference to the
-    official ones over people (persons [N])."""
+    """The BoundsStudy of a blend of `members`: macro F1 at the bounds `best` and the official ones, two curves through `best`:
+    `f1` at each of `bounds` [(LO, HI)] and `low`, `high`, its 95 % interval over persons [N] against the official bounds."""
     predict = bounds_predictor(members, method, weights)
     official = predict(OFFICIAL_BOUNDS)
     curves = []

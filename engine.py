@@ -156,8 +156,7 @@ class Fit:
 
     def train_mode(self):
         """Put the model in training mode for `epoch`; in the first --freeze-epochs only the head trains (Kumar et al. 2022,
-        "Fine-Tuning can Distort Pretrained Features"). When the backbone joins, the optimizer begins anew: torch's fused ones
-        can't begin with some weights later than with others."""
+        2202.10054). When the backbone joins, the optimizer begins anew: torch's fused ones take no weights in later."""
         self.model.train()
         frozen, head = self.epoch <= self.args.freeze_epochs, head_parameters(self.model)
         if frozen:
@@ -287,8 +286,7 @@ def make_batch(fit, micro_batch, pixels):
 
 
 def preview(fit, limit=32):
-    """(images uint8 [N, H, W, 3] as they are, the same in the next epoch's first micro-batch of one process, [{label in words:
-    its share}]), N <= `limit`; no random state changes."""
+    """(images uint8 [N, H, W, 3], the same as the next epoch's first micro-batch has them, [{label in words: its share}])"""
     batch = micro_batches(fit, fold_order(fit), 0, whole=True)[0]
     N, M = len(batch.rows[:limit]), int(batch.mixed[:limit].sum())
     mixed = batch.mix_params[:M], batch.partners[:M], batch.partner_params[:M]

@@ -123,8 +123,8 @@ def read_candidates(folder, oof, names):
 
 
 def choose_pair(candidates, truth, persons):
-    """(first, second, lines of text): the two to hand in. The first has the highest score; the second is within noise of it and
-    errs least like it, None where there is no such, or only the first's answers again."""
+    """(first, second, lines of text), the two to hand in: that of the highest score and, within noise of it, that whose
+    errors are least like its errors; None where there is no such, or only the first's answers again."""
     first, *others = candidates
     names = {one.folder: f"{one.folder}{' (--persons)' * one.persons}" for one in candidates}
     lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]

@@ -62,7 +62,6 @@ warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read righ
 @dataclass(frozen=True)
 class Geometry:
     """From source image to model input: centre crop in source pixels (None: whole image), then resize to height x width.
-
     The crop is narrowed to the target's shape, so that the ratio is kept. With a face margin the face, where one was found, is
     cut out instead: its box, enlarged on every side by that share of its width or height."""
 
@@ -431,8 +430,7 @@ def likeness_features(thumbnails):
 
 
 def group_alike(vectors):
-    """The group of each image, int64 [N], numbered as they appear, of features [N, D]: single linkage of neighbours, the most
-    alike pair first, cut at ALIKE and at SIZE images a group."""
+    """Group numbers int64 [N] by features [N, D]: single linkage of neighbours, the most alike first, cut at ALIKE and SIZE."""
     from sklearn.neighbors import NearestNeighbors  # not at the top: only --persons needs it
 
     count = min(NEIGHBOURS, len(vectors) - 1)

@@ -93,10 +93,8 @@ def focal(logits, target, gamma=2.0, class_weights=None):
 
 def soft_f1(logits, target, class_weights=None, eps=1e-7):
     """1 - macro F1 of the batch, counted with probabilities: tp = sum p t, fp = sum p (1 - t), fn = sum (1 - p) t.
-
     Only classes in the batch's targets are averaged (an absent one has F1 0 with no slope, and would only scale the gradient);
-    under soft targets a class with less than one whole image counts by that part. class_weights weigh the mean over classes. It
-    is no mean over samples: splitting a batch changes it."""
+    a class with less than one whole image counts by that part. class_weights weigh that mean. Splitting a batch changes it."""
     probs = logits.softmax(1)
     support = target.sum(0)
     f1 = 2 * (probs * target).sum(0) / (probs.sum(0) + support + eps)  # 2tp + fp + fn = sum p + sum t
@@ -114,7 +112,6 @@ def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
 
 def ordinal(logits, target, class_weights=None):
     """Mean binary cross entropy of the C - 1 questions "is it above class k?", for classes that have an order.
-
     After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation", who train a classifier a question;
     here each answer is the sum of the softmax above k. class_weights weigh a sample by its class."""
     log_probs = logits.log_softmax(1)
@@ -129,7 +126,6 @@ def ordinal(logits, target, class_weights=None):
 
 def age_distribution(ages, sigma=2.0, top_spread=None):
     """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
-
     After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731); where the paper samples the
     normal density at each age and rescales, each class here takes the normal's mass of its year, the end classes all beyond. 18
     and 60 are censored (60 means "60 or older"), so all mass of such a person goes to the end class; ages outside are clipped.
@@ -164,10 +160,8 @@ def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
 
 
 def build_criterion(args, train_targets, device):
-    """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses.
-
-    train_targets int64 [N, heads] of the training rows: their class counts give the class weights and the prior (of single
-    years that of the label distributions, which reach years that nobody has)."""
+    """The training loss as (logits, soft targets [B, num_outputs]) -> scalar: the sum over the heads' losses. Class counts of
+    the training rows, train_targets int64 [N, heads], give class weights and prior (for ages by their distributions)."""
     losses = []
     soft = soft_targets(args.target, train_targets, args.age_sigma, args.top_age_spread).sum(0)
     for column, (head, logits_slice) in enumerate(head_slices(args.target).items()):
@@ -185,7 +179,6 @@ def build_criterion(args, train_targets, device):
 
 def class_weights(kind, counts):
     """Class weights float32 [C] of `kind`, with mean 1 over the images that `counts` [C] counts, or None for 'none'.
-
     balanced: in inverse proportion to the counts, as scikit-learn's. effective: to the effective number of images
     (1 - BETA^n) / (1 - BETA) (Cui et al. 2019, 1901.05555). Empty classes get 1."""
     if kind == "none":

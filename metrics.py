@@ -47,9 +47,8 @@ def _bootstrap(truth, preds, persons, C, resamples, seed):
 
 
 def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
-    """Macro F1 of `resamples` draws of as many persons, with replacement, with all their images: float64 [resamples].
-    persons [N]: who is on each image. Images of a person share age and gender and mostly rise and fall together, so drawing
-    single images would make intervals too narrow. A draw without a class leaves it out, as macro_f1."""
+    """Macro F1 of `resamples` draws of as many persons, with replacement, with all their images: float64 [resamples]. Images
+    of a person share age and gender and mostly rise and fall together: of single images intervals would be too narrow."""
     return _bootstrap(truth, [pred], persons, num_classes, resamples, seed)[:, 0]
 
 
@@ -68,9 +67,8 @@ def phi(wrong_a, wrong_b):
 
 
 def boundary_share(truth, pred_a, pred_b, near, num_classes):
-    """Share of the difference in macro F1 between A and B that comes from the images with `near` (bool [N]) True.
-    That is what A would gain with its own predictions there and B's elsewhere, over what it does gain; nan where both score the
-    same. Macro F1 is no sum over images, so shares add up to 1 only nearly, and may be below 0 or above 1."""
+    """Share of the difference in macro F1 between A and B that comes from the images with `near` (bool [N]) True: what A would
+    gain with its own predictions there alone, over what it does gain; nan for equal scores. Shares add up to 1 only nearly."""
     score_a, score_b = (macro_f1(truth, pred, num_classes) for pred in (pred_a, pred_b))
     mixed = macro_f1(truth, np.where(near, pred_a, pred_b), num_classes)
     gain = score_a - score_b
@@ -78,9 +76,8 @@ def boundary_share(truth, pred_a, pred_b, near, num_classes):
 
 
 def _takeover(logs, biases, truth, c, low, high):
-    """Macro F1 of the argmax of logs + biases as the bias of class `c` rises from `low` to `high`, exactly.
-    logs: float64 [C, N]. Returns edges [n + 2], which are `low`, the n biases at which a row goes over to class c, sorted, and
-    `high`; and scores [n + 1], each constant between two edges."""
+    """Macro F1 of the argmax of logs + biases (logs float64 [C, N]) as the bias of class `c` rises from `low` to `high`:
+    edges [n + 2], those two and between them the biases at which a row goes over to c; exact scores [n + 1] between them."""
     C = len(logs)
     others = logs + biases[:, None]
     others[c] = -np.inf

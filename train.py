@@ -123,10 +123,9 @@ def advice(args, error, device):
 
 
 def load_data(args, tables, net, ranks):
-    """The data of a run, of whose models `net` is one (None: resumed): image rows, their `labels` (of dataset.make_labels), the
-    files of all images, their decoded pixels in an ImageStore, and a digest of it all. With --pseudo, files and store hold the
-    eval images too, after the others; `pseudo` is the table of pseudo.csv, and `good_eval` is False for eval images that can't
-    be read. InputError when a rank has other data than rank 0."""
+    """The data of a run, of whose models `net` is one (None: resumed): image rows, their `labels` (of make_labels), the files
+    and decoded pixels (an ImageStore), a digest of it all. With --pseudo files and store hold the eval images too, after the
+    others; `good_eval` is False where they can't be read. InputError when a rank has other data than rank 0."""
     geometry, names = Geometry.of(args.img_size, args.crop, args.face_crop), tables.eval_images.names
     paths = [*tables.files, *tables.eval_images.files]
     with ranks.local_rank0_first():
@@ -215,9 +214,8 @@ PICTURES, NAMES, NUMBER = 20 << 20, 100, 11  # bytes of pictures and logs; in a 
 
 
 def check_room(args, net, rows, paths):
-    """InputError where a volume has no room for a new run of models like `net`, and for its decoded images; else these needs.
-    An upper estimate: an optimizer keeps twice the weights. Each fold keeps its weights and its rows of oof.csv; those in
-    training also have their checkpoint, twice while it is replaced."""
+    """InputError where a volume has no room for a new run of models like `net` and its decoded images; else these needs, an
+    upper estimate. Optimizers keep twice the weights; a fold in training has a checkpoint too, twice while it is replaced."""
     pixels = images.bytes_to_build(paths, Geometry.of(args.img_size, args.crop, args.face_crop), args.cache_dir)
     needs = [("--cache-dir", args.cache_dir, "decoded images", pixels)] if pixels else []
     if net is not None:
@@ -520,9 +518,8 @@ def write_events(writer, row):
 
 
 def finish_on_all(fit, writer, data, last):
-    """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone.
-    After the contest's 1st place. The learning rates are those of these epochs, the optimizer begins anew. `last`: the state of
-    a stopped `finish_on_all`, or None. Returns the epochs' rows of the log."""
+    """--finish-on-all N: train a fold's best weights through its last N epochs up to the best one again, on everyone, as
+    the contest's 1st place did, with a new optimizer. Returns the rows of the log. `last`: its own state if it was stopped."""
     args, run, fold, ranks, best = fit.args, writer.run, writer.fold, fit.ranks, fit.best_epoch
     if best < args.finish_on_all and ranks.first:
         short = f"--finish-on-all {args.finish_on_all} repeats {best} of them"
