@@ -288,9 +288,8 @@ def make_batch(fit, micro_batch, pixels):
 def preview(fit, limit=32):
     """(images uint8 [N, H, W, 3], the same as the next epoch's first micro-batch has them, [{label in words: its share}])"""
     batch = micro_batches(fit, fold_order(fit), 0, whole=True)[0]
-    N, M = len(batch.rows[:limit]), int(batch.mixed[:limit].sum())
-    mixed = batch.mix_params[:M], batch.partners[:M], batch.partner_params[:M]
-    batch = MicroBatch(batch.rows[:N], batch.params[:N], batch.mixed[:N], *mixed)
+    M = int(batch.mixed[:limit].sum())
+    batch = MicroBatch(*(values[:limit] for values in batch[:3]), *(values[:M] for values in batch[3:]))
     pixels = fit.data.store.gather(batch.reads).to(fit.ranks.device)
     images = make_batch(fit, batch, pixels)[0].permute(0, 2, 3, 1)
     images = ((images * fit.mean_std[1] + fit.mean_std[0]).clamp(0, 1) * 255).round().byte()
@@ -304,7 +303,7 @@ def preview(fit, limit=32):
     for index, share, partner in zip(np.flatnonzero(batch.mixed), shares, batch.partners):
         (own,), other = labels[index], words(partner)
         labels[index] = {own: share, other: 1 - share} if own != other else labels[index]
-    return pixels[:N].cpu().numpy(), images.cpu().numpy(), labels
+    return pixels[: len(images)].cpu().numpy(), images.cpu().numpy(), labels
 
 
 CHECK_STEPS = 50  # between two looks at the loss on a GPU, as each waits for the device; a CPU's is looked at every step

@@ -48,13 +48,17 @@ def find_persons(names, table, args):
     data_dir = dataset.find_data(args.data_dir)
     if data_dir is None:
         raise InputError("--persons: looks at the images, and there is no data folder here; give --data-dir")
-    groups = images.group_persons([f"{data_dir}/eval/images/{name}" for name in names], args)
-    found = pd.DataFrame({"image": names, "group": groups})
+
+    def grouped(names, paths):
+        thumbnails, _bad = images.open_cache(paths, images.Geometry(24, 18), args.cache_dir, quiet=args.quiet)
+        groups = images.group_alike(images.likeness_features(np.asarray(thumbnails)))
+        return pd.DataFrame({"image": names, "group": groups})
+
+    found = grouped(names, [f"{data_dir}/eval/images/{name}" for name in names])
     if table is None:
         return Grouping(found, None, {})
-    groups = images.group_persons(dataset.image_files(data_dir, table["image"]), args)
-    scores = dict(zip(("pair_precision", "pair_recall"), pair_scores(groups, table["path"])))
-    return Grouping(found, pd.DataFrame({"image": table["image"], "group": groups}), scores)
+    oof = grouped(table["image"], dataset.image_files(data_dir, table["image"]))
+    return Grouping(found, oof, dict(zip(("pair_precision", "pair_recall"), pair_scores(oof["group"], table["path"]))))
 
 
 def _group_means(probs, groups):

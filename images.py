@@ -448,12 +448,6 @@ def group_alike(vectors):
     return np.argsort(np.argsort(first))[groups]
 
 
-def group_persons(files, args):
-    """The groups [N] of image files. `args`: cache_dir, quiet."""
-    thumbnails, _bad = open_cache(files, Geometry(24, 18), args.cache_dir, quiet=args.quiet)
-    return group_alike(likeness_features(np.asarray(thumbnails)))
-
-
 def thumbnail(file, height=160, quality=82):
     """A "data:image/jpeg;base64,..." address of an image file, upright RGB, at most `height` pixels high."""
     image = open_rgb(file)

@@ -151,11 +151,10 @@ def soft_targets(target, train_targets, age_sigma, top_age_spread=None):
     tables = []
     for column, head in enumerate(HEADS[target]):
         classes = torch.from_numpy(class_index(head, train_targets[:, column]))
+        table = torch.eye(len(CLASS_NAMES[head]))
         if head == "age":
             table = age_distribution(torch.arange(FIRST_AGE, LAST_AGE + 1), age_sigma, top_age_spread)
-            tables.append(table[classes])
-        else:
-            tables.append(F.one_hot(classes, len(CLASS_NAMES[head])).float())
+        tables.append(table[classes])
     return torch.cat(tables, dim=1)
 
 

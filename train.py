@@ -157,10 +157,8 @@ def read_pseudo(args, tables, device):
         settings = argparse.Namespace(**vars(args) | {"batch_size": 128, "tta": "none"})
         inference.predict_folds(jobs, tables.eval_images, settings, device)
 
-    if args.resume:
-        labels = predictions.read_pseudo(Path(args.resume), args.target)
-    else:
-        labels = predictions.make_pseudo(args, tables, predict)
+    kept = args.resume and predictions.read_pseudo(Path(args.resume), args.target)
+    labels = predictions.make_pseudo(args, tables, predict) if kept is None else kept
     counts = labels["fold"].value_counts().sort_index()
     used = ", ".join(f"{count} in fold {fold}" for fold, count in counts.items()) or "none"
     errors.log(f"pseudo-labels: of {len(tables.eval_images.names)} eval images {used}, "

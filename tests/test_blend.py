@@ -283,7 +283,7 @@ def test_a_changed_weight_is_scored_as_blend_does(seed, targets, skill, step):
     if seed % 2:
         members = [draw_member(rng, target, rng.integers(18, size=len(truth)), skill) for target in targets]
     tables = [dataset.member_components(*member) for member in members]
-    current = blend._Blend(truth, *blend._sum_members(blend._by_columns(members, (30, 60))))
+    current = blend._Blend(truth, *blend._sum_members(blend._by_columns(members, (30, 60))[0]))
     for index, own in enumerate(tables):
         weights = [dict.fromkeys(each, 1.0) for each in tables]
         name = list(own)[seed % len(own)]
