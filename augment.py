@@ -27,7 +27,6 @@ TTAS = {
     "shift": tuple((False, *place) for place in PLACES),
     "hflip+shift": tuple((flipped, *place) for flipped in (False, True) for place in PLACES),
 }
-MIX_COLUMNS = ("share", "x", "y", "side")
 
 
 def draw_augment(aug, batch_size, generator):
@@ -172,7 +171,7 @@ def box_mask(box, x, y):
 
 
 def draw_mix(mix, count, prob, alpha, generator):
-    """Mask bool [count] of the mixed samples, float32 [count, len(MIX_COLUMNS)], float64 [count] from 0 to 1 for the partners.
+    """Mask bool [count] of the mixed samples, float32 [count, 4] share, x, y, side, float64 [count] in 0..1 for the partners.
     share of the sample itself, Beta(alpha, alpha); x, y: where cutmix's box lies, 0 to 1 from border to border; side: 0 where
     halves takes the partner's left half, 1 its right one. generator: numpy's."""
     mixed = generator.random(count) < prob if mix != "none" else np.zeros(count, dtype=bool)
@@ -203,7 +202,7 @@ def own_share(mix, params, height, width):
 
 def mix_batch(mix, images, targets, mixed, params, others, other_targets):
     """Images [B, 3, H, W] and soft targets [B, C], changed in place at `mixed` (int64 [M]; bools would make a GPU wait). params
-    [M, len(MIX_COLUMNS)] of those by `draw_mix`; others [M, 3, H, W] and other_targets [M, C]: their partners."""
+    [M, 4] of those by `draw_mix`; others [M, 3, H, W] and other_targets [M, C]: their partners."""
     own = own_share(mix, params, *images.shape[2:])
     share = own.mean((2, 3))
     images[mixed] = images[mixed] * own + others * (1 - own)

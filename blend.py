@@ -324,11 +324,10 @@ def _start(members, truth):
 
 
 def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
-    """(weights of the members, sum 1; the path to them, [(member, macro F1 once it joined)]) for macro F1.
-    After Caruana et al., "Ensemble selection from libraries of models" (ICML 2004): the member with which the blend scores best
-    joins, again and again, of equal ones that taken least often. Different: the start is the best member that decides all or
-    the best one of each component (the first with score nan); the search ends at `steps`, or when `patience` members brought
-    nothing, and goes back to its best score; no bags, which won on three of eight libraries (docs/results.md)."""
+    """(weights of the members, sum 1; their path, [(member, macro F1 once it joined)]) for macro F1, after Caruana et al.,
+    "Ensemble selection from libraries of models" (2004): the member with which the blend scores best joins, again and again.
+    Different: the start is the best member that decides all or the best one of each component (the first with score nan); the
+    search goes back to its best score after `patience` members without gain; no bags (docs/results.md)."""
     members, given = _by_columns(members, bounds)
     chosen = _start(members, truth)
     current = _Blend(truth, *_sum_members([members[index] for index in chosen]))

@@ -112,9 +112,8 @@ def new_optimizer(net, args):
 
 class Fit:
     """Training state of one fold: model, optimizer, averages, scaler, counters; `state_dict` resumes bit-exactly.
-    `history` holds a row of log.csv for every finished epoch; `epoch` (from 1) and `step` (from 0) are the next to do; `tail`
-    holds the last epochs' weights. Several ranks train as one process does at the same batch size, but for rounding, and for
-    batch norm on CPUs, where each rank normalises its own images and rank 0's running statistics are kept."""
+    `history`: rows of log.csv; `epoch` (from 1) and `step` (from 0): the next to do; `tail`: the last epochs' weights. Several
+    ranks train as one process does, but for rounding, and for batch norm on CPUs, where each normalises its own images."""
 
     def __init__(self, model, args, data, ranks):
         self.model, self.args, self.data, self.ranks, device = model, args, data, ranks, ranks.device
@@ -214,11 +213,8 @@ class Fit:
 
     def load_state_dict(self, state):
         """Continue from a `state_dict`: training goes on to the same bits as without the stop."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name in ("model", "optimizer", "scaler", *["ema"] * (self.ema is not None)):
+            getattr(self, name).load_state_dict(state[name])
         self.loss_sum.copy_(state["loss_sum"])
         self.finite_steps.fill_(state["step"])
         self.epoch, self.step, self.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])

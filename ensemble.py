@@ -93,7 +93,6 @@ def pair_scores(groups, persons):
     return tuple(round(float(right / max(right + others, 1)), 6) for others in (wrong, missed))
 
 
-READ = 20  # results whose predictions are read, the highest scores first
 SHOWN = 12  # steps of the greedy path
 
 # A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the eval
@@ -113,9 +112,9 @@ def scored_folders(output_dir):
 
 
 def read_candidates(folder, oof, names):
-    """The Candidates in and beside a result folder that are of the images of its table `oof` and the eval images `names`."""
+    """The Candidates, of the 20 highest scores, in and beside a result folder that are of its `oof` images and eval `names`."""
     candidates = []
-    for f1, half, other in scored_folders(folder.parent)[:READ]:
+    for f1, half, other in scored_folders(folder.parent)[:20]:
         with contextlib.suppress(InputError):
             table = predictions.read_table(other / "oof.csv", "label", ("image",)).set_index("image")
             answers = pd.Series(dict(zip(*dataset.read_submission(other / "submission.csv"))))
@@ -330,9 +329,6 @@ def print_next(args, result, folder):
     errors.say(f"next: python {command}")
 
 
-YAML = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
-
-
 def bounds_option(args):
     """The option that says where ages are cut, as in the command line."""
     return "--tune-bounds" if args.tune_bounds else "--age-bounds {} {}".format(*args.age_bounds)
@@ -490,7 +486,8 @@ def write_result(args, result):
             fold = images.table["fold"].to_numpy()
             oof = predictions.oof_table(images.table, fold, "label", images.truth[:, None], scored.probs)
             files.write_csv(inside / "oof.csv", oof, predictions.FORMAT)
-        files.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **YAML))
+        layout = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": errors.WIDTH}
+        files.write_text(inside / "recipe.yaml", yaml.safe_dump(make_recipe(args, result), **layout))
         scores = scored.scores if scored else dict.fromkeys(blend.SCORES)
         files.write_json(inside / "score.json", scores | (result.grouping.scores if result.grouping else {}))
         if result.grouping:

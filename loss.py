@@ -20,7 +20,6 @@ from dataset import CLASS_NAMES, FIRST_AGE, HEADS, LAST_AGE, head_slices
 from errors import InputError, did_you_mean
 
 LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA", "ordinal": "OR"}
-CLASS_WEIGHTS = ("none", "balanced", "effective")
 BETA = 0.999  # of the effective number of images
 SCHEDULERS = ("StepLR", "Cosine", "CAWR", "Plateau", "none")
 
@@ -126,10 +125,9 @@ def ordinal(logits, target, class_weights=None):
 
 def age_distribution(ages, sigma=2.0, top_spread=None):
     """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
-    After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731); where the paper samples the
-    normal density at each age and rescales, each class here takes the normal's mass of its year, the end classes all beyond. 18
-    and 60 are censored (60 means "60 or older"), so all mass of such a person goes to the end class; ages outside are clipped.
-    top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""
+    After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731), but each class takes the
+    normal's mass of its year, the end classes all beyond. 18 and 60 are censored (60 means "60 or older"): all mass of such a
+    person goes there. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""
     ages = ages.double()
     top = ages >= LAST_AGE
     ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(top, math.inf)

@@ -112,10 +112,9 @@ def _smooth_best(edges, scores, now, window=0.5):
 
 
 def fit_class_factors(probs, truth, num_classes, rounds=10, largest=20.0):
-    """Factors of the classes for macro F1: float64 [C], geometric mean 1, each in 1 / largest .. largest.
-    probs: [N, C], >= 0. Decode with (probs * factors).argmax(1). Coordinate ascent from equal factors, class by class. The line
-    search knows macro F1 exactly at every factor and takes the best of its mean over half a unit of log factor to each side,
-    which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1."""
+    """Factors of the classes for macro F1 of (probs * factors).argmax(1): float64 [C], geometric mean 1, up to `largest`.
+    Coordinate ascent. The line search takes the best of the mean of the exact macro F1 over half a unit of log factor to each
+    side, which follows the noise less than the exact optimum does. Where that does not beat argmax on `truth`, all are 1."""
     probs = np.asarray(probs, dtype=np.float64)
     C, limit, biases = num_classes, np.log(largest), np.zeros(num_classes)
     logs = np.ascontiguousarray(np.log(np.maximum(probs, 1e-300)).T)

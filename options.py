@@ -206,7 +206,7 @@ def make_parser():
     add("--loss", default="ce", help=f"{', '.join(loss.LOSS_CODES)}, and sums such as ce+f1 or 0.6*focal+0.4*f1")
     add("--smoothing", type=fraction, default=0.025, metavar="S", help="of label_smoothing")
     add("--gamma", "--focal-gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
-    add("--class-weights", choices=loss.CLASS_WEIGHTS, default="none",
+    add("--class-weights", choices=("none", "balanced", "effective"), default="none",
         help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
     add("--age-sigma", type=positive_float, default=2.0, metavar="YEARS", help="width of label distributions of --target age")
     add("--top-age-spread", type=positive_float, metavar="YEARS",
