@@ -6,7 +6,6 @@ looks at all images together. Members are lists of (target, probabilities [N, nu
 
 import functools
 from collections import namedtuple
-from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
@@ -180,9 +179,8 @@ def apply_mask_factors(label_probs, factors):
 
 
 def fit_mask_factors(label_probs):
-    """Factors of the mask states, float64 [3], with which the predicted counts are `expected_counts`.
-    After Saerens et al., "Adjusting the outputs of a classifier to new a priori probabilities" (2002), but the predictions, not
-    the mean probabilities, meet the prior. Each factor in turn takes as many images as it should, or as near as ties allow."""
+    """Factors of the mask states, float64 [3], with which the predictions (not the mean probabilities, as in Saerens et al.
+    2002) have the `expected_counts`: each in turn takes as many images as it should, or as near as ties allow."""
     expected, log_factors = expected_counts(len(label_probs)), np.zeros(len(MASKS))
     logs = np.log(np.maximum(label_probs, 1e-300)).reshape(len(label_probs), len(MASKS), -1).max(2)
     best, best_error = np.ones(len(MASKS)), np.abs(predicted_counts(label_probs) - expected).sum()
@@ -347,9 +345,8 @@ def greedy(members, truth, bounds=OFFICIAL_BOUNDS, steps=50, patience=10):
 
 
 def tune_weights(members, truth, bounds=OFFICIAL_BOUNDS, rounds=8, largest=32.0):
-    """A weight for each member and component, [{component: weight}], as `blend` takes them, for macro F1.
-    Coordinate ascent from equal weights: each in turn is multiplied or divided by 2, where that scores better; when a round
-    changes nothing, by the square root of that, down to 2 ** (1/4). Weights stay within 1 / largest .. largest."""
+    """Weights [{component: weight}] of the members for macro F1, by coordinate ascent from equal ones: each in turn is doubled
+    or halved where that scores better; when a round changes nothing, by the square root of that, down to 2 ** (1/4)."""
     members, given = _by_columns(members, bounds)
     weights = [dict.fromkeys(tables, 1.0) for tables in given]
     current, factor = _Blend(truth, *_sum_members(members)), 2.0
@@ -439,16 +436,9 @@ def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, 
     return probs
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class Pipeline(namedtuple("Pipeline", "method search decode bounds seed temperature",
+                          defaults=("soft", "none", "argmax", OFFICIAL_BOUNDS, 0, False))):  # fmt: skip
     """The options of the pipeline; `bounds` None: tune them."""
-
-    method: str = "soft"
-    search: str = "none"
-    decode: str = "argmax"
-    bounds: tuple | None = OFFICIAL_BOUNDS
-    seed: int = 0
-    temperature: bool = False
 
     @property
     def fitted_options(self):

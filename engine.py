@@ -40,8 +40,7 @@ def generator(*key):
 
 
 def epoch_order(rows, seed, fold, epoch, sampler="shuffle", classes=None, persons=None):
-    """The rows (int64 array) in the order of an epoch. classes, persons: int64 [len(rows)], for the samplers that need them.
-    Classes are oversampled by systematic sampling: every image comes the floor or the ceil of its expected number of times."""
+    """The rows (int64 array) in the order of an epoch. classes, persons: int64 [len(rows)], for the samplers that need them."""
     draw = generator("order", seed, fold, epoch)
     shuffled = draw.permutation(len(rows))
     if sampler == "shuffle":
@@ -61,7 +60,7 @@ def rarity(classes, power):
 
 
 def systematic(weights, count, offset):
-    """Indices int64 [count], ascending: index i occurs floor or ceil of count * weights[i] times; 0 <= offset < 1."""
+    """Systematic sampling: indices int64 [count], ascending, i floor or ceil of count * weights[i] times; 0 <= offset < 1."""
     edges = np.cumsum(weights) * count
     return np.searchsorted(edges / edges[-1] * count, np.arange(count) + offset, side="right").clip(max=len(weights) - 1)
 
@@ -156,10 +155,8 @@ class Fit:
     def train_mode(self):
         """Put the model in training mode for `epoch`; in the first --freeze-epochs only the head trains (Kumar et al. 2022,
         2202.10054). When the backbone joins, the optimizer begins anew: torch's fused ones take no weights in later."""
-        self.model.train()
         frozen, head = self.epoch <= self.args.freeze_epochs, head_parameters(self.model)
-        if frozen:
-            self.model.eval()
+        self.model.train(not frozen)
         if frozen != self.frozen:
             for parameter in self.model.parameters():
                 parameter.requires_grad_(not frozen or any(parameter is own for own in head))

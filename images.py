@@ -61,9 +61,8 @@ warnings.filterwarnings("ignore", module="PIL")  # what it warns of is read righ
 
 @dataclass(frozen=True)
 class Geometry:
-    """From source image to model input: centre crop in source pixels (None: whole image), then resize to height x width.
-    The crop is narrowed to the target's shape, so that the ratio is kept. With a face margin the face, where one was found, is
-    cut out instead: its box, enlarged on every side by that share of its width or height."""
+    """From source image to model input: centre crop in source pixels (None: whole image), narrowed to the target's ratio, then
+    resize to height x width. With a face margin the box of a face, enlarged by that share on every side, is cut out instead."""
 
     height: int
     width: int

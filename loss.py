@@ -110,9 +110,8 @@ def logit_adjusted(logits, target, class_counts, tau=1.0, class_weights=None):
 
 
 def ordinal(logits, target, class_weights=None):
-    """Mean binary cross entropy of the C - 1 questions "is it above class k?", for classes that have an order.
-    After Niu et al. 2016, "Ordinal Regression with Multiple Output CNN for Age Estimation", who train a classifier a question;
-    here each answer is the sum of the softmax above k. class_weights weigh a sample by its class."""
+    """Mean binary cross entropy of the C - 1 questions "is it above class k?" (Niu et al. 2016, "Ordinal Regression with
+    Multiple Output CNN for Age Estimation"), each answered by the softmax's sum. class_weights weigh a sample by its class."""
     log_probs = logits.log_softmax(1)
     below = log_probs.logcumsumexp(1)[:, :-1]  # log P(class <= k)
     above = log_probs.flip(1).logcumsumexp(1).flip(1)[:, 1:]  # log P(class > k)

@@ -53,8 +53,7 @@ def bootstrap_f1(truth, pred, persons, num_classes, resamples=2000, seed=0):
 
 
 def bootstrap_difference(truth, preds_a, preds_b, persons, num_classes, resamples=2000, seed=0):
-    """Macro F1 of A minus that of B on the same `resamples` draws of persons: float64 [resamples].
-    Paired, so what makes a draw easy or hard for both cancels; with one seed it equals the difference of two bootstrap_f1.
+    """Macro F1 of A minus that of B on the same draws of persons, float64 [resamples]: what is easy or hard for both cancels.
     preds_a, preds_b: [N], or [S, N] of an experiment trained S times, whose mean counts; seeds of training are not drawn."""
     a, b = np.atleast_2d(preds_a), np.atleast_2d(preds_b)
     f1 = _bootstrap(truth, [*a, *b], persons, num_classes, resamples, seed)

@@ -208,9 +208,6 @@ def check_seen(args, tables):
         raise InputError(f"--weights {args.weights}: {learnt}, so out-of-fold scores would be too good; {remedy}")
 
 
-PICTURES, NAMES, NUMBER = 20 << 20, 100, 11  # bytes of pictures and logs; in a csv of an image and its person, of a number
-
-
 def check_room(args, net, rows, paths):
     """InputError where a volume has no room for a new run of models like `net` and its decoded images; else these needs, an
     upper estimate. Optimizers keep twice the weights; a fold in training has a checkpoint too, twice while it is replaced."""
@@ -221,8 +218,9 @@ def check_room(args, net, rows, paths):
         weights = sum(value.nbytes for value in net.state_dict().values()) * (2 if args.finish_on_all else 1)
         at_once = min(folds, args.parallel_folds)
         states = at_once + (folds if args.keep_state else at_once)
-        table = len(rows) * (NAMES + NUMBER * (len(dataset.columns(args.target)) + 1))
-        needed = weights * (folds + states * (3 + bool(args.ema) + args.average_last)) + 2 * table + PICTURES
+        table = len(rows) * (100 + 11 * (len(dataset.columns(args.target)) + 1))  # names, then numbers of 11 bytes
+        weights *= folds + states * (3 + bool(args.ema) + args.average_last)
+        needed = weights + 2 * table + (20 << 20)  # for pictures, the report and logs
         needs.insert(0, ("--output-dir", args.output_dir, "the run", needed))
     files.check_room(needs)
     return needs

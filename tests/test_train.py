@@ -350,7 +350,7 @@ def test_estimate_is_enough_for_the_most_that_a_run_takes(fit, tmp_path, monkeyp
     fit(*options, name="run", output_dir=tmp_path)
     option, _folder, what, estimate = needs[0]
     assert (option, what) == ("--output-dir", "the run")
-    assert max(most) < estimate < 2 * max(most) + train.PICTURES
+    assert max(most) < estimate < 2 * max(most) + (20 << 20)
 
 
 def load(args):
