@@ -38,10 +38,9 @@ def check_decided(targets):
 
 
 def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
-    """Probabilities of the 18 classes [N, 18] from `members`, a list of (target, probabilities [N, num_outputs(target)]).
-    Members of one component (mask, gender, age_group) are averaged (soft) or voted (hard), the components are multiplied, and
-    the product is averaged with the members of target label, where each component of a member counts one third. Components that
-    only label members decide are their marginals. `weights`: of each a number >= 0 or {component: number}; all 1 if None."""
+    """Probabilities of the 18 classes [N, 18]. Members of one component (mask, gender, age_group) are averaged (soft) or voted
+    (hard), then multiplied; the product is averaged with the members of target label, of which each component counts one third.
+    Components that only these decide are their marginals. `weights`: of each a number >= 0 or {component: number}, or all 1."""
     sums, totals = _sum_members(members, weights, votes if method == "hard" else np.asarray, bounds)
     check_decided(totals)
     return _multiply(sums, totals)
@@ -418,9 +417,8 @@ def assign_groups(truth, persons, folds, seed=0):
     names, first, person = np.unique(np.asarray(persons, dtype=str), return_index=True, return_inverse=True)
     if len(names) < folds:
         raise InputError(f"out-of-fold predictions of {len(names)} people: cross-fitting deals them into {folds} groups")
-    rng = np.random.default_rng(seed)
     stratum = np.asarray(truth)[first] % (len(dataset.GENDERS) * len(dataset.AGE_GROUPS))
-    order = np.lexsort((rng.random(len(names)), stratum))
+    order = np.lexsort((np.random.default_rng(seed).random(len(names)), stratum))
     group = np.empty(len(names), dtype=np.int64)
     group[order] = np.arange(len(names)) % folds  # goes on from stratum to stratum, so the folds are of one size
     return group[person]

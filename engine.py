@@ -252,8 +252,7 @@ def micro_batches(fit, order, step, whole=False):
     params, mixed = draw("augment"), np.zeros(size, dtype=bool)
     mix_params, partners, partner_params = params, rows, params  # of which no row is taken
     if fit.partners:
-        drawn = generator("mix", *key)
-        mixed, mix_params, uniform = augment.draw_mix(args.mix, size, args.mix_prob, args.mix_alpha, drawn)
+        mixed, mix_params, uniform = augment.draw_mix(args.mix, size, args.mix_prob, args.mix_alpha, generator("mix", *key))
         partners, partner_params = fit.partners.draw(rows, uniform), draw("partners")
     made = []
     for start in range(0, size, micro):
@@ -273,8 +272,7 @@ def make_batch(fit, micro_batch, pixels):
     if len(micro_batch.partners):
         mixed = torch.from_numpy(np.flatnonzero(micro_batch.mixed)).to(images.device, non_blocking=True)
         mix_params = micro_batch.mix_params.to(images.device, non_blocking=True)
-        own, others = (images[:B], targets[:B]), (images[B:], targets[B:])
-        images, targets = augment.mix_batch(fit.args.mix, *own, mixed, mix_params, *others)
+        images, targets = augment.mix_batch(fit.args.mix, images[:B], targets[:B], mixed, mix_params, images[B:], targets[B:])
     return images.contiguous(memory_format=fit.layout), targets
 
 
@@ -322,8 +320,7 @@ def check_finite(fit):
     """NotFinite when a loss or a weight is not finite, or anything in the state is NaN: it must not be saved."""
     check_loss(fit)
     finite = all(weight.isfinite().all() for weight in fit.model.parameters())
-    leaves = tree_leaves(fit.state_dict())
-    if not finite or any(value.isnan().any() for value in leaves if isinstance(value, torch.Tensor)):
+    if not finite or any(v.isnan().any() for v in tree_leaves(fit.state_dict()) if isinstance(v, torch.Tensor)):
         raise NotFinite("a weight is not finite", fit, max(fit.step - 1, 0))  # at that step the loss still was
 
 
@@ -333,8 +330,7 @@ def train_one_epoch(fit, after_step):
     fit.train_mode()
     started, before = time.perf_counter(), fit.seconds
     steps, ahead = itertools.tee(micro_batches(fit, order, step) for step in range(fit.step, fit.steps))
-    reads = (micro_batch.reads for step in ahead for micro_batch in step)
-    with contextlib.closing(data.store.batches(reads)) as batches:
+    with contextlib.closing(data.store.batches(micro_batch.reads for step in ahead for micro_batch in step)) as batches:
         for step in steps:
             train_step(fit, step, batches)
             fit.step += 1
@@ -369,8 +365,7 @@ def train_step(fit, step, batches):
 def optimizer_step(fit, made):
     """One optimizer step on the mean loss of `accum` micro-batches (images, targets), which a generator makes in turn."""
     for number, (images, targets) in enumerate(made, start=1):
-        last = number == fit.args.accum
-        with contextlib.nullcontext() if last or fit.ranks.world == 1 else fit.forward.no_sync():
+        with contextlib.nullcontext() if number == fit.args.accum or fit.ranks.world == 1 else fit.forward.no_sync():
             loss = compute_loss(fit, images, targets)
             backward(fit, loss)
         fit.loss_sum += loss.detach()
@@ -417,8 +412,7 @@ def predict_rows(fit, rows, before_batch=lambda: None):
                 if batch is not None:
                     yield batch
 
-    logits = predict(fit.evaluated, batches(), fit.mean, fit.std, fit.amp_dtype)
-    return fit.ranks.gather(logits, len(rows))
+    return fit.ranks.gather(predict(fit.evaluated, batches(), fit.mean, fit.std, fit.amp_dtype), len(rows))
 
 
 def evaluate(fit, before_batch=lambda: None):

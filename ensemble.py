@@ -131,10 +131,9 @@ def choose_pair(candidates, truth, persons):
     first, *others = candidates
     names = {one.folder: f"{one.folder}{' (--persons)' * one.persons}" for one in candidates}
     lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]
-    wrong = first.pred != truth
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
-    alike = {other.folder: np.nan_to_num(metrics.phi(wrong, other.pred != truth)) for other in near}
+    alike = {other.folder: np.nan_to_num(metrics.phi(first.pred != truth, other.pred != truth)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):
         low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
         if low <= 0 <= high:

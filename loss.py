@@ -60,11 +60,7 @@ def build_loss(spec, class_counts, gamma=2.0, smoothing=0.025, class_weights=Non
         "logit_adjusted": partial(logit_adjusted, class_counts=class_counts),
         "ordinal": ordinal,
     }
-
-    def loss(logits, target):
-        return sum(weight * functions[name](logits, target, class_weights=class_weights) for weight, name in terms)
-
-    return loss
+    return lambda logits, target: sum(w * functions[name](logits, target, class_weights=class_weights) for w, name in terms)
 
 
 def cross_entropy(logits, target, class_weights=None):
@@ -166,11 +162,7 @@ def build_criterion(args, train_targets, device):
         weights = None if weights is None else weights.to(device)
         prior = (soft[logits_slice] if head == "age" else torch.from_numpy(counts)).to(device)
         losses.append((logits_slice, build_loss(args.loss, prior, args.gamma, args.smoothing, weights)))
-
-    def criterion(logits, targets):
-        return sum(loss(logits[:, head], targets[:, head]) for head, loss in losses)
-
-    return criterion
+    return lambda logits, targets: sum(loss(logits[:, head], targets[:, head]) for head, loss in losses)
 
 
 def class_weights(kind, counts):

@@ -183,8 +183,7 @@ def refuse(args, tables, ranks):
         begun = done[fold]["epochs"] if fold in done else engine.epochs_begun(run, fold)
         if args.epochs < begun:
             raise InputError(f"--epochs {args.epochs}: fold {fold} of {run} is in epoch {begun} already; give that or more")
-        has_state = experiment.state_file(run, fold).exists()
-        if fold in done and not has_state and not experiment.is_complete(args, done[fold]):
+        if fold in done and not experiment.state_file(run, fold).exists() and not experiment.is_complete(args, done[fold]):
             gone = f"fold {fold} of {run} was complete after {begun} and its state is gone, as without --keep-state"
             raise InputError(f"--epochs {args.epochs}: {gone}; to train it anew delete {experiment.fold_dir(run, fold)}")
 
@@ -220,8 +219,7 @@ def check_room(args, net, rows, paths):
         states = at_once + (folds if args.keep_state else at_once)
         table = len(rows) * (100 + 11 * (len(dataset.columns(args.target)) + 1))  # names, then numbers of 11 bytes
         weights *= folds + states * (3 + bool(args.ema) + args.average_last)
-        needed = weights + 2 * table + (20 << 20)  # for pictures, the report and logs
-        needs.insert(0, ("--output-dir", args.output_dir, "the run", needed))
+        needs.insert(0, ("--output-dir", args.output_dir, "the run", weights + 2 * table + (20 << 20)))  # of pictures and logs
     files.check_room(needs)
     return needs
 
@@ -444,7 +442,6 @@ def train_epoch(fit, writer, state, on=""):
         if time.monotonic() - saved > 60 * args.save_minutes and fit.ranks.first:
             writer.save(fit, state)
             saved = time.monotonic()
-        return False
 
     with bar:
         engine.train_one_epoch(fit, after_step)
@@ -554,8 +551,7 @@ def predict_training(fit, writer, data):
     rows = fit.data.train_rows[fit.data.train_rows < len(data.images)]  # eval images of --pseudo have no labels
     logits = engine.predict_rows(fit, rows, asked)
     if fit.ranks.first:
-        probs = dataset.head_probs(fit.args.target, logits)
-        write_predictions(writer, data, fit.args.target, rows, probs, "insample.csv")
+        write_predictions(writer, data, fit.args.target, rows, dataset.head_probs(fit.args.target, logits), "insample.csv")
 
 
 def write_predictions(writer, data, target, rows, probs, name):
