@@ -12,7 +12,8 @@ def _mean_f1(hits, times):
 
 def confusion(truth, pred, num_classes):
     """Count images by true class (rows) and predicted class (columns), int64 [C, C]; both are integers [N] from 0 on."""
-    return np.bincount(np.multiply(truth, num_classes) + pred, minlength=num_classes**2).reshape(num_classes, num_classes)
+    cells = np.asarray(truth) * num_classes + np.asarray(pred)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def macro_f1(truth, pred, num_classes):
@@ -30,7 +31,7 @@ def _bootstrap(truth, preds, persons, C, resamples, seed):
     def per_person(rows, classes):
         return np.bincount(person[rows] * C + classes[rows], minlength=P * C).reshape(P, C)
 
-    for pred in preds:
+    for pred in map(np.asarray, preds):
         counts += [2 * per_person(truth == pred, truth), per_person(..., pred) + per_person(..., truth)]
     counts = np.hstack(counts).astype(np.float64)
     rng, rows, scores = np.random.default_rng(seed), max(1, 1_000_000 // P), []  # 8 MB for the draws of a chunk
