@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import dataset
+import demo
 import files
 import images
 from dataset import AGE_GROUPS, GENDERS, IMAGE_KINDS, LABELS, OFFICIAL_BOUNDS, to_age_group
@@ -437,9 +438,7 @@ def main(argv=None):
     parser.add_argument("--faces", action="store_true", help="look for faces too, which takes minutes (requirements-face.txt)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
-    args.data_dir = dataset.find_data(args.data_dir)
-    if args.data_dir is None:
-        raise InputError("--data-dir: no data folder here; python demo.py draws one")
+    args.data_dir = demo.locate(args.data_dir)[0]
     people, out = dataset.read_people(args.data_dir), files.make_dir(args.out, "--out")
     rows = list_all(args.data_dir, people)
     thumbnails, seen = look_at_all(rows["file"].tolist(), args.cache_dir, args.quiet)

@@ -35,6 +35,7 @@ CONNECT_SECONDS = 10  # until somebody answers where weights are fetched from
 ANEW = "not weights written by train.py, or changed since: copy it again, or delete its folder and --resume the run"
 # Under which of its names a checkpoint holds its tensors, the best first.
 CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net")
+SHORTEST = 3  # places of a side of the grid that a Grad-CAM is taken from, if there is one
 LOOKS = 16  # images whose Grad-CAMs are computed together
 MAX_SIDE = 4096  # of a model's images, for files of others: a model made for more would fill the memory
 
@@ -369,15 +370,16 @@ def predicted_score(target, pred, component=None):
 def grad_cam(model, images, scores):
     """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391), a numpy array float32 [B, h, w] in 0..1: where normalised images
     [B, 3, H, W] speak for `scores(logits)` [B]; a map's maximum is 1, or it is all 0. The layer is the last one with a grid
-    whose places reach the score, if possible one with the classifier's number of channels: after the last block of a CNN; where
-    a transformer goes by its class token, the input of the last attention."""
+    whose places reach the score, if possible of SHORTEST places a side and with the classifier's number of channels: after the
+    last block of a CNN; where a transformer goes by its class token, the input of the last attention."""
     outputs, was = [], model.training
     hooks = [module.register_forward_hook(lambda *call: outputs.append(call[-1])) for module in model.modules()]
     try:
         with torch.enable_grad():
             score = scores(model.eval()(images.detach().clone().requires_grad_()).float()).sum()
         maps = [(output, grid) for output in outputs if (grid := _to_grid(model, output, images.shape)) is not None]
-        maps.sort(key=lambda pair: pair[1].shape[1] == getattr(model, "num_features", None))
+        wanted = getattr(model, "num_features", None)
+        maps.sort(key=lambda pair: (min(pair[1].shape[2:]) >= SHORTEST, pair[1].shape[1] == wanted))
         for output, grid in reversed(maps):
             (slope,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
             slope = None if slope is None else _to_grid(model, slope, images.shape)
