@@ -29,7 +29,6 @@ from scipy.special import stdtrit
 import experiment
 import files
 import predictions
-from dataset import CLASS_NAMES
 from errors import InputError, did_you_mean, tr
 from experiment import collect, find_directories, folders, kind_of, level_text, number, read_record
 from files import page_table
@@ -92,7 +91,7 @@ def find_record(name, directories, option):
     return next(iter(found.values()))
 
 
-SECTIONS = ("label", "age_group", "gender", "mask")
+SECTIONS = {"label": 18, "age_group": 3, "gender": 2, "mask": 3}  # number of classes of what is scored
 
 
 def four(value):
@@ -137,12 +136,11 @@ def sections(found, sort="oof_f1"):
         (_text, key), f1 = cells(record)[sort], -1.0 if record.oof_f1 is None else record.oof_f1
         return key is None, *(() if key is None else (key if sort in BEST_LAST else -key,)), -f1, record.name
 
-    for scored_as in SECTIONS:
+    for scored_as, classes in SECTIONS.items():
         records = sorted((record for record in found if record.scored_as == scored_as), key=place)
         people = {record.people for record in records if any(record.people) and record.oof_f1 is not None}
         apart = tr(f" (of {len(people)} different sets of people: their scores do not compare)") if len(people) > 1 else ""
         if records:
-            classes = len(CLASS_NAMES[scored_as])
             result[tr(f"{scored_as}: macro F1 of {classes} classes, {count_text(records)}") + apart] = records
     return result
 
@@ -245,7 +243,7 @@ def study_effects(found, resamples):
     """[(title, files.page_table, note)] of each group of two or more comparable complete runs in which a factor varies. Without
     `resamples` of people a level of a single run has no effect of its own, nor has the only other level of its factor."""
     groups, studies = {}, []
-    for record in sorted(found, key=lambda record: SECTIONS.index(record.scored_as)):
+    for record in sorted(found, key=lambda record: list(SECTIONS).index(record.scored_as)):
         if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
             # a run that is another one again, in options, seed and score, is no other draw: it counts once
             learnt = {name: level_text(value) for name, value in record.options.items() if name not in experiment.PLACES}

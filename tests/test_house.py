@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES, LINES, LINES_OF_A_FILE, LINES_OF_A_FUNCTION, LINES_OF_TESTS = 26, 11_000, 700, 50, 11_500
-FLOORS, ARROWS, REACH = 7, 127, 20
+FLOORS, ARROWS, REACH = 7, 125, 20
 OPTIONS = {"make_parser"}  # lists of options may be longer
 TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.glob("*.py")}
 
