@@ -352,7 +352,7 @@ def tables(people, rows, found):
         mean, sd = rows.groupby(held)[[*FIGURES]].mean(), rows.groupby(held)[[*FIGURES]].std(ddof=0)
         apart = (mean.loc[True] - mean.loc[False]) / sd.loc[False].where(sd.loc[False] > 0)
         figures = [[tr(name), *((f"{mean[name][side]:.1f} ± {sd[name][side]:.1f}", mean[name][side]) for side in (False, True)),
-                    (f"{apart[name]:+.2f}", apart[name])] for name in FIGURES]  # fmt: skip
+                    (f"{apart[name]:+.2f}".replace("+nan", "–"), apart[name])] for name in FIGURES]  # fmt: skip
         made["figures"] = files.page_table(["figure", "train images", "eval images", "difference in sd"], figures)
     return made
 
