@@ -285,6 +285,7 @@ def draw_thumbnail(axes, image, lines, size=THUMBNAIL):
     """Draw a PIL image, and below it lines of words (text, style of matplotlib's Text) side by side."""
     image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color="white", centering=(0.5, 1))
     axes.imshow(image, extent=(0, size[0], size[1], 0), aspect="auto", interpolation="nearest")
+    axes.autoscale(False)  # an outline would shrink it
     place = {"bbox_to_anchor": (0, -0.06 * THUMBNAIL[1] / size[1]), "bbox_transform": axes.transAxes}
     rows = [HPacker(pad=0, sep=2, children=[TextArea(text, textprops=style) for text, style in words]) for words in lines]
     axes.add_artist(AnchoredOffsetbox("upper left", child=VPacker(pad=0, sep=3, children=rows), pad=0, borderpad=0,

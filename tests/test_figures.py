@@ -163,13 +163,11 @@ def test_mistakes_say_what_is_wrong_and_load_what_they_show():
     pred = [encode(0, 1, 1), encode(1, 0, 2), encode(2, 1, 0), encode(1, 1, 1)]
     rows = make_rows(4).assign(truth=truth, pred=pred, confidence=[0.93, 0.92, 0.91, 0.9])
     asked = []
-    looks = {
-        rows["image"][0]: (np.float32([[0, 0], [0, 1]]), (12, 0, 36, 64))
-    }  # the right half's lower part: 24 to 36, 32 to 64
-    figure = figures.mistakes(
-        rows, lambda name: asked.append(name) or grey_image(name), "label", "a run", 2, lambda _rows: looks
-    )
+    looks = {rows["image"][0]: (np.float32([[0, 0], [0, 1]]), (12, 0, 36, 64))}  # right half, lower part: 24 to 36, 32 to 64
+    load = lambda name: asked.append(name) or grey_image(name)  # noqa: E731
+    figure = figures.mistakes(rows, load, "label", "a run", 2, lambda _rows: looks)
     (line,) = (path for path in figure.axes[0].collections[0].get_paths())
+    assert figure.axes[0].get_xlim() == (0, 205) and figure.axes[0].get_ylim() == (273, 0)  # of the thumbnail, as without it
     np.testing.assert_allclose(line.get_extents().extents / (273 / 64), [24, 32, 36, 64], atol=3)
     assert_readable(figure)
     shown = words(figure)
