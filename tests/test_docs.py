@@ -97,7 +97,7 @@ def why_refused(words):
     if not (ROOT / script).exists():
         return f"{script} does not exist"
     if name in ("big", "halves", "plant"):
-        return None if len(argv) in (2, 2 + (name == "plant")) else "takes two folders"
+        return None if len(argv) == 2 or (len(argv) == 3 and name != "big") else "takes two folders"
     if name in TOOLS_THAT_TRAIN:
         float(argv.pop(0))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
