@@ -300,6 +300,21 @@ def warn_of_prior(eval_probs):
         say(f"warning: eval images are 5:1:1 by mask, but the predictions are {', '.join(shares)}", out=errors.log)
 
 
+def say_forecast(folder):
+    """Print the forecast of a result's public leaderboard score, from the results beside it whose own is known."""
+    known = {}
+    for _f1, _half, other in scored_folders(folder.parent):
+        with contextlib.suppress(InputError):  # leaderboard.py names what is damaged
+            if (lb := experiment.read_kept(other, "lb", float)["lb"]) is not None:
+                known[other] = lb
+    best = max(known.values(), default=None)
+    found = predictions.forecast_lb(dict([*known.items()][:20]) | {folder: None}, best).get(folder)
+    if found:
+        low, high = found.score - found.half, found.score + found.half
+        beats = "" if best is None else f"; chance of beating {best:.4f}, the best beside it: {found.beats:.0%}"
+        errors.say(f"forecast of the public LB: {found.score:.3f} (80 % interval {low:.3f} .. {high:.3f})", beats)
+
+
 def predicted_shares(eval_probs):
     """Shares of the predicted classes of each component, in a line."""
     said = []
@@ -404,6 +419,7 @@ def main(argv=None):
     if result.images:
         gallery.write_report(folder, args.data_dir, args.device, args.quiet)
         errors.say(f"{folder / 'report.html'}: scores by class, age, person and fold; the wrong images")
+        say_forecast(folder)
     print_next(args, result, folder)
     return 0
 

@@ -37,7 +37,8 @@ PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_min
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
-FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note"  # of a Record
+# Of a Record; `forecast` is of its LB:
+FIELDS = "folder is_run target scored_as kfold options folds oof_f1 oof_f1_ci95 oof_acc seconds lb people note forecast"
 GIT_SECONDS = 10  # until git has to answer, as of a clone on a slow drive
 
 
@@ -241,7 +242,7 @@ def read_record(folder):
             oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
             oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
             seconds=number(found.get("seconds"), math.inf), lb=read_kept(folder, "lb", number)["lb"],
-            note=note_of(folder, args),
+            note=note_of(folder, args), forecast=None,
         )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from errors import InputError, did_you_mean, tr
 from experiment import collect, find_directories, folders, kind_of, level_text, number, read_record
 from files import page_table
 
+A_DAY, READ = 10, 10  # submissions a team has; results whose oof.csv are read for a forecast
 NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard deviations
 
 # The mean score of a level's runs minus that of the others: `raw`, and `value`, with other factors held equal, and its 95 %
@@ -91,6 +92,35 @@ def find_record(name, directories, option):
     return next(iter(found.values()))
 
 
+def add_forecasts(found):
+    """The records, each with the metrics.Forecast of its LB, or None: of the READ best by OOF F1 that have no LB, with all that
+    is known of the READ best that have one."""
+    scored = [record for record in found if record.scored_as == "label" and record.oof_f1 is not None]
+    scored.sort(key=lambda record: -record.oof_f1)
+    asked = [record for known in (True, False) for record in [one for one in scored if (one.lb is not None) == known][:READ]]
+    forecasts = predictions.forecast_lb({record.folder: record.lb for record in asked}, best_lb(found))
+    return [record._replace(forecast=forecasts.get(record.folder)) for record in found]
+
+
+def best_lb(found):
+    return max((record.lb for record in found if record.lb is not None), default=None)
+
+
+def hand_in_text(found):
+    """The line about what to hand in next; "" where nothing is forecast."""
+    rows = [record for record in found if record.forecast and record.lb is None]
+    rows.sort(key=lambda record: (-record.forecast.private, -record.forecast.score))
+    if not rows:
+        return ""
+    names, best = [], best_lb(found)
+    for record in rows[:A_DAY]:
+        beats = "" if best is None else f" ({record.forecast.beats:.0%})"
+        names.append(f"{errors.one_line(record.name)} {record.forecast.private:.0%}{beats}")
+    by = "the chance of being one of the two best on the private leaderboard"
+    by += "" if best is None else f" (of beating {best:.4f} on the public one)"
+    return tr(f"to hand in next, by {by}: {', '.join(names)}")
+
+
 SECTIONS = {"label": 18, "age_group": 3, "gender": 2, "mask": 3}  # number of classes of what is scored
 
 
@@ -105,6 +135,7 @@ def cells(record):
     if record.is_run:
         kind = record.target
         folds = f"{len(record.folds)}/{record.kfold or 1}" if record.kfold or not record.folds else "nofold"
+    forecast = record.forecast if record.lb is None else None
     return {
         "name": (errors.one_line(record.name), record.name),
         "target": (kind, kind),
@@ -114,18 +145,19 @@ def cells(record):
         "accuracy": (four(record.oof_acc), record.oof_acc),
         "time": (files.time_text(record.seconds), record.seconds),
         "lb": (four(record.lb), record.lb),
+        "forecast": (f"{forecast.score:.3f} ± {forecast.half:.3f}", forecast.score) if forecast else ("-", None),
         "note": (errors.one_line(record.note or ""), record.note or None),
     }
 
 
 COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF F1", "interval": "95 % interval",
-           "accuracy": "acc.", "time": "time", "lb": "LB", "note": "note"}  # fmt: skip
+           "accuracy": "acc.", "time": "time", "lb": "LB", "forecast": "LB forecast", "note": "note"}  # fmt: skip
 BEST_LAST = ("name", "target", "time", "note")  # columns that are sorted upwards
 
 
 def columns_of(found):
-    """The names of the columns: all of them, but the note only where a record has one."""
-    return [name for name in COLUMNS if name != "note" or any(record.note for record in found)]
+    """The names of the columns: all of them, but the forecast and the note only where a record has one."""
+    return [name for name in COLUMNS if name not in ("forecast", "note") or any(getattr(record, name) for record in found)]
 
 
 def sections(found, sort="oof_f1"):
@@ -171,6 +203,7 @@ def page(found, sort, file, studies):
     return files.page(
         "leaderboard.html", title=tr("Leaderboard"), counts=count_text(found), sections=tables, effects=effects,
         agreement=agreement_text(found), plot=scatter(points) if points else None,
+        forecast=[hand_in_text(found), tr(FORECAST_IS)] if hand_in_text(found) else [],
     )  # fmt: skip
 
 
@@ -178,7 +211,7 @@ def section_table(group, place):
     """(a section as a table, the rows' folders as typed): a name is a link to its report, the last column to its pictures."""
     columns = dict.fromkeys(["name", "oof_f1", *columns_of(group)])  # what a narrow window shows stands beside the name
     if group[0].scored_as != "label":
-        del columns["lb"]
+        columns = {name: None for name in columns if name not in ("lb", "forecast")}
     rows = []
 
     def links(record, names, text=None):
@@ -222,6 +255,11 @@ EFFECTS_ARE = (  # with --explain, and on the page
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "
     "squares, no interactions). This describes the runs at hand: what varied together stays confounded, and nothing here "
     "proves a cause."
+)
+
+FORECAST_IS = (  # with --explain, and on the page
+    "LB forecast: the public score with half its 80 % interval, from the out-of-fold score, the expected gain of averaging "
+    "folds, the draw of people here and on the leaderboard (half of the eval people), and the LB scores so far."
 )
 
 
@@ -370,7 +408,7 @@ def parse_args(argv):
                         help=f"within what is scored on the same classes: {', '.join(COLUMNS)}")  # fmt: skip
     parser.add_argument("--bootstrap", type=errors.natural_int, default=0, metavar="N",
                         help="resamples of people for the intervals of main effects, from every oof.csv")  # fmt: skip
-    parser.add_argument("--explain", action="store_true", help="say below the main effects how to read them")
+    parser.add_argument("--explain", action="store_true", help="say below how to read the main effects and the forecast")
     parser.add_argument("--html", type=errors.page, metavar="FILE.html",
                         help="write the table, effects and OOF against LB as a page")  # fmt: skip
     output = parser.add_mutually_exclusive_group()
@@ -407,7 +445,7 @@ def listing(args, directories, found, studies):
     if "note" in names:
         notes = files.shorten([row.pop() for row in rows], max(width // 2 - 34, 12))  # half of what the scores leave
         rows = [[*row, note] for row, note in zip(rows, notes)]
-    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8), width=width)
+    head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8 + ("forecast" in names)), width=width)
     blocks, remaining = [head], iter(lines)
     for title, group in groups.items():
         blocks.append("\n".join([title, *itertools.islice(remaining, len(group))]))
@@ -417,6 +455,8 @@ def listing(args, directories, found, studies):
         blocks.append("\n".join([*errors.wrap(title, width), *lines, *errors.wrap(note, width)]))
     short = tr("effect: with the other factors held equal; nothing here proves a cause (--explain)")
     closing = [tr(EFFECTS_ARE) if args.explain else short] * bool(studies) + [agreement_text(found)]
+    if forecast := hand_in_text(found):
+        closing += [forecast] + [tr(FORECAST_IS)] * args.explain
     return "\n\n".join([*blocks, *("\n".join(errors.wrap(text, width)) for text in closing)])
 
 
@@ -429,6 +469,7 @@ def main(argv=None):
         if not args.html:
             return 0
     found, damaged = collect(directories)
+    found = add_forecasts(found)
     studies = study_effects(found, args.bootstrap)
     if not args.diff:
         print(listing(args, directories, found, studies), flush=True)

@@ -1,7 +1,20 @@
-"""Macro F1 by counts, as 2 tp / (times predicted + times true), its interval over people, and class factors that raise it."""
+"""Macro F1 by counts, as 2 tp / (times predicted + times true), its interval over people, class factors that raise it, and the
+forecast of a leaderboard score."""
+
+from collections import namedtuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
+
+# A leaderboard score is above the out-of-fold one by GAIN times 1 - 1 / folds and over the number of models averaged out of
+# fold, give or take SPREAD: what all candidates share, and what each has of its own (docs/results.md).
+GAIN, SPREAD = 0.055, (0.015, 0.01)
+NORMAL_80 = 1.281552  # half-width of an 80 % interval in standard deviations
+
+# `score` on the public leaderboard and half its 80 % interval; the chances that it `beats` the best so far there (None: there
+# is none) and that it is one of the two best on the `private` one.
+Forecast = namedtuple("Forecast", "score half beats private")
 
 
 def _mean_f1(hits, times):
@@ -148,3 +161,23 @@ def interval(samples):
 def verdict(low, high):
     """'better' or 'worse' when the interval of a gain leaves out 0, else 'noise'."""
     return "better" if low > 0 else "worse" if high < 0 else "noise"
+
+
+def forecast(scores, draws, lbs, gains, people, public, best=None, spread=SPREAD):
+    """The Forecast of each of n candidates from out-of-fold `scores` [n], their bootstrap `draws` [n, B] over the same `people`
+    (how many), the expected `gains` [n], and the leaderboard scores that are known, `lbs` [n], nan where there is none.
+    Exact for normal scores. The public and the private leaderboard have `public` people each. `best`: the one to beat."""
+    lbs, S = np.asarray(lbs, dtype=np.float64), np.atleast_2d(np.cov(draws))
+    common, own = spread
+    true = S + common**2 + own**2 * np.eye(len(S))  # how far the scores on endlessly many people may be from those expected
+    board = true + S * people / public
+    mean, C = np.tile(np.add(scores, gains), 2), np.block([[board, true], [true, board]])  # public scores, then private ones
+    known = np.flatnonzero(~np.isnan(lbs))
+    weights = C[:, known] @ np.linalg.pinv(C[np.ix_(known, known)], rcond=1e-9, hermitian=True)
+    mean, C = mean + weights @ (lbs[known] - mean[known]), C - weights @ C[known]
+    public_mean, private_mean = np.split(mean, 2)
+    deviation = np.sqrt(np.maximum(C.diagonal()[: len(S)], 1e-18))
+    beats = [None] * len(S) if best is None else ndtr((public_mean - best) / deviation).tolist()
+    rng, C = np.random.default_rng(0), C[len(S) :, len(S) :]
+    ranks = (-rng.multivariate_normal(private_mean, C, 10_000, check_valid="ignore", method="eigh")).argsort(1).argsort(1)
+    return [*map(Forecast, public_mean.tolist(), (NORMAL_80 * deviation).tolist(), beats, (ranks < 2).mean(0).tolist())]

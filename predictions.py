@@ -484,6 +484,40 @@ def people_draws(runs, resamples):
     return np.stack(draws)
 
 
+def averaging_gain(member):
+    """The expected gain of the eval predictions of a member over its out-of-fold ones, for which no folds are averaged."""
+    used = [one for one in member.options.get("members", []) if experiment.is_used(one)]
+    if member.is_run:
+        folds = made_of(member.folder).get("folds") or experiment.done_folds(member.folder)
+        used = [{"target": "label", "folds": list(folds)}]
+    models = sum(len(dataset.DECIDES[one["target"]]) for one in used) / len(dataset.COMPONENTS)
+    return metrics.GAIN * sum(1 - 1 / max(len(one["folds"]), 1) for one in used) / len(used) / models
+
+
+def forecast_lb(lbs, best=None, public=None):
+    """{folder: metrics.Forecast} of those runs and ensembles of `lbs`, {folder: its leaderboard score or None}, that decide the
+    label and are scored out of fold on the same people (the most that are). `best`: the score to beat. `public`: how many
+    people the public leaderboard has; None: half of those of a submission, seven images each, or the contest's 900."""
+    groups = {}
+    for folder, lb in lbs.items():
+        with contextlib.suppress(InputError, KeyError, TypeError, ValueError, ZeroDivisionError):  # a folder without a forecast
+            member = open_member(str(folder))
+            table = read_table(Path(folder) / "oof.csv", member.target, ("image", "path")).sort_values("image")
+            truth, probs = scored(table, member.target)
+            row = folder, probs.argmax(1), np.nan if lb is None else lb, averaging_gain(member)
+            groups.setdefault((*table["image"], *table["path"], *truth), (truth, table["path"].to_numpy(), []))[2].append(row)
+            if public is None and (submission := Path(folder) / "submission.csv").is_file():
+                public = max(submission.read_bytes().count(b"\n") // 14, 1)
+    if not groups:
+        return {}
+    truth, paths, rows = max(groups.values(), key=lambda group: len(group[2]))
+    folders, preds, known, gains = zip(*rows)
+    draws = [metrics.bootstrap_f1(truth, pred, paths, len(dataset.LABELS), 500) for pred in preds]
+    scores = [metrics.macro_f1(truth, pred, len(dataset.LABELS)) for pred in preds]
+    found = metrics.forecast(scores, draws, known, gains, len(set(paths)), public or 900, best)
+    return dict(zip(folders, found))
+
+
 def scored_runs(directory):
     """{run: (people, macro F1)} of the runs in a directory that are scored on the 18 classes, all their folds complete."""
     scores = {}

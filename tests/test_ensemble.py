@@ -515,6 +515,24 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(write, tmp_path):
     assert ensemble.advise(folder, oof, NAMES)[2][-1] == "  none: combine members without --persons"
 
 
+def test_the_forecast_goes_by_the_scores_of_those_beside_it(write, tmp_path, capsys):
+    """`b` errs as `a` does: what `a` scored above the forecast it is expected to score too. A damaged score counts for nothing."""
+    lines = []
+    for name in ("a", "b"):
+        folder, _oof = write(name, np.arange(700) % 5 == 0)
+        (folder / "recipe.yaml").write_text('{"members": [{"run": "gone", "target": "label", "folds": [0, 1, 2, 3]}]}')
+    for score in ("{", '{"lb": 0.9, "history": []}'):
+        (tmp_path / "a" / "lb.json").write_text(score)
+        ensemble.say_forecast(folder)
+        lines.append(capsys.readouterr().out.split())
+    f1 = json.loads((folder / "score.json").read_text())["oof_f1"]
+    assert float(lines[0][5]) == pytest.approx(f1 + 0.75 * metrics.GAIN, abs=6e-4) and lines[0][-2] == ".."
+    assert 0.89 < float(lines[1][5]) <= 0.9 and " ".join(lines[1][-9:-1]) == "chance of beating 0.9000, the best beside it:"
+    (folder / "oof.csv").unlink()
+    ensemble.say_forecast(folder)
+    assert capsys.readouterr().out == ""
+
+
 def test_nothing_to_choose_from(write, tmp_path):
     """`b` errs where `a` does and on one image more of every fifth person: intervals overlap, yet nearly every draw is worse."""
     wrong = np.arange(700) % 7 == 0

@@ -56,7 +56,7 @@ def metric(run, _out):
 def column(_run, out):
     main("leaderboard")
     head, row = (line.split() for line in out().splitlines() if re.match(r"(name|tried) ", line))
-    assert head[-2:] == ["epochs", "LB"] and row[-2] == "1"
+    assert head[-4:] == ["epochs", "LB", "LB", "forecast"] and row[-5] == "1"
 
 
 def logger(run, _out):

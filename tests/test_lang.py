@@ -21,7 +21,7 @@ TABLE = yaml.safe_load((ROOT / "templates" / "ko.yaml").read_text(encoding="utf-
 CALLS = ("say", "tr", "caption", "message_page", "print_table", "page_table")
 NAMES = ("head", "subtitle", "fine", "notes", "lower", "upper")  # of what is assigned before it is looked up
 OTHERS = [*leaderboard.COLUMNS.values(), *leaderboard.EFFECT_HEAD, *sweep.HEAD, *report.TITLES.values(), sweep.NOTE,
-          leaderboard.EFFECTS_ARE, *(text.replace("{tta}", "{}") for text in inference.ADVICE.values())]  # fmt: skip
+          leaderboard.EFFECTS_ARE, leaderboard.FORECAST_IS, *(text.replace("{tta}", "{}") for text in inference.ADVICE.values())]  # fmt: skip
 PARTS = {
     ast.IfExp: ("body", "orelse"),
     ast.BinOp: ("left",),

@@ -422,6 +422,38 @@ def test_bootstrap_adds_the_draw_of_people(place, capsys):
         leaderboard.main(["--bootstrap", "200"])
 
 
+def test_the_forecast_is_of_candidates_scored_on_the_same_people(place, capsys):
+    """Two folds of a run gain half of GAIN, two of two label runs averaged a quarter. The damaged run, those of other people and
+    of mask have no forecast, nor has what is on the leaderboard, nor anything without out-of-fold predictions."""
+    assert "forecast" not in listed(capsys, "--explain")
+    truth, people = np.tile(np.arange(18), 20), [f"p{index // 6}" for index in range(360)]
+    rng, f1 = np.random.default_rng(0), {}
+    for name, first, noise in (("01-focal", 0, 0.2), ("02-ce", 0, 0.3), ("04-others", 9, 0.2), ("01-soft-2runs", 0, 0.1)):
+        folder = place / ("submissions" if "soft" in name else "runs") / name
+        folder.is_dir() or make_run(place / "runs", name)
+        pred = np.where(rng.random(360) < noise, rng.integers(0, 18, 360), truth)
+        table = pd.DataFrame({"image": range(first, first + 360), "path": people, "fold": 0, "target": truth})
+        table[[f"p{index}" for index in range(18)]] = np.eye(18)[pred]
+        table.to_csv(folder / "oof.csv", index=False)
+        f1[name] = metrics.macro_f1(truth, pred, 18)
+    (make_run(place / "runs", "05-damaged") / "oof.csv").write_text("image")
+    out = listed(capsys)
+    found = {line.split()[0]: line.split() for line in out.splitlines() if "±" in line}
+    assert found.keys() == {"01-focal", "02-ce", "01-soft-2runs"} and "LB forecast" in out.splitlines()[0]
+    for name, share in (("01-focal", 0.5), ("02-ce", 0.5), ("01-soft-2runs", 0.25)):
+        assert float(found[name][-3]) == pytest.approx(f1[name] + share * metrics.GAIN, abs=6e-4)
+    text = " ".join(out.split())
+    assert re.search(r"best on the private leaderboard: 01-soft-2runs \d+%, 01-focal \d+%, 02-ce \d+%$", text)
+    text = " ".join(listed(capsys, "--lb", "01-focal=0.99", "--html", "page.html", "--explain").split())
+    assert re.search(r"beating 0\.9900 on the .* one\): 01-soft-2runs \d+% \(\d+%\), 02-ce \d+% \(\d+%\) LB forecast: ", text)
+    higher = float(re.search(r" 02-ce label .*? ([\d.]+) ±", text)[1])
+    assert higher > float(found["02-ce"][-3]) + 0.01  # as a run that is like it scored more than was expected
+    assert "01-soft-2runs" in Path("page.html").read_text().partition("to hand in next")[2]
+    (place / "submissions" / "01-soft-2runs" / "submission.csv").write_text("ImageID,ans\n" + "a,0\n" * 28)
+    few = next(line.split() for line in listed(capsys).splitlines() if line.startswith("01-soft"))
+    assert float(few[-1]) > 2 * float(found["01-soft-2runs"][-1])  # of two people
+
+
 def test_diff_of_runs_shows_only_what_differs_beside_the_scores(place, capsys):
     out = listed(capsys, "--diff", "01-focal", "runs/02-ce")
     rows = [line.split() for line in out.splitlines()]

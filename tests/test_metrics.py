@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import confusion_matrix, f1_score
 
 import dataset
@@ -205,3 +206,43 @@ def test_correlation_of_errors():
     a, b = np.array([1, 1, 0, 0], dtype=bool), np.array([0, 1, 1, 0], dtype=bool)
     assert metrics.phi(a, b) == 0 and metrics.phi(a, a) == pytest.approx(1)
     assert np.isnan(metrics.phi(a, np.zeros(4, dtype=bool)))
+
+
+APART = np.array([[0.48, 0.52, 0.48, 0.52], [0.48, 0.48, 0.52, 0.52]])  # variance 0.0016 / 3 each, no covariance
+
+
+def test_a_forecast_by_hand():
+    """Alone: 0.5 and the gain 0.03; variance 0.0016 / 3 here, three times that on the board of a third of the people, and 0.02^2
+    + 0.01^2. Of two the one is known, 0.06 above what was expected: of its variance 0.0016 / 3 * 3 + 0.02^2 = 0.002 the other
+    shares 0.0004, a fifth: it rises by 0.012 and keeps 0.002 - 0.0004 / 5. 0.55 is then (0.55 - 0.512) / sqrt(0.00192) away."""
+    (alone,) = metrics.forecast([0.5], APART[:1], [np.nan], [0.03], 300, 100, spread=(0.02, 0.01))
+    variance = 0.0016 / 3 * 4 + 0.0004 + 0.0001
+    assert alone == (pytest.approx(0.53), pytest.approx(1.281552 * variance**0.5), None, 1.0)
+    known, other = metrics.forecast([0.5, 0.5], APART, [0.56, np.nan], [0, 0], 200, 100, best=0.55, spread=(0.02, 0))
+    assert (known.score, known.half, known.beats) == (pytest.approx(0.56), pytest.approx(0, abs=1e-6), pytest.approx(1))
+    assert (other.score, other.half) == (pytest.approx(0.512), pytest.approx(1.281552 * 0.00192**0.5))
+    assert other.beats == pytest.approx(1 - stats.norm.cdf(0.038 / 0.00192**0.5))
+
+
+def test_candidates_that_are_the_same_have_the_same_score():
+    """Of three the first two are one: what the leaderboard says of the one holds of the other, and the third may lie anywhere."""
+    draws = np.stack([APART[0], APART[0], APART[1]])
+    _one, same, third = metrics.forecast([0.5, 0.5, 0.4], draws, [0.47, np.nan, np.nan], [0, 0.02, 0], 300, 900, spread=(0, 0))
+    assert (same.score, same.half) == (pytest.approx(0.49), pytest.approx(0, abs=1e-6))
+    assert third.score == pytest.approx(0.4) and third.half == pytest.approx(1.281552 * (0.0016 / 3 * 4 / 3) ** 0.5)
+    assert same.private > 0.95 and third.private < 0.1
+
+
+def test_four_fifths_of_leaderboards_are_within_the_interval():
+    """Drawn as the forecast supposes, with three of four scores known: alone these make the interval narrower, and stay honest."""
+    rng, draws, inside, n = np.random.default_rng(0), np.random.default_rng(1).normal(0, 0.02, (5, 400)), [], 4
+    draws = draws[:n] + draws[n]  # a part is common
+    S = np.cov(draws)
+    for _case in range(300):
+        expected = rng.uniform(0.5, 0.6, n)
+        true = rng.multivariate_normal(expected, S) + rng.normal(0, 0.015) + rng.normal(0, 0.01, n)
+        board = rng.multivariate_normal(true, S / 2)
+        found = metrics.forecast(expected - 0.02, draws, [*board[:3], np.nan], [0.02] * n, 300, 600, spread=(0.015, 0.01))
+        inside.append(abs(board[3] - found[3].score) <= found[3].half)
+    blind = metrics.forecast(expected, draws, [np.nan] * n, [0] * n, 300, 600, spread=(0.015, 0.01))
+    assert 0.75 < np.mean(inside) < 0.85 and found[3].half < 0.9 * blind[3].half
