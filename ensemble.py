@@ -201,7 +201,7 @@ def contributions_table(members, weights, adds):
         own = "–"
         if member.oof is not None:
             truth, probs = predictions.scored(member.oof, member.target)
-            own = f"{metrics.macro_f1(truth, probs.argmax(1), probs.shape[1]):.4f}"
+            own = f"{predictions.macro_f1(truth, probs):.4f}"
         more = "–" if np.isnan(add) else tr("needed") if np.isinf(add) else f"{add:+.4f}"
         more = more if weight is None or total_weight(weight) > 0 else f"({more})"
         folds, scored_as = " ".join(map(str, member.folds)) or "–", SCORED_AS[member.target]

@@ -395,6 +395,13 @@ def resumed_args(parser, args, given, ranks):
     return args
 
 
+def recipe_name(args):
+    """'AdamP-Cosine-CE+F1', as the names of runs have it."""
+    import loss
+
+    return f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
+
+
 def refusals(command_lines):
     """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
     found, parser = [], make_parser()

@@ -55,6 +55,11 @@ def read_table(path, target, keys):
     return table
 
 
+def macro_f1(truth, probs):
+    """Macro F1 of the most probable classes of `probs` [N, C]."""
+    return metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+
+
 def scored(table, target):
     """(truth [N], probs [N, C]) of an oof.csv table, on what the target is scored on at the official bounds."""
     truth = table[dataset.truth_columns(target)].to_numpy(dtype=np.int64)

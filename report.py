@@ -28,7 +28,6 @@ from scipy.special import expit, log_softmax
 import dataset
 import files
 import gallery
-import metrics
 import predictions
 from dataset import AGE_GROUPS, CLASS_NAMES, FIRST_AGE, GENDERS, LAST_AGE, SCORED_AS, age_group_probs, decode, to_age_group
 from errors import InputError, log, say, tr
@@ -65,7 +64,7 @@ def read_evidence(patterns):
 def describe(member):
     """'runs/a (macro F1 of label 0.5123)', out of fold."""
     truth, probs = predictions.scored(member.oof, member.target)
-    f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+    f1 = predictions.macro_f1(truth, probs)
     return f"{member.name} (macro F1 of {SCORED_AS[member.target]} {f1:.4f})"
 
 
@@ -207,7 +206,7 @@ def judge(evidence, people, noise_rate):
     guessed = {}
     for column in claims:
         truth, probs = evidence.truth[COLUMNS[column]], evidence.probs[COLUMNS[column]]
-        f1 = metrics.macro_f1(truth, probs.argmax(1), probs.shape[1])
+        f1 = predictions.macro_f1(truth, probs)
         guessed |= {column: f1} if f1 < CHANCE / probs.shape[1] else {}
     return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
 

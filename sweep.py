@@ -215,7 +215,7 @@ def read_run(folder):
     table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
     (truth, probs), images = predictions.scored(table, target), files.draw_seed(*table["image"])
     answers, persons = probs.argmax(1), table["path"].to_numpy()
-    f1 = metrics.macro_f1(truth, answers, probs.shape[1])
+    f1 = predictions.macro_f1(truth, probs)
     return Run(folder, SCORED_AS[target], seconds, files.file_digest(folder / "folds.csv"), images, persons, truth, answers, f1)
 
 

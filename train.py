@@ -38,7 +38,6 @@ import gallery
 import hardware
 import images
 import inference
-import loss
 import model
 import options
 import predictions
@@ -318,8 +317,7 @@ def make_run(args, argv, tables, folds, data, device):
     """The Path of a new run folder with its first files."""
 
     def next_name():
-        recipe = f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
-        name, again = experiment.next_name(args.output_dir, recipe, vars(args))
+        name, again = experiment.next_name(args.output_dir, options.recipe_name(args), vars(args))
         if again:
             errors.log(f"same options as {again}; another --seed would be a new draw")
         return name
