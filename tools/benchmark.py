@@ -34,6 +34,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import statistics
 import tempfile
 import time
@@ -56,7 +57,6 @@ import engine
 import experiment
 import files
 import hardware
-import images
 import loss
 import model
 import options
@@ -89,10 +89,7 @@ class Window:
         self.images, self.seconds, self.started = self.images + images, self.seconds + now - self.started, now
         return over
 
-    @property
-    def rate(self):
-        """Images per second so far."""
-        return self.images / self.seconds
+    rate = property(lambda self: self.images / self.seconds)  # per second, so far
 
 
 def alternate(pipelines, device, repeats, seconds):
@@ -113,7 +110,6 @@ def alternate(pipelines, device, repeats, seconds):
 
 
 def spread(values):
-    """The values of the rounds with their median, the lowest and the highest of them."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": values}
 
 
@@ -160,9 +156,15 @@ class Photos:
 def train(args, device):
     """Rates of a training step on a fixed batch, on our batches and on usual ones; and the time of its stages."""
     fit, files = build_fit(args, device)
-    batch = fixed_batch(fit)
-    ceiling = repeated(lambda: engine.optimizer_step(fit, [batch]), fit.step_size)
-    pipelines = {"ceiling": ceiling, "ours": ours(fit)}
+    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
+    batch = engine.make_batch(fit, part, fit.data.store.gather(part.reads).to(device))
+
+    def ours(window):
+        window.start()
+        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
+            fit.epoch, fit.step = fit.epoch + 1, 0
+
+    pipelines = {"ceiling": repeated(lambda: engine.optimizer_step(fit, [batch]), fit.step_size), "ours": ours}
     with contextlib.ExitStack() as stack:
         if args.usual:
             pipelines["usual"] = usual_pipeline(args, fit, files)
@@ -183,31 +185,18 @@ def build_fit(args, device):
     return fit, data.files
 
 
-def fixed_batch(fit):
-    """(images, targets) of the first rows, as a step of train.py gets them."""
-    (part,) = engine.micro_batches(fit, fit.data.train_rows, 0)
-    return engine.make_batch(fit, part, fit.data.store.gather(part.reads).to(fit.ranks.device))
-
-
-def repeated(step, images):
-    """The pipeline that does `step()`, of so many images, again and again."""
+def repeated(step, images, before=None):
+    """The pipeline that does `step()`, of so many images, again and again; `before()` each, which is not timed."""
 
     def run(window):
-        window.start()
-        step()
-        while not window.step(images):
+        over = False
+        while not over:
+            if before:
+                before()
+            if before or window.started is None:
+                window.start()
             step()
-
-    return run
-
-
-def ours(fit):
-    """Epochs of train.py."""
-
-    def run(window):
-        window.start()
-        while engine.train_one_epoch(fit, lambda: window.step(fit.step_size)):
-            fit.epoch, fit.step = fit.epoch + 1, 0
+            over = window.step(images)
 
     return run
 
@@ -269,30 +258,24 @@ def _run_script(seconds):
 
 def time_stages(fit, seconds):
     """{stage: milliseconds a batch, share of their sum} of our step, medians over `seconds` and 3 batches at least."""
-    store, device, laps = fit.data.store, fit.ranks.device, {}
+    device, laps = fit.ranks.device, {}
     begun = last = time.perf_counter()
 
-    def lap(stage):
+    def lap(stage, made):
         nonlocal last
         hardware.synchronise(device)
-        now = time.perf_counter()
-        laps.setdefault(stage, []).append(1000 * (now - last))
+        laps.setdefault(stage, []).append(1000 * (time.perf_counter() - last))
         last = time.perf_counter()
+        return made
 
     for step in itertools.cycle(range(fit.steps)):
         (part,) = engine.micro_batches(fit, fit.data.train_rows, step)
-        batch = store.gather(part.reads)
-        lap("gather")
-        batch = batch.to(device, non_blocking=True)
-        lap("copy")
-        images, targets = engine.make_batch(fit, part, batch)
-        lap("augment")
-        loss = engine.compute_loss(fit, images, targets)
-        lap("forward")
-        engine.backward(fit, loss)
-        lap("backward")
-        engine.update(fit)
-        lap("optimizer")
+        batch = lap("gather", fit.data.store.gather(part.reads))
+        batch = lap("copy", batch.to(device, non_blocking=True))
+        images, targets = lap("augment", engine.make_batch(fit, part, batch))
+        loss = lap("forward", engine.compute_loss(fit, images, targets))
+        lap("backward", engine.backward(fit, loss))
+        lap("optimizer", engine.update(fit))
         if last - begun >= seconds and len(laps["gather"]) >= 3:
             break
     medians = {stage: statistics.median(times) for stage, times in laps.items()}
@@ -366,17 +349,11 @@ def forward_alone(args, models, batch):
 def predict_all(args, calls, images, device):
     """inference.predict_folds for each list of jobs in `calls`, from weights in files to probabilities in files."""
 
-    def run(window):
-        over = False
-        while not over:
-            for sidecar in calls[0][0][0].glob("fold*/eval*.json"):
-                sidecar.unlink()
-            window.start()
-            for jobs in calls:
-                predict_folds(jobs, images, args, device)
-            over = window.step(len(images.names))
+    def forget():
+        for sidecar in calls[0][0][0].glob("fold*/eval*.json"):
+            sidecar.unlink()
 
-    return run
+    return repeated(lambda: [predict_folds(jobs, images, args, device) for jobs in calls], len(images.names), forget)
 
 
 def cache_building(args, device):
@@ -385,34 +362,19 @@ def cache_building(args, device):
     files = dataset.image_files(args.data_dir, names[: args.images])
     args.images = len(files)
     geometry = Geometry.of(args.img_size, args.crop)
-    caches = build_caches(files, geometry, make_dir(args.cache_dir, "--cache-dir"))
-    pipelines = {"cache": caches, "pillow": pillow_loop(files, geometry)}
-    return alternate(pipelines, device, args.repeats, args.seconds), {}
-
-
-def build_caches(files, geometry, cache_dir):
-    """Build caches of all files in new folders, one after the other; their removal is not timed."""
-
-    def run(window):
-        over = False
-        while not over:
-            with tempfile.TemporaryDirectory(prefix="benchmark-", dir=cache_dir) as folder:
-                window.start()
-                images.open_cache(files, geometry, folder, quiet=True)
-                over = window.step(len(files))
-
-    return run
-
-
-def pillow_loop(files, geometry):
-    """Decode and resize one file after another, without end."""
     forever = itertools.cycle(files)
 
-    def step():
+    def decode():
         image = open_rgb(next(forever))
         image.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC, geometry.box(*image.size))
 
-    return repeated(step, 1)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=make_dir(args.cache_dir, "--cache-dir")) as folder:
+        build = repeated(
+            lambda: open_cache(files, geometry, f"{folder}/new", quiet=True),
+            len(files),
+            lambda: shutil.rmtree(f"{folder}/new", ignore_errors=True),
+        )
+        return alternate({"cache": build, "pillow": repeated(decode, 1)}, device, args.repeats, args.seconds), {}
 
 
 FIXED = {"pretrained": False, "seed": 0, "fold_seed": 0, "kfold": 0, "scheduler": "none", "epochs": 1, "patience": 0,
@@ -445,8 +407,7 @@ def parse_args(argv):
     add("--loss", default="ce", help="as in train.py")
     add("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
     options.add_step(options.add_compute(parser, batch_size=64))
-    args = argparse.Namespace(**vars(options.make_parser().parse_args([])) | FIXED)
-    args = argparse.Namespace(**vars(args) | vars(parser.parse_args(argv)))
+    args = argparse.Namespace(**vars(options.make_parser().parse_args([])) | FIXED | vars(parser.parse_args(argv)))
     args.loss = args.loss.replace(" ", "")
     loss.parse_loss(args.loss)
     args.model = model.current_name(args.model, tell=True)
@@ -466,8 +427,7 @@ def summary(args, device, rates, stages):
         if whole in rates:
             fractions[f"{part}/{whole}"] = spread([a / b for a, b in zip(rates[part], rates[whole])])
     environment = experiment.environment(hardware.describe(device))
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    names = re.findall(r"model name\s*: (.*)", info.read_text() if (info := Path("/proc/cpuinfo")).exists() else "")
     environment |= {"cpu": (names or [platform.machine()])[0], "cpus": os.cpu_count(), "threads": args.threads}
     rates = {name: spread(values) for name, values in rates.items()}
     return {"options": vars(args), "environment": environment, "rates": rates, "fractions": fractions, "stages": stages}
