@@ -12,18 +12,22 @@ This process imports torch once and forks a child for each start, as importing t
 
 import argparse
 import collections
+import contextlib
 import ctypes
+import itertools
 import json
 import mmap
 import multiprocessing
 import os
 import re
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -72,57 +76,39 @@ UNLIKE = ("seconds", "images_per_second", "peak_memory_mib", "weights_sha256", "
 TOLD = re.compile(r"^ *(\d+) \(\d+/\d+\) +(\d+)", re.MULTILINE)
 
 
-class Shared:
-    """What a start and its processes tell whoever watches it: the phase, and how many times it was beside a write."""
+def watch(shared, kill_at):
+    """Keep `shared` (phase, writes so far) up to date in this process and its forks; kill all at the write number `kill_at`."""
 
-    def __init__(self):
-        self.memory = mmap.mmap(-1, 16)
+    @contextlib.contextmanager
+    def within(phase):
+        before, shared[0] = shared[0], phase
+        try:
+            yield
+        finally:
+            shared[0] = before
 
-    @property
-    def phase(self):
-        return list(PHASES)[self.memory[0]]
+    def count():
+        shared[1] += 1
+        if shared[1] == kill_at:
+            os.killpg(0, signal.SIGKILL)
 
-    @property
-    def writes(self):
-        return int.from_bytes(self.memory[8:16], "little")
-
-    def watch(self, kill_at):
-        """In this process and those it forks: keep both up to date, and kill all of them at the write number `kill_at`."""
-        for number, places in enumerate(PHASES.values()):
-            for owner, name in places:
-                setattr(owner, name, self._within(number, getattr(owner, name)))
-        for name, after in (("fsync", False), ("replace", True), ("rename", True)):
-            setattr(os, name, self._beside(getattr(os, name), after, kill_at))
-
-    def _within(self, number, work):
-        def inside(*args, **options):
-            before, self.memory[0] = self.memory[0], number
-            try:
-                return work(*args, **options)
-            finally:
-                self.memory[0] = before
-
-        return inside
-
-    def _beside(self, work, after, kill_at):
-        def count():
-            self.memory[8:16] = (self.writes + 1).to_bytes(8, "little")
-            if self.writes == kill_at:
-                os.killpg(0, signal.SIGKILL)
-
-        def counted(*args, **options):
+    @contextlib.contextmanager
+    def beside(name):
+        count()
+        yield
+        if name != "fsync":
             count()
-            result = work(*args, **options)
-            if after:
-                count()
-            return result
 
-        return counted
+    for phase, places in enumerate(PHASES.values()):
+        for owner, name in places:
+            setattr(owner, name, within(phase)(getattr(owner, name)))
+    for name in ("fsync", "replace", "rename"):
+        setattr(os, name, beside(name)(getattr(os, name)))
 
 
 def start(argv, said, kill_at=0):
-    """(process id of a training in a process group of its own, its Shared)."""
-    shared = Shared()
+    """(process id of a training in a process group of its own, its phase and writes as int64 [2])."""
+    shared = np.frombuffer(mmap.mmap(-1, 16), np.int64)
     child = os.fork()
     if child:
         os.setpgid(child, child)
@@ -134,7 +120,7 @@ def start(argv, said, kill_at=0):
         os.dup2(output, 1), os.dup2(output, 2)
         torch.set_num_threads(1)
         hardware.START = "fork"
-        shared.watch(kill_at)
+        watch(shared, kill_at)
         code = errors.run(lambda: train.main(list(map(str, argv))))
         sys.stdout.flush()
     except BaseException:
@@ -145,23 +131,16 @@ def start(argv, said, kill_at=0):
 
 def finish(child, seconds=None):
     """Wait for a start, or kill it after `seconds` (None: never); (exit status, seconds) when all its processes are gone."""
-    began = time.monotonic()
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if seconds is not None and time.monotonic() - began > seconds:
-            os.killpg(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            break
-        time.sleep(0.002)
+    began, end = time.monotonic(), os.pidfd_open(child)
+    select.select([end], [], [], seconds)
+    os.close(end)
     took = time.monotonic() - began
-    try:
-        os.killpg(child, signal.SIGKILL)  # what it has forked; all of them come to this process, the subreaper
+    os.killpg(child, signal.SIGKILL)  # and what it has forked; all of them come to this process, the subreaper
+    status = os.waitpid(child, 0)[1]
+    with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-child, 0)
-    except (ProcessLookupError, ChildProcessError):
-        return status, took
+    return status, took
 
 
 def final_files(folder):
@@ -241,59 +220,42 @@ def command(config, folder, data):
 
 
 def train_whole(config, folder, data):
-    """Train the run that is never killed into a folder; its seconds and writes are kept beside it."""
+    """(seconds, writes) of the run that is never killed, trained into a folder."""
     folder.mkdir(parents=True)
     child, shared = start(command(config, folder, data), folder / "said.txt")
     status, seconds = finish(child)
     if status:
         raise SystemExit(f"{config}: the run that nobody killed ended with {status}:\n{(folder / 'said.txt').read_text()}")
-    (folder / "facts.json").write_text(json.dumps({"seconds": seconds, "writes": shared.writes}))
+    return seconds, shared[1]
 
 
-def trial(config, folder, data, whole, rng, counts, results):
-    """Kill a run until it ends; puts ("kill", config, phase, way), counted in counts[1], or ("end", config, faults, starts)."""
+def trial(config, place, index, seed, never_killed):
+    """Kill a run until it ends: (config, [(phase, way) of each kill], faults, starts)."""
+    folder, whole, rng, kills = place / f"trial{index}", place / "whole" / config, np.random.default_rng((seed, index)), []
     folder.mkdir()
-    never_killed, said = json.loads((whole / "facts.json").read_text()), folder / "said.txt"
+    said = folder / "said.txt"
     for starts in range(1, 1000):
         begun = (folder / "run").exists()
-        argv = ["--resume", folder / "run", "--quiet"] if begun else command(config, folder, data)
+        argv = ["--resume", folder / "run", "--quiet"] if begun else command(config, folder, place / "data")
         reach = rng.choice([1.1, 0.3])  # of a whole run
         by_clock, let_go = rng.random() < 0.5, rng.random() < 0.1
-        seconds = rng.uniform(0, reach * never_killed["seconds"]) if by_clock and not let_go else None
-        kill_at = 0 if by_clock or let_go else int(rng.integers(1, reach * never_killed["writes"] + 2))
+        seconds = rng.uniform(0, reach * never_killed[0]) if by_clock and not let_go else None
+        kill_at = 0 if by_clock or let_go else int(rng.integers(1, reach * never_killed[1] + 2))
         child, shared = start(argv, said, kill_at)
         status, _took = finish(child, seconds)
         told = said.read_text() if said.exists() else ""
         if os.WIFSIGNALED(status):
-            with counts.get_lock():
-                counts[1] += 1
-            results.put(("kill", config, shared.phase, "by the clock" if by_clock else "beside a write"))
+            kills.append((list(PHASES)[shared[0]], "by the clock" if by_clock else "beside a write"))
             wrong = faults(folder, told, whole)
         elif status == 0:
             wrong = differences(folder, whole)
         else:
             wrong = [f"ended with {os.waitstatus_to_exitcode(status)}: {told[-500:]}"]
         if wrong or not os.WIFSIGNALED(status):
-            results.put(("end", config, [f"{folder}, start {starts}: {fault}" for fault in wrong], starts))
             if not wrong:
                 shutil.rmtree(folder)
-            return
+            return config, kills, [f"{config}: {folder}, start {starts}: {fault}" for fault in wrong], starts
     raise AssertionError(f"{folder}: never ended")
-
-
-def work(place, data, configs, seed, wanted, until, counts, results):
-    """A process of the campaign: one trial after another, until there are enough kills or it is late; all goes to `results`."""
-    adopt_orphans()
-    try:
-        while counts[1] < wanted and time.monotonic() < until:
-            with counts.get_lock():
-                index, counts[0] = counts[0], counts[0] + 1
-            config = configs[index % len(configs)]
-            rng = np.random.default_rng((seed, index))
-            trial(config, place / f"trial{index}", data, place / "whole" / config, rng, counts, results)
-    except BaseException:
-        results.put(("end", "the harness", [traceback.format_exc()], 0))
-    results.put(("done", None, None, None))
 
 
 def adopt_orphans():
@@ -305,28 +267,22 @@ def adopt_orphans():
 def campaign(kills, jobs, seed, configs, place, until):
     """(Counter of (phase, way), Counter of kills by config, starts, faults) of so many kills, or those that were by `until`."""
     adopt_orphans()
-    data = make_data(place / "data")
-    for config in configs:
-        train_whole(config, place / "whole" / config, data)
-    context = multiprocessing.get_context("fork")
-    counts, results = context.Array("i", 2), context.SimpleQueue()
-    task = (place, data, configs, seed, kills, until, counts, results)
-    workers = [context.Process(target=work, args=task) for _ in range(jobs)]
-    for worker in workers:
-        worker.start()
-    phases, by_config, starts, wrong, running = collections.Counter(), collections.Counter(), 0, [], jobs
-    while running:
-        kind, config, what, more = results.get()
-        running -= kind == "done"
-        if kind == "kill":
-            phases[what, more] += 1
-            by_config[config] += 1
-        elif kind == "end":
-            starts += more
-            wrong += [f"{config}: {fault}" for fault in what]
-    for worker in workers:
-        worker.join()
-    return phases, by_config, starts, wrong
+    make_data(place / "data")
+    whole = {config: train_whole(config, place / "whole" / config, place / "data") for config in configs}
+    phases, by_config, starts, wrong, running = collections.Counter(), collections.Counter(), 0, [], set()
+    trials = zip(itertools.count(), itertools.cycle(configs))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), adopt_orphans) as pool:
+        while True:
+            while len(running) < jobs and phases.total() < kills and time.monotonic() < until:
+                index, config = next(trials)
+                running.add(pool.submit(trial, config, place, index, seed, whole[config]))
+            if not running:
+                return phases, by_config, starts, wrong
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for config, killed, faulty, more in (one.result() for one in ended):
+                phases.update(killed)
+                by_config[config] += len(killed)
+                starts, wrong = starts + more, wrong + faulty
 
 
 def main(argv=None):
