@@ -268,9 +268,8 @@ class Reader(HTMLParser):
 
 def page(head, rows, title="Leaderboard"):
     data = files.page_table(head, rows)
-    return files.page(
-        "leaderboard.html", title=title, counts="", sections=[(title, data, ())], effects=[], agreement="", plot=None
-    )
+    rest = {"counts": "", "effects": [], "agreement": "", "plot": None, "forecast": []}
+    return files.page("leaderboard.html", title=title, sections=[(title, data, ())], **rest)
 
 
 def test_names_are_text_everywhere():
@@ -297,7 +296,7 @@ def test_templates_are_found_from_anywhere_and_lack_nothing(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert "nothing here yet" in page(["a"], [])
     with pytest.raises(jinja2.UndefinedError, match="'agreement' is undefined"):
-        files.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None)
+        files.page("leaderboard.html", title="", counts="", sections=[], effects=[], plot=None, forecast=[])
 
 
 def test_cells_show_text_and_sort_by_value():
