@@ -235,29 +235,29 @@ def answer_photos(args):
     device = hardware.pick_device(args.device)
     paths, probs = predict_photos(paths, leaves(sources), args, device)
     folds = [fold_answers(source, probs) for source in sources]
-    label, parts = blend.components([(models[0][0], np.mean([table for _target, table in models], 0)) for models in folds])
-    parts = {name: parts[name] for name in COMPONENTS if name in parts}
+    label, components = blend.components([(models[0][0], np.mean([table for _target, table in models], 0)) for models in folds])
+    components = {name: components[name] for name in COMPONENTS if name in components}
     answers = (
-        dict(zip(COMPONENTS, decode(label.argmax(1)))) if label is not None else {k: p.argmax(1) for k, p in parts.items()}
+        dict(zip(COMPONENTS, decode(label.argmax(1)))) if label is not None else {k: p.argmax(1) for k, p in components.items()}
     )
     ages = [probs[path, run.tta] for run in leaves(sources) if run.target == "age" for path in run.weights]
     ages = np.mean(ages, 0) if ages else None
-    table = photo_table(paths, label, parts, answers, ages)
-    lookers = {name: next(filter(None, (find_looker(source, name) for source in sources))) for name in parts}
+    table = photo_table(paths, label, components, answers, ages)
+    lookers = {name: next(filter(None, (find_looker(source, name) for source in sources))) for name in components}
     shown, looks = paths[:SHOWN], {}
     for name, run in lookers.items():
         looks[name], _loaded = model.look(run.weights[0], shown, answers[name][:SHOWN], device, name)
     files.make_dir(out, "--out")
     files.write_csv(out / "predictions.csv", table, predictions.FORMAT)
-    files.write_text(out / "photos.html", photo_page(sources, table, shown, parts, answers, ages, lookers, looks))
-    print_photos(table, parts, answers, out, ages)
+    files.write_text(out / "photos.html", photo_page(sources, table, shown, components, answers, ages, lookers, looks))
+    print_photos(table, components, answers, out, ages)
     return 0
 
 
-def photo_table(paths, label, parts, answers, ages):
+def photo_table(paths, label, components, answers, ages):
     """The rows of predictions.csv: image, ans (where all is decided), each component's answer and probabilities, the ages'."""
     columns = {"image": paths} | ({} if label is None else {"ans": label.argmax(1)})
-    for name, probs in parts.items():
+    for name, probs in components.items():
         columns[name] = np.array(CLASS_NAMES[name])[answers[name]]
         columns |= {f"{name}_p{index}": probs[:, index] for index in range(probs.shape[1])}
     if ages is not None:
@@ -265,7 +265,7 @@ def photo_table(paths, label, parts, answers, ages):
     return pd.DataFrame(columns)
 
 
-def photo_page(sources, table, shown, parts, answers, ages, lookers, looks):
+def photo_page(sources, table, shown, components, answers, ages, lookers, looks):
     """photos.html: the photos `shown` with their answers, probabilities and Grad-CAMs."""
     cards = []
     for row, path in enumerate(shown):
@@ -274,8 +274,10 @@ def photo_page(sources, table, shown, parts, answers, ages, lookers, looks):
             cam, box = found[row]
             heat[name] = images.heat_png(cam), images.place_css(box, *size)
         bars = {name: [(word, share, f"{share:.1%}") for word, share in zip(CLASS_NAMES[name], probs[row])]
-                for name, probs in parts.items()}  # fmt: skip
-        words = [(name, CLASS_NAMES[name][answers[name][row]], probs[row, answers[name][row]]) for name, probs in parts.items()]
+                for name, probs in components.items()}  # fmt: skip
+        words = [
+            (name, CLASS_NAMES[name][answers[name][row]], probs[row, answers[name][row]]) for name, probs in components.items()
+        ]
         cards.append({"name": path, "picture": images.thumbnail(path, HEIGHT), "heat": heat, "words": words, "bars": bars,
                       "ages": [] if ages is None else ages[row]})  # fmt: skip
     return files.page("photos.html", title=errors.tr("Photos"), names=[source.name for source in sources], cards=cards,
@@ -283,14 +285,14 @@ def photo_page(sources, table, shown, parts, answers, ages, lookers, looks):
                       first_age=FIRST_AGE, expected=[] if ages is None else table["age"].tolist())  # fmt: skip
 
 
-def print_photos(table, parts, answers, out, ages):
+def print_photos(table, components, answers, out, ages):
     """The table of the first photos, and where all are."""
     rows = []
     for index, row in enumerate(table.head(PRINTED).itertuples(index=False)):
-        cells = [f"{getattr(row, name)} {parts[name][index, answers[name][index]]:.2f}" for name in parts]
+        cells = [f"{getattr(row, name)} {components[name][index, answers[name][index]]:.2f}" for name in components]
         rows.append([row.image, *cells, *([] if ages is None else [f"{row.age:.1f}"])])
-    head = ["photo", *parts, *([] if ages is None else ["age"])]
-    print(*files.aligned(head, rows, left=range(len(parts) + 1), width=errors.WIDTH), sep="\n")
+    head = ["photo", *components, *([] if ages is None else ["age"])]
+    print(*files.aligned(head, rows, left=range(len(components) + 1), width=errors.WIDTH), sep="\n")
     if len(table) > PRINTED:
         errors.say(f"and {len(table) - PRINTED:,} more, in predictions.csv")
     errors.say(f"{out / 'photos.html'}: to look at; predictions.csv lies beside it")
