@@ -408,6 +408,8 @@ def refusals(command_lines):
     for words in command_lines:
         try:
             args = parse_args(words, draw=False)
+            if args.dry_run:  # in a line sweep.py refuses it itself
+                raise InputError(f"--config {args.config}: dry_run would train nothing; leave it out")
             in_file = args.fold and "fold" not in parser.given(words)
             found.append(f"--config {args.config}: sweep.py takes fold from its line alone, as --fold" if in_file else None)
         except InputError as error:

@@ -417,6 +417,8 @@ def test_experiments_with_runs_to_come_are_asked_of_train_before_the_first_start
     (place / "o.yaml").write_text("fold: [0]\npretrained: false\n")
     own = f"c:\na: --config o.yaml --data-dir {shared_data} --fold=1\nb: --config o.yaml --data-dir {shared_data}\n"
     assert swept(own) == 2 and "sweep.txt line 3: --config o.yaml: sweep.py takes fold from" in capsys.readouterr().err
+    (place / "o.yaml").write_text("dry_run: true\npretrained: false\n")
+    assert swept(own) == 2 and "sweep.txt line 2: --config o.yaml: dry_run would train nothing" in capsys.readouterr().err
     code = 1
     assert swept(text) == 2 and "options.py: fails; No module" in capsys.readouterr().err
 
