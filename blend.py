@@ -32,9 +32,9 @@ def votes(probs):
 def check_decided(targets):
     """InputError unless runs of these targets together decide mask, gender and age group."""
     decided = {component for target in targets for component in dataset.DECIDES[target]}
-    lacking = [component for component in COMPONENTS if component not in decided]
-    if lacking:
-        raise InputError(f"--models: no run decides {' or '.join(lacking)}; add such runs, or one of target label or multi")
+    missing = [component for component in COMPONENTS if component not in decided]
+    if missing:
+        raise InputError(f"--models: no run decides {' or '.join(missing)}; add such runs, or one of target label or multi")
 
 
 def blend(members, method="soft", bounds=OFFICIAL_BOUNDS, weights=None):
@@ -412,25 +412,25 @@ def read_stack(table):
     return SimpleNamespace(classes_=np.array(names, dtype=np.int64), predict_proba=predict_proba)
 
 
-def assign_groups(truth, persons, folds, seed=0):
+def crossfit_folds(truth, persons, folds, seed=0):
     """A cross-fitting fold 0..folds - 1 for each image, int64 [N]: person-disjoint, stratified, whatever the order of rows."""
     names, first, person = np.unique(np.asarray(persons, dtype=str), return_index=True, return_inverse=True)
     if len(names) < folds:
         raise InputError(f"out-of-fold predictions of {len(names)} people: cross-fitting deals them into {folds} groups")
     stratum = np.asarray(truth)[first] % (len(dataset.GENDERS) * len(dataset.AGE_GROUPS))
     order = np.lexsort((np.random.default_rng(seed).random(len(names)), stratum))
-    group = np.empty(len(names), dtype=np.int64)
-    group[order] = np.arange(len(names)) % folds  # goes on from stratum to stratum, so the folds are of one size
-    return group[person]
+    fold = np.empty(len(names), dtype=np.int64)
+    fold[order] = np.arange(len(names)) % folds  # goes on from stratum to stratum, so folds are of one size
+    return fold[person]
 
 
 def crossfit(fit, apply, members, truth, persons, folds=CROSSFIT_FOLDS, seed=0, quiet=True):
     """Out-of-sample probabilities [N, 18]: fit(members, truth) without a fold of persons [N], apply(fitted, members) on it."""
-    group, probs = assign_groups(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
+    fold_of, probs = crossfit_folds(truth, persons, folds, seed), np.empty((len(truth), CLASSES))
     for fold in tqdm(range(folds), desc="cross-fitting", unit="fold", leave=False, disable=quiet or None):
-        rest, mine = group != fold, group == fold
+        rest, held_out = fold_of != fold, fold_of == fold
         fitted = fit([(target, table[rest]) for target, table in members], truth[rest])
-        probs[mine] = apply(fitted, [(target, table[mine]) for target, table in members])
+        probs[held_out] = apply(fitted, [(target, table[held_out]) for target, table in members])
     return probs
 
 

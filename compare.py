@@ -218,10 +218,10 @@ def remedy(side, data_dir):
 
 def join(a, b, scored_as):
     """The Comparison of two sides on `scored_as`, in the order of A's images. InputError when they hold different images."""
-    apart = set(a.images) ^ set(b.images)
-    if apart:
-        found = f"({len(a.images):,} and {len(b.images):,}, {len(apart):,} in one alone, such as {min(apart)})"
-        raise InputError(f"{a.name} and {b.name}: answers to different images {found}; compare answers to the same eval images")
+    unshared = set(a.images) ^ set(b.images)
+    if unshared:
+        sizes = f"({len(a.images):,} and {len(b.images):,}, {len(unshared):,} in one alone, such as {min(unshared)})"
+        raise InputError(f"{a.name} and {b.name}: answers to different images {sizes}; compare answers to the same eval images")
     of_a = narrow(a.values, a.scored_as, scored_as)
     of_b = narrow(b.values, b.scored_as, scored_as)[pd.Index(b.images).get_indexer(a.images)]
     answers = [values if values.ndim == 1 else values.argmax(1) for values in (of_a, of_b)]
@@ -242,9 +242,9 @@ def read_oof(side, scored_as, data_dir):
 def oof_lines(a, b, scored_as, data_dir):
     """The out-of-fold verdict in lines for the user, or one line, in English, that says why there is none."""
     tables = [read_oof(side, scored_as, data_dir) for side in (a, b)]
-    lacking = [side.name for side, table in zip((a, b), tables) if table is None]
-    if lacking:
-        return [f"no out-of-fold verdict: {' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no oof.csv"]
+    missing = [side.name for side, table in zip((a, b), tables) if table is None]
+    if missing:
+        return [f"no out-of-fold verdict: {' and '.join(missing)} {'have' if len(missing) > 1 else 'has'} no oof.csv"]
     both = tables[0].merge(tables[1], on="image", suffixes=("_a", "_b"))
     if both.empty:
         return ["no out-of-fold verdict: their oof.csv have no image in common"]
@@ -289,8 +289,8 @@ def label_lines(path, comparison):
     known = dict(zip(*dataset.read_submission(path)))
     rows = np.array([row for row, image in enumerate(comparison.images) if image in known], dtype=np.int64)
     if not len(rows):
-        found = f"holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
-        raise InputError(f"--labels {path}: {found}")
+        problem = f"holds none of the {len(comparison.images):,} images, such as {comparison.images[0]}"
+        raise InputError(f"--labels {path}: {problem}")
     truth = narrow(np.array([known[comparison.images[row]] for row in rows]), "label", comparison.scored_as)
     result = paired(truth, comparison.a[rows], comparison.b[rows], rows, len(comparison.names))
     scores = f"A {result.f1_a:.4f}, B {result.f1_b:.4f} ({len(rows):,} images)"
@@ -360,9 +360,9 @@ def thumbnails(data_dir, names):
         return {}, tr("no data folder here; --data-dir DIR names it")
     root = Path(data_dir) / "eval" / "images"
     there = (name for name in names if name == Path(name).name and (root / name).is_file())
-    found = {name: images.thumbnail(root / name, HEIGHT) for name in there}
-    lacking = [name for name in names if name not in found]
-    return found, tr(f"{len(lacking):,} of {len(names):,} images are not in {root}, such as {lacking[0]}") if lacking else ""
+    pictures = {name: images.thumbnail(root / name, HEIGHT) for name in there}
+    missing = [name for name in names if name not in pictures]
+    return pictures, tr(f"{len(missing):,} of {len(names):,} images are not in {root}, such as {missing[0]}") if missing else ""
 
 
 def document(sides, comparison, rows, pictures, why, verdict, scores):
@@ -410,18 +410,18 @@ def main(argv=None):
     a, b = (read_side(name) for name in args.sources)
     shared = {a.scored_as, b.scored_as} - {"label"} or {"label"}
     if len(shared) > 1:
-        apart = f"{a.scored_as} against {b.scored_as} have no answer in common"
-        raise InputError(f"{a.name} and {b.name}: {apart}; compare two that are scored on the same, or one of them with label")
+        both = f"{a.name} and {b.name}: {a.scored_as} against {b.scored_as}"
+        raise InputError(f"{both} have no answer in common; compare two that are scored on the same, or one of them with label")
     scored_as = shared.pop()
     print(f"A  {a.name}  ({a.described})\nB  {b.name}  ({b.described})")
     say(f"compared on {scored_as}")
     hold_against_info((a, b), args.data_dir)
-    lacking = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in (a, b) if side.values is None]
+    missing = [f"{side.name} {side.lacks}; {remedy(side, args.data_dir)}" for side in (a, b) if side.values is None]
     verdict, scores = oof_lines(a, b, scored_as, args.data_dir), []
-    if lacking and len(verdict) == 1:
-        raise InputError(f"{'; '.join(lacking)}. Without them: {verdict[0]}")
+    if missing and len(verdict) == 1:
+        raise InputError(f"{'; '.join(missing)}. Without them: {verdict[0]}")
     verdict = [*map(tr, verdict)]
-    if not lacking:
+    if not missing:
         comparison = join(a, b, scored_as)
         scores = label_lines(args.labels, comparison) if args.labels else []
         print_changes(comparison, args.explain)
@@ -429,8 +429,8 @@ def main(argv=None):
         print_images(comparison, args.images)
     for lines in filter(None, (verdict, scores)):
         print("\n" + "\n".join(lines))
-    if lacking:
-        say(f"answers to the eval images are not compared: {'; '.join(lacking)}")
+    if missing:
+        say(f"answers to the eval images are not compared: {'; '.join(missing)}")
     else:
         write_page(args, data_dir, a, b, comparison, verdict, scores)
     return 0

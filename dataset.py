@@ -56,8 +56,8 @@ def find_data(data_dir=None):
     meant = next((f" Did you mean {place}?" for place in (*filter(_holds_data, above), *below)), "")
     if not meant and not data_dir.exists():
         meant = did_you_mean(data_dir.name, [place.name for place in data_dir.parent.glob("*") if _holds_data(place)])
-    found = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
-    wanted = f"--data-dir {data_dir}: {found}; it must hold train/train.csv and eval/info.csv"
+    state = "holds neither" if data_dir.is_dir() else "is a file" if data_dir.exists() else "no such folder"
+    wanted = f"--data-dir {data_dir}: {state}; it must hold train/train.csv and eval/info.csv"
     raise InputError(f"{wanted}.{meant}" if meant else wanted)
 
 
@@ -119,8 +119,8 @@ def to_age_group(age, bounds=OFFICIAL_BOUNDS):
 def age_group_probs(age_probs, bounds=OFFICIAL_BOUNDS):
     """Age-group probabilities [..., 3] from probabilities of single ages [..., 43], cut at `bounds` (18 < lo < hi <= 60)."""
     low, high = (bound - FIRST_AGE for bound in bounds)
-    groups = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
-    return np.stack([group.sum(-1) for group in groups], axis=-1)
+    slices = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
+    return np.stack([ages.sum(-1) for ages in slices], axis=-1)
 
 
 def combine(mask, gender, age_group):
@@ -175,8 +175,8 @@ def truth_columns(target):
 
 def whole(text):
     """The whole number from 0 on in a text, which a spreadsheet may have given a point and zeros ('29.0'), or None."""
-    found = WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
+    match = WHOLE.fullmatch(text)
+    return int(match[1]) if match else None
 
 
 def read_submission(path):
@@ -239,19 +239,19 @@ def person_images(folder):
         near = _lies_as(name, os.listdir(root)) if os.path.isdir(root) else ""
         missing = InputError(f"{folder}: train.csv names this folder, but it is not there{near}")
         raise errors.unreadable(folder, error) or missing from error
-    found = {}
+    by_kind = {}
     for name in names:
         stem, suffix = _stem_and_suffix(name)
         if suffix not in IMAGE_SUFFIXES:
             continue
         if stem not in IMAGE_KINDS:
             raise InputError(f"{folder}/{name}: unknown image name; {', '.join(IMAGE_KINDS)} are expected")
-        if stem in found:
-            raise InputError(f"{folder}: {found[stem]} and {name} are both there; keep one of them")
-        found[stem] = name
-    if not found:
+        if stem in by_kind:
+            raise InputError(f"{folder}: {by_kind[stem]} and {name} are both there; keep one of them")
+        by_kind[stem] = name
+    if not by_kind:
         raise InputError(f"{folder}: holds no images; complete it or take its row out of train.csv")
-    return found
+    return by_kind
 
 
 def images_root(data_dir):
@@ -267,12 +267,12 @@ def list_images(data_dir, people, skip_missing=False):
         raise InputError(f"{root}: no such folder; it holds a folder of images for each person of train.csv")
     rows = []
     for owner, path in enumerate(people["path"].to_numpy()):
-        found = person_images(os.path.join(root, path))
-        if missing := [kind for kind in IMAGE_KINDS if kind not in found]:
+        by_kind = person_images(os.path.join(root, path))
+        if missing := [kind for kind in IMAGE_KINDS if kind not in by_kind]:
             if not skip_missing:
                 raise InputError(f"{root}/{path}: {', '.join(missing)} missing; complete it or pass --skip-bad-images")
             log(f"skipped: {root}/{path}: {', '.join(missing)} missing")
-        rows += [(f"{path}/{found[kind]}", owner, mask) for kind, mask in IMAGE_KINDS.items() if kind in found]
+        rows += [(f"{path}/{by_kind[kind]}", owner, mask) for kind, mask in IMAGE_KINDS.items() if kind in by_kind]
     images, owners, masks = map(list, zip(*rows))
     rows = people.iloc[owners].reset_index(drop=True)
     rows.insert(0, "image", images)
@@ -291,8 +291,8 @@ def official_rows(images, people):
     """The rows (image, path) of oof.csv that are images of `people`, with the mask, gender and age of these: DataFrame."""
     rows = pd.Index(people["path"]).get_indexer(images["path"])
     masks = [IMAGE_KINDS.get(image_kind(image), -1) for image in images["image"].to_numpy()]
-    facts = {"mask": masks, "gender": people["gender"].to_numpy()[rows], "age": people["age"].to_numpy()[rows]}
-    return images[["image", "path"]].assign(**facts)[(rows >= 0) & (np.array(masks) >= 0)]
+    columns = {"mask": masks, "gender": people["gender"].to_numpy()[rows], "age": people["age"].to_numpy()[rows]}
+    return images[["image", "path"]].assign(**columns)[(rows >= 0) & (np.array(masks) >= 0)]
 
 
 def read_info(data_dir):
@@ -339,8 +339,8 @@ def read_fixes(path, people=None):
         by_name.setdefault(name, paths.tolist())
     known = table["path"].isin([*by_name])
     if known.mean() < 0.5:
-        found = f"{(~known).sum()} of its {len(table)} people are not in train.csv, such as {table['path'][~known].iloc[0]}"
-        raise InputError(f"{path}: {found}, so it is for other data; the one beside train.py is for the competition's")
+        problem = f"{(~known).sum()} of its {len(table)} people are not in train.csv, such as {table['path'][~known].iloc[0]}"
+        raise InputError(f"{path}: {problem}, so it is for other data; the one beside train.py is for the competition's")
     words, pairs = {"gender": (*GENDERS, "swap"), "mask": ("swap",), "age": ()}, list(zip(table["value"], table["column"]))
     fits = [value in words.get(column, ()) or (column == "age" and to_age(value) is not None) for value, column in pairs]
     for values, right, problem in (
@@ -367,13 +367,13 @@ def apply_label_fixes(images, fixes):
     """A copy of the image rows with `fixes` applied to mask, gender and age; the official `label` stays."""
     fixed = images.copy()
     for path, column, value in fixes.itertuples(index=False):
-        mine = fixed["path"] == path
+        theirs = fixed["path"] == path
         if column == "mask":
-            fixed.loc[mine, "mask"] = fixed.loc[mine, "mask"].map({0: 0, 1: 2, 2: 1})
+            fixed.loc[theirs, "mask"] = fixed.loc[theirs, "mask"].map({0: 0, 1: 2, 2: 1})
         elif column == "gender":
-            fixed.loc[mine, "gender"] = 1 - fixed.loc[mine, "gender"] if value == "swap" else GENDERS.index(value)
+            fixed.loc[theirs, "gender"] = 1 - fixed.loc[theirs, "gender"] if value == "swap" else GENDERS.index(value)
         else:
-            fixed.loc[mine, "age"] = int(value)
+            fixed.loc[theirs, "age"] = int(value)
     return fixed
 
 
@@ -385,12 +385,12 @@ def head_targets(images, heads, bounds=OFFICIAL_BOUNDS):
     return np.stack([np.asarray(columns[head], dtype=np.int64) for head in heads], axis=1)
 
 
-def _persons(people, seed):
+def _distinct_people(people, seed):
     """Persons (ids) with their stratum (gender x official age group), in an order that depends on seed and id alone."""
-    persons = people.sort_values("path").drop_duplicates("id")
-    stratum = persons["gender"] * 3 + to_age_group(persons["age"])
-    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in persons["id"]]
-    return persons.assign(stratum=stratum, order=order).sort_values(["stratum", "order"], ignore_index=True)
+    distinct = people.sort_values("path").drop_duplicates("id")
+    stratum = distinct["gender"] * 3 + to_age_group(distinct["age"])
+    order = [hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in distinct["id"]]
+    return distinct.assign(stratum=stratum, order=order).sort_values(["stratum", "order"], ignore_index=True)
 
 
 def assign_folds(people, kfold, seed):
@@ -398,21 +398,21 @@ def assign_folds(people, kfold, seed):
     Persons are dealt out in turn, stratum after stratum, so fold sizes differ by one at most."""
     if kfold == 0:
         return np.full(len(people), -1, dtype=np.int64)
-    persons = _persons(people, seed)
-    sizes = persons["stratum"].value_counts()
+    distinct = _distinct_people(people, seed)
+    sizes = distinct["stratum"].value_counts()
     if (size := sizes.min()) < kfold:
         has = f"{size} people; --kfold can be {size} at most" if size > 1 else "1 person; only --kfold 0 (nofold) is possible"
         stratum = f"{GENDERS[sizes.idxmin() // 3]}, age group {sizes.idxmin() % 3}"
         raise InputError(f"--kfold {kfold}: the smallest stratum ({stratum}) has {has}")
-    return pd.Index(persons["id"]).get_indexer(people["id"]) % kfold
+    return pd.Index(distinct["id"]).get_indexer(people["id"]) % kfold
 
 
 def limit_people(people, limit, kfold, seed):
     """`limit` rows of `people`, strata in proportion, but of each at least kfold persons, those with several rows last."""
-    persons = _persons(people, seed)
-    persons["rows"] = persons["id"].map(people["id"].value_counts())
-    persons = persons.sort_values(["stratum", "rows"], kind="stable")
-    strata = persons.groupby("stratum")
+    distinct = _distinct_people(people, seed)
+    distinct["rows"] = distinct["id"].map(people["id"].value_counts())
+    distinct = distinct.sort_values(["stratum", "rows"], kind="stable")
+    strata = distinct.groupby("stratum")
     sizes = strata["rows"].sum()
     if limit >= len(people):
         return people
@@ -425,7 +425,7 @@ def limit_people(people, limit, kfold, seed):
         take[stratum] += take.sum() < limit
     while take.sum() > limit:  # the floors took more than their share: the largest stratum gives
         take[(take - floor).idxmax()] -= 1
-    chosen = persons[strata["rows"].cumsum() <= persons["stratum"].map(take)]
+    chosen = distinct[strata["rows"].cumsum() <= distinct["stratum"].map(take)]
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)
 
 
@@ -447,7 +447,7 @@ def join_people(people, same):
     owner = {name: name for name in people["id"]}
     for pair in same.to_numpy():
         one, two = sorted(owner[name] for name in pair)
-        owner |= {name: one for name, mine in owner.items() if mine == two}
+        owner |= {name: one for name, first in owner.items() if first == two}
     return people.assign(id=people["id"].map(owner))
 
 
@@ -505,12 +505,12 @@ def fold_data(args, data, fold, everyone=False):
     """The rows of one fold: all others train that may, and its own are validated on; pseudo-labelled eval images follow.
     everyone: those whom the fold holds out train too, and nobody is validated on."""
     labels, validates = data.labels, bool(args.kfold) and not everyone
-    mine = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
-    rows = np.flatnonzero(labels.trains & ~mine)
+    held_out = labels.fold == fold if validates else np.zeros(len(labels.fold), dtype=bool)
+    rows = np.flatnonzero(labels.trains & ~held_out)
     if not len(rows):
-        if (labels.good & ~mine).any():
+        if (labels.good & ~held_out).any():
             raise InputError(f"--drop-ages: leaves nobody to train fold {fold}")
-        none = f"as none of its {(~mine).sum():,} images could be taken; what is wrong with them is said above"
+        none = f"as none of its {(~held_out).sum():,} images could be taken; what is wrong with them is said above"
         raise InputError(f"--skip-bad-images: leaves nobody to train fold {fold}, {none}")
     targets, persons, masks, soft = labels.targets, labels.persons, labels.masks, None
     if data.pseudo is not None:
@@ -523,7 +523,7 @@ def fold_data(args, data, fold, everyone=False):
     classes = encode(*targets.T) if args.target == "multi" else targets[:, 0]  # that samplers balance
     if args.target == "age":
         classes = to_age_group(classes, tuple(args.age_bounds))
-    val_rows = np.flatnonzero(labels.good & mine)
+    val_rows = np.flatnonzero(labels.good & held_out)
     return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, classes, persons, masks, soft)
 
 

@@ -154,10 +154,10 @@ def main(argv=None):
 def locate(data_dir=None, draw=True):
     """(data folder, is it the drawn demo set): the one given, or the first of DATA_PLACES that holds train/train.csv. Where
     none does it is data-demo/, drawn with a banner on stderr where it is not there yet, unless `draw` is False."""
-    found = find_data(data_dir)
-    if data_dir is not None or found not in (None, DEMO_DIR):
-        return found, is_demo(found)
-    if draw and found is None:
+    folder = find_data(data_dir)
+    if data_dir is not None or folder not in (None, DEMO_DIR):
+        return folder, is_demo(folder)
+    if draw and folder is None:
         log(f"DEMO DATA: no train/train.csv in {' or '.join(map(str, DATA_PLACES))}: drawing faces into {DEMO_DIR}/.\n"
             "Scores on them say nothing about real ones; give your data with --data-dir DIR.")  # fmt: skip
     if draw:

@@ -72,18 +72,18 @@ class Partners:
     def __init__(self, rows, total, same=None, classes=None):
         self.key_of, self.pools = np.zeros(total, dtype=np.int64) if same is None else same, {}
         for key in np.unique(self.key_of[rows]).tolist():
-            mine = self.key_of[rows] == key
-            weights = np.full(mine.sum(), 1 / mine.sum()) if classes is None else rarity(classes[mine], 1.0)
-            self.pools[key] = (rows[mine], np.cumsum(weights))
+            alike = self.key_of[rows] == key
+            weights = np.full(alike.sum(), 1 / alike.sum()) if classes is None else rarity(classes[alike], 1.0)
+            self.pools[key] = (rows[alike], np.cumsum(weights))
 
     def draw(self, rows, uniform):
         """A partner for each of `rows` by its number `uniform` in 0..1."""
-        found = np.empty_like(rows)
+        partners = np.empty_like(rows)
         for key, (pool, edges) in self.pools.items():
-            mine = self.key_of[rows] == key
-            places = np.searchsorted(edges, uniform[mine] * edges[-1], side="right").clip(max=len(pool) - 1)
-            found[mine] = pool[places]
-        return found
+            alike = self.key_of[rows] == key
+            places = np.searchsorted(edges, uniform[alike] * edges[-1], side="right").clip(max=len(pool) - 1)
+            partners[alike] = pool[places]
+        return partners
 
 
 def epoch_images(args, data):
@@ -256,10 +256,10 @@ def micro_batches(fit, order, step, whole=False):
         partners, partner_params = fit.partners.draw(rows, uniform), draw("partners")
     made = []
     for start in range(0, size, micro):
-        mine = np.arange(start, start + micro)
-        mine = mine if whole else fit.ranks.shard(mine)
-        two = mine[mixed[mine]]
-        made.append(MicroBatch(rows[mine], params[mine], mixed[mine], mix_params[two], partners[two], partner_params[two]))
+        at = np.arange(start, start + micro)
+        at = at if whole else fit.ranks.shard(at)
+        two = at[mixed[at]]
+        made.append(MicroBatch(rows[at], params[at], mixed[at], mix_params[two], partners[two], partner_params[two]))
     return made
 
 
@@ -402,11 +402,11 @@ def predict_rows(fit, rows, before_batch=lambda: None):
     """Logits float32 [len(rows), num_outputs] of the evaluated model; `before_batch()` is called equally often in all ranks."""
     batch_size, data = fit.args.batch_size // fit.ranks.world, fit.data
     fit.ranks.broadcast_buffers(fit.evaluated)
-    mine, most = fit.ranks.shard(rows), len(rows[:: fit.ranks.world])
-    groups = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    shard, most = fit.ranks.shard(rows), len(rows[:: fit.ranks.world])
+    chunks = [shard[start : start + batch_size] for start in range(0, len(shard), batch_size)]
 
     def batches():
-        with contextlib.closing(data.store.batches(groups)) as read:
+        with contextlib.closing(data.store.batches(chunks)) as read:
             for _turn, batch in itertools.zip_longest(range(0, most, batch_size), read):
                 before_batch()
                 if batch is not None:

@@ -54,11 +54,11 @@ def find_persons(names, table, args):
         groups = images.group_alike(images.likeness_features(np.asarray(thumbnails)))
         return pd.DataFrame({"image": names, "group": groups})
 
-    found = grouped(names, [f"{data_dir}/eval/images/{name}" for name in names])
+    eval_groups = grouped(names, [f"{data_dir}/eval/images/{name}" for name in names])
     if table is None:
-        return Grouping(found, None, {})
+        return Grouping(eval_groups, None, {})
     oof = grouped(table["image"], dataset.image_files(data_dir, table["image"]))
-    return Grouping(found, oof, dict(zip(("pair_precision", "pair_recall"), pair_scores(oof["group"], table["path"]))))
+    return Grouping(eval_groups, oof, dict(zip(("pair_precision", "pair_recall"), pair_scores(oof["group"], table["path"]))))
 
 
 def _group_means(probs, groups):
@@ -96,19 +96,19 @@ def pair_scores(groups, persons):
 SHOWN = 12  # steps of the greedy path
 
 # A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the eval
-# images; `persons`: made with --persons, so check that the rules allow grouping eval images.
-Candidate = namedtuple("Candidate", "folder f1 half pred answers persons")
+# images; `grouped`: made with --persons, so check that the rules allow grouping eval images.
+Candidate = namedtuple("Candidate", "folder f1 half pred answers grouped")
 
 
 def scored_folders(output_dir):
     """[(oof_f1, half the width of its interval, folder)] of a directory's results from score.json, highest score first."""
-    found = []
+    scored = []
     for path in Path(output_dir).glob("*/score.json"):
         with contextlib.suppress(InputError, ArithmeticError, KeyError, TypeError, ValueError):  # a result without a score
             scores = files.read_json(path)
             low, high = scores["oof_f1_ci95"]
-            found.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
-    return sorted(found, key=lambda row: (-row[0], str(row[2])))
+            scored.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
+    return sorted(scored, key=lambda row: (-row[0], str(row[2])))
 
 
 def read_candidates(folder, oof, names):
@@ -118,10 +118,10 @@ def read_candidates(folder, oof, names):
         with contextlib.suppress(InputError):
             table = predictions.read_table(other / "oof.csv", "label", ("image",)).set_index("image")
             answers = pd.Series(dict(zip(*dataset.read_submission(other / "submission.csv"))))
-            persons = (other / "recipe.yaml").exists() and bool(experiment.read_recipe(other).get("persons"))
+            grouped = (other / "recipe.yaml").exists() and bool(experiment.read_recipe(other).get("persons"))
             if set(table.index) == set(oof["image"]) and set(answers.index) == set(names):
                 pred = table.loc[oof["image"], dataset.columns("label")].to_numpy().argmax(1)
-                candidates.append(Candidate(other, f1, half, pred, answers[names].to_numpy(), persons))
+                candidates.append(Candidate(other, f1, half, pred, answers[names].to_numpy(), grouped))
     return candidates
 
 
@@ -129,7 +129,7 @@ def choose_pair(candidates, truth, persons):
     """(first, second, lines of text), the two to hand in: that of the highest score and, within noise of it, that whose
     errors are least like its errors; None where there is no such, or only the first's answers again."""
     first, *others = candidates
-    names = {one.folder: f"{one.folder}{' (--persons)' * one.persons}" for one in candidates}
+    names = {one.folder: f"{one.folder}{' (--persons)' * one.grouped}" for one in candidates}
     lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]
     others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
@@ -153,8 +153,8 @@ def advise(folder, oof, names):
     if len(candidates) < 2:
         return None, None, []
     first, second, lines = choose_pair(candidates, *people)
-    if first.persons or (second and second.persons):
-        allowed = [candidate for candidate in candidates if not candidate.persons]
+    if first.grouped or (second and second.grouped):
+        allowed = [candidate for candidate in candidates if not candidate.grouped]
         lines.append(tr("  --persons joins images, which the contest's rules must allow; without it:"))
         lines += choose_pair(allowed, *people)[2] if allowed else [tr("  none: combine members without --persons")]
     return first, second, [tr("the two to hand in at the end:"), *lines]
@@ -263,8 +263,8 @@ def say_persons(grouping):
 def say_scores(result, explain=False):
     """Print the out-of-fold score with its interval and, of what was fitted, the in-sample score and the gain."""
     if result.scored is None:
-        lacking = [member.name for member in result.members if member.oof is None]
-        errors.say(f"no out-of-fold score: {', '.join(lacking)} has no oof.csv")
+        missing = [member.name for member in result.members if member.oof is None]
+        errors.say(f"no out-of-fold score: {', '.join(missing)} has no oof.csv")
         return
     scores, pipeline = result.scored.scores, result.pipeline
     low, high = scores["oof_f1_ci95"]
@@ -284,10 +284,10 @@ def say_scores(result, explain=False):
 
 def say_plain_oof(tta, members):
     """Print the members whose out-of-fold predictions are without the TTA that their eval predictions have."""
-    lacking = [member.name for member in members if member.oof is not None and not predictions.has_oof(member, tta)]
-    if lacking:
+    missing = [member.name for member in members if member.oof is not None and not predictions.has_oof(member, tta)]
+    if missing:
         made = f"python inference.py --models RUN --tta {tta} --oof makes them with it"
-        say(f"out of fold without --tta {tta}: {', '.join(lacking)}; {made}", indent="  ", hang="    ")
+        say(f"out of fold without --tta {tta}: {', '.join(missing)}; {made}", indent="  ", hang="    ")
 
 
 def warn_of_prior(eval_probs):
@@ -308,11 +308,11 @@ def say_forecast(folder):
             if (lb := experiment.read_kept(other, "lb", float)["lb"]) is not None:
                 known[other] = lb
     best = max(known.values(), default=None)
-    found = predictions.forecast_lb(dict([*known.items()][:20]) | {folder: None}, best).get(folder)
-    if found:
-        low, high = found.score - found.half, found.score + found.half
-        beats = "" if best is None else f"; chance of beating {best:.4f}, the best beside it: {found.beats:.0%}"
-        errors.say(f"forecast of the public LB: {found.score:.3f} (80 % interval {low:.3f} .. {high:.3f})", beats)
+    forecast = predictions.forecast_lb(dict([*known.items()][:20]) | {folder: None}, best).get(folder)
+    if forecast:
+        low, high = forecast.score - forecast.half, forecast.score + forecast.half
+        beats = "" if best is None else f"; chance of beating {best:.4f}, the best beside it: {forecast.beats:.0%}"
+        errors.say(f"forecast of the public LB: {forecast.score:.3f} (80 % interval {low:.3f} .. {high:.3f})", beats)
 
 
 def predicted_shares(eval_probs):

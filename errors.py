@@ -126,8 +126,8 @@ def tr(text):
     if core in table:
         return text.replace(core, table[core])
     for key, korean in table.items():
-        if found := re.fullmatch("(.*?)".join(map(re.escape, key.split("{}"))), core, re.DOTALL):
-            return text.replace(core, korean.format(*found.groups()))
+        if match := re.fullmatch("(.*?)".join(map(re.escape, key.split("{}"))), core, re.DOTALL):
+            return text.replace(core, korean.format(*match.groups()))
     return text
 
 
@@ -203,12 +203,12 @@ class Parser(argparse.ArgumentParser):
 
     def words(self, args):
         """The words of a command line (None: this process's) with the options' own hyphens where underscores are typed."""
-        found = []
+        typed = []
         for word in map(str, sys.argv[1:] if args is None else args):
             name, *value = word.partition("=")
             option = name.replace("_", "-") if word.startswith("--") else name
-            found.append("".join([option, *value]) if option in self._option_string_actions else word)
-        return found
+            typed.append("".join([option, *value]) if option in self._option_string_actions else word)
+        return typed
 
     def parse_args(self, args=None, namespace=None):
         words = self.words(args)

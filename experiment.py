@@ -51,17 +51,17 @@ def next_name(output_dir, recipe, args):
     matches = [match for entry in _folders(output_dir) if (match := NAME.fullmatch(entry))]
     numbers = {match["recipe"]: int(match["number"]) for match in matches if match["number"]}
     number = "quick" if is_quick else f"{numbers.get(recipe, max(numbers.values(), default=0) + 1):02d}"
-    found, options = {}, {}
+    revisions, options = {}, {}
     for match in matches:
         if (match["number"] is None, match["recipe"], match["target"]) == (is_quick, recipe, target):
-            found[match[0]], options[match[0]] = int(match["revision"]), {}
+            revisions[match[0]], options[match[0]] = int(match["revision"]), {}
             with contextlib.suppress(InputError):  # options that can't be read are like no other
                 options[match[0]] = read_args(Path(output_dir) / match[0])
     again = next((name for name, there in options.items() if _learn_the_same(there, args)), None)
-    others = {found[name] for name, there in options.items() if not _learn_the_same(there, args, SPLIT)}
-    for revision in [*sorted({*found.values()} - others), max(found.values(), default=-1) + 1]:
+    others = {revisions[name] for name, there in options.items() if not _learn_the_same(there, args, SPLIT)}
+    for revision in [*sorted({*revisions.values()} - others), max(revisions.values(), default=-1) + 1]:
         name = f"{number}-{recipe}-v{revision}-{target}_{f'{kfold}fold' if kfold else 'nofold'}"
-        if name not in found:
+        if name not in revisions:
             return name, again
 
 
@@ -125,7 +125,7 @@ def make_folder(output_dir, name, next_name, fill):
 
 def next_number(output_dir, kind):
     """The next free NN-kind among the folders of a directory."""
-    numbers = [int(found[1]) for entry in _folders(output_dir) if (found := re.match(r"(\d+)-", entry))]
+    numbers = [int(match[1]) for entry in _folders(output_dir) if (match := re.match(r"(\d+)-", entry))]
     return f"{max(numbers, default=0) + 1:02d}-{kind}"
 
 
@@ -167,9 +167,9 @@ def read_kept(folder, name, check=str):
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
         return {name: None, "history": []}
-    found = files.read_json(path)
+    kept = files.read_json(path)
     with errors.reading(path, f"delete it to record the {'score' if name == 'lb' else name} anew"):
-        return {name: check(found[name]), "history": list(found["history"])}
+        return {name: check(kept[name]), "history": list(kept["history"])}
 
 
 def keep(folder, name, value, check=str):
@@ -223,25 +223,25 @@ def read_record(folder):
     """The Record of a folder; InputError that names a damaged file."""
     folder, is_run = Path(folder), kind_of(folder) == "run"
     path = folder / ("summary.json" if is_run else "score.json")
-    found = files.read_json(path) if path.is_file() else {}
+    summary = files.read_json(path) if path.is_file() else {}
     if not is_run:
         args = read_recipe(folder) | {"target": "label"}
-        found["folds"] = [{"fold": member["run"]} for member in args.get("members", []) if is_used(member)]
-    elif found:
-        args = found["options"] if "options" in found else read_args(folder)
+        summary["folds"] = [{"fold": member["run"]} for member in args.get("members", []) if is_used(member)]
+    elif summary:
+        args = summary["options"] if "options" in summary else read_args(folder)
     else:  # it was stopped
         args, done = read_args(folder), done_folds(folder)
         seconds = sum(fold["seconds"] for fold in done.values())
-        found = {"folds": [{"fold": fold} for fold in done], "seconds": seconds or None}
-    people = (found.get("people") or validated_people(folder) or (0, "")) if is_run else (0, "")
+        summary = {"folds": [{"fold": fold} for fold in done], "seconds": seconds or None}
+    people = (summary.get("people") or validated_people(folder) or (0, "")) if is_run else (0, "")
     with errors.reading(path):
         return Record(
             folder, is_run, args["target"], SCORED_AS[args["target"]], int(args.get("kfold", 0)),
             options={str(name): value for name, value in args.items()}, people=(int(people[0]), str(people[1])),
-            folds=[fold["fold"] for fold in found.get("folds", [])],
-            oof_f1=number(found.get("oof_f1")), oof_acc=number(found.get("oof_acc")),
-            oof_f1_ci95=[number(bound) for bound in found.get("oof_f1_ci95") or []] or None,
-            seconds=number(found.get("seconds"), math.inf), lb=read_kept(folder, "lb", number)["lb"],
+            folds=[fold["fold"] for fold in summary.get("folds", [])],
+            oof_f1=number(summary.get("oof_f1")), oof_acc=number(summary.get("oof_acc")),
+            oof_f1_ci95=[number(bound) for bound in summary.get("oof_f1_ci95") or []] or None,
+            seconds=number(summary.get("seconds"), math.inf), lb=read_kept(folder, "lb", number)["lb"],
             note=note_of(folder, args), forecast=None,
         )  # fmt: skip
 
@@ -260,26 +260,26 @@ def folders(directory):
 
 def collect(directories):
     """(records of all runs and ensembles, number of damaged ones, which are named on stderr)."""
-    found, damaged = [], 0
+    records, damaged = [], 0
     for folder in itertools.chain.from_iterable(map(folders, directories)):
         try:
-            found.append(read_record(folder))
+            records.append(read_record(folder))
         except InputError as error:
             damaged += 1
             errors.log(f"error: {errors.one_line(error)}")
-    return found, damaged
+    return records, damaged
 
 
 def find_directories(args):
     """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
-    found = []
+    directories = []
     for option, given, default in (("runs", args.runs, "runs"), ("--submissions", args.submissions, "submissions")):
         folder = Path(default if given is None else given)
         if given is not None and (kind_of(folder) or not folder.is_dir()):
             raise InputError(f"{option} {given}: is no folder that holds runs or ensembles; give one that does")
-        if folder.is_dir() and folder not in found:
-            found.append(folder)
-    return found
+        if folder.is_dir() and folder not in directories:
+            directories.append(folder)
+    return directories
 
 
 def level_text(value):

@@ -212,8 +212,8 @@ def read_csv(path, columns):
         raise InputError(f"{path}: no rows under the header")
     for line, cells in rows:
         if len(cells) != len(head):
-            found = f"{len(cells)} fields under a header of {len(head)}"
-            raise InputError(f"{path}, line {line}: {found}; a comma too many, or cut short?")
+            problem = f"{len(cells)} fields under a header of {len(head)}"
+            raise InputError(f"{path}, line {line}: {problem}; a comma too many, or cut short?")
     table = pd.DataFrame([cells for _line, cells in rows], columns=head, dtype=str)
     return table.assign(**{LINE: [line for line, _cells in rows]})
 

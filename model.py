@@ -167,8 +167,8 @@ def read_state_dict(path):
             is_safetensors, _start = file.read(9)[8:] == b"{", file.seek(0)
             state = safetensors.torch.load(file.read()) if is_safetensors else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged or hostile file can raise anything; nothing of it is used
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise InputError(_tensors_alone(path, found[1])) from error
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
+            raise InputError(_tensors_alone(path, match[1])) from error
         said = first_line(str(error).rpartition("WeightsUnpickler error:")[2])
         damage = InputError(f"--weights {path}: not a readable weights file ({type(error).__name__}: {said})")
         raise errors.unreadable(f"--weights {path}", error) or damage from error
@@ -224,10 +224,10 @@ def load_backbone(model, path):
 def _without_prefix(state, own, path):
     """The tensors of `state` under the one prefix ("module.", "model.backbone.") with most of the names `own`. Where names are
     others, as older ones, only the prefix that all have in common goes."""
-    found = Counter()
+    prefixes = Counter()
     for name in state:
-        found.update(name[:at] for at in [0, *(dot.end() for dot in re.finditer(r"\.", name))] if name[at:] in own)
-    (prefix, most), *others = found.most_common() or [("", 0)]
+        prefixes.update(name[:at] for at in [0, *(dot.end() for dot in re.finditer(r"\.", name))] if name[at:] in own)
+    (prefix, most), *others = prefixes.most_common() or [("", 0)]
     if 2 * most > len(own):
         if others and others[0][1] == most:
             both = f"under {prefix!r} and {others[0][0]!r}"
@@ -336,11 +336,11 @@ def predict_together(models, batches, amp_dtype=None, tta="none"):
             seen = {kind: augment.view(normalised, *view) for kind, normalised in images.items()}
             with torch.autocast(batch.device.type, amp_dtype, enabled=amp_dtype is not None):
                 sums = [total + net(seen[kind]).float() for total, (net, *_), kind in zip(sums, models, kinds)]
-        for mine, total in zip(logits, sums):
-            mine.append(total / len(TTAS[tta]))
+        for outputs, total in zip(logits, sums):
+            outputs.append(total / len(TTAS[tta]))
     for (net, _mean, _std), was in zip(models, training):
         net.train(was)
-    return [torch.cat(mine).cpu().numpy() if mine else np.zeros((0, 0), dtype=np.float32) for mine in logits]
+    return [torch.cat(outputs).cpu().numpy() if outputs else np.zeros((0, 0), dtype=np.float32) for outputs in logits]
 
 
 def predicted_score(target, pred, component=None):
@@ -355,12 +355,12 @@ def predicted_score(target, pred, component=None):
     def scores(logits):
         total = 0
         for head, wanted in classes.items():
-            found = np.arange(heads[head].stop - heads[head].start)
+            outputs = np.arange(heads[head].stop - heads[head].start)
             if head == "age":
-                found = to_age_group(found + FIRST_AGE)
+                outputs = to_age_group(outputs + FIRST_AGE)
             elif head == "label" and component:
-                found = decode(found)[COMPONENTS.index(component)]
-            others = torch.from_numpy(found != np.asarray(wanted)[:, None]).to(logits.device)
+                outputs = decode(outputs)[COMPONENTS.index(component)]
+            others = torch.from_numpy(outputs != np.asarray(wanted)[:, None]).to(logits.device)
             total = total + logits[:, heads[head]].masked_fill(others, -torch.inf).logsumexp(1)
         return total
 
@@ -415,7 +415,7 @@ def _to_grid(model, output, shape):
 def look(weights, paths, classes, device, component=None, like=None):
     """([(Grad-CAM float32 [h, w], its rectangle in the upright image)] of image files, the `load` of a file of weights): where
     it looks for `classes` int [N] of what it is scored on, or of a component of it. like: as in `load`."""
-    loaded, found = load(weights, like), []
+    loaded, looks = load(weights, like), []
     (net, metadata), view = loaded, geometry(weights)
     faces = [] if view.face_margin is None else images.find_faces(paths, quiet=True).tolist()
     faces = [None if np.isnan(face[0]) else face for face in faces] or [None] * len(paths)
@@ -425,5 +425,5 @@ def look(weights, paths, classes, device, component=None, like=None):
         batch = augment.normalise(pixels, metadata["mean"], metadata["std"])
         score = predicted_score(metadata["target"], classes[start : start + LOOKS], component)
         boxes = [view.box(*images.upright_size(path), face) for path, face in some]
-        found += zip(grad_cam(net.to(device), batch, score), boxes)
-    return found, loaded
+        looks += zip(grad_cam(net.to(device), batch, score), boxes)
+    return looks, loaded

@@ -340,23 +340,23 @@ def read_options(parser, path):
         if not isinstance(texts, dict):
             raise ValueError("holds no mapping")
     options = {action.dest: action for action in parser._actions if action.dest not in ("help", "config", "resume", "lang")}
-    found = {}
+    values = {}
     for key, text in texts.items():
         name = key.replace("-", "_")
         if name not in options:
             raise InputError(f"{path}: {key}: no such option in a file.{did_you_mean(name, options)} --help lists them")
         option, is_flag = options[name].option_strings[0], options[name].nargs == 0
         if is_flag and str(text).lower() in BOOLEANS:
-            found[name] = BOOLEANS[text.lower()]
+            values[name] = BOOLEANS[text.lower()]
         elif is_flag and text not in UNSET:
             raise InputError(f"{path}: {key}: {text} is neither true nor false")
         elif text not in UNSET:
             try:
                 words = [option, *text] if isinstance(text, list) else [f"{option}={text}"]
-                found[name] = getattr(parser.parse_args(words), name)
+                values[name] = getattr(parser.parse_args(words), name)
             except InputError as error:
                 raise InputError(f"{path}: {key}: {str(error).removeprefix(f'argument {option}: ')}") from None
-    return found
+    return values
 
 
 def read_config(parser, path):
@@ -364,12 +364,12 @@ def read_config(parser, path):
     and an image size that only followed from its seed and model, so that they follow from those of the new run."""
     import model
 
-    found = read_options(parser, path)
+    values = read_options(parser, path)
     if Path(path).name != "args.yaml":
-        return found
-    whole = vars(parser.parse_args([])) | found
+        return values
+    whole = vars(parser.parse_args([])) | values
     follows = {"fold_seed": whole["seed"], "img_size": model.native_size(model.current_name(whole["model"]))}
-    return {name: value for name, value in found.items() if name not in OF_ONE_RUN and follows.get(name) != value}
+    return {name: value for name, value in values.items() if name not in OF_ONE_RUN and follows.get(name) != value}
 
 
 def resumed_args(parser, args, given, ranks):
@@ -404,17 +404,17 @@ def recipe_name(args):
 
 def refusals(command_lines):
     """Why train.py would refuse each of these new runs, as far as no data is needed; None where it would not."""
-    found, parser = [], make_parser()
+    refused, parser = [], make_parser()
     for words in command_lines:
         try:
             args = parse_args(words, draw=False)
             if args.dry_run:  # in a line sweep.py refuses it itself
                 raise InputError(f"--config {args.config}: dry_run would train nothing; leave it out")
             in_file = args.fold and "fold" not in parser.given(words)
-            found.append(f"--config {args.config}: sweep.py takes fold from its line alone, as --fold" if in_file else None)
+            refused.append(f"--config {args.config}: sweep.py takes fold from its line alone, as --fold" if in_file else None)
         except InputError as error:
-            found.append(str(error))
-    return found
+            refused.append(str(error))
+    return refused
 
 
 if __name__ == "__main__":

@@ -168,11 +168,11 @@ def made_of(run):
 def known_names(data_dir, tables):
     """(info.csv, ImageIDs in its order) of the data folder that is given or found, to hold lists of images `tables` against;
     None, with a line, where there is none. The demo set, if not given, is one for its own images alone."""
-    found = dataset.find_data(data_dir)
-    if found and (data_dir or (found / "eval" / "info.csv").is_file()):
-        path, table = dataset.read_info(found)
+    folder = dataset.find_data(data_dir)
+    if folder and (data_dir or (folder / "eval" / "info.csv").is_file()):
+        path, table = dataset.read_info(folder)
         names = table["ImageID"].tolist()
-        if data_dir or found != dataset.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
+        if data_dir or folder != dataset.DEMO_DIR or not tables or any(set(names) & set(images) for images in tables):
             return path, names
     if tables:
         errors.log("no data folder here: predictions are not held against its info.csv and train.csv; --data-dir DIR names one")
@@ -246,11 +246,11 @@ def find_members(patterns, folds="all", option="--models"):
             members[member.name] = member
             continue
         folders = [Path(path) for path in sorted(glob.glob(stem)) if Path(path).is_dir()]
-        found = [one for one in folders if (one / "args.yaml").is_file() or (one / "recipe.yaml").is_file()]
-        if not found:
+        valid = [one for one in folders if (one / "args.yaml").is_file() or (one / "recipe.yaml").is_file()]
+        if not valid:
             raise InputError(f"{option} {pattern}: matches no run; python leaderboard.py lists what there is")
-        passed |= {str(folder): "neither a run nor an ensemble" for folder in folders if folder not in found}
-        for folder in found:
+        passed |= {str(folder): "neither a run nor an ensemble" for folder in folders if folder not in valid}
+        for folder in valid:
             member = replace(open_member(f"{folder}{colon}{fold}", folds), matched=True)
             members.setdefault(member.name, member)
     return _leave_out(members.values(), passed)
@@ -277,10 +277,10 @@ def read_oof(member, tta="none"):
     """The oof.csv table of a member, with the TTA where `has_oof`; None where it has none."""
     path = file_of(member.folder, "oof", tta if member.is_run and has_oof(member, tta) else "none")
     table = read_table(path, member.target, ("image", "path")) if path.is_file() else None
-    apart = _folds_apart(member, table)
-    if apart and not member.matched:  # as of folds that were trained elsewhere and copied into it
+    copied = _folds_apart(member, table)
+    if copied and not member.matched:  # as of folds that were trained elsewhere and copied into it
         again = f"python train.py --resume {shlex.quote(str(member.folder))}"
-        raise InputError(f"{member.folder / 'oof.csv'}: lacks the complete fold {apart[0]}; {again} puts it together anew")
+        raise InputError(f"{member.folder / 'oof.csv'}: lacks the complete fold {copied[0]}; {again} puts it together anew")
     return table
 
 
@@ -390,8 +390,8 @@ def gone_message(place, gone, info):
 
 def lacks(images, names, info):
     """The words about a table of `images` that lacks some of the `names` in info.csv, or ''."""
-    apart = [name for name, row in zip(names, pd.Index(images).get_indexer(names)) if row < 0]
-    return f"lacks {len(apart):,} of the {len(names):,} images of {info}, such as {apart[0]}" if apart else ""
+    missing = [name for name, row in zip(names, pd.Index(images).get_indexer(names)) if row < 0]
+    return f"lacks {len(missing):,} of the {len(names):,} images of {info}, such as {missing[0]}" if missing else ""
 
 
 def align_oof(members, data_dir):
@@ -424,11 +424,11 @@ def check_same_images(members, kind, key):
     """InputError that names the two members whose `kind` tables (eval, oof; None: not there) hold different images."""
     tables = [(member.name, getattr(member, kind)) for member in members if getattr(member, kind) is not None]
     for name, table in tables[1:]:
-        apart = set(table[key]) ^ set(tables[0][1][key])
-        if apart:
-            found = f"hold different images ({len(apart)} in one alone, such as {min(apart)})"
+        unshared = set(table[key]) ^ set(tables[0][1][key])
+        if unshared:
+            problem = f"hold different images ({len(unshared)} in one alone, such as {min(unshared)})"
             advice = "combine complete runs of the same data, --limit-people and --kfold"
-            raise InputError(f"{name} and {tables[0][0]}: their {kind}.csv {found}; {advice}")
+            raise InputError(f"{name} and {tables[0][0]}: their {kind}.csv {problem}; {advice}")
 
 
 def oof_truth(members):
@@ -503,24 +503,24 @@ def forecast_lb(lbs, best=None, public=None):
     """{folder: metrics.Forecast} of those runs and ensembles of `lbs`, {folder: its leaderboard score or None}, that decide the
     label and are scored out of fold on the same people (the most that are). `best`: the score to beat. `public`: how many
     people the public leaderboard has; None: half of those of a submission, seven images each, or the contest's 900."""
-    groups = {}
+    by_set = {}
     for folder, lb in lbs.items():
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, ZeroDivisionError):  # a folder without a forecast
             member = open_member(str(folder))
             table = read_table(Path(folder) / "oof.csv", member.target, ("image", "path")).sort_values("image")
             truth, probs = scored(table, member.target)
             row = folder, probs.argmax(1), np.nan if lb is None else lb, averaging_gain(member)
-            groups.setdefault((*table["image"], *table["path"], *truth), (truth, table["path"].to_numpy(), []))[2].append(row)
+            by_set.setdefault((*table["image"], *table["path"], *truth), (truth, table["path"].to_numpy(), []))[2].append(row)
             if public is None and (submission := Path(folder) / "submission.csv").is_file():
                 public = max(submission.read_bytes().count(b"\n") // 14, 1)
-    if not groups:
+    if not by_set:
         return {}
-    truth, paths, rows = max(groups.values(), key=lambda group: len(group[2]))
+    truth, paths, rows = max(by_set.values(), key=lambda group: len(group[2]))
     folders, preds, known, gains = zip(*rows)
     draws = [metrics.bootstrap_f1(truth, pred, paths, len(dataset.LABELS), 500) for pred in preds]
     scores = [metrics.macro_f1(truth, pred, len(dataset.LABELS)) for pred in preds]
-    found = metrics.forecast(scores, draws, known, gains, len(set(paths)), public or 900, best)
-    return dict(zip(folders, found))
+    forecasts = metrics.forecast(scores, draws, known, gains, len(set(paths)), public or 900, best)
+    return dict(zip(folders, forecasts))
 
 
 def scored_runs(directory):
@@ -537,22 +537,22 @@ def scored_runs(directory):
 def find_runs(source):
     """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
     of no use here, as it is fitted to the labels of everyone."""
-    found = [open_member(str(source))]
-    if found[0].choice not in ("all", None):
+    members = [open_member(str(source))]
+    if members[0].choice not in ("all", None):
         raise InputError(f"--pseudo {source}: takes a whole run or an ensemble; folds go by what they have seen")
-    for one in found:  # which grows: ensembles may be members
+    for one in members:  # which grows: ensembles may be members
         rows = [] if one.is_run else one.options.get("members", [])
-        members = [open_member(row["run"]) for row in rows if experiment.is_used(row)]
-        found += [member for member in members if member.folder not in {other.folder for other in found}]
-    return list(dict.fromkeys(one.folder for one in found if one.is_run))
+        more = [open_member(row["run"]) for row in rows if experiment.is_used(row)]
+        members += [member for member in more if member.folder not in {other.folder for other in members}]
+    return list(dict.fromkeys(one.folder for one in members if one.is_run))
 
 
 def check_pseudo(run, args, people, folds):
     """InputError unless fold i of `run` held out those whom fold i of this training validates on, and age groups are alike."""
     theirs = experiment.read_args(run)
     cut = list(theirs.get("age_bounds", dataset.OFFICIAL_BOUNDS))
-    groups = [target for target, components in dataset.DECIDES.items() if "age_group" in components and target != "age"]
-    if theirs["target"] in groups and args.target in groups and cut != list(args.age_bounds):
+    cut_targets = [target for target, components in dataset.DECIDES.items() if "age_group" in components and target != "age"]
+    if theirs["target"] in cut_targets and args.target in cut_targets and cut != list(args.age_bounds):
         ours, others = ("{} {}".format(*bounds) for bounds in (args.age_bounds, cut))
         raise InputError(f"--pseudo {run}: learnt age groups of --age-bounds {others}, not of {ours}; take a run with the same")
     if args.kfold == 0:
@@ -573,9 +573,9 @@ def teaching_folds(run, kfold):
     """The folds of a run whose models make the labels; InputError for one of `kfold` that is not complete."""
     if kfold == 0:
         return select_folds(run, "all")
-    lacking = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
-    if lacking:
-        numbers = " ".join(map(str, lacking))
+    missing = sorted(set(range(kfold)) - set(experiment.done_folds(run)))
+    if missing:
+        numbers = " ".join(map(str, missing))
         lack = f"--pseudo {run}: has no complete fold {numbers}, which makes the labels of fold {numbers} here"
         raise InputError(f"{lack}; python train.py --resume {shlex.quote(str(run))} --fold {numbers} first")
     return list(range(kfold))

@@ -98,10 +98,10 @@ class Job(namedtuple("Job", "experiment seed run")):
             words = shlex.split(file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#"))
             before = options_of(words[words.index("train.py") + 1 :])
         ignored = UNCOMPARED if "--threads" in now else (*UNCOMPARED, "--threads")
-        apart = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
-        if apart:
+        changed = [option for option in {**before, **now} if before.get(option) != now.get(option) and option not in ignored]
+        if changed:
             had, has = (
-                " ".join(shlex.join([option, *side[option]]) if option in side else f"no {option}" for option in apart)
+                " ".join(shlex.join([option, *side[option]]) if option in side else f"no {option}" for option in changed)
                 for side in (before, now)
             )
             advice = "give the experiment another name, or move that folder away"
@@ -110,23 +110,23 @@ class Job(namedtuple("Job", "experiment seed run")):
 
 def options_of(words):
     """{option: its values} of a command line; ValueError about a word that follows no option."""
-    found, values = {}, None
+    values, current = {}, None
     for word in words:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
-            values = found[option.replace("_", "-")] = [value] if equals else []
-        elif values is None:
+            current = values[option.replace("_", "-")] = [value] if equals else []
+        elif current is None:
             raise ValueError(f"{word!r} follows no option; options begin with --")
         else:
-            values.append(word)
-    return found
+            current.append(word)
+    return values
 
 
 def read_plan(path):
     """The Experiments of a file, the baseline first. InputError names the line that is wrong."""
     with errors.reading(path):
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    common, found = [], {}
+    common, planned = [], {}
     for number, line in enumerate(lines, start=1):
         place, line = f"{path} line {number}", re.sub(r"(^|\s)#.*", "", line).strip()
         if not line:
@@ -136,16 +136,16 @@ def read_plan(path):
             raise InputError(f"{place}: takes NAME: OPTIONS, the name of letters, digits and . _ + = -; found {line!r}")
         words = _words(place, text)
         if name == "common":
-            if found:
+            if planned:
                 raise InputError(f"{place}: common stands below an experiment; its lines come first, as they hold for all")
             common += words
-        elif name.lower() in found:
-            raise InputError(f"{place}: {name} appears twice, first in line {found[name.lower()].place.rpartition(' ')[2]}")
+        elif name.lower() in planned:
+            raise InputError(f"{place}: {name} appears twice, first in line {planned[name.lower()].place.rpartition(' ')[2]}")
         else:
-            found[name.lower()] = Experiment(place, name, tuple(words), (*common, *words))
-    if not found:
+            planned[name.lower()] = Experiment(place, name, tuple(words), (*common, *words))
+    if not planned:
         raise InputError(f"{path}: names no experiment; it takes lines such as baseline: and focal: --loss focal")
-    return list(found.values())
+    return list(planned.values())
 
 
 def _words(place, text):
@@ -238,16 +238,16 @@ def compare_rows(experiments, runs):
     check_same([run for seeds in runs.values() for run in seeds.values() if run.folds])
     (baseline, _options), rows = experiments[0], []
     for name, words in experiments:
-        if mine := runs.get(name):
-            f1 = [run.f1 for run in mine.values() if run.f1 is not None]
-            compared = _differences(mine, runs.get(baseline, {})) if name != baseline else ([], None, None)
-            seconds = float(np.mean([run.seconds for run in mine.values()]))
-            rows.append(Row(name, words, next(iter(mine.values())).scored_as, len(mine), f1, seconds, *compared))
+        if seeds := runs.get(name):
+            f1 = [run.f1 for run in seeds.values() if run.f1 is not None]
+            compared = _differences(seeds, runs.get(baseline, {})) if name != baseline else ([], None, None)
+            seconds = float(np.mean([run.seconds for run in seeds.values()]))
+            rows.append(Row(name, words, next(iter(seeds.values())).scored_as, len(seeds), f1, seconds, *compared))
     return rows
 
 
-def _differences(mine, baseline):
-    pairs = [(run, baseline[seed]) for seed, run in mine.items() if seed in baseline]
+def _differences(runs, baseline):
+    pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     pairs = [(a, b) for a, b in pairs if a.folds and b.folds and a.scored_as == b.scored_as]
     if not pairs:
         return [], None, None

@@ -415,11 +415,11 @@ def train_fold(args, data, ranks, writer):
         predict_training(fit, writer, data)
     if ranks.first:
         best = fit.history[fit.best_epoch - 1]
-        facts = {"fold": fold, "best_epoch": fit.best_epoch, "val_f1": best["val_f1"], "val_acc": best["val_acc"]}
-        facts |= {"epochs": len(fit.history), "seconds": sum(row["seconds"] for row in rows)}
-        facts |= {"images_per_second": float(np.mean([row["images_per_second"] for row in rows]))}
-        facts |= {"peak_memory_mib": hardware.peak_memory_mib(ranks.device)}
-        experiment.finish_fold(run, fold, facts, args.keep_state)
+        entry = {"fold": fold, "best_epoch": fit.best_epoch, "val_f1": best["val_f1"], "val_acc": best["val_acc"]}
+        entry |= {"epochs": len(fit.history), "seconds": sum(row["seconds"] for row in rows)}
+        entry |= {"images_per_second": float(np.mean([row["images_per_second"] for row in rows]))}
+        entry |= {"peak_memory_mib": hardware.peak_memory_mib(ranks.device)}
+        experiment.finish_fold(run, fold, entry, args.keep_state)
     ranks.barrier()
 
 
@@ -535,9 +535,9 @@ def finish_on_all(fit, writer, data, last):
         engine.end_epoch(final)
         final.history[-1]["epoch"] = len(fit.history) + len(final.history)
         if ranks.first:
-            facts = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
+            fields = metadata(final) | {"epoch": best, "val_f1": fit.history[best - 1]["val_f1"]}
             path = experiment.fold_dir(run, fold) / "final.safetensors"
-            save = functools.partial(model.save_weights, model.weights(final.evaluated), facts, path)
+            save = functools.partial(model.save_weights, model.weights(final.evaluated), fields, path)
             put_epoch(final, writer, [save] if final.epoch > best else [], state(), best + 1 - final.epoch, fit.history)
     writer.wait()
     return final.history
@@ -563,10 +563,10 @@ def write_predictions(writer, data, target, rows, probs, name):
 def metadata(fit):
     """The metadata of the weights of the epoch that just ended, from which inference.py rebuilds the model."""
     args, row = fit.args, fit.history[-1]
-    facts = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop", "face_crop")}
-    facts |= {"mean": fit.mean, "std": fit.std, "age_bounds": args.age_bounds}
-    facts |= {"classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]}, "fold": fit.data.fold}
-    return facts | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
+    fields = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop", "face_crop")}
+    fields |= {"mean": fit.mean, "std": fit.std, "age_bounds": args.age_bounds}
+    fields |= {"classes": {head: CLASS_NAMES[head] for head in HEADS[args.target]}, "fold": fit.data.fold}
+    return fields | {"epoch": row["epoch"], "val_f1": row["val_f1"], "options": recorded_options(args)}
 
 
 def draw_crops(args, run, data):

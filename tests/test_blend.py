@@ -364,13 +364,13 @@ def test_groups_hold_as_many_of_each_gender_and_age_group(seed, people, folds):
     rng = np.random.default_rng(seed)
     stratum, order = rng.choice(6, size=people, p=[0.4, 0.2, 0.05, 0.2, 0.1, 0.05]), rng.permutation(6 * people)
     truth, persons = np.repeat(stratum, 6) + 6 * rng.integers(3, size=6 * people), np.arange(6 * people) // 6
-    group = blend.assign_groups(truth, persons, folds)
+    group = blend.crossfit_folds(truth, persons, folds)
     assert np.array_equal(group, np.repeat(group[::6], 6))
-    assert np.array_equal(blend.assign_groups(truth[order], persons[order], folds), group[order])
+    assert np.array_equal(blend.crossfit_folds(truth[order], persons[order], folds), group[order])
     for dealt in (group[::6], *(group[::6][stratum == one] for one in range(6))):
         assert np.ptp(np.bincount(dealt, minlength=folds)) <= 1
     with pytest.raises(InputError, match=f"predictions of {people} people: cross-fitting deals them into {people + 1} groups"):
-        blend.assign_groups(truth, persons, people + 1)
+        blend.crossfit_folds(truth, persons, people + 1)
 
 
 FITS = [Pipeline(search="weights", decode="f1", bounds=None, temperature=True), Pipeline(method="hard", bounds=None),
@@ -439,7 +439,7 @@ def test_scores_are_those_of_people_left_out(pipeline, quick):
     """A group of people is predicted by a fit to all others; no person is in two groups."""
     fitted = blend.fit_pipeline(pipeline, MEMBERS, PEOPLE.label)
     result = blend.score_pipeline(pipeline, fitted, MEMBERS, PEOPLE.label, PEOPLE.path)
-    group = blend.assign_groups(PEOPLE.label, PEOPLE.path, blend.CROSSFIT_FOLDS, pipeline.seed)
+    group = blend.crossfit_folds(PEOPLE.label, PEOPLE.path, blend.CROSSFIT_FOLDS, pipeline.seed)
     number = FITS.index(pipeline)  # another group with each
     part, mine = result.fitted_folds[number], group == number
     again = blend.fit_pipeline(pipeline, [(target, probs[~mine]) for target, probs in MEMBERS], PEOPLE.label[~mine])

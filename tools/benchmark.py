@@ -325,8 +325,8 @@ def make_fold(args, run, number, device):
     metadata = {name: getattr(args, name) for name in ("model", "target", "img_size", "crop")}
     metadata |= {"mean": mean, "std": std, "options": {"memory_format": args.memory_format}}
     model.save_weights(model.weights(net), metadata, experiment.fold_dir(run, number) / "best.safetensors")
-    facts = {"fold": number, "best_epoch": 1, "epochs": 1, "val_f1": None, "val_acc": None}
-    experiment.finish_fold(run, number, facts | {"seconds": 0, "images_per_second": 0, "peak_memory_mib": 0})
+    fields = {"fold": number, "best_epoch": 1, "epochs": 1, "val_f1": None, "val_acc": None}
+    experiment.finish_fold(run, number, fields | {"seconds": 0, "images_per_second": 0, "peak_memory_mib": 0})
     return net, mean, std
 
 

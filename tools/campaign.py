@@ -175,25 +175,25 @@ def log_rows(run):
 
 def faults(folder, told, whole):
     """What is wrong in a trial's folder after a kill, in words; `told` is all that was said so far."""
-    found = []
+    lines = []
     for path in final_files(folder):
         try:
             READERS.get(path.suffix, Path.stat)(path)
         except Exception as error:  # whatever a damaged file raises
-            found.append(f"{path.relative_to(folder)} can't be read ({type(error).__name__}: {error})")
-    if not found:
+            lines.append(f"{path.relative_to(folder)} can't be read ({type(error).__name__}: {error})")
+    if not lines:
         rows, right = log_rows(folder / "run"), log_rows(whole / "run")
         lost = {(int(fold), int(epoch)) for fold, epoch in TOLD.findall(told)} - rows.keys()
-        found += [f"epoch {epoch} of fold {fold} was told as finished and is not in log.csv" for fold, epoch in sorted(lost)]
-        found += [f"log.csv differs in fold and epoch {key}" for key, row in rows.items() if right.get(key) != row]
-    return found
+        lines += [f"epoch {epoch} of fold {fold} was told as finished and is not in log.csv" for fold, epoch in sorted(lost)]
+        lines += [f"log.csv differs in fold and epoch {key}" for key, row in rows.items() if right.get(key) != row]
+    return lines
 
 
 def differences(folder, whole):
     """In what a run that has ended differs from the one that never was killed, in words."""
-    run, right, found = folder / "run", whole / "run", []
+    run, right, lines = folder / "run", whole / "run", []
     names = [{str(path.relative_to(one)) for path in final_files(one) if "tfevents" not in path.name} for one in (run, right)]
-    found += [f"{name}: only in one of them" for name in sorted(names[0] ^ names[1])]
+    lines += [f"{name}: only in one of them" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
         one, other = run / name, right / name
         if name.endswith(".safetensors"):
@@ -209,9 +209,9 @@ def differences(folder, whole):
         else:
             same = one.read_bytes().replace(bytes(folder), bytes(whole)) == other.read_bytes()  # report.html names its place
         if not same:
-            found.append(f"{name} differs")
-    found += [f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if re.search(r"\.tmp|last\.pt", path.name)]
-    return found
+            lines.append(f"{name} differs")
+    lines += [f"{path.relative_to(folder)} is left" for path in folder.rglob("*") if re.search(r"\.tmp|last\.pt", path.name)]
+    return lines
 
 
 def command(config, folder, data):

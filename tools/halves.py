@@ -60,9 +60,9 @@ def forecast(*sides):
             lbs[path.parent] = metrics.macro_f1(answers[handed_in["ImageID"]], handed_in["ans"], len(dataset.LABELS))
         for known in (None, *lbs):
             shown = {folder: lb if folder == known else None for folder, lb in lbs.items()}
-            for folder, found in predictions.forecast_lb(shown, public=len(answers) // 7).items():
+            for folder, expected in predictions.forecast_lb(shown, public=len(answers) // 7).items():
                 if folder != known:
-                    rows.append((folder.name, int(known is not None), lbs[folder], found.score, found.half))
+                    rows.append((folder.name, int(known is not None), lbs[folder], expected.score, expected.half))
     table = pd.DataFrame(rows, columns=["result", "known", "hidden", "forecast", "half"])
     table["inside"] = (table["hidden"] - table["forecast"]).abs() <= table["half"]
     table["above"] = table["hidden"] - table["forecast"]
