@@ -309,10 +309,10 @@ def page(template, **context):
 def page_table(head, rows):
     """The head and cells of a table for macros.table of the templates, which sorts by click or key. A cell is text, a number
     (floats with 4 decimals), a pair (text shown, number sorted by), a list of links (address, text), or None or nan for
-    nothing. A column is one of numbers when it holds any and no text."""
+    nothing. A column is one of numbers when it holds no text."""
     cells = [[_page_cell(value) for value in row] for row in rows]
     columns = [[key for _text, key, _links in column if key != ""] for column in zip(*cells)] or [[]] * len(head)
-    numeric = [bool(keys) and all(key is not None for key in keys) for keys in columns]
+    numeric = [all(key is not None for key in keys) for keys in columns]
     return {"head": list(zip(head, numeric)), "rows": cells}
 
 
