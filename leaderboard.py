@@ -131,7 +131,7 @@ def four(value):
 
 def cells(record):
     """{column: (text shown, value that is sorted by, None last)} of a record."""
-    bounds, kind, folds = record.oof_f1_ci95, "ensemble", f"of {len(record.folds)}"
+    bounds, kind, folds = record.oof_f1_ci95, tr("ensemble"), tr("of {:d}").format(len(record.folds))
     if record.is_run:
         kind = record.target
         folds = f"{len(record.folds)}/{record.kfold or 1}" if record.kfold or not record.folds else "nofold"
