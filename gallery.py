@@ -37,7 +37,7 @@ Answers = namedtuple("Answers", "member scored_as in_sample rows data_dir")
 
 def find_data(member, data_dir):
     """(the data folder that is given, that a member was trained on, or that is found here; True where it has the images)."""
-    recorded = next((source.options.get("data_dir") for source in find_sources(member)), None)
+    recorded = next((source.options.get("data_dir") for source in predictions.runs_by_weight(member)), None)
     there = recorded and (Path(recorded) / "train" / "train.csv").is_file()
     place = dataset.find_data(data_dir or (recorded if there else None))
     return place, bool(place) and Path(dataset.image_files(place, member.oof["image"][:1])[0]).is_file()
@@ -147,27 +147,13 @@ def make_gallery(answers, device, quiet):
     return Gallery(cards, strips, pictures, looks, note)
 
 
-def find_sources(member):
-    """The runs whose weights explain a member's answers: itself, or of an ensemble its runs, that of greatest weight first."""
-
-    def weight(one):
-        return sum(one["weight"].values()) if isinstance(one.get("weight"), dict) else one.get("weight") or 0
-
-    found = [member] if member.is_run else []
-    for one in sorted(member.options.get("members", []), key=weight, reverse=True):
-        with contextlib.suppress(InputError):  # it may be gone since
-            if (source := predictions.open_member(one["run"])).is_run:
-                found.append(source)
-    return found
-
-
 def explain(answers, cards, device):
-    """({image: (Grad-CAM, its rectangle)} of the predicted classes of `cards`, rows of Answers, each by the first source that
-    decides what is wrong there, and its fold's own weights; a sentence a source, or why there are none)."""
+    """({image: (Grad-CAM, its rectangle)} of the predicted classes of `cards`, rows of Answers, each by the first run that
+    decides what is wrong there, and its fold's own weights; a sentence a run, or why there are none)."""
     truth, pred = (class_components(cards[column].to_numpy(), answers.scored_as) for column in ("truth", "pred"))
     looks, notes, left = {}, [], np.ones(len(cards), dtype=bool)
     try:
-        for source in find_sources(answers.member):
+        for source in predictions.runs_by_weight(answers.member):
             mine = [truth[component] != pred[component] for component in truth if component in DECIDES[source.target]]
             mine = np.any(mine, axis=0) & left
             if mine.any() and (found := look_by_fold(source, answers, cards[mine], device)):

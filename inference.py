@@ -213,17 +213,11 @@ def fold_answers(source, probs):
     return [("label", blend.apply_recipe(source.recipe, folds, source.stack))]
 
 
-def find_looker(source, component):
-    """The run of greatest weight that decides a component, or None."""
-    if not source.recipe:
-        return source if component in dataset.DECIDES[source.target] else None
-
-    def weight(pair):
-        own = pair[0].get("weight") or 0
-        return max(own.get(component, 0), own.get("label", 0)) if isinstance(own, dict) else own
-
-    pairs = sorted(zip(source.recipe["members"], source.members), key=weight, reverse=True)
-    return next(filter(None, (find_looker(member, component) for _row, member in pairs)), None)
+def looking_weights(names, folds, component):
+    """The file of weights whose Grad-CAM is shown: of the run of greatest weight that decides a component."""
+    runs = (run for name in names for run in predictions.runs_by_weight(predictions.open_member(name, folds), component))
+    run = next(run for run in runs if component in dataset.DECIDES[run.target])
+    return experiment.weights_file(run.folder, predictions.select_folds(run.folder, run.choice)[0])
 
 
 def answer_photos(args):
@@ -243,10 +237,10 @@ def answer_photos(args):
     ages = [probs[path, run.tta] for run in leaves(sources) if run.target == "age" for path in run.weights]
     ages = np.mean(ages, 0) if ages else None
     table = photo_table(paths, label, components, answers, ages)
-    lookers = {name: next(filter(None, (find_looker(source, name) for source in sources))) for name in components}
+    lookers = {name: looking_weights(args.models, args.folds, name) for name in components}
     shown, looks = paths[:SHOWN], {}
-    for name, run in lookers.items():
-        looks[name], _loaded = model.look(run.weights[0], shown, answers[name][:SHOWN], device, name)
+    for name, weights in lookers.items():
+        looks[name], _loaded = model.look(weights, shown, answers[name][:SHOWN], device, name)
     files.make_dir(out, "--out")
     files.write_csv(out / "predictions.csv", table, predictions.FORMAT)
     files.write_text(out / "photos.html", photo_page(sources, table, shown, components, answers, ages, lookers, looks))
@@ -281,7 +275,7 @@ def photo_page(sources, table, shown, components, answers, ages, lookers, looks)
         cards.append({"name": path, "picture": images.thumbnail(path, HEIGHT), "heat": heat, "words": words, "bars": bars,
                       "ages": [] if ages is None else ages[row]})  # fmt: skip
     return files.page("photos.html", title=errors.tr("Photos"), names=[source.name for source in sources], cards=cards,
-                      lookers={name: run.weights[0].parent for name, run in lookers.items()}, total=len(table),
+                      lookers={name: weights.parent for name, weights in lookers.items()}, total=len(table),
                       first_age=FIRST_AGE, expected=[] if ages is None else table["age"].tolist())  # fmt: skip
 
 

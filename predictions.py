@@ -236,6 +236,24 @@ def open_member(name, folds="all"):
     return Member(str(run), run, target, folds)
 
 
+def runs_by_weight(member, component=None):
+    """The run Members behind a Member that are still there, that of greatest weight first: on a component, or over all."""
+    if member.is_run:
+        return [member]
+
+    def weight(row):
+        own = row.get("weight") or 0
+        if not isinstance(own, dict):
+            return own
+        return max(own.get(component, 0), own.get("label", 0)) if component else sum(own.values())
+
+    runs = []
+    for row in sorted(member.options.get("members", []), key=weight, reverse=True):
+        with contextlib.suppress(InputError):
+            runs += runs_by_weight(open_member(row["run"], row.get("folds") or "all"), component)
+    return runs
+
+
 def find_members(patterns, folds="all", option="--models"):
     """The members of names and glob patterns, which may end in :best or :foldN, each once, without tables."""
     members, passed = {}, {}

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,15 @@ def test_a_page_without_images_tells_all_else(made, capsys):
         (folder / "oof.csv").unlink()
         with pytest.raises(InputError, match=f"{folder.name}: has no oof.csv to report on; {message}"):
             gallery.write_report(folder)
+
+
+def test_the_run_of_greatest_weight_comes_first(made):
+    """Over all 0.9 and 0.4, on the mask 0 and 0.4; what is gone is left out."""
+    weights = dict(zip(map(str, made[0]), ({"label": 0.4}, {"age_group": 0.9}))) | {"gone": 5}
+    members = [{"run": run, "weight": weight} for run, weight in weights.items()]
+    ensemble = SimpleNamespace(is_run=False, options={"members": members})
+    for component, targets in ((None, ["age", "label"]), ("mask", ["label", "age"])):
+        assert [run.target for run in predictions.runs_by_weight(ensemble, component)] == targets
 
 
 def test_only_so_many_cards_and_bytes(made, monkeypatch):
