@@ -28,7 +28,7 @@ import files
 import images
 import metrics
 import predictions
-from dataset import CLASS_NAMES, MASK_PRIOR, SCORED_AS, changed_words, class_components, marginals, scored_probs
+from dataset import CLASS_NAMES, MASK_PRIOR, changed_words, class_components, marginals, scored_probs
 from errors import InputError, did_you_mean, say, tr
 
 HEIGHT = 240  # pixels of a thumbnail as it is kept; shown at 150, and larger when it is opened
@@ -179,7 +179,7 @@ def read_side(name):
     if path.suffix == ".csv":
         raise InputError(f"{name}: no such file.{did_you_mean(path.name, [csv.name for csv in path.parent.glob('*.csv')])}")
     source = side.source = predictions.open_member(name)
-    side.name, side.described, side.scored_as = source.name, "ensemble", SCORED_AS[source.target]
+    side.name, side.described, side.scored_as = source.name, "ensemble", source.scored_as
     with predictions.predicting([source.folder] if source.is_run else []):
         tables, folds = predictions.read_eval(source)
     if source.is_run:

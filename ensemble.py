@@ -33,10 +33,9 @@ import gallery
 import hardware
 import images
 import inference
-import metrics
 import options
 import predictions
-from dataset import AGE_GROUPS, COMPONENTS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, SCORED_AS, decode, head_slices
+from dataset import AGE_GROUPS, COMPONENTS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode, head_slices
 from errors import InputError, tr
 
 # Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
@@ -95,9 +94,9 @@ def pair_scores(groups, persons):
 
 SHOWN = 12  # steps of the greedy path
 
-# A scored result folder: macro F1 and half the width of its interval, predicted classes of the train images and of the eval
-# images; `grouped`: made with --persons, so check that the rules allow grouping eval images.
-Candidate = namedtuple("Candidate", "folder f1 half pred answers grouped")
+# A scored result folder: macro F1 and half the width of its interval, out-of-fold answers as of predictions.read_answers and
+# answers to the eval images; `grouped`: made with --persons, so check that the rules allow grouping eval images.
+Candidate = namedtuple("Candidate", "folder f1 half oof answers grouped")
 
 
 def scored_folders(output_dir):
@@ -121,23 +120,23 @@ def read_candidates(folder, oof, names):
             grouped = (other / "recipe.yaml").exists() and bool(experiment.read_recipe(other).get("persons"))
             if set(table.index) == set(oof["image"]) and set(answers.index) == set(names):
                 pred = table.loc[oof["image"], dataset.columns("label")].to_numpy().argmax(1)
-                candidates.append(Candidate(other, f1, half, pred, answers[names].to_numpy(), grouped))
+                candidates.append(Candidate(other, f1, half, oof.assign(answer=pred), answers[names].to_numpy(), grouped))
     return candidates
 
 
-def choose_pair(candidates, truth, persons):
+def choose_pair(candidates):
     """(first, second, lines of text), the two to hand in: that of the highest score and, within noise of it, that whose
     errors are least like its errors; None where there is no such, or only the first's answers again."""
     first, *others = candidates
     names = {one.folder: f"{one.folder}{' (--persons)' * one.grouped}" for one in candidates}
     lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]
-    others = [other for other in others if (other.answers != first.answers).any() or (other.pred != first.pred).any()]
+    others = [one for one in others if (one.answers != first.answers).any() or (one.oof["answer"] != first.oof["answer"]).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
-    alike = {other.folder: np.nan_to_num(metrics.phi(first.pred != truth, other.pred != truth)) for other in near}
+    alike = {other.folder: np.nan_to_num(predictions.error_correlation(first.oof, other.oof)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):
-        low, high = metrics.interval(metrics.bootstrap_difference(truth, first.pred, other.pred, persons, len(LABELS)))
-        if low <= 0 <= high:
-            gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
+        lead = predictions.difference("label", [first.oof], [other.oof])
+        if lead.verdict == "noise":
+            gap = f"lower by {first.f1 - other.f1:.4f} (95 % CI {lead.low:+.4f} .. {lead.high:+.4f}: noise)"
             like = f"correlation {alike[other.folder]:.2f}, {(first.answers != other.answers).mean():.1%} of answers differ"
             lines.append(tr(f"  2  {names[other.folder]}: macro F1 {other.f1:.4f}, {gap};"))
             lines.append(tr(f"     its errors are least like those of 1: {like}"))
@@ -148,15 +147,15 @@ def choose_pair(candidates, truth, persons):
 
 def advise(folder, oof, names):
     """(first, second, lines of text) of the two to hand in, of a result folder and those beside it; no lines of fewer than two.
-    oof: the folder's oof.csv table, names: its eval images. Where one was made with --persons, two without are named too."""
-    candidates, people = read_candidates(folder, oof, names), (oof["target"].to_numpy(), oof["path"].to_numpy())
+    oof: its image, path and truth, names: its eval images. Where one was made with --persons, two without are named too."""
+    candidates = read_candidates(folder, oof, names)
     if len(candidates) < 2:
         return None, None, []
-    first, second, lines = choose_pair(candidates, *people)
+    first, second, lines = choose_pair(candidates)
     if first.grouped or (second and second.grouped):
         allowed = [candidate for candidate in candidates if not candidate.grouped]
         lines.append(tr("  --persons joins images, which the contest's rules must allow; without it:"))
-        lines += choose_pair(allowed, *people)[2] if allowed else [tr("  none: combine members without --persons")]
+        lines += choose_pair(allowed)[2] if allowed else [tr("  none: combine members without --persons")]
     return first, second, [tr("the two to hand in at the end:"), *lines]
 
 
@@ -179,7 +178,7 @@ def added(pipeline, fitted, members, truth):
             probs = blend.apply_pipeline(pipeline, fitted._replace(weights=weights), members)
         except InputError:
             return -np.inf
-        return metrics.macro_f1(truth, blend.finish_pipeline(pipeline, probs)[0].argmax(1), len(LABELS))
+        return predictions.macro_f1(truth, blend.finish_pipeline(pipeline, probs)[0])
 
     whole, adds = f1(weights), []
     for index, total in enumerate(totals):
@@ -204,7 +203,7 @@ def contributions_table(members, weights, adds):
             own = f"{predictions.macro_f1(truth, probs):.4f}"
         more = "–" if np.isnan(add) else tr("needed") if np.isinf(add) else f"{add:+.4f}"
         more = more if weight is None or total_weight(weight) > 0 else f"({more})"
-        folds, scored_as = " ".join(map(str, member.folds)) or "–", SCORED_AS[member.target]
+        folds, scored_as = " ".join(map(str, member.folds)) or "–", member.scored_as
         rows.append((member.name, str(number), member.target, folds, scored_as, own, _weight_text(weight), more))
     head = ("member", "#", "target", "folds", "scored on", "own F1", "weight", "adds")
     return files.aligned(head, rows, left=(0, 2, 3, 4), width=errors.WIDTH)
@@ -277,9 +276,9 @@ def say_scores(result, explain=False):
         errors.say(f"  cross-fitted: each of {folds} parts of the people is scored by what was fitted to the others")
         errors.say(f"  in-sample {scores['in_sample_f1']:.4f}: fitted to and scored on the same people, optimistic as a rule")
     if pipeline != blend.Pipeline(seed=pipeline.seed) or result.grouping:
-        low, high = scores["gain_ci95"]
-        gain = f"gain {scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {tr(metrics.verdict(low, high))}"
-        errors.say(f"  plain average of all members {scores['plain_f1']:.4f}: {gain}")
+        gain = predictions.Difference(scores["gain"], *scores["gain_ci95"])
+        text = f"gain {gain.value:+.4f}, 95 % CI {gain.low:+.4f} .. {gain.high:+.4f}: {tr(gain.verdict)}"
+        errors.say(f"  plain average of all members {scores['plain_f1']:.4f}: {text}")
 
 
 def say_plain_oof(tta, members):
@@ -327,7 +326,7 @@ def predicted_shares(eval_probs):
 def print_next(args, result, folder):
     """Print the two to hand in, where there is a choice, and the next command."""
     images, data = result.images, dataset.data_option(args.data_dir) if args.data_dir else ""
-    oof = images and images.table.assign(target=images.truth)
+    oof = images and images.table.assign(truth=images.truth)
     first, second, lines = advise(folder, oof, result.names) if images else (None, None, [])
     for line in lines:
         print(line)

@@ -10,6 +10,7 @@ import glob
 import os
 import re
 import shlex
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def scored(table, target):
     truth = table[dataset.truth_columns(target)].to_numpy(dtype=np.int64)
     truth = encode(*truth.T) if target == "multi" else truth[:, 0]
     return truth, scored_probs(target, table[dataset.columns(target)].to_numpy(dtype=np.float64))
+
+
+def read_answers(folder, target):
+    """oof.csv of a run or an ensemble as a DataFrame image, path, truth, answer: classes of what the target is scored on."""
+    table = read_table(Path(folder) / "oof.csv", target, ("image", "path"))
+    truth, probs = scored(table, target)
+    return table[["image", "path"]].assign(truth=truth, answer=probs.argmax(1))
+
+
+class Difference(namedtuple("Difference", "value low high")):
+    """Macro F1 of A minus that of B, and its 95 % interval over people."""
+
+    @property
+    def verdict(self):
+        return metrics.verdict(self.low, self.high)
+
+
+def answers_f1(scored_as, table):
+    """Macro F1 of a `read_answers` table."""
+    return metrics.macro_f1(table["truth"], table["answer"], len(CLASS_NAMES[scored_as]))
+
+
+def difference(scored_as, a, b):
+    """The Difference of the mean macro F1 of each of two lists of `read_answers` tables, of the same images in one order."""
+    f1_a, f1_b = (np.mean([answers_f1(scored_as, table) for table in side]) for side in (a, b))
+    first, preds = a[0], ([table["answer"] for table in side] for side in (a, b))
+    samples = metrics.bootstrap_difference(first["truth"], *preds, first["path"], len(CLASS_NAMES[scored_as]))
+    return Difference(f1_a - f1_b, *metrics.interval(samples))
+
+
+def error_correlation(a, b):
+    """metrics.phi of the errors in two `read_answers` tables of the same images in one order."""
+    return metrics.phi(*((table["answer"] != table["truth"]).to_numpy() for table in (a, b)))
 
 
 def eval_table(names, target, probs):
@@ -196,6 +230,10 @@ class Member:
     @property
     def is_run(self):
         return self.choice is not None
+
+    @property
+    def scored_as(self):
+        return SCORED_AS[self.target]
 
     @property
     def options(self):
@@ -496,14 +534,13 @@ def people_draws(runs, resamples):
     """Macro F1 of runs (folder, target, scored_as) on the same `resamples` draws of people: float64 [runs, resamples]."""
     draws, first = [], None
     for run in runs:
-        table = read_table(run.folder / "oof.csv", run.target, ("image", "path")).sort_values("image")
-        truth, probs = scored(table, run.target)
-        labels = list(zip(table["image"], truth))
+        table = read_answers(run.folder, run.target).sort_values("image")
+        labels = list(zip(table["image"], table["truth"]))
         first = first or labels
         if labels != first:
             raise InputError(f"{run.folder / 'oof.csv'}: other images or official labels than in {runs[0].folder}")
-        people, classes = table["path"].tolist(), len(CLASS_NAMES[run.scored_as])
-        draws.append(metrics.bootstrap_f1(truth, probs.argmax(1), people, classes, resamples))
+        classes = len(CLASS_NAMES[run.scored_as])
+        draws.append(metrics.bootstrap_f1(table["truth"], table["answer"], table["path"], classes, resamples))
     return np.stack(draws)
 
 
@@ -525,10 +562,10 @@ def forecast_lb(lbs, best=None, public=None):
     for folder, lb in lbs.items():
         with contextlib.suppress(InputError, KeyError, TypeError, ValueError, ZeroDivisionError):  # a folder without a forecast
             member = open_member(str(folder))
-            table = read_table(Path(folder) / "oof.csv", member.target, ("image", "path")).sort_values("image")
-            truth, probs = scored(table, member.target)
-            row = folder, probs.argmax(1), np.nan if lb is None else lb, averaging_gain(member)
-            by_set.setdefault((*table["image"], *table["path"], *truth), (truth, table["path"].to_numpy(), []))[2].append(row)
+            table = read_answers(folder, member.target).sort_values("image")
+            row = folder, table["answer"], np.nan if lb is None else lb, averaging_gain(member)
+            key = *table["image"], *table["path"], *table["truth"]
+            by_set.setdefault(key, (table["truth"], table["path"], []))[2].append(row)
             if public is None and (submission := Path(folder) / "submission.csv").is_file():
                 public = max(submission.read_bytes().count(b"\n") // 14, 1)
     if not by_set:

@@ -31,9 +31,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 import files
-import metrics
 import predictions
-from dataset import CLASS_NAMES, SCORED_AS
 from errors import InputError, Interrupted
 from experiment import find_run, read_args
 
@@ -176,14 +174,14 @@ NOTE = (
 )
 
 
-# A finished run: digests of folds.csv and of the images' names; person, truth and answer [N] of each in that order; macro F1.
-# Without folds all of these are None.
-Run = namedtuple("Run", "folder scored_as seconds folds images persons truth answers f1", defaults=[None] * 6)
+# A finished run: the digest of folds.csv, its predictions.read_answers in order of the images' names, and its macro F1. Without
+# folds these are None.
+Run = namedtuple("Run", "folder scored_as seconds folds answers f1", defaults=[None] * 3)
 
 
-class Row(namedtuple("Row", "name options scored_as seeds f1 seconds differences low high")):
-    """Results of an experiment: `f1` of each finished seed; `differences` to the baseline of each seed that both have, with the
-    95 % interval (low, high) of their mean over people, None where there are none."""
+class Row(namedtuple("Row", "name options scored_as seeds f1 seconds differences mean")):
+    """Results of an experiment: `f1` of each finished seed; `differences` to the baseline of each seed that both have, and
+    their mean as a predictions.Difference, None where there are none."""
 
     @property
     def verdict(self):
@@ -192,7 +190,7 @@ class Row(namedtuple("Row", "name options scored_as seeds f1 seconds differences
         if count < 2:
             return ("-", "one seed")[count]
         error = np.std(self.differences, ddof=1) / np.sqrt(count) * stdtrit(count - 1, 0.975)
-        return metrics.verdict(self.low, self.high) if abs(np.mean(self.differences)) > error else "noise"
+        return self.mean.verdict if abs(np.mean(self.differences)) > error else "noise"
 
     def cells(self):
         """The texts under HEAD."""
@@ -200,23 +198,20 @@ class Row(namedtuple("Row", "name options scored_as seeds f1 seconds differences
         score = f"{np.mean(self.f1):.4f}{sd_f1 and f' ± {sd_f1}'}" if self.f1 else "-"
         difference = interval = "-"
         if self.differences:
-            difference, interval = f"{np.mean(self.differences):+.4f}", f"{self.low:+.4f} .. {self.high:+.4f}"
+            difference, interval = f"{np.mean(self.differences):+.4f}", f"{self.mean.low:+.4f} .. {self.mean.high:+.4f}"
         time = files.time_text(self.seconds)
         return [self.name, str(self.seeds), score, difference, interval, sd or "-", self.verdict, time]
 
 
 def read_run(folder):
-    args = read_args(folder)
-    target = args["target"]
+    member = predictions.open_member(str(folder))
     with errors.reading(folder / "summary.json"):
         seconds = float(files.read_json(folder / "summary.json")["seconds"])
-    if not args.get("kfold"):
-        return Run(folder, SCORED_AS[target], seconds)
-    table = predictions.read_table(folder / "oof.csv", target, ("image", "path")).sort_values("image")
-    (truth, probs), images = predictions.scored(table, target), files.draw_seed(*table["image"])
-    answers, persons = probs.argmax(1), table["path"].to_numpy()
-    f1 = predictions.macro_f1(truth, probs)
-    return Run(folder, SCORED_AS[target], seconds, files.file_digest(folder / "folds.csv"), images, persons, truth, answers, f1)
+    if not member.options.get("kfold"):
+        return Run(folder, member.scored_as, seconds)
+    table = predictions.read_answers(folder, member.target).sort_values("image", ignore_index=True)
+    f1 = predictions.answers_f1(member.scored_as, table)
+    return Run(folder, member.scored_as, seconds, files.file_digest(folder / "folds.csv"), table, f1)
 
 
 def check_same(runs):
@@ -226,9 +221,9 @@ def check_same(runs):
         if run.folds != first.folds:
             advice = "put --fold-seed 0 into the common line (and --kfold and --limit-people there too)"
             raise InputError(f"{run.folder / 'folds.csv'}: other folds than in {first.folder}; {advice}")
-        if run.images != first.images:
+        if not run.answers["image"].equals(first.answers["image"]):
             raise InputError(f"{run.folder / 'oof.csv'}: other images than in {first.folder}; let all train the same folds")
-        if run.scored_as == first.scored_as and (run.truth != first.truth).any():
+        if run.scored_as == first.scored_as and (run.answers["truth"] != first.answers["truth"]).any():
             file = run.folder / "oof.csv"
             raise InputError(f"{file}: other official labels than in {first.folder}; compare runs of the same data")
 
@@ -240,7 +235,7 @@ def compare_rows(experiments, runs):
     for name, words in experiments:
         if seeds := runs.get(name):
             f1 = [run.f1 for run in seeds.values() if run.f1 is not None]
-            compared = _differences(seeds, runs.get(baseline, {})) if name != baseline else ([], None, None)
+            compared = _differences(seeds, runs.get(baseline, {})) if name != baseline else ([], None)
             seconds = float(np.mean([run.seconds for run in seeds.values()]))
             rows.append(Row(name, words, next(iter(seeds.values())).scored_as, len(seeds), f1, seconds, *compared))
     return rows
@@ -250,10 +245,9 @@ def _differences(runs, baseline):
     pairs = [(run, baseline[seed]) for seed, run in runs.items() if seed in baseline]
     pairs = [(a, b) for a, b in pairs if a.folds and b.folds and a.scored_as == b.scored_as]
     if not pairs:
-        return [], None, None
-    first, answers = pairs[0][0], ([run.answers for run in side] for side in zip(*pairs))
-    samples = metrics.bootstrap_difference(first.truth, *answers, first.persons, len(CLASS_NAMES[first.scored_as]))
-    return [a.f1 - b.f1 for a, b in pairs], *metrics.interval(samples)
+        return [], None
+    mean = predictions.difference(pairs[0][0].scored_as, *([run.answers for run in side] for side in zip(*pairs)))
+    return [a.f1 - b.f1 for a, b in pairs], mean
 
 
 def remarks(rows, baseline):

@@ -474,7 +474,7 @@ def write(tmp_path):
         ci = metrics.interval(metrics.bootstrap_f1(PEOPLE.label, pred, PEOPLE.path, 18, 200))
         score = {"oof_f1": metrics.macro_f1(PEOPLE.label, pred, 18), "oof_f1_ci95": ci}
         (folder / "score.json").write_text(json.dumps(score))
-        return folder, oof
+        return folder, oof.rename(columns={"target": "truth"})
 
     return result
 
@@ -492,7 +492,7 @@ def test_the_second_is_as_good_and_errs_elsewhere(write, tmp_path):
     first, second, lines = ensemble.advise(folder, oof, NAMES)
     assert (first.folder, second.folder) == (tmp_path / "a", folder)
     preds = [np.where(wrong, (PEOPLE.label + 1) % 18, PEOPLE.label)[oof.index] for wrong in (wrong_a, wrong_c)]
-    low, high = metrics.interval(metrics.bootstrap_difference(oof["target"].to_numpy(), *preds, oof["path"].to_numpy(), 18))
+    low, high = metrics.interval(metrics.bootstrap_difference(oof["truth"], *preds, oof["path"].to_numpy(), 18))
     gap = f"lower by {first.f1 - second.f1:.4f} (95 % CI {low:+.4f} .. {high:+.4f}: noise)"
     like = f"correlation {np.corrcoef(wrong_a, wrong_c)[0, 1]:.2f}, 50.0% of answers differ"
     assert lines[1:] == [f"  1  {tmp_path / 'a'}: macro F1 {first.f1:.4f}, the highest",

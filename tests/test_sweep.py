@@ -206,11 +206,11 @@ def test_scores_and_differences_by_hand(tmp_path):
     nofold = {1: write_run(tmp_path / "n", (0, 0, 1, 1), kfold=0)}
     listed = [("base", ""), ("mix", "--mix halves"), ("n", "--kfold 0")]
     first, second, third = sweep.compare_rows(listed, {"base": base, "mix": mix, "n": nofold})
-    assert first.f1 == pytest.approx([11 / 15, 11 / 15]) and (first.differences, first.low) == ([], None)
+    assert first.f1 == pytest.approx([11 / 15, 11 / 15]) and (first.differences, first.mean) == ([], None)
     assert second.differences == pytest.approx([4 / 15, 0]) and second.seconds == 15
     answers = [[0, 0, 1, 1], [0, 0, 1, 0]], [[0, 0, 1, 0], [0, 1, 1, 1]]
     samples = metrics.bootstrap_difference([0, 0, 1, 1], *answers, list("abcd"), 2)
-    assert (second.low, second.high) == pytest.approx(metrics.interval(samples))
+    assert second.mean == pytest.approx((2 / 15, *metrics.interval(samples)))
     assert first.cells() == ["base", "2", "0.7333 ± 0.0000", "-", "-", "-", "-", "10 s"]
     assert second.cells()[:4] == ["mix", "2", "0.8667 ± 0.1886", "+0.1333"]
     assert second.cells()[5:] == ["0.1886", "noise", "15 s"]
@@ -225,7 +225,7 @@ def test_scores_and_differences_by_hand(tmp_path):
     ([0.02, 0.02, 0.02], -0.01, 0.05, "noise"),
 ])  # fmt: skip
 def test_verdicts_ask_people_and_seeds(differences, low, high, verdict):
-    assert Row("a", "", "label", 3, [], 1.0, differences, low, high).verdict == verdict
+    assert Row("a", "", "label", 3, [], 1.0, differences, predictions.Difference(0, low, high)).verdict == verdict
 
 
 def test_targets_are_told_from_each_other_and_seeds_without_a_partner_are_left_out(tmp_path):
