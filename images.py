@@ -414,18 +414,24 @@ class ImageStore:
                 yield batch.to(self.device, non_blocking=True)
 
 
+def standardise(pixels):
+    """Pixels [N, ..., C] as vectors float32 [N, D] of length 1, so that products are correlations; each colour of an image is
+    first set to mean 0 and spread 1, as light differs between pictures."""
+    flat = pixels.reshape(len(pixels), -1, pixels.shape[-1]).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    flat /= flat.std(1, keepdims=True) + 1
+    flat = flat.reshape(len(pixels), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
 def likeness_features(thumbnails):
     """Features of uint8 [N, H, W, 3] that tell persons apart: float32 [N, D] of length 1, so that products are correlations.
-    They are the pixels around the mask, each image's colours set to mean 0 and spread 1, as light differs between pictures."""
+    They are the pixels around the mask."""
     H, W = thumbnails.shape[1:3]
     y, x = np.meshgrid((np.arange(H) + 0.5) / H, (np.arange(W) + 0.5) / W, indexing="ij")
     top, bottom, left, right = MASKED
     kept = ~((y > top) & (y < bottom) & (x > left) & (x < right))
-    pixels = thumbnails[:, kept].astype(np.float32)
-    pixels -= pixels.mean(1, keepdims=True)
-    pixels /= pixels.std(1, keepdims=True) + 1.0
-    flat = pixels.reshape(len(pixels), -1)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return standardise(thumbnails[:, kept])
 
 
 def group_alike(vectors):
