@@ -179,8 +179,8 @@ def class_weights(kind, counts):
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class _Projected:
-    """The step of AdamP and SGDP; their `_steps` give (steps before projection, learning rate) of params and gradients."""
+class AdamP(timm.optim.AdamP):
+    """timm's AdamP, Adam whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -199,37 +199,13 @@ class _Projected:
                 torch._foreach_add_(piece, steps, alpha=-rate)
         return loss
 
-    def _states(self, params, *names):
+    def _steps(self, group, params, grads):
+        """(steps before projection, learning rate) of params and their gradients."""
         for p in params:
             if not self.state[p]:
-                self.state[p].update({name: torch.zeros_like(p) for name in names})
-        return [[self.state[p][name] for p in params] for name in names]
-
-    def _shrink(self, number, group, moves):
-        """Apply weight decay, and take back the part of a step along the weights. moves: (param, step, rate)."""
-        decay = group["lr"] * group["weight_decay"] / (1 - group.get("momentum", 0))
-        flat = [p for p, _step, _rate in moves if p.ndim < 2]
-        if flat and decay:
-            torch._foreach_mul_(flat, 1 - decay)
-        moves = [move for move in moves if move[0].ndim > 1]
-        if not moves:
-            return
-        params, steps, rates = zip(*moves)
-        made, shapes = self.__dict__.setdefault("_made", {}), [p.shape for p in params]
-        if number not in made or made[number].shapes != shapes:
-            made[number] = Channels(shapes, params[0].device)
-        along, factor = project(params, steps, made[number], group["delta"], group["wd_ratio"], group["eps"])
-        rates = torch.tensor(rates)[:, None].to(along.device, non_blocking=True)
-        for p, keep in zip(params, 1 - decay * factor + rates * along):
-            p.mul_(keep[: len(p)].reshape(-1, *(1 for _ in p.shape[1:])))
-
-
-class AdamP(_Projected, timm.optim.AdamP):
-    """timm's AdamP, Adam whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
-
-    def _steps(self, group, params, grads):
-        (beta1, beta2), (mean, square) = group["betas"], self._states(params, "exp_avg", "exp_avg_sq")
-        count = self.state[params[0]].get("step", 0) + 1
+                self.state[p].update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        mean, square = ([self.state[p][name] for p in params] for name in ("exp_avg", "exp_avg_sq"))
+        (beta1, beta2), count = group["betas"], self.state[params[0]].get("step", 0) + 1
         for p in params:
             self.state[p]["step"] = count
         torch._foreach_mul_(mean, beta1)
@@ -244,18 +220,23 @@ class AdamP(_Projected, timm.optim.AdamP):
             steps = torch._foreach_add(torch._foreach_mul(mean, beta1), grads, alpha=1 - beta1)
         return torch._foreach_div(steps, divisors), group["lr"] / (1 - beta1**count)
 
-
-class SGDP(_Projected, timm.optim.SGDP):
-    """timm's SGDP, momentum whose steps are projected, in the same way."""
-
-    def _steps(self, group, params, grads):
-        (momentum,) = self._states(params, "momentum")
-        torch._foreach_mul_(momentum, group["momentum"])
-        torch._foreach_add_(momentum, grads, alpha=1 - group["dampening"])
-        steps = torch._foreach_mul(momentum, group["momentum"] if group["nesterov"] else 1)
-        if group["nesterov"]:
-            torch._foreach_add_(steps, grads)
-        return steps, group["lr"]
+    def _shrink(self, number, group, moves):
+        """Apply weight decay, and take back the part of a step along the weights. moves: (param, step, rate)."""
+        decay = group["lr"] * group["weight_decay"]
+        flat = [p for p, _step, _rate in moves if p.ndim < 2]
+        if flat and decay:
+            torch._foreach_mul_(flat, 1 - decay)
+        moves = [move for move in moves if move[0].ndim > 1]
+        if not moves:
+            return
+        params, steps, rates = zip(*moves)
+        made, shapes = self.__dict__.setdefault("_made", {}), [p.shape for p in params]
+        if number not in made or made[number].shapes != shapes:
+            made[number] = Channels(shapes, params[0].device)
+        along, factor = project(params, steps, made[number], group["delta"], group["wd_ratio"], group["eps"])
+        rates = torch.tensor(rates)[:, None].to(along.device, non_blocking=True)
+        for p, keep in zip(params, 1 - decay * factor + rates * along):
+            p.mul_(keep[: len(p)].reshape(-1, *(1 for _ in p.shape[1:])))
 
 
 class Channels:
@@ -306,9 +287,8 @@ def _rows(values, like):
     return values.flatten(1)
 
 
-# timm makes ours by these names; its `register` would do the same, and warn of it.
-for name, kind in (("adamp", AdamP), ("sgdp", SGDP)):
-    default_registry._optimizers[name] = dataclasses.replace(timm.optim.get_optimizer_info(name), opt_class=kind)
+# timm makes ours by this name; its `register` would do the same, and warn of it.
+default_registry._optimizers["adamp"] = dataclasses.replace(timm.optim.get_optimizer_info("adamp"), opt_class=AdamP)
 
 
 def optimizer_name(name):
