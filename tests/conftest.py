@@ -104,6 +104,14 @@ def shared_data(made_once):
     return made_once("competition", make_data)
 
 
+@pytest.fixture(scope="session")
+def drawn_faces(made_once):
+    """The demo set of the fewest people that fill five folds, for tests that only read it: drawing takes most of their time."""
+    import demo
+
+    return made_once("faces", lambda folder: demo.draw_demo(folder, people=60, eval_people=12))
+
+
 @pytest.fixture
 def data(tmp_path):
     """A tiny competition of one's own, for tests that damage it (12 people)."""

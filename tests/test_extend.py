@@ -19,6 +19,7 @@ from conftest import SAME_BITS
 from sklearn.metrics import balanced_accuracy_score
 
 import demo
+import gallery
 import train  # noqa: F401 - what it needs of other packages is imported once, and stays
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,15 +92,19 @@ def shell(line):
     main(Path(words[1]).stem, *words[2:]) if words[0] == "python" else subprocess.run(line, shell=True, check=True)
 
 
-def test_the_cells_of_the_notebook_run(tmp_path, monkeypatch, capsys):
-    """As they stand, without a data folder, so on a drawn demo set: here of fewer people, and with a quick look's options."""
+def test_the_cells_of_the_notebook_run(drawn_faces, tmp_path, monkeypatch, capsys):
+    """As they stand, without a data folder, so on a demo set: here of fewer people, whose images are drawn already, with a quick
+    look's options and fewer thumbnails in reports."""
     monkeypatch.setattr(demo, "DATA_PLACES", (Path("data"),))
-    monkeypatch.setattr(demo, "draw_demo", functools.partial(demo.draw_demo, people=60, eval_people=6))
+    monkeypatch.setattr(demo, "draw_demo", functools.partial(demo.draw_demo, people=60, eval_people=12))
+    monkeypatch.setattr(demo, "_draw_all", lambda out, *_size: shutil.copytree(drawn_faces, out))
+    monkeypatch.setattr(gallery, "CARDS", 20)
     for name in ("train.py", "requirements.txt"):  # as in a folder that holds the repository
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUICK", shlex.join(["--kfold", "2", "--epochs", "1", "--quiet", *SAME_BITS]))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing is fetched
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing is fetched, and what packages need themselves is not looked up
+    monkeypatch.setenv("PIP_NO_DEPS", "1")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     shown = []
     module = SimpleNamespace(Image=lambda path: Path(path).stat().st_size, display=shown.append)
