@@ -153,6 +153,14 @@ def without_pictures():
     return mock.patch.multiple(train, draw_pictures=lambda *args: None, draw_batch=lambda fit, run: None)
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """ensemble.main draws no report, which takes most of its time and has tests of its own."""
+    import gallery
+
+    monkeypatch.setattr(gallery, "write_report", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def fit(shared_data, workplace):
     """fit("--target", "mask", name="m") trains a tiny run, without its slow pictures, and returns its folder."""

@@ -217,7 +217,7 @@ def test_errors_of_a_run_without_any_have_no_correlation(make_run, here, capsys)
     assert "(phi) is -</li>" in (here / "comparisons" / "right--poor.html").read_text()
 
 
-def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, capsys):
+def test_real_runs_folds_and_ensembles(runs, workplace, shared_data, here, no_report, capsys):
     """An ensemble of one run answers as that run; a run and one of its folds differ in eval.csv and share their oof.csv. RUN/eval.csv
     stays as inference.py left it, here that of one fold, whatever is compared."""
     run, places = str(runs["multi"]), ["--data-dir", str(shared_data)]

@@ -18,7 +18,6 @@ import blend
 import dataset
 import ensemble
 import errors
-import gallery
 import inference
 import metrics
 import predictions
@@ -27,16 +26,13 @@ from dataset import HEADS, encode
 from errors import InputError
 from predictions import Member
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 @pytest.fixture
 def places(shared_data, workplace, tmp_path):
     return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet",
             "--output-dir", str(tmp_path / "submissions")]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    monkeypatch.setattr(gallery, "write_report", lambda *args: None)  # it has tests of its own
 
 
 def probs(path, target):

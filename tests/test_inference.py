@@ -37,7 +37,7 @@ PREDICTED = shutil.ignore_patterns("eval*", "oof_*", "submission.csv")  # other 
 
 
 @pytest.fixture
-def places(shared_data, workplace):
+def places(shared_data, workplace, no_report):
     return ["--data-dir", str(shared_data), "--cache-dir", str(workplace / "cache"), "--device", "cpu", "--quiet"]
 
 
