@@ -130,7 +130,7 @@ def choose_pair(candidates):
     first, *others = candidates
     names = {one.folder: f"{one.folder}{' (--persons)' * one.grouped}" for one in candidates}
     lines = [tr(f"  1  {names[first.folder]}: macro F1 {first.f1:.4f}, the highest")]
-    others = [one for one in others if (one.answers != first.answers).any() or (one.oof["answer"] != first.oof["answer"]).any()]
+    others = [one for one in others if (one.answers != first.answers).any()]
     near = [other for other in others if first.f1 - other.f1 <= first.half + other.half]
     alike = {other.folder: np.nan_to_num(predictions.error_correlation(first.oof, other.oof)) for other in near}
     for other in sorted(near, key=lambda other: alike[other.folder]):

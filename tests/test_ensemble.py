@@ -497,8 +497,8 @@ def test_the_second_is_as_good_and_errs_elsewhere(write, tmp_path):
 
 def test_what_needs_leave_is_told_and_what_does_not_beside_it(write, tmp_path):
     """`joined` is faultless but made with --persons; `a` and `b` need nobody's leave. No errors are like no others."""
-    folder, oof = write("a", np.arange(700) == 3)
-    write("b", np.arange(700) == 4)
+    folder, oof = write("a", np.arange(700) == 3, answers=1)
+    write("b", np.arange(700) == 4, answers=2)
     write("joined", np.zeros(700, dtype=bool))
     for name in ("joined", "a", "b"):
         (tmp_path / name / "recipe.yaml").write_text(json.dumps({"persons": name == "joined", "members": [{"run": "gone"}]}))
@@ -530,7 +530,8 @@ def test_the_forecast_goes_by_the_scores_of_those_beside_it(write, tmp_path, cap
 
 
 def test_nothing_to_choose_from(write, tmp_path):
-    """`b` errs where `a` does and on one image more of every fifth person: intervals overlap, yet nearly every draw is worse."""
+    """`b` errs where `a` does and on one image more of every fifth person: intervals overlap, yet nearly every draw is worse.
+    `again` errs elsewhere, but the eval images have the answers of `a`."""
     wrong = np.arange(700) % 7 == 0
     folder, oof = write("a", wrong)
     write("other images", wrong, images=[f"{index}.jpg" for index in range(700)])
@@ -540,10 +541,11 @@ def test_nothing_to_choose_from(write, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "score.json").write_text(text)
     assert ensemble.advise(folder, oof, NAMES) == (None, None, [])
-    worse, _oof = write("b", wrong | (np.arange(700) % 35 == 8))
+    worse, _oof = write("b", wrong | (np.arange(700) % 35 == 8), answers=1)
     (f1, half, _folder), *_others, (other_f1, other_half, last) = ensemble.scored_folders(tmp_path)  # the highest first
     low, high = json.loads((worse / "score.json").read_text())["oof_f1_ci95"]
     assert last == worse and other_half == pytest.approx((high - low) / 2) and 0 < f1 - other_f1 < half + other_half
+    write("again", np.arange(700) % 7 == 1)
     first, second, lines = ensemble.advise(folder, oof, NAMES)
     assert first.folder == folder and second is None
     assert "all else is worse by more than noise, or the same again" in lines[-1]
