@@ -86,14 +86,14 @@ def calibration(confidence, right):
 def age_bars(rows, num_classes):
     """{age group: bars (age, share of wrong images, their number and cost)} of single years of age. cost: what macro F1 would
     gain if all images of that age were right; single years do not add up to what all of them would gain."""
-    truth, pred, found = rows["truth"].to_numpy(), rows["pred"].to_numpy(), {}
+    truth, pred, bars = rows["truth"].to_numpy(), rows["pred"].to_numpy(), {}
     for age in np.unique(rows["age"].dropna()).astype(int):
         here = (rows["age"] == age).to_numpy()
         f1, better = (metrics.macro_f1(truth, each, num_classes) for each in (pred, np.where(here, truth, pred)))
         count, wrong = here.sum(), (truth != pred)[here].sum()
         bar = age, wrong / count, f"{wrong:,} / {count:,} ({better - f1:+.4f})"
-        found.setdefault(AGE_GROUPS[to_age_group(age)], []).append(bar)
-    return found
+        bars.setdefault(AGE_GROUPS[to_age_group(age)], []).append(bar)
+    return bars
 
 
 def fold_table(rows, num_classes):
@@ -104,18 +104,18 @@ def fold_table(rows, num_classes):
 
 def changed_options(member):
     """The options of a run that are not train.py's defaults, as typed, or what an ensemble was made with."""
-    found, hidden = member.options, options.PLACES | options.OF_ONE_RUN | {"members", "path", "biases"}
-    usual = vars(options.make_parser().parse_args([])) | ({"fold_seed": found.get("seed")} if member.is_run else OF_ENSEMBLE)
-    return options.as_typed({name: value for name, value in found.items() if name not in hidden and value != usual.get(name)})
+    given, hidden = member.options, options.PLACES | options.OF_ONE_RUN | {"members", "path", "biases"}
+    usual = vars(options.make_parser().parse_args([])) | ({"fold_seed": given.get("seed")} if member.is_run else OF_ENSEMBLE)
+    return options.as_typed({name: value for name, value in given.items() if name not in hidden and value != usual.get(name)})
 
 
 def make_thumbnails(jobs):
     """{(image, height): address} of jobs (image, height, quality, file), as far as there is a readable image."""
-    found = {}
+    thumbnails = {}
     for image, height, quality, file in jobs:
         with contextlib.suppress(InputError):
-            found[image, height] = images.thumbnail(file, height, quality)
-    return found
+            thumbnails[image, height] = images.thumbnail(file, height, quality)
+    return thumbnails
 
 
 # The wrong images that the page shows. cards: rows of Answers, the most confident first; strips: {person: rows of all their
@@ -154,10 +154,10 @@ def explain(answers, cards, device):
     looks, notes, left = {}, [], np.ones(len(cards), dtype=bool)
     try:
         for source in predictions.runs_by_weight(answers.member):
-            mine = [truth[component] != pred[component] for component in truth if component in DECIDES[source.target]]
-            mine = np.any(mine, axis=0) & left
-            if mine.any() and (found := look_by_fold(source, answers, cards[mine], device)):
-                looks, left, name, what = looks | found, left & ~mine, source.folder.name, SCORED_AS[source.target]
+            wrong = [truth[component] != pred[component] for component in truth if component in DECIDES[source.target]]
+            wrong = np.any(wrong, axis=0) & left
+            if wrong.any() and (more := look_by_fold(source, answers, cards[wrong], device)):
+                looks, left, name, what = looks | more, left & ~wrong, source.folder.name, SCORED_AS[source.target]
                 notes.append(tr(f"Grad-CAM: where {name} looks for the predicted {what}, by the fold that held an image out."))
     except InputError as error:
         return {}, tr(f"No Grad-CAM: {error}")
@@ -168,16 +168,16 @@ def look_by_fold(source, answers, cards, device):
     """The Grad-CAMs of `explain` by the weights of a run's folds, as far as they are there."""
     oof = predictions.read_oof(source) if source.oof is None else source.oof
     folds = oof.set_index("image")["fold"].reindex(cards["image"]).to_numpy()
-    pred, found, loaded = cards["pred"].to_numpy(), {}, None
+    pred, looks, loaded = cards["pred"].to_numpy(), {}, None
     if SCORED_AS[source.target] != answers.scored_as:
         pred = class_components(pred, answers.scored_as)[SCORED_AS[source.target]]
     for fold in np.unique(folds[~np.isnan(folds)]):
-        weights, mine = source.best_weights(int(fold)), folds == fold
+        weights, held_out = source.best_weights(int(fold)), folds == fold
         if weights.is_file():
-            paths = dataset.image_files(answers.data_dir, cards["image"][mine])
-            looks, loaded = model.look(weights, paths, pred[mine], device, like=loaded)
-            found |= zip(cards["image"][mine], looks)
-    return found
+            paths = dataset.image_files(answers.data_dir, cards["image"][held_out])
+            maps, loaded = model.look(weights, paths, pred[held_out], device, like=loaded)
+            looks |= zip(cards["image"][held_out], maps)
+    return looks
 
 
 def embed(path):

@@ -103,8 +103,8 @@ def open_oof_images(run, plain, data_dir, args, device):
     names = dataset.list_images(data_dir, people, skip_missing=True)["image"]
     rows = pd.Index(names).get_indexer(plain["image"])
     if (rows < 0).any():
-        lacking = plain["image"].iloc[(rows < 0).argmax()]
-        raise InputError(f"{run}/oof.csv: image {lacking} is not in {data_dir}; --data-dir takes what the run was trained on")
+        missing = plain["image"].iloc[(rows < 0).argmax()]
+        raise InputError(f"{run}/oof.csv: image {missing} is not in {data_dir}; --data-dir takes what the run was trained on")
     paths = dataset.image_files(data_dir, names)
     geometry = model.geometry(experiment.best_weights(run, int(plain["fold"].iloc[0])))
     pixels, bad = images.open_cache(paths, geometry, args.cache_dir, skip_bad=True, quiet=args.quiet)
@@ -125,8 +125,8 @@ def predict_oof(run, data_dir, args, device):
     store, rows = open_oof_images(run, plain, data_dir, args, device)
     probs = np.empty((len(plain), num_outputs(target)), dtype=np.float32)
     for number in plain["fold"].unique():
-        mine = (plain["fold"] == number).to_numpy()
-        ((_target, probs[mine]),) = predict_rows([experiment.best_weights(run, int(number))], store, rows[mine], args, device)
+        val = (plain["fold"] == number).to_numpy()
+        ((_target, probs[val]),) = predict_rows([experiment.best_weights(run, int(number))], store, rows[val], args, device)
     truth = plain[dataset.truth_columns(target)].to_numpy()
     table = predictions.oof_table(plain, plain["fold"].to_numpy(), target, truth, probs)
     gain = tta_gain(target, plain, table)
@@ -141,20 +141,20 @@ def tta_gain(target, plain, table):
     pred, plain_pred = probs.argmax(1), plain_probs.argmax(1)
     f1, plain_f1 = (metrics.macro_f1(truth, classes, C) for classes in (pred, plain_pred))
     samples = metrics.bootstrap_difference(truth, pred, plain_pred, plain["path"].to_numpy(), C)
-    found = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
-    return found | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
+    scores = {"oof_f1": round(f1, 6), "plain_f1": round(plain_f1, 6), "gain": round(f1 - plain_f1, 6)}
+    return scores | {"gain_ci95": [round(bound, 6) for bound in metrics.interval(samples)]}
 
 
 def find_photos(paths):
     """The image files (str) of --images: files as they are named, of folders those within that have an image's suffix."""
-    found = []
+    photos = []
     for path in map(Path, paths):
         inside = [Path(folder, name) for folder, _folders, names in os.walk(path) for name in names if name[0] != "."]
         inside = sorted(str(file) for file in inside if file.suffix.lower() in dataset.IMAGE_SUFFIXES)
         if not path.is_file() and not inside:
             raise InputError(f"--images {path}: {'holds no images' if path.is_dir() else 'no such file or folder'}")
-        found += [str(path)] if path.is_file() else inside
-    return list(dict.fromkeys(found))
+        photos += [str(path)] if path.is_file() else inside
+    return list(dict.fromkeys(photos))
 
 
 # A run, whose `weights` are those of its folds, or an ensemble of `members` by `recipe` and a stack, which may be None.
@@ -173,7 +173,7 @@ def open_source(name, folds, tta):
     recipe, table = experiment.read_recipe(member.folder), member.folder / "stack.csv"
     rows = [row for row in recipe["members"] if experiment.is_used(row)]
     members = [open_source(row["run"], row.get("folds") or "all", "none") for row in rows]
-    members = [one if one.recipe else one._replace(tta=recipe["tta"]) for one in members]
+    members = [member if member.recipe else member._replace(tta=recipe["tta"]) for member in members]
     with errors.reading(table, "make the ensemble again"):
         stack = blend.read_stack(files.read_csv(table, ("member", "column"))) if recipe["method"] == "stack" else None
     return Source("label", member.name, None, (), members, recipe | {"members": rows}, stack)
@@ -181,11 +181,11 @@ def open_source(name, folds, tta):
 
 def leaves(sources):
     """The runs of Sources and of their members, each once."""
-    found = {}
+    runs = {}
     for source in sources:
-        for leaf in leaves(source.members) if source.recipe else [source]:
-            found.setdefault((*leaf.weights, leaf.tta), leaf)
-    return [*found.values()]
+        for run in leaves(source.members) if source.recipe else [source]:
+            runs.setdefault((*run.weights, run.tta), run)
+    return [*runs.values()]
 
 
 def predict_photos(paths, runs, args, device):
@@ -198,9 +198,9 @@ def predict_photos(paths, runs, args, device):
         if not len(good):
             raise InputError(f"--images: none of the {len(paths)} photos can be predicted, see above")
     for run in runs:
-        store, mine = stores[model.geometry(run.weights[0])]
+        store, stored = stores[model.geometry(run.weights[0])]
         views = argparse.Namespace(**{**vars(args), "tta": run.tta})
-        predicted = predict_rows(run.weights, store, np.searchsorted(mine, good), views, device)
+        predicted = predict_rows(run.weights, store, np.searchsorted(stored, good), views, device)
         probs |= {(path, run.tta): table for path, (_target, table) in zip(run.weights, predicted)}
     return [paths[row] for row in good], probs
 
@@ -264,8 +264,8 @@ def photo_page(sources, table, shown, components, answers, ages, lookers, looks)
     cards = []
     for row, path in enumerate(shown):
         size, heat = images.open_rgb(path).size, {}
-        for name, found in looks.items():
-            cam, box = found[row]
+        for name, maps in looks.items():
+            cam, box = maps[row]
             heat[name] = images.heat_png(cam), images.place_css(box, *size)
         bars = {name: [(word, share, f"{share:.1%}") for word, share in zip(CLASS_NAMES[name], probs[row])]
                 for name, probs in components.items()}  # fmt: skip
@@ -348,12 +348,12 @@ def score_tta(args, runs, device):
     """--oof: what the TTA is worth for each run, and the command that predicts the eval images with it, or without."""
     data_dir, verdicts = options.data_dir(args), set()
     for run in runs:
-        found = predict_oof(run, data_dir, args, device)
-        low, high = found["gain_ci95"]
+        scores = predict_oof(run, data_dir, args, device)
+        low, high = scores["gain_ci95"]
         verdict, path = metrics.verdict(low, high), predictions.file_of(run, "oof", args.tta)
         verdicts.add(verdict)
-        errors.say("{}: out-of-fold macro F1 {oof_f1:.4f}, without TTA {plain_f1:.4f}".format(path, **found))
-        gain = f"{found['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}"
+        errors.say("{}: out-of-fold macro F1 {oof_f1:.4f}, without TTA {plain_f1:.4f}".format(path, **scores))
+        gain = f"{scores['gain']:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}"
         errors.say(f"  gain {gain}: {errors.tr(verdict)}; {errors.tr(ADVICE[verdict].format(tta=args.tta))}")
     tta = args.tta if "better" in verdicts and "worse" not in verdicts else "none"
     errors.say(f"next: python inference.py --models {shlex.join(map(str, runs))} --tta {tta}{dataset.data_option(data_dir)}")
@@ -365,7 +365,7 @@ def after(run, data_dir):
     where none is there, train it once more with another seed, which shows the noise; without a score the leaderboard."""
     scores = predictions.scored_runs(run.parent)
     people, _f1 = scores.pop(run, (None, None))
-    if alike := [(f1, other) for other, (theirs, f1) in scores.items() if theirs == people is not None]:
+    if alike := [(f1, beside) for beside, (judged, f1) in scores.items() if judged == people is not None]:
         return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + dataset.data_option(data_dir)
     args, command = experiment.read_args(run), (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
     if not args.get("kfold") or " train.py" not in command:
@@ -378,9 +378,9 @@ def after(run, data_dir):
 def print_next(data_dir, runs, targets, tta):
     """The command that makes a submission of these runs, or what they lack for one; of a run alone see `after`."""
     decided = {component for target in targets for component in dataset.DECIDES[target]}
-    lacking = [component for component in dataset.COMPONENTS if component not in decided]
-    if lacking:
-        errors.say(f"next: these runs leave {' and '.join(lacking)} open; add such runs: python ensemble.py --models RUN ...")
+    missing = [component for component in dataset.COMPONENTS if component not in decided]
+    if missing:
+        errors.say(f"next: these runs leave {' and '.join(missing)} open; add such runs: python ensemble.py --models RUN ...")
     elif len(runs) == 1:
         errors.say(f"next: {after(runs[0], data_dir)}")
     else:

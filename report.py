@@ -44,10 +44,10 @@ DOUBTS = {"unsure": 0.5, "right": 0}  # verdicts that accept no fix, and their c
 # far as the runs decide them, and `age` (single years); `truth` {component: int64 [N]}.
 Evidence = namedtuple("Evidence", "rows probs truth")
 
-# Labels that are probably wrong, the surest first. persons: path, column, value, confidence (as a label fix), recorded, likely;
+# Labels that are probably wrong, the surest first. claims: path, column, value, confidence (as a label fix), recorded, likely;
 # images: image, part, label, suggested, probability; expected: {column: sum of all confidences}; people: how many were judged;
 # guessed: {column: macro F1 of the mean predictions} where that is no better than chance.
-Findings = namedtuple("Findings", "persons images expected people guessed")
+Findings = namedtuple("Findings", "claims images expected people guessed")
 
 
 def read_evidence(patterns):
@@ -190,25 +190,25 @@ def judge(evidence, people, noise_rate):
     person, paths = pd.factorize(evidence.rows["path"])
     rows = people.set_index("path", drop=False).loc[paths].reset_index(drop=True)
     pooled = {component: pool(probs, person) for component, probs in evidence.probs.items()}
-    claims = {}
+    tables = {}
     if "gender" in pooled:
         gender = rows["gender"].to_numpy()
         recorded, other = np.array(GENDERS)[gender], np.array(GENDERS)[1 - gender]
-        claims["gender"] = _claims(paths, other, gender_confidence(pooled["gender"], gender, noise_rate), recorded, other)
+        tables["gender"] = _claims(paths, other, gender_confidence(pooled["gender"], gender, noise_rate), recorded, other)
     if "age_group" in pooled:
-        claims["age"] = age_claims(rows, pooled["age_group"], pooled.get("age"), noise_rate)
+        tables["age"] = age_claims(rows, pooled["age_group"], pooled.get("age"), noise_rate)
     if "mask" in pooled:
-        claims["mask"] = swap_claims(evidence, person, paths, noise_rate)
-    expected = {column: float(table["confidence"].sum()) for column, table in claims.items()}
-    persons = pd.concat([table.assign(column=column) for column, table in claims.items()])
-    persons = persons[(persons["confidence"] > noise_rate) & (persons["recorded"] != persons["likely"])]
-    persons = persons.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True)
+        tables["mask"] = swap_claims(evidence, person, paths, noise_rate)
+    expected = {column: float(table["confidence"].sum()) for column, table in tables.items()}
+    claims = pd.concat([table.assign(column=column) for column, table in tables.items()])
+    claims = claims[(claims["confidence"] > noise_rate) & (claims["recorded"] != claims["likely"])]
+    claims = claims.sort_values("confidence", ascending=False, kind="stable").reset_index(drop=True)
     guessed = {}
-    for column in claims:
+    for column in tables:
         truth, probs = evidence.truth[COLUMNS[column]], evidence.probs[COLUMNS[column]]
         f1 = predictions.macro_f1(truth, probs)
         guessed |= {column: f1} if f1 < CHANCE / probs.shape[1] else {}
-    return Findings(persons, contradictions(evidence), expected, len(paths), guessed)
+    return Findings(claims, contradictions(evidence), expected, len(paths), guessed)
 
 
 def _claims(path, value, confidence, recorded, likely):
@@ -250,9 +250,9 @@ LIKELY = 0.1  # suggestions below this probability are folded away
 TITLES = {"gender": "gender", "age": "age", "mask": "normal and incorrect_mask swapped", "images": "single images, mask"}
 
 
-def swaps_apart(findings, persons):
-    """The images whose mask contradicts the label and that no swap among `persons` explains."""
-    swapped = set(persons["path"][persons["column"] == "mask"])
+def swaps_apart(findings, claims):
+    """The images whose mask contradicts the label and that no swap among `claims` explains."""
+    swapped = set(claims["path"][claims["column"] == "mask"])
     images = findings.images[findings.images["part"] == "mask"]
     places = [PurePosixPath(image) for image in images["image"]]
     explained = [dataset.image_kind(place) in ("normal", "incorrect_mask") and str(place.parent) in swapped for place in places]
@@ -260,35 +260,35 @@ def swaps_apart(findings, persons):
 
 
 def write_page(out, evidence, findings, data_dir, runs, limit, fixed, decided):
-    """Write suggestions.csv and index.html of at most `limit` persons a column and as many images, and images.csv of all
-    images, into the folder `out`; returns (persons shown, images missing). decided: rows of `read_verdicts`."""
-    out, persons = Path(out), findings.persons.groupby("column").head(limit)
-    images = swaps_apart(findings, persons).head(limit)
+    """Write suggestions.csv and index.html of at most `limit` claims a column and as many images, and images.csv of all
+    images, into the folder `out`; returns (claims shown, images missing). decided: rows of `read_verdicts`."""
+    out, claims = Path(out), findings.claims.groupby("column").head(limit)
+    images = swaps_apart(findings, claims).head(limit)
 
     def place(image):
         kind = dataset.image_kind(image)
         return KINDS.index(kind) if kind in KINDS else len(KINDS), image
 
     by_path = evidence.rows.groupby("path")["image"]
-    strips = {path: sorted(by_path.get_group(path), key=place) for path in persons["path"].unique()}
+    strips = {path: sorted(by_path.get_group(path), key=place) for path in claims["path"].unique()}
     wanted = list(dict.fromkeys([*(image for strip in strips.values() for image in strip), *images["image"]]))
     there = [(image, file) for image, file in zip(wanted, dataset.image_files(data_dir, wanted)) if Path(file).is_file()]
     pictures = {image: thumbnail(file, LARGE if place(image)[0] == 0 else SMALL) for image, file in there}
     missing = len(wanted) - len(there)
     note = tr(f"{missing:,} of {len(wanted):,} images are not in {data_dir}/train/images: no thumbnails.") if missing else ""
     files.make_dir(out, "--out")
-    files.write_csv(out / "suggestions.csv", persons[["path", "column", "value", "confidence"]], "%.4f")
+    files.write_csv(out / "suggestions.csv", claims[["path", "column", "value", "confidence"]], "%.4f")
     files.write_csv(out / "images.csv", findings.images, "%.4f")
-    files.write_text(out / "index.html", document(findings, persons, images, strips, pictures, runs, note, fixed, decided))
-    return persons, missing
+    files.write_text(out / "index.html", document(findings, claims, images, strips, pictures, runs, note, fixed, decided))
+    return claims, missing
 
 
-def document(findings, persons, images, strips, pictures, runs, note, fixed, decided):
-    """The HTML of the gallery. persons, images: rows of findings that are shown; strips: {path: its images}. What was decided
+def document(findings, claims, images, strips, pictures, runs, note, fixed, decided):
+    """The HTML of the gallery. claims, images: rows of findings that are shown; strips: {path: its images}. What was decided
     on a card keeps its value, and what has no card stays in the csv that the page saves."""
     sections, verdicts = [], {(row.path, row.column): row for row in decided}
     for column in findings.expected:
-        cards = persons[persons["column"] == column].to_dict("records")
+        cards = claims[claims["column"] == column].to_dict("records")
         for card in cards:
             was = verdicts.pop((card["path"], column), None)
             mark = "" if was is None else f"{DOUBTS.get(was.verdict, 1):g}"
@@ -325,19 +325,19 @@ def _guessed(findings):
     return tr(f"These models can't judge {', '.join(each)}: what they say against such labels is chance.") if each else ""
 
 
-def closing_lines(findings, persons, runs, out, missing, fixed):
+def closing_lines(findings, claims, runs, out, missing, fixed):
     say(f"by the out-of-fold predictions of {', '.join(runs)}", f"\n{_summary(findings)}")
     if guess := _guessed(findings):
         print(guess)
     for column in findings.expected:
-        found, mine = (table[table["column"] == column] for table in (findings.persons, persons))
-        say(f"\n{tr(TITLES[column])}: {len(found):,} of {findings.people:,} people contradicted, {len(mine):,} in the files")
-        likely = mine[mine["confidence"] >= LIKELY]
+        every, shown = (table[table["column"] == column] for table in (findings.claims, claims))
+        say(f"\n{tr(TITLES[column])}: {len(every):,} of {findings.people:,} people contradicted, {len(shown):,} in the files")
+        likely = shown[shown["confidence"] >= LIKELY]
         for row in likely.head(10).itertuples(index=False):
             mark = tr("  (fixed)") if (row.path, row.column) in fixed else ""
             print(f"{row.confidence:>8.1%}  {row.recorded:>12} → {row.likely:<12} {row.path}{mark}")
-        if len(likely) < len(mine):
-            say(f"          {len(mine) - len(likely):,} of them below {LIKELY:.0%}")
+        if len(likely) < len(shown):
+            say(f"          {len(shown) - len(likely):,} of them below {LIKELY:.0%}")
     counts = ", ".join(tr("{:,} in {}").format(number, part) for part, number in findings.images["part"].value_counts().items())
     say(f"\nsingle images: {len(findings.images):,} contradicted{f' ({counts})' if counts else ''}, in images.csv")
     say(f"{Path(out) / 'index.html'}: to look at; suggestions.csv and images.csv lie beside it")
@@ -388,19 +388,19 @@ def merge_files(paths, out):
 
 def label_noise(args):
     """--label-noise: find the labels and write the page and its csvs."""
-    found = read_evidence(args.label_noise)
-    recorded = next((member.options.get("data_dir") for member in found if member.is_run), None)
+    members = read_evidence(args.label_noise)
+    recorded = next((member.options.get("data_dir") for member in members if member.is_run), None)
     data_dir = dataset.find_data(args.data_dir)
     if data_dir is None:
         hint = f"; the runs were trained on {recorded}" if recorded else ""
         raise InputError(f"--data-dir: no data folder here, and its labels and images are needed{hint}")
-    people, evidence = dataset.read_people(data_dir), average(found)
+    people, evidence = dataset.read_people(data_dir), average(members)
     check_people(evidence, people, data_dir / "train" / "train.csv", recorded)
-    fixed, findings = applied_fixes(found, people), judge(evidence, people, args.noise_rate)
-    runs, out = [describe(member) for member in found], args.out or "label-noise"
+    fixed, findings = applied_fixes(members, people), judge(evidence, people, args.noise_rate)
+    runs, out = [describe(member) for member in members], args.out or "label-noise"
     decided = read_verdicts(args.decided, people).itertuples() if args.decided else ()
-    persons, missing = write_page(out, evidence, findings, data_dir, runs, args.top, fixed, decided)
-    closing_lines(findings, persons, runs, out, missing, fixed)
+    claims, missing = write_page(out, evidence, findings, data_dir, runs, args.top, fixed, decided)
+    closing_lines(findings, claims, runs, out, missing, fixed)
 
 
 def main(argv=None):

@@ -54,10 +54,10 @@ def own_run(copied):
 
 def logits_of(run, number, files, tta, margin=None, boxes=None, weights="best"):
     """Logits of image files by a fold's weights, decoded one by one; `boxes`: a face's or None of each file."""
-    net, facts = model.load(run / f"fold{number}" / f"{weights}.safetensors")
-    geometry = Geometry(*facts["img_size"], None, margin)
+    net, metadata = model.load(run / f"fold{number}" / f"{weights}.safetensors")
+    geometry = Geometry(*metadata["img_size"], None, margin)
     pixels = np.stack([decode(file, geometry, box) for file, box in zip(files, boxes or [None] * len(files))])
-    return model.predict(net, [torch.from_numpy(pixels)], facts["mean"], facts["std"], tta=tta)
+    return model.predict(net, [torch.from_numpy(pixels)], metadata["mean"], metadata["std"], tta=tta)
 
 
 def by_hand(run, numbers, data, tta="none", **options):
@@ -102,7 +102,7 @@ def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, share
 
 def test_single_folds_best_and_tta(own_run, places, shared_data):
     done = files.read_json(own_run / "summary.json")["folds"]
-    best = max(done, key=lambda facts: facts["val_f1"])["fold"]
+    best = max(done, key=lambda metadata: metadata["val_f1"])["fold"]
     for options, number, tta in ((["1", "--tta", "hflip"], 1, "hflip"), (["best"], best, "none")):
         inference.main(["--models", str(own_run), *places, "--folds", *options])
         expected = by_hand(own_run, [number], shared_data, tta)
@@ -147,8 +147,8 @@ def test_predictions_are_made_once_and_again_when_the_weights_change(copied, pla
     monkeypatch.setattr(inference, "predict_rows", lambda weights, *args: (made.extend(weights), real(weights, *args))[1])
     inference.main(argv)
     assert capsys.readouterr().out == told and made == []
-    facts = files.read_json(run / "fold1" / "fold.json")
-    files.write_json(run / "fold1" / "fold.json", {**facts, "weights_sha256": "other"})
+    metadata = files.read_json(run / "fold1" / "fold.json")
+    files.write_json(run / "fold1" / "fold.json", {**metadata, "weights_sha256": "other"})
     inference.main(argv)
     assert made == [experiment.best_weights(run, number) for number in anew]
 
@@ -208,9 +208,9 @@ def oof_by_hand(run, data, tta):
     table = pd.read_csv(run / "oof.csv")
     probs = np.empty((len(table), len(dataset.columns(experiment.read_args(run)["target"]))))
     for number in (0, 1):
-        mine = (table["fold"] == number).to_numpy()
-        files = [data / "train" / "images" / image for image in table["image"][mine]]
-        probs[mine] = dataset.softmax(logits_of(run, number, files, tta))
+        val = (table["fold"] == number).to_numpy()
+        files = [data / "train" / "images" / image for image in table["image"][val]]
+        probs[val] = dataset.softmax(logits_of(run, number, files, tta))
     return probs
 
 
@@ -223,13 +223,13 @@ def test_each_fold_predicts_its_own_validation_images(copied, places, shared_dat
     probs, plain_probs = (each[dataset.columns("mask")].to_numpy() for each in (table, plain))
     np.testing.assert_allclose(probs, oof_by_hand(run, shared_data, "hflip"), rtol=1e-4, atol=1e-6)
     assert np.abs(probs - plain_probs).max() > 1e-4
-    found = json.loads((run / "oof_hflip.json").read_text())
-    assert list(found.pop("weights_sha256")) == ["0", "1"]
+    scores = json.loads((run / "oof_hflip.json").read_text())
+    assert list(scores.pop("weights_sha256")) == ["0", "1"]
     f1, plain_f1 = (sklearn.metrics.f1_score(plain["target"], p.argmax(1), average="macro") for p in (probs, plain_probs))
     samples = metrics.bootstrap_difference(plain["target"], probs.argmax(1), plain_probs.argmax(1), plain["path"], 3)
     low, high = metrics.interval(samples)
-    assert (found["oof_f1"], found["plain_f1"], found["gain"]) == pytest.approx((f1, plain_f1, f1 - plain_f1), abs=2e-6)
-    assert found["gain_ci95"] == pytest.approx([low, high], abs=1e-6)
+    assert (scores["oof_f1"], scores["plain_f1"], scores["gain"]) == pytest.approx((f1, plain_f1, f1 - plain_f1), abs=2e-6)
+    assert scores["gain_ci95"] == pytest.approx([low, high], abs=1e-6)
     out = capsys.readouterr().out
     assert f"{run}/oof_hflip.csv: out-of-fold macro F1 {f1:.4f}, without TTA {plain_f1:.4f}" in out
     assert f"gain {f1 - plain_f1:+.4f}, 95 % CI {low:+.4f} .. {high:+.4f}: {metrics.verdict(low, high)}; " in out
@@ -241,10 +241,10 @@ def test_without_tta_they_are_those_of_the_training(copied, shared_data, workpla
     run = copied("multi")
     args = SimpleNamespace(tta="none", amp="off", batch_size=7, cache_dir=workplace / "cache", cache_device="host", quiet=True)
     caches, plain = set((workplace / "cache").glob("*.npy")), pd.read_csv(run / "oof.csv")[dataset.columns("multi")]
-    found = inference.predict_oof(run, shared_data, args, torch.device("cpu"))
+    scores = inference.predict_oof(run, shared_data, args, torch.device("cpu"))
     table = pd.read_csv(run / "oof.csv")[dataset.columns("multi")]
     np.testing.assert_allclose(table, plain, rtol=1e-3, atol=1e-5)
-    assert (found["gain"], found["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
+    assert (scores["gain"], scores["gain_ci95"]) == (0, [0, 0]) and set((workplace / "cache").glob("*.npy")) == caches
 
 
 def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys):
@@ -272,8 +272,8 @@ def test_an_ensemble_takes_them_where_they_are(copied, places, tmp_path, capsys)
     ([(0.1, 0.2), (-0.2, -0.1)], "none", ["better; use --tta hflip", "worse; leave --tta at none"]),
 ])  # fmt: skip
 def test_the_next_command_has_the_tta_that_helps_and_harms_nowhere(runs, places, intervals, tta, advice, monkeypatch, capsys):
-    found = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
-    monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(found))
+    results = iter([{"oof_f1": 0.5, "plain_f1": 0.4, "gain": 0.1, "gain_ci95": interval} for interval in intervals])
+    monkeypatch.setattr(inference, "predict_oof", lambda *_args: next(results))
     inference.main(["--models", str(runs["mask"]), str(runs["age"]), "--tta", "hflip", "--oof", *places])
     lines = capsys.readouterr().out.splitlines()
     assert f"{runs['mask']} {runs['age']} --tta {tta} --data-dir" in lines[-1]
@@ -393,12 +393,12 @@ def test_finishing_trains_what_the_best_epoch_trained(fit):
     """A head-only best epoch: with a rate that spoils what comes after it everyone sees the same head-only epoch again."""
     recipe = ["--freeze-epochs", "1", "--lr", "3", "--epochs", "2", "--finish-on-all", "1"]
     run = fit("--target", "mask", *recipe, name="frozen end")
-    for number, facts in experiment.done_folds(run).items():
+    for number, metadata in experiment.done_folds(run).items():
         best, final = (model.load(run / f"fold{number}" / f"{name}.safetensors")[0].state_dict() for name in ("best", "final"))
         same = all(torch.equal(final[name], value) for name, value in best.items() if not name.startswith("fc."))
-        assert same == (facts["best_epoch"] == 1)
+        assert same == (metadata["best_epoch"] == 1)
         assert not torch.equal(final["fc.weight"], best["fc.weight"])
-    assert 1 in [facts["best_epoch"] for facts in experiment.done_folds(run).values()]
+    assert 1 in [metadata["best_epoch"] for metadata in experiment.done_folds(run).values()]
 
 
 LAST = ["--finish-on-all", "2", "--mix", "halves", "--average-last", "2", "--sampler", "balanced", "--epochs", "3"]
@@ -494,8 +494,8 @@ def test_an_ensemble_answers_photos_as_it_did_the_eval_images(runs, places, shar
     assert table["ans"].tolist() == answers.set_index("ImageID")["ans"][names].tolist()
     probs = pd.read_csv(tmp_path / "mixed" / "eval.csv").set_index("ImageID").loc[names].to_numpy()
     for name, expected in dataset.marginals(probs).items():
-        found = table[[f"{name}_p{index}" for index in range(expected.shape[1])]]
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        written = table[[f"{name}_p{index}" for index in range(expected.shape[1])]]
+        np.testing.assert_allclose(written, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(table["age"], table[dataset.columns("age")] @ np.arange(18, 61), rtol=1e-4)
     page = (out / "photos.html").read_text()
     assert page.count('class="card"') == 20 == page.count('class="years"') and page.count('class="heat"') == 60

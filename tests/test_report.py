@@ -116,14 +116,14 @@ def test_planted_errors_come_first_in_every_column_and_accepting_them_restores_t
         evidence.probs["mask"][pair] = evidence.probs["mask"][pair[::-1]]
     findings = report.judge(evidence, planted, 0.01)
     for column, expected in paths.items():
-        found = findings.persons[findings.persons["column"] == column]
-        assert set(found["path"][:3]) == expected and (found["confidence"][:3] > 0.03).all(), column
+        claims = findings.claims[findings.claims["column"] == column]
+        assert set(claims["path"][:3]) == expected and (claims["confidence"][:3] > 0.03).all(), column
         assert findings.expected[column] == pytest.approx(3, abs=2.5)
-    flipped = findings.persons[findings.persons["column"] == "gender"].iloc[0]
+    flipped = findings.claims[findings.claims["column"] == "gender"].iloc[0]
     truth = GENDERS[people.set_index("path")["gender"][flipped["path"]]]
     assert (flipped["value"], flipped["likely"]) == (truth, truth) and flipped["recorded"] != truth
-    assert findings.persons["confidence"].is_monotonic_decreasing and (findings.persons["confidence"] > 0.01).all()
-    first = findings.persons.groupby("column").head(3)
+    assert findings.claims["confidence"].is_monotonic_decreasing and (findings.claims["confidence"] > 0.01).all()
+    first = findings.claims.groupby("column").head(3)
     first[["path", "column", "value", "confidence"]].to_csv(tmp_path / "s.csv", index=False)
     fixes, left_out = dataset.read_label_fixes(tmp_path / "s.csv", planted, 0.03)
     images, right = make_images(planted), make_images(people)
@@ -142,8 +142,8 @@ def test_ages_in_the_recorded_group_or_near_are_no_suggestion():
     probs = {"age_group": np.stack([years[:, :12].sum(1), years[:, 12:42].sum(1), years[:, 42]], 1), "age": years}
     rows = pd.DataFrame({"image": [f"{path}/mask1.jpg" for path in "abcd"], "path": list("abcd")})
     evidence = report.Evidence(rows, probs, {"age_group": to_age_group(people["age"])})
-    persons = report.judge(evidence, people, 0.01).persons
-    assert persons[["path", "likely", "value"]].values.tolist() == [["d", "50 (30-59)", "50"]]
+    claims = report.judge(evidence, people, 0.01).claims
+    assert claims[["path", "likely", "value"]].values.tolist() == [["d", "50 (30-59)", "50"]]
 
 
 def test_people_without_a_pair_have_no_swap():
