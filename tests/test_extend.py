@@ -80,7 +80,8 @@ def test_a_diff_has_its_effect(number, shared_data, workplace, tmp_path, monkeyp
     (tmp_path / "data").symlink_to(shared_data)
     subprocess.run(["git", "apply", "-"], input=DIFFS[number], text=True, check=True)
     check, options = CASES[number]
-    importlib.import_module("train").draw_pictures = lambda *args: None
+    changed = importlib.import_module("train")
+    changed.draw_pictures = changed.draw_batch = lambda *args: None
     main("train", "--name", "tried", "--cache-dir", str(workplace / "cache"), *TINY, *options)
     check(tmp_path / "runs" / "tried", lambda: capsys.readouterr().out)
     assert importlib.import_module("train").__file__ == str(tmp_path / "train.py")

@@ -434,6 +434,7 @@ def test_a_sweep_of_real_runs(shared_data, workplace, place, monkeypatch, capsys
     """Two experiments with two seeds on the tiny competition; then one of them loses its summary and goes on."""
     monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=train_here, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(train, "draw_pictures", lambda args, run, device: (run / "mistakes.png").touch())
+    monkeypatch.setattr(train, "draw_batch", lambda fit, run: None)
     text = f"""
     common: --data-dir {shared_data} --cache-dir {workplace / "cache"} --target mask --model test_resnet --no-pretrained
     common: --img-size 32 24 --kfold 2 --epochs 1 --batch-size 16 --lr 3e-3 --device cpu --memory-format channels_last
