@@ -128,12 +128,12 @@ def strangeness(rows, small):
 def find_faults(rows):
     """DataFrame row, image, fault, value. Blurred: less sharp than most and than the person's other images (of eval: than
     images alike), or than nearly all."""
-    good, sharpness = rows["error"] == "", np.log(rows["sharpness"] + 1e-3)
+    good, sharpness, no_value = rows["error"] == "", np.log(rows["sharpness"] + 1e-3), pd.Series(np.nan, rows.index)
     below, beside = spreads(sharpness), sharpness - sharpness.groupby(rows["group"]).transform("median")
     shape, light = rows["width"] / rows["height"], rows["brightness"]
     suffixes = rows["image"].map(lambda name: Path(name).suffix[1:].upper()).replace({"JPG": "JPEG", "TIF": "TIFF"})
     faults = {
-        "unreadable": (~good, rows["turned"]),
+        "unreadable": (~good, no_value),
         "blurred": ((below < -LESS_SHARP) | ((beside < -1) & (spreads(beside) + 2 * below < -BLURRED)), rows["sharpness"]),
         "dark": (light < DARK * light.median(), light),
         "bright": (255 - light < DARK * (255 - light.median()), light),
@@ -141,8 +141,8 @@ def find_faults(rows):
         "grey": ((rows["colour"] < 2) & (rows["colour"].median() > 8), rows["colour"]),
         "odd": (rows["strange"] > ODD, rows["strange"]),
         "another shape": ((shape / shape.median() - 1).abs() > 0.05, shape),
-        "named as another format": (good & (rows["format"] != suffixes), rows["turned"]),
-        "no face found": (good & rows["faceless"], 0 * rows["turned"]),
+        "named as another format": (good & (rows["format"] != suffixes), no_value),
+        "no face found": (good & rows["faceless"], no_value),
     }
     tables = [pd.DataFrame({"row": np.flatnonzero(which), "image": rows["image"][which], "fault": name, "value": value[which]})
               for name, (which, value) in faults.items()]  # fmt: skip
@@ -331,7 +331,9 @@ def card_sections(rows, result):
     names, suspects, normal = rows["image"].to_numpy(), result.suspects, rows.index[rows["kind"] == "normal"]
     doubts = suspects.assign(row=suspects["path"].map(dict(zip(rows["owner"][normal], normal)))).dropna()
     strange = pd.DataFrame({"row": np.argsort(-rows["strange"].to_numpy(), kind="stable")[:12]})
-    listed = [(name, table, table["value"].map("{:.1f}".format)) for name, table in result.faults.groupby("fault", sort=False)]
+    reasons = rows["error"].str.partition(": ")[2]
+    listed = [(name, table, table["value"].map("{:.1f}".format).mask(table["value"].isna(), table["row"].map(reasons)))
+              for name, table in result.faults.groupby("fault", sort=False)]  # fmt: skip
     listed += [(f"{tr('the same image')}: {tr(name)}", table, table["what"].map(tr))
                for name, table in result.duplicates.groupby("where", observed=True)]  # fmt: skip
     listed += [("one face under two ids", result.same, result.same["likeness"].map("{:.2f}".format)),

@@ -31,8 +31,11 @@ def test_planted_faults_are_found_and_little_else(drawn_faces, tmp_path, monkeyp
 def test_what_it_can_not_look_at(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (data / "eval" / "info.csv").unlink()
+    min(data.glob("train/images/*/[!.]*")).write_bytes(b"")
     assert eda.main(["--data-dir", str(data), "--quiet"]) == 0
-    assert "Train against eval" not in Path("eda/eda.html").read_text()
+    page = Path("eda/eda.html").read_text()
+    assert "Train against eval" not in page and "not a readable image (0 bytes" in page
+    assert "unreadable,\n" in Path("eda/odd.csv").read_text()
     for file in data.glob("train/images/*/[!.]*"):
         file.write_bytes(b"")
     with pytest.raises(InputError, match=r"not a readable image .*; no image can be read"):
