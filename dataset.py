@@ -435,8 +435,9 @@ def read_eval_images(data_dir):
 
 
 def read_same_people(path, people):
-    """The rows of a csv id,same_as: ids of `people`, two of one person in each; InputError names a line with another id."""
-    table = files.read_csv(path, ("id", "same_as"))
+    """The rows of a csv id,same_as: ids of `people`, two of one person in each, or none, as eda.py writes it where it finds
+    nobody; InputError names a line with another id."""
+    table = files.read_csv(path, ("id", "same_as"), needs_rows=False)
     for names in (table["id"], table["same_as"]):
         files.check_rows(path, table, names, names.isin(people["id"]), "{!r} is no id of train.csv")
     return table[["id", "same_as"]]

@@ -199,7 +199,7 @@ def read_yaml(path, remedy):
     return read_json(path, yaml.safe_load, "mapping", remedy)
 
 
-def read_csv(path, columns):
+def read_csv(path, columns, needs_rows=True):
     """A csv as stripped strings: a DataFrame with at least `columns`, and LINE (int, too low below a newline in quotes)."""
     reader = csv.reader(io.StringIO(_read_text(path, columns), newline=""), strict=True)
     try:
@@ -208,7 +208,7 @@ def read_csv(path, columns):
         raise InputError(f"{path}, line {reader.line_num}: not a readable csv ({error})") from error
     (_line, head), *rows = [(line, cells) for line, cells in records if any(cells) or len(cells) > 1]
     _check_head(path, head, columns)
-    if not rows:
+    if needs_rows and not rows:
         raise InputError(f"{path}: no rows under the header")
     for line, cells in rows:
         if len(cells) != len(head):

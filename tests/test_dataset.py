@@ -256,6 +256,8 @@ def test_same_people_are_joined_over_others_and_stay_in_one_fold(shared_data, tm
         kind: dataset.assign_folds(people, 2, 3)[[1, 7, 13]].tolist() for kind, people in (("apart", everyone), ("one", joined))
     }
     assert len(set(folds["apart"])) == 2 and len(set(folds["one"])) == 1
+    file.write_text("id,same_as,likeness\n")  # eda.py found nobody
+    assert dataset.join_people(everyone, dataset.read_same_people(file, everyone)).equals(everyone)
     file.write_text("id,same_as\n000001,000007\n000001,1\n")
     with pytest.raises(InputError, match=r"same.csv, line 3: '1' is no id of train.csv"):
         dataset.read_same_people(file, everyone)
