@@ -17,15 +17,17 @@ import yaml
 import demo
 import errors
 import experiment
+import loss
+import model
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
 from errors import InputError, Parser, did_you_mean, natural_int, number, positive_float, positive_int, whole_int
 
-# Those of augment.py, which takes torch: leaderboard.py and sweep.py start without it.
+# Those of augment.py.
 AUGS = ("none", "light", "medium", "strong")
 MIXES = ("none", "mixup", "cutmix", "halves")
 TTAS = ("none", "hflip", "shift", "hflip+shift")
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py
-# One process, as a hardware.Ranks without torch.
+# One process, as a hardware.Ranks.
 ALONE = SimpleNamespace(world=1, first=True, broadcast=lambda value: value, local_rank0_first=nullcontext, on=lambda name: None)
 # What the demo set changes in the defaults: a small model from scratch, fit for 2 CPU cores and 3 minutes.
 DEMO_DEFAULTS = {"model": "test_resnet", "img_size": [64, 48], "pretrained": False, "lr": 3e-3, "lr_step": 3, "epochs": 10,
@@ -80,8 +82,6 @@ def add_compute(parser, batch_size):
 
 def add_step(group):
     """--threads, --memory-format, --compile of a training step"""
-    import model
-
     add = group.add_argument
     add("--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise")
     add("--memory-format", choices=("auto", *model.FORMATS), default="auto", help="of images and kernels; auto: measured")
@@ -148,8 +148,6 @@ def fold_choice(text):
 
 def make_parser():
     """The parser of train.py."""
-    import loss  # not at the top, as it takes torch
-
     parser = Parser("Train one experiment: K folds (or everyone), one run folder.")
     add_data(parser)
     add = parser.add_argument_group("experiment").add_argument
@@ -248,9 +246,6 @@ def make_parser():
 
 def parse_args(argv, ranks=ALONE, draw=True):
     """Options, resolved and checked as far as no data is needed; with --resume those of the run. draw: the demo set."""
-    import loss
-    import model
-
     parser = make_parser()
     given = parser.given(argv)
     args = parser.parse_args(argv)
@@ -362,8 +357,6 @@ def read_options(parser, path):
 def read_config(parser, path):
     """The options in the file of --config. Of a run's args.yaml those stay behind that are of that run alone, and a fold seed
     and an image size that only followed from its seed and model, so that they follow from those of the new run."""
-    import model
-
     values = read_options(parser, path)
     if Path(path).name != "args.yaml":
         return values
@@ -374,8 +367,6 @@ def read_config(parser, path):
 
 def resumed_args(parser, args, given, ranks):
     """The options of the run that --resume names, with the few that may change taken from the command line."""
-    import model
-
     run = ranks.broadcast(experiment.find_run(args.resume) if ranks.first else None)
     if ranks.first:
         experiment.read_args(run)  # which refuses a file that was cut short
@@ -397,8 +388,6 @@ def resumed_args(parser, args, given, ranks):
 
 def recipe_name(args):
     """'AdamP-Cosine-CE+F1', as the names of runs have it."""
-    import loss
-
     return f"{args.optimizer}-{args.scheduler}-{loss.loss_code(args.loss)}"
 
 
