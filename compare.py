@@ -131,34 +131,29 @@ def expected_f1(answers, probs):
     return np.divide(2 * hits, times, out=np.zeros(C), where=times > 0)
 
 
-class Paired(namedtuple("Paired", "f1_a f1_b low high units")):
-    """Macro F1 of A and B on the same images, and the 95 % interval (low, high) of A - B over `units` (people, images)."""
-
-    @property
-    def difference(self):
-        return self.f1_a - self.f1_b
+class Paired(namedtuple("Paired", "f1_a f1_b gap units")):
+    """Macro F1 of A and B on the same images, and A - B, a predictions.Difference over `units` (people, images)."""
 
     def lines(self, units):
         """The verdict and, where it is noise, how many `units` (people, images) would tell, as lines for the user."""
-        numbers = self.difference, self.low, self.high
-        digits = 4 if any(0 < abs(number) < 0.0005 for number in numbers) else 3
-        difference, low, high = (f"{number:+.{digits}f}" for number in numbers)
-        verdict = {"better": "A is better", "worse": "B is better"}.get(metrics.verdict(self.low, self.high), "noise")
+        digits = 4 if any(0 < abs(number) < 0.0005 for number in self.gap) else 3
+        difference, low, high = (f"{number:+.{digits}f}" for number in self.gap)
+        verdict = {"better": "A is better", "worse": "B is better"}.get(self.gap.verdict, "noise")
         lines = [tr(f"A - B = {difference}, 95 % CI {low} .. {high}: {tr(verdict)}")]
-        if verdict == "noise" and abs(self.difference) > 1e-9:
+        if verdict == "noise" and abs(self.gap.value) > 1e-9:
             # the interval's width falls as 1 / sqrt(units)
-            needed = self.units * ((self.high - self.low) / 2 / abs(self.difference)) ** 2
+            needed = self.units * ((self.gap.high - self.gap.low) / 2 / abs(self.gap.value)) ** 2
             many = f"about {float(f'{needed:.2g}'):,.0f} {units}; you have {self.units:,}"
             takes = many if needed > self.units else f"little more than the {self.units:,} {units} you have"
             lines.append(tr(f"to tell a difference of this size takes {takes}"))
         return lines
 
 
-def paired(truth, a, b, persons, num_classes, resamples=2000):
+def paired(truth, a, b, persons, num_classes):
     """The Paired of answers a and b [N] to images with true classes `truth` [N]; whole persons [N] are drawn, both alike."""
-    samples = metrics.bootstrap_difference(truth, a, b, persons, num_classes, resamples)
-    scores = (metrics.macro_f1(truth, answers, num_classes) for answers in (a, b))
-    return Paired(*scores, *metrics.interval(samples), len(set(persons)))
+    interval = metrics.interval(metrics.bootstrap_difference(truth, a, b, persons, num_classes))
+    f1_a, f1_b = (metrics.macro_f1(truth, answers, num_classes) for answers in (a, b))
+    return Paired(f1_a, f1_b, predictions.Difference(f1_a - f1_b, *interval), len(set(persons)))
 
 
 def signed(number):
@@ -275,7 +270,7 @@ def boundary_lines(result, truth, a, b, persons, num_classes):
     """The share of the difference that people next to an age boundary make, in a line for the user."""
     # folders such as '000001_female_Asian_45'; from 57 on, as old people are all 60
     years = pd.Series(persons).str.extract("_([0-9]+)$", expand=False).astype(float)
-    near, difference = (years.between(27, 32) | (years >= 57)).to_numpy(), result.difference
+    near, difference = (years.between(27, 32) | (years >= 57)).to_numpy(), result.gap.value
     if not near.any() or abs(difference) < 1e-9:
         return []
     share = metrics.boundary_share(truth, a, b, near, num_classes)

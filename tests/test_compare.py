@@ -20,6 +20,7 @@ import inference
 import metrics
 import predictions
 from compare import Comparison, Paired
+from predictions import Difference
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,8 @@ def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, cap
 def test_verdicts_and_how_many_people_it_takes_where_it_is_noise(difference, low, high, words):
     """700 * (0.0095 / 0.004)^2 = 3,948 and 700 * (0.007 / 0.0075)^2 = 610: draws lean to one side, so 700 don't quite do."""
     needed = "to tell a difference of this size takes "
-    assert Paired(0.5 + difference, 0.5, low, high, 700).lines("people") == [words[0], *(needed + word for word in words[1:])]
+    result = Paired(0.5 + difference, 0.5, Difference(difference, low, high), 700)
+    assert result.lines("people") == [words[0], *(needed + word for word in words[1:])]
 
 
 def test_expected_effects_by_hand(capsys):
@@ -329,9 +331,9 @@ def test_paired_scores_and_interval():
     result = compare.paired(truth, truth, b, persons, 2)
     assert (result.f1_a, result.units) == (1.0, 20)
     assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
-    assert 0 <= result.low < result.difference < result.high < 0.5
+    assert 0 <= result.gap.low < result.gap.value < result.gap.high < 0.5
     mirrored = compare.paired(truth, b, truth, persons, 2)
-    assert (mirrored.low, mirrored.high) == pytest.approx((-result.high, -result.low))
+    assert mirrored.gap[1:] == pytest.approx((-result.gap.high, -result.gap.low))
 
 
 NASTY = """</script><img src=x onerror="document.title='owned'">'.jpg"""
