@@ -17,7 +17,6 @@ import contextlib
 import shlex
 import sys
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -99,28 +98,18 @@ SHOWN = 12  # steps of the greedy path
 Candidate = namedtuple("Candidate", "folder f1 half oof answers grouped")
 
 
-def scored_folders(output_dir):
-    """[(oof_f1, half the width of its interval, folder)] of a directory's results from score.json, highest score first."""
-    scored = []
-    for path in Path(output_dir).glob("*/score.json"):
-        with contextlib.suppress(InputError, ArithmeticError, KeyError, TypeError, ValueError):  # a result without a score
-            scores = files.read_json(path)
-            low, high = scores["oof_f1_ci95"]
-            scored.append((float(scores["oof_f1"]), (high - low) / 2, path.parent))
-    return sorted(scored, key=lambda row: (-row[0], str(row[2])))
-
-
 def read_candidates(folder, oof, names):
     """The Candidates, of the 20 highest scores, in and beside a result folder that are of its `oof` images and eval `names`."""
     candidates = []
-    for f1, half, other in scored_folders(folder.parent)[:20]:
+    for record in experiment.scored_records(folder.parent)[:20]:
+        (low, high), grouped = record.oof_f1_ci95, bool(record.options.get("persons"))
         with contextlib.suppress(InputError):
-            table = predictions.read_table(other / "oof.csv", "label", ("image",)).set_index("image")
-            answers = pd.Series(dict(zip(*dataset.read_submission(other / "submission.csv"))))
-            grouped = (other / "recipe.yaml").exists() and bool(experiment.read_recipe(other).get("persons"))
+            table = predictions.read_table(record.folder / "oof.csv", "label", ("image",)).set_index("image")
+            answers = pd.Series(dict(zip(*dataset.read_submission(record.folder / "submission.csv"))))
             if set(table.index) == set(oof["image"]) and set(answers.index) == set(names):
                 pred = table.loc[oof["image"], dataset.columns("label")].to_numpy().argmax(1)
-                candidates.append(Candidate(other, f1, half, oof.assign(answer=pred), answers[names].to_numpy(), grouped))
+                both = oof.assign(answer=pred), answers[names].to_numpy()
+                candidates.append(Candidate(record.folder, record.oof_f1, (high - low) / 2, *both, grouped))
     return candidates
 
 
@@ -301,11 +290,7 @@ def warn_of_prior(eval_probs):
 
 def say_forecast(folder):
     """Print the forecast of a result's public leaderboard score, from the results beside it whose own is known."""
-    known = {}
-    for _f1, _half, other in scored_folders(folder.parent):
-        with contextlib.suppress(InputError):  # leaderboard.py names what is damaged
-            if (lb := experiment.read_kept(other, "lb", float)["lb"]) is not None:
-                known[other] = lb
+    known = {one.folder: one.lb for one in experiment.scored_records(folder.parent) if one.lb is not None}
     best = max(known.values(), default=None)
     forecast = predictions.forecast_lb(dict([*known.items()][:20]) | {folder: None}, best).get(folder)
     if forecast:

@@ -270,6 +270,15 @@ def collect(directories):
     return records, damaged
 
 
+def scored_records(directory):
+    """The Records in a directory that have an out-of-fold score, the highest first; damaged ones are left out."""
+    records = []
+    for folder in folders(directory):
+        with contextlib.suppress(InputError):
+            records.append(read_record(folder))
+    return sorted((one for one in records if one.oof_f1 is not None and one.oof_f1_ci95), key=lambda one: -one.oof_f1)
+
+
 def find_directories(args):
     """The folders of runs and of ensembles that are there; InputError for one that is given and wrong."""
     directories = []

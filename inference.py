@@ -363,10 +363,10 @@ def score_tta(args, runs, device):
 def after(run, data_dir):
     """The command after the submission of one run: compare it with the best run beside it that is scored on the same people;
     where none is there, train it once more with another seed, which shows the noise; without a score the leaderboard."""
-    scores = predictions.scored_runs(run.parent)
-    people, _f1 = scores.pop(run, (None, None))
-    if alike := [(f1, beside) for beside, (judged, f1) in scores.items() if judged == people is not None]:
-        return shlex.join(["python", "compare.py", str(run), str(max(alike)[1])]) + dataset.data_option(data_dir)
+    scored = [one for one in experiment.scored_records(run.parent) if one.scored_as == "label" and len(one.folds) == one.kfold]
+    people = [one.people for one in scored if one.folder == run]
+    if alike := [one.folder for one in scored if one.folder != run and [one.people] == people]:
+        return shlex.join(["python", "compare.py", str(run), str(alike[0])]) + dataset.data_option(data_dir)
     args, command = experiment.read_args(run), (run / "args.yaml").read_text(encoding="utf-8").partition("\n")[0]
     if not args.get("kfold") or " train.py" not in command:
         return "python leaderboard.py"

@@ -578,17 +578,6 @@ def forecast_lb(lbs, best=None, public=None):
     return dict(zip(folders, forecasts))
 
 
-def scored_runs(directory):
-    """{run: (people, macro F1)} of the runs in a directory that are scored on the 18 classes, all their folds complete."""
-    scores = {}
-    for path in Path(directory).glob("*/summary.json"):
-        with contextlib.suppress(InputError, KeyError, TypeError, ValueError):  # a run without a score
-            summary = files.read_json(path)
-            if SCORED_AS[summary["target"]] == "label" and len(summary["folds"]) == summary["kfold"]:
-                scores[path.parent] = summary["people"], float(summary["oof_f1"])
-    return scores
-
-
 def find_runs(source):
     """The run folders behind --pseudo: a run, or the members of an ensemble that have any weight, each once. How much weight is
     of no use here, as it is fitted to the labels of everyone."""

@@ -30,7 +30,6 @@ from PIL import Image, PngImagePlugin
 
 import dataset
 import engine
-import ensemble
 import errors
 import experiment
 import files
@@ -267,7 +266,7 @@ def summary(path):
 
 
 def record(path):
-    ensemble.scored_folders(path.parents[1])  # which passes over what is damaged
+    experiment.scored_records(path.parents[1])  # which passes over what is damaged
     found = leaderboard.read_record(path.parent)
     assert found.target in dataset.TARGETS and 0 <= (found.oof_f1 or 0) <= 1 and 0 <= (found.lb or 0) <= 1
 

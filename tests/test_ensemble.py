@@ -18,6 +18,7 @@ import blend
 import dataset
 import ensemble
 import errors
+import experiment
 import inference
 import metrics
 import predictions
@@ -470,6 +471,7 @@ def write(tmp_path):
         ci = metrics.interval(metrics.bootstrap_f1(PEOPLE.label, pred, PEOPLE.path, 18, 200))
         score = {"oof_f1": metrics.macro_f1(PEOPLE.label, pred, 18), "oof_f1_ci95": ci}
         (folder / "score.json").write_text(json.dumps(score))
+        (folder / "recipe.yaml").write_text("{}")
         return folder, oof.rename(columns={"target": "truth"})
 
     return result
@@ -540,11 +542,12 @@ def test_nothing_to_choose_from(write, tmp_path):
     for name, text in (("unscored", '{"oof_f1": null, "oof_f1_ci95": null}'), ("broken", "{"), ("a list", "[]")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "score.json").write_text(text)
+        (tmp_path / name / "recipe.yaml").write_text("{}")
     assert ensemble.advise(folder, oof, NAMES) == (None, None, [])
     worse, _oof = write("b", wrong | (np.arange(700) % 35 == 8), answers=1)
-    (f1, half, _folder), *_others, (other_f1, other_half, last) = ensemble.scored_folders(tmp_path)  # the highest first
-    low, high = json.loads((worse / "score.json").read_text())["oof_f1_ci95"]
-    assert last == worse and other_half == pytest.approx((high - low) / 2) and 0 < f1 - other_f1 < half + other_half
+    best, *_others, last = experiment.scored_records(tmp_path)  # the highest first
+    half = sum(high - low for low, high in (best.oof_f1_ci95, last.oof_f1_ci95)) / 2
+    assert last.folder == worse and 0 < best.oof_f1 - last.oof_f1 < half
     write("again", np.arange(700) % 7 == 1)
     first, second, lines = ensemble.advise(folder, oof, NAMES)
     assert first.folder == folder and second is None
