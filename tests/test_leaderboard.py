@@ -452,6 +452,9 @@ def test_the_forecast_is_of_candidates_scored_on_the_same_people(place, capsys):
     (place / "submissions" / "01-soft-2runs" / "submission.csv").write_text("ImageID,ans\n" + "a,0\n" * 28)
     few = next(line.split() for line in listed(capsys).splitlines() if line.startswith("01-soft"))
     assert float(few[-1]) > 2 * float(found["01-soft-2runs"][-1])  # of two people
+    for name in ("01-focal", "02-ce"):  # the same answers score the same
+        (place / "runs" / name / "submission.csv").write_text("ImageID,ans\na,0\n")
+    assert "02-ce" not in "".join(line for line in listed(capsys).splitlines() if "±" in line)
 
 
 def test_diff_of_runs_shows_only_what_differs_beside_the_scores(place, capsys):
