@@ -180,14 +180,10 @@ def class_weights(kind, counts):
 
 
 class AdamP(timm.optim.AdamP):
-    """timm's AdamP, Adam whose steps are projected: the same options, `state_dict` and, but for rounding, weights."""
+    """timm's AdamP, Adam with projected steps: the same `state_dict` and, but for rounding, weights. No closure, no caution."""
 
     @torch.no_grad()
     def step(self, closure=None):
-        if any(group.get("caution") for group in self.param_groups):
-            return super().step(closure)
-        with torch.enable_grad():
-            loss = closure() if closure else None
         for number, group in enumerate(self.param_groups):
             pieces = {}  # updated together: on a CPU one, which its cache holds, elsewhere all with the same step count
             for p in group["params"]:
@@ -197,7 +193,6 @@ class AdamP(timm.optim.AdamP):
             self._shrink(number, group, [(p, step, rate) for piece, steps, rate in made for p, step in zip(piece, steps)])
             for piece, steps, rate in made:
                 torch._foreach_add_(piece, steps, alpha=-rate)
-        return loss
 
     def _steps(self, group, params, grads):
         """(steps before projection, learning rate) of params and their gradients."""
