@@ -304,7 +304,7 @@ def read_info(data_dir):
 
 
 def read_eval(data_dir):
-    """ImageIDs of eval/info.csv, in its order, and their files; a line on stderr about images that it leaves out."""
+    """The EvalImages of a data folder, in the order of eval/info.csv; a line on stderr about images that it leaves out."""
     path, table = read_info(data_dir)
     root = Path(data_dir) / "eval" / "images"
     on_disk = {entry.name for entry in os.scandir(root) if entry.is_file()} if root.is_dir() else set()
@@ -315,7 +315,7 @@ def read_eval(data_dir):
     left_out = sorted(n for n in on_disk.difference(names) if n[0] != "." and _stem_and_suffix(n)[1] in IMAGE_SUFFIXES)
     if left_out:
         log(f"{path}: leaves out {len(left_out):,} images of {root}, such as {left_out[0]}")
-    return names, [root / name for name in names]
+    return EvalImages(Path(data_dir), names, [root / name for name in names])
 
 
 def read_answers(data_dir, names):
@@ -429,11 +429,6 @@ def limit_people(people, limit, kfold, seed):
     return people[people["id"].isin(chosen["id"])].reset_index(drop=True)
 
 
-def read_eval_images(data_dir):
-    """The EvalImages of a data folder."""
-    return EvalImages(Path(data_dir), *read_eval(data_dir))
-
-
 def read_same_people(path, people):
     """The rows of a csv id,same_as: ids of `people`, two of one person in each, or none, as eda.py writes it where it finds
     nobody; InputError names a line with another id."""
@@ -474,7 +469,7 @@ def read_tables(args):
     if args.drop_ages:
         dropped = labelled.loc[labelled["age"].isin(args.drop_ages), "path"].nunique()
         log(f"drop ages: {dropped} people leave training")
-    held = read_eval_images(args.data_dir) if args.pseudo else EvalImages(Path(args.data_dir), [], [])
+    held = read_eval(args.data_dir) if args.pseudo else EvalImages(Path(args.data_dir), [], [])
     paths = image_files(args.data_dir, images["image"])
     return SimpleNamespace(people=people, folds=folds, images=images, files=paths, labelled=labelled, same=same,
                            fixes=fixes, eval_images=held)  # fmt: skip

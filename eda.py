@@ -98,7 +98,7 @@ def list_all(data_dir, people):
     rows = rows.assign(file=dataset.image_files(data_dir, rows["image"]), kind=rows["image"].map(dataset.image_kind))
     rows = rows.rename(columns={"path": "owner"})
     if (Path(data_dir) / "eval" / "info.csv").is_file():
-        names, paths = dataset.read_eval(data_dir)
+        _folder, names, paths = dataset.read_eval(data_dir)
         rows = pd.concat([rows, pd.DataFrame({"image": names, "file": map(str, paths), "owner": "", "kind": "eval"})])
     return rows.reset_index(drop=True).fillna({"id": ""})
 

@@ -421,7 +421,7 @@ def read_members(args, pipeline):
 
     def predict(jobs):
         device = hardware.pick_device(args.device)  # before the demo set is drawn
-        inference.predict_folds(jobs, dataset.read_eval_images(options.data_dir(args)), args, device)
+        inference.predict_folds(jobs, dataset.read_eval(options.data_dir(args)), args, device)
 
     needs_oof = bool(pipeline.fitted_options)
     with predictions.predicting(source.folder for source in sources if source.is_run):

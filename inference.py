@@ -329,7 +329,7 @@ def main(argv=None):
 
 def predict_runs(args, runs, folds, device):
     """Predictions of the eval images with these folds of each run, a submission where they decide it, and what is next."""
-    eval_images = dataset.read_eval_images(options.data_dir(args))
+    eval_images = dataset.read_eval(options.data_dir(args))
     jobs = [(run, number) for run, numbers in zip(runs, folds) for number in numbers]
     predict_folds(jobs, eval_images, args, device)
     targets = [experiment.read_args(run)["target"] for run in runs]

@@ -26,7 +26,7 @@ from predictions import Difference
 @pytest.fixture(scope="module")
 def images(shared_data):
     """Train image rows and (eval names, true labels) of the tiny competition."""
-    names, _files = dataset.read_eval(shared_data)
+    _folder, names, _files = dataset.read_eval(shared_data)
     train = dataset.list_images(shared_data, dataset.read_people(shared_data))
     return train, names, dataset.read_answers(shared_data, names)
 

@@ -294,7 +294,7 @@ BACKBONE = [lambda path: model.load_backbone(model.create("test_resnet", "mask",
 READERS = {
     "train/train.csv": [reader(lambda path: dataset.read_people(path.parents[1]), lambda found:
         found["path"].is_unique and not found["path"].str.fullmatch(r".*/.*|\.*").any() and found["gender"].isin([0, 1]).all() and found["age"].between(0, 120).all())],
-    "eval/info.csv": [reader(lambda path: pd.DataFrame({"ImageID": dataset.read_eval(path.parents[1])[0]}), lambda found:
+    "eval/info.csv": [reader(lambda path: pd.DataFrame({"ImageID": dataset.read_eval(path.parents[1]).names}), lambda found:
         found["ImageID"].is_unique and set(found["ImageID"]) <= set(NAMES))],
     "train/submission.csv": [reader(lambda path: pd.DataFrame(dict(zip(("ImageID", "ans"), dataset.read_submission(path)))), lambda found:
         found["ImageID"].is_unique and found["ans"].between(0, 17).all())],
@@ -424,7 +424,7 @@ def test_a_table_says_the_same_whatever_program_wrote_it(file, root):
 def test_eval_images_that_info_leaves_out_are_told(root, capsys):
     (root / "eval" / "images" / "other.JPG").touch()
     with holding(root / "eval" / "info.csv", f"ImageID\n{NAMES[0]}\n{NAMES[1]}\n".encode()):
-        assert dataset.read_eval(root)[0] == NAMES[:2]
+        assert dataset.read_eval(root).names == NAMES[:2]
     assert f"info.csv: leaves out 3 images of {root}/eval/images, such as {NAMES[2]}" in capsys.readouterr().err
     (root / "eval" / "images" / "other.JPG").unlink()
 

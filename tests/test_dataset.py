@@ -211,7 +211,7 @@ def test_a_folder_that_lies_there_by_another_spelling_is_told_as_that(data):
 
 @pytest.mark.parametrize("change", [None, str.upper, lambda name: name[:-3] + "png", lambda name: name[:-3] + "heic"])
 def test_an_eval_image_that_is_missing_or_lies_there_by_another_name_is_told_as_that(data, change):
-    names, files = dataset.read_eval(data)
+    _folder, names, files = dataset.read_eval(data)
     assert [file.name for file in files] == names
     files[2].rename(files[2].with_name(change(names[2]) if change else "x.jpg"))
     lies = f"; it lies there as '{change(names[2])}'" if change else ""

@@ -33,7 +33,7 @@ def drawn(tmp_path_factory):
 def test_layout_is_the_competitions_and_the_command_draws_the_same_bytes_again(drawn, tmp_path, capsys):
     people = dataset.read_people(drawn)
     images = dataset.list_images(drawn, people)
-    names, shown = dataset.read_eval(drawn)
+    _folder, names, shown = dataset.read_eval(drawn)
     assert (len(people), len(images), len(names)) == (8, 56, 21)
     assert all(len(name) == 44 and int(name[:40], 16) >= 0 for name in names)
     assert {Image.open(file).size for file in shown} == {(384, 512)}

@@ -92,7 +92,7 @@ def test_folds_that_are_missing_are_told_once(own_run, capsys):
 def test_the_face_crop_is_that_of_the_weights(white_detector, fit, places, shared_data):
     run = fit("--face-crop", "0.25", "--fold", "0", name="face_crop")
     inference.main(["--models", str(run), *places])
-    faces = images.find_faces(dataset.read_eval(shared_data)[1], quiet=True)
+    faces = images.find_faces(dataset.read_eval(shared_data).files, quiet=True)
     boxes = [None if np.isnan(box[0]) else box.tolist() for box in faces]
     assert 0 < boxes.count(None) < len(boxes)
     table = pd.read_csv(run / "eval.csv").iloc[:, 1:].to_numpy()
@@ -155,7 +155,7 @@ def test_predictions_are_made_once_and_again_when_the_weights_change(copied, pla
 
 def test_a_table_without_its_sidecar_is_made_again(own_run, places, shared_data, data, monkeypatch):
     inference.main(["--models", str(own_run), *places])
-    before, after = (dataset.read_eval_images(folder).names for folder in (shared_data, data))
+    before, after = (dataset.read_eval(folder).names for folder in (shared_data, data))
     write = files.write_json
 
     def killed(path, value):

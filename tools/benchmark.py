@@ -296,7 +296,7 @@ def validation(args, device):
 
 def inference(args, device):
     """Rates of eval images through all folds: forward alone, all folds in one call, a call for each fold."""
-    names, files = dataset.read_eval(args.data_dir)
+    _folder, names, files = dataset.read_eval(args.data_dir)
     args.images = len(names[: args.images])
     images = dataset.EvalImages(Path(args.data_dir), names[: args.images], files[: args.images])
     args.amp = hardware.resolve_amp(args.amp, device)
