@@ -97,8 +97,7 @@ class Comparison(namedtuple("Comparison", "scored_as images a b probs_a probs_b"
 
     @property
     def component_counts(self):
-        """[(component, word, count of A, of B, its change, count expected by the prior or None)] of each class that is
-        answered or that the prior expects."""
+        """[(component, word, count of A, of B, change, count by the prior or None)] of classes with any of these counts."""
         table = []
         for component, (a, b) in self.components.items():
             for index, word in enumerate(CLASS_NAMES[component]):

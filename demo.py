@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import files
+import images
 from dataset import DATA_PLACES, DEMO_DIR, GENDERS, IMAGE_KINDS, encode, find_data, is_demo, to_age_group
 from demo_faces.photos import person_images
 from errors import InputError, log
@@ -91,8 +92,6 @@ def _is_drawn(out, metadata):
 
 
 def _draw_all(out, people, eval_people, seed):
-    import images  # not at the top: scripts that draw nothing do without torch
-
     (out / "train" / "images").mkdir(parents=True)
     (out / "eval" / "images").mkdir(parents=True)
     chosen = choose_people(people, seed)

@@ -372,8 +372,7 @@ def parse_args(argv):
     return args
 
 
-# The train images that every member predicts out of fold: rows of oof.csv (image, path, fold), official labels [N], and the
-# members' (target, probabilities).
+# The images that every member predicts out of fold: rows of oof.csv, official labels [N], members' (target, probabilities).
 OofImages = namedtuple("OofImages", "table truth members")
 
 # The result to write and print; `images` and `scored` are None where a member has no oof.csv. `weights`: of each member, None

@@ -328,8 +328,7 @@ def lr_at(epoch, step, steps, *, scheduler, lr, epochs, lr_step=2, lr_gamma=0.5,
     """Learning rate of a step: a pure function, so nothing of a scheduler has to be saved.
     epoch counts from 1, step from 0 to steps - 1 within it; `history` is the validation F1 of each epoch before this one.
     Cosine: half a cosine from lr to min_lr. CAWR: the same, restarted every lr_step epochs (Loshchilov & Hutter, SGDR, 2016).
-    Plateau: times lr_gamma when F1 has not risen for more than lr_step epochs. Warm-up is linear, the schedule starts after it.
-    """
+    Plateau: times lr_gamma when F1 has not risen for more than lr_step epochs. Warm-up is linear, before the schedule."""
     done = epoch - 1 + step / steps  # epochs behind us
     if done < warmup_epochs:
         return lr * (done + 1 / steps) / warmup_epochs

@@ -22,8 +22,7 @@ import model
 from dataset import FIRST_AGE, LAST_AGE, OFFICIAL_BOUNDS, TARGETS
 from errors import InputError, Parser, did_you_mean, natural_int, number, positive_float, positive_int, whole_int
 
-# Those of augment.py.
-AUGS = ("none", "light", "medium", "strong")
+AUGS = ("none", "light", "medium", "strong")  # those of augment.py, as the next two
 MIXES = ("none", "mixup", "cutmix", "halves")
 TTAS = ("none", "hflip", "shift", "hflip+shift")
 SAMPLERS = ("shuffle", "balanced", "sqrt", "person")  # those of engine.py

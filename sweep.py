@@ -174,8 +174,7 @@ NOTE = (
 )
 
 
-# A finished run: the digest of folds.csv, its predictions.read_answers in order of the images' names, and its macro F1. Without
-# folds these are None.
+# A finished run: the digest of folds.csv, predictions.read_answers in order of image, macro F1; without folds these are None.
 Run = namedtuple("Run", "folder scored_as seconds folds answers f1", defaults=[None] * 3)
 
 
