@@ -84,7 +84,7 @@ def never_full(fit):
 @pytest.mark.parametrize("step", [3, 8, 13])
 def test_a_disk_that_fills_up_in_training(never_full, shared_data, workplace, volume, monkeypatch, capsys, step):
     """In the first, the second epoch, and the next fold: told in a line; with room again it goes on to the same bits."""
-    place = volume(20)
+    place = volume(40)
     after_steps(monkeypatch, step, lambda: fill(place))
     run = place / "runs" / "mine"
     with without_pictures():
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_in_training(never_full, shared_data, workplace, vo
 
 @pytest.mark.parametrize("what", ["read-only", "gone"])
 def test_a_volume_that_becomes_read_only_and_a_folder_that_goes(shared_data, workplace, volume, monkeypatch, capsys, what):
-    place = volume(20)
+    place = volume(40)
     run = place / "runs" / "mine"
     after_steps(monkeypatch, 8, lambda: remount(place, "ro") if what == "read-only" else shutil.rmtree(run))
     with without_pictures():
