@@ -34,6 +34,8 @@ NAME = re.compile(r"(?:(?P<number>\d+)|quick)-(?P<recipe>.+)-v(?P<revision>\d+)-
 # Options that change where and how fast a run is made, not what it learns.
 PLACES = {"name", "output_dir", "cache_dir", "cache_device", "device", "save_minutes", "quiet", "threads", "resume", "fold",
           "config", "note", "keep_state", "parallel_folds", "dry_run"}  # fmt: skip
+# Nor do these but for rounding and the draw of folds: no difference where runs are compared.
+NOT_LEARNT = PLACES | {"fold_seed", "data_dir", "memory_format", "compile", "grad_checkpointing", "auto_batch"}
 # These neither, or nothing but rounding: no revision of their own.
 SPLIT = {"kfold", "fold_seed", "memory_format", "compile", "grad_checkpointing"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "pillow", "safetensors")  # of env.json
@@ -258,12 +260,12 @@ def folders(directory):
     return sorted(path for path in Path(directory).iterdir() if kind_of(path) and not path.name.startswith("."))
 
 
-def collect(directories):
-    """(records of all runs and ensembles, number of damaged ones, which are named on stderr)."""
+def collect(directories, read=read_record):
+    """([read(folder)] of all runs and ensembles, number of damaged ones, which are named on stderr)."""
     records, damaged = [], 0
     for folder in itertools.chain.from_iterable(map(folders, directories)):
         try:
-            records.append(read_record(folder))
+            records.append(read(folder))
         except InputError as error:
             damaged += 1
             errors.log(f"error: {errors.one_line(error)}")

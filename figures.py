@@ -444,3 +444,19 @@ def bounds(study, fold_bounds, title):
     lines, labels = axes.get_legend_handles_labels()
     figure.legend(lines, [*map(caption, labels)], **BELOW)
     return figure
+
+
+@matplotlib.rc_context(STYLE)
+def scores(oof, lb):
+    """Macro F1 over the days of a contest, and the best so far: out of fold and on the leaderboard, lists of (time, score)."""
+    figure, _head = new_page(9.8, 3.6, caption("The way of the score"), "dots: runs and ensembles; lines: the best so far")
+    axes = figure.subplots()
+    for points, color, name in ((oof, CHOSEN, "out-of-fold macro F1"), (lb, LOW, "leaderboard")):
+        if points:
+            times, values = zip(*sorted((time.replace(tzinfo=None), value) for time, value in points))
+            axes.plot(times, values, "o", ms=4, color=color, alpha=0.6)
+            axes.step(times, np.maximum.accumulate(values), where="post", color=color, label=caption(name))
+    axes.grid(axis="y", alpha=0.7)
+    axes.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    figure.legend(*axes.get_legend_handles_labels(), **BELOW)
+    return figure

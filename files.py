@@ -296,12 +296,12 @@ def check_once(path, table, column):
 
 
 def page(template, **context):
-    """One self-contained HTML document from templates/`template`; all text in `context` is escaped."""
+    """One self-contained document from templates/`template`; all text in `context` is escaped but in Markdown."""
     import jinja2  # not at the top: scripts that write no page do without
 
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                                   keep_trailing_newline=True)  # fmt: skip
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+                                   autoescape=not template.endswith(".md"), undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                   lstrip_blocks=True, keep_trailing_newline=True)  # fmt: skip
     templates.globals |= {"_": errors.tr, "lang": errors.language()}
     return templates.get_template(template).render(context)
 

@@ -240,16 +240,7 @@ def scatter(points):
 # Factors of main effects, whatever varies beside them, in this order; other options follow where they can be held equal.
 FACTORS = ("target", "loss", "optimizer", "scheduler", "model", "img_size", "crop", "face_crop", "age_bounds", "drop_ages",
            "label_fixes", "class_weights", "sampler", "mix", "pseudo", "aug", "epochs", "kfold")  # fmt: skip
-# Chance and rounding are no factors either.
-NO_FACTORS = experiment.PLACES | {
-    "seed",
-    "fold_seed",
-    "data_dir",
-    "memory_format",
-    "compile",
-    "grad_checkpointing",
-    "auto_batch",
-}
+NO_FACTORS = experiment.NOT_LEARNT | {"seed"}  # nor is chance one
 EFFECT_HEAD = ["factor", "level", "runs", "raw", "effect", "95 % interval"]
 EFFECTS_ARE = (  # with --explain, and on the page
     "raw: mean F1 of a level's runs minus that of the others; effect: the same with the other factors held equal (least "

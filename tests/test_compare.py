@@ -20,7 +20,6 @@ import inference
 import metrics
 import predictions
 from compare import Comparison, Paired
-from predictions import Difference
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +128,7 @@ def test_two_runs_in_numbers_and_a_page(make_run, images, here, shared_data, cap
 def test_verdicts_and_how_many_people_it_takes_where_it_is_noise(difference, low, high, words):
     """700 * (0.0095 / 0.004)^2 = 3,948 and 700 * (0.007 / 0.0075)^2 = 610: draws lean to one side, so 700 don't quite do."""
     needed = "to tell a difference of this size takes "
-    result = Paired(0.5 + difference, 0.5, Difference(difference, low, high), 700)
+    result = Paired(0.5 + difference, 0.5, predictions.Difference(difference, low, high), 700)
     assert result.lines("people") == [words[0], *(needed + word for word in words[1:])]
 
 
@@ -144,6 +143,7 @@ def test_expected_effects_by_hand(capsys):
     compare.print_counts(Comparison("gender", list("xyz"), np.ones(3, int), np.ones(3, int), probs, probs), explain=True)
     out = capsys.readouterr().out
     assert " male" not in out and out.count("  female  3  3") == 2 and "each class's chance" in out
+    assert [*map(compare.signed, (0.00123, -0.00123, -0.00001, 0.0))] == ["+0.0012", "-0.0012", "0.0000", "0.0000"]
 
 
 def test_csv_against_csv_by_hand(images, here, shared_data, capsys):
@@ -313,27 +313,6 @@ def test_the_most_certain_disagreement_comes_first():
     a, b = np.array([[0.9, 0.1], [0.8, 0.2], [1.0, 0.0]]), np.array([[0.4, 0.6], [0.3, 0.7], [1.0, 0.0]])
     orders = [Comparison("gender", list("xyz"), a.argmax(1), b.argmax(1), a, each).rows.tolist() for each in (b, None)]
     assert orders == [[1, 0], [0, 1]]
-
-
-def test_expected_f1_of_known_truth_is_f1_and_numbers_are_signed():
-    rng = np.random.default_rng(0)
-    truth, answers = rng.integers(5, size=(2, 200))
-    expected = sklearn.metrics.f1_score(truth, answers, average=None, labels=range(5))
-    np.testing.assert_allclose(compare.expected_f1(answers, np.eye(5)[truth]), expected)
-    assert [*map(compare.signed, (0.00123, -0.00123, -0.00001, 0.0))] == ["+0.0012", "-0.0012", "0.0000", "0.0000"]
-
-
-def test_paired_scores_and_interval():
-    """A is right everywhere; B errs for 3 of 10 persons of class 0: the interval holds the difference and leaves out 0."""
-    truth = np.repeat([0, 1], 70)
-    persons = np.repeat(np.arange(20), 7)
-    b = np.where(persons < 3, 1, truth)
-    result = compare.paired(truth, truth, b, persons, 2)
-    assert (result.f1_a, result.units) == (1.0, 20)
-    assert result.f1_b == pytest.approx(sklearn.metrics.f1_score(truth, b, average="macro"))
-    assert 0 <= result.gap.low < result.gap.value < result.gap.high < 0.5
-    mirrored = compare.paired(truth, b, truth, persons, 2)
-    assert mirrored.gap[1:] == pytest.approx((-result.gap.high, -result.gap.low))
 
 
 NASTY = """</script><img src=x onerror="document.title='owned'">'.jpg"""

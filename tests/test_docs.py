@@ -104,6 +104,7 @@ def why_refused(words):
         for parser in (argparse.ArgumentParser, errors.Parser):
             patch.setattr(parser, "parse_args", stop_after(parser.parse_args, argv))
         patch.setattr(sys, "argv", [script, *argv])
+        patch.setenv("FACES_LANG", "")  # which --lang changes
         try:
             if name == "train" or name in TOOLS_THAT_TRAIN:
                 options.make_parser().parse_args(argv)

@@ -91,7 +91,7 @@ def test_what_is_set_for_other_programs_stops_no_import_and_changes_no_figure(tm
     assert (done.returncode, done.stdout, done.stderr) == (0, b"10.0 agg ['TIMM_USE_OLD_CACHE']\n", b"")
 
 
-SCRIPTS = ("train", "inference", "ensemble", "compare", "leaderboard", "report", "sweep", "benchmark", "demo", "losses_picture")
+SCRIPTS = ("train", "inference", "ensemble", "compare", "diary", "leaderboard", "report", "sweep", "benchmark", "demo", "losses_picture")  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -54,10 +54,10 @@ def test_imports_go_one_way():
     assert max(map(floor, GRAPH)) <= FLOORS and sum(map(len, GRAPH.values())) <= ARROWS
     assert len(reach("train")) <= REACH and len(reach("ensemble")) <= REACH
     used = set().union(*GRAPH.values())
-    assert not used & {"train", "ensemble", "compare", "eda", "leaderboard", "report", "sweep"} and "inference" in used
+    assert not used & {"train", "ensemble", "compare", "diary", "eda", "leaderboard", "report", "sweep"} and "inference" in used
 
 
 def test_what_reads_tables_starts_without_torch():
     """Importing torch takes longer than listing 1,000 runs."""
-    code = "import sys, leaderboard, sweep; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, diary, leaderboard, sweep; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+import diary
 import errors
 import figures
 import files
@@ -21,7 +22,7 @@ TABLE = yaml.safe_load((ROOT / "templates" / "ko.yaml").read_text(encoding="utf-
 CALLS = ("say", "tr", "caption", "message_page", "print_table", "page_table")
 NAMES = ("head", "subtitle", "fine", "notes", "lower", "upper")  # of what is assigned before it is looked up
 OTHERS = [*leaderboard.COLUMNS.values(), *leaderboard.EFFECT_HEAD, *sweep.HEAD, *report.TITLES.values(), sweep.NOTE,
-          leaderboard.EFFECTS_ARE, leaderboard.FORECAST_IS, *(text.replace("{tta}", "{}") for text in inference.ADVICE.values())]  # fmt: skip
+          leaderboard.EFFECTS_ARE, leaderboard.FORECAST_IS, *(why for *_row, why in diary.ADVICE), *(text.replace("{tta}", "{}") for text in inference.ADVICE.values())]  # fmt: skip
 PARTS = {
     ast.IfExp: ("body", "orelse"),
     ast.BinOp: ("left",),
@@ -49,7 +50,7 @@ def looked_up():
             found += literals(node.value)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in CALLS:
             found += [text for arg in node.args for text in literals(arg)]
-    for text in (path.read_text(encoding="utf-8") for path in (ROOT / "templates").glob("*.[hj]*")):
+    for text in (path.read_text(encoding="utf-8") for path in (ROOT / "templates").glob("*.[hjm]*")):
         found += re.findall(r'_\("(.*?)"\)', text)
     return {text.strip() for text in found if re.search(r"[A-Za-z.]{2}|\{:", text)}
 
