@@ -164,14 +164,14 @@ PHASES = {
 def test_a_signal_outside_of_training_leaves_nothing_half_done(start, tmp_path, monkeypatch, phase, number):
     """In the second call within the phase, if there are two; the run goes on where there is one by then."""
     owner, name = PHASES[phase]
-    work, calls, parent = getattr(owner, name), [], os.getpid()  # images are decoded in processes of a pool
+    work, calls = getattr(owner, name), []
 
     def call(*args, **options):
         calls.append(args)
         if len(calls) == (2 if phase == "decoding" else 1):
             with contextlib.suppress(FileExistsError):
                 (tmp_path / "sent").touch(exist_ok=False)
-                os.kill(parent, number)
+                os.kill(os.getppid() if phase == "decoding" else os.getpid(), number)  # images are decoded in a pool
         return work(*args, **options)
 
     monkeypatch.setattr(owner, name, call)
