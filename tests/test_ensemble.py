@@ -516,8 +516,8 @@ def test_what_needs_leave_is_told_and_what_does_not_beside_it(write, tmp_path):
 def test_the_forecast_goes_by_the_scores_of_those_beside_it(write, tmp_path, capsys):
     """`b` errs as `a` does: what `a` scored above the forecast it is expected to score too. A damaged score counts for nothing."""
     lines = []
-    for name in ("a", "b"):
-        folder, _oof = write(name, np.arange(700) % 5 == 0)
+    for answers, name in enumerate(("a", "b")):
+        folder, _oof = write(name, np.arange(700) % 5 == 0, answers)
         (folder / "recipe.yaml").write_text('{"members": [{"run": "gone", "target": "label", "folds": [0, 1, 2, 3]}]}')
     for score in ("{", '{"lb": 0.9, "history": []}'):
         (tmp_path / "a" / "lb.json").write_text(score)
