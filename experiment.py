@@ -273,11 +273,8 @@ def collect(directories, read=read_record):
 
 
 def scored_records(directory):
-    """The Records in a directory that have an out-of-fold score, the highest first; damaged ones are left out."""
-    records = []
-    for folder in folders(directory):
-        with contextlib.suppress(InputError):
-            records.append(read_record(folder))
+    """The Records in a directory that have an out-of-fold score, the highest first; damaged ones are named on stderr."""
+    records, _damaged = collect([directory])
     return sorted((one for one in records if one.oof_f1 is not None and one.oof_f1_ci95), key=lambda one: -one.oof_f1)
 
 
