@@ -215,6 +215,7 @@ def read_csv(path, columns, needs_rows=True):
             problem = f"{len(cells)} fields under a header of {len(head)}"
             raise InputError(f"{path}, line {line}: {problem}; a comma too many, or cut short?")
     table = pd.DataFrame([cells for _line, cells in rows], columns=head, dtype=str)
+    table = table.loc[:, ~table.columns.duplicated()]  # such as those without a name that trailing commas make
     return table.assign(**{LINE: [line for line, _cells in rows]})
 
 

@@ -239,7 +239,7 @@ def test_label_fixes_change_training_labels_and_leave_the_official_ones(data, tm
 
 def test_a_label_fix_by_id_reaches_all_rows_of_the_id(tmp_path):
     people = pd.DataFrame({"path": ["7_a", "7_b", "8_a"], "id": ["7", "7", "8"]})
-    (tmp_path / "fixes.csv").write_text("path,column,value\n7,age,60\n7_b,gender,male\n")
+    (tmp_path / "fixes.csv").write_text("path,column,value,,\n7,age,60,,\n7_b,gender,male,,\n")  # trailing commas
     fixes, _ = dataset.read_label_fixes(tmp_path / "fixes.csv", people, 0.9)
     assert fixes.values.tolist() == [["7_a", "age", "60"], ["7_b", "age", "60"], ["7_b", "gender", "male"]]
 
