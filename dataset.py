@@ -443,7 +443,7 @@ def join_people(people, same):
     owner = {name: name for name in people["id"]}
     for pair in same.to_numpy():
         one, two = sorted(owner[name] for name in pair)
-        owner |= {name: one for name, first in owner.items() if first == two}
+        owner |= {name: one for name, current in owner.items() if current == two}
     return people.assign(id=people["id"].map(owner))
 
 

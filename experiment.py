@@ -260,21 +260,22 @@ def folders(directory):
     return sorted(path for path in Path(directory).iterdir() if kind_of(path) and not path.name.startswith("."))
 
 
-def collect(directories, read=read_record):
-    """([read(folder)] of all runs and ensembles, number of damaged ones, which are named on stderr)."""
+def collect(directories, read=read_record, quiet=False):
+    """([read(folder)] of all runs and ensembles, number of damaged ones, which are named on stderr unless `quiet`)."""
     records, damaged = [], 0
     for folder in itertools.chain.from_iterable(map(folders, directories)):
         try:
             records.append(read(folder))
         except InputError as error:
             damaged += 1
-            errors.log(f"error: {errors.one_line(error)}")
+            if not quiet:
+                errors.log(f"error: {errors.one_line(error)}")
     return records, damaged
 
 
 def scored_records(directory):
-    """The Records in a directory that have an out-of-fold score, the highest first; damaged ones are named on stderr."""
-    records, _damaged = collect([directory])
+    """The Records in a directory with an out-of-fold score, highest first, without damaged ones, which leaderboard.py names."""
+    records, _damaged = collect([directory], quiet=True)
     return sorted((one for one in records if one.oof_f1 is not None and one.oof_f1_ci95), key=lambda one: -one.oof_f1)
 
 

@@ -203,7 +203,7 @@ def page(records, sort, file, studies):
     return files.page(
         "leaderboard.html", title=tr("Leaderboard"), counts=count_text(records), sections=tables, effects=effects,
         agreement=agreement_text(records), plot=scatter(points) if points else None,
-        forecast=[hand_in_text(records), tr(FORECAST_IS)] if hand_in_text(records) else [],
+        forecast=[text, tr(FORECAST_IS)] if (text := hand_in_text(records)) else [],
     )  # fmt: skip
 
 
