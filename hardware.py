@@ -4,11 +4,8 @@ Ranks exchange Python values over gloo on the CPU, so that nothing waits for a G
 """
 
 import contextlib
-import copy
 import ctypes
-import functools
 import gc
-import hashlib
 import multiprocessing
 import os
 import re
@@ -19,12 +16,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +27,6 @@ import torch
 import torch.distributed as dist
 
 import errors
-import files
 import images
 import model
 from errors import InputError, Interrupted, first_line
@@ -323,22 +317,13 @@ def use_threads(count):
     return torch.get_num_threads()
 
 
-SECONDS = 1.0  # of a measurement, which ends after the round that passes them
-CLEARLY = 1.3  # how much faster than the usual one another candidate must be: the digits of a run must not hang on noise
-
-
 def resolve_amp(mode, device):
-    """'off', 'bf16' or 'fp16' of `--amp` without a measurement; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
+    """'off', 'bf16' or 'fp16' of `--amp`; auto: bf16 or fp16 as the GPU has it, off on a CPU."""
     if mode != "auto":
         return mode
     if device.type != "cuda":
         return "off"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def cpu_has_bf16():
-    """True for a processor that multiplies bfloat16 itself; others emulate it, ten times slower than float32."""
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def usual_format(net):
@@ -348,81 +333,10 @@ def usual_format(net):
 
 
 def choose_precision(args, net, ranks):
-    """Resolve --amp auto and --memory-format auto in `args`, and put `net` into that format; timings stay in --cache-dir."""
-    if ranks.first:
-        args.amp, args.memory_format = _fastest(args, net, ranks.device, args.batch_size // ranks.world)
-    args.amp, args.memory_format = ranks.broadcast((args.amp, args.memory_format))
+    """Resolve --amp auto and --memory-format auto in `args`, in all ranks alike, and put `net` into that format."""
+    memory_format = usual_format(net) if args.memory_format == "auto" else args.memory_format
+    args.amp, args.memory_format = ranks.broadcast((resolve_amp(args.amp, ranks.device), memory_format))
     net.to(memory_format=model.FORMATS[args.memory_format])
-
-
-def _fastest(args, net, device, batch):
-    auto = args.memory_format == "auto"
-    formats = list(dict.fromkeys([usual_format(net), *model.FORMATS])) if auto else [args.memory_format]
-    amps = [resolve_amp(args.amp, device)]
-    if args.amp == "auto" and device.type == "cpu" and cpu_has_bf16():
-        amps.append("bf16")
-    candidates = [f"{amp} {memory_format}" for amp in amps for memory_format in formats]
-    if len(candidates) == 1:
-        return candidates[0].split()
-    runs_on = torch.get_num_threads() if device.type == "cpu" else describe(device)
-    cpu = torch.cpu.get_capabilities().get("cpu_name")
-    key = repr((args.model, *args.img_size, candidates, runs_on, torch.__version__, cpu))
-    path = Path(args.cache_dir) / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:20]}.json"
-    if (measure := not path.exists()) and args.dry_run:
-        errors.log(f"amp and memory format: measured when the run starts; here {candidates[0]}")
-        return candidates[0].split()
-    if measure:
-        rates = images_per_second(net, candidates, args.img_size, max(min(batch, 8 if device.type == "cpu" else 32), 1), device)
-        files.write_json(path, {"for": key, "images_per_second": {name: round(rate, 2) for name, rate in rates.items()}})
-    rates = read_rates(path, candidates)
-    chosen = clearly_fastest(rates, [clearly_fastest(rates, [f"{amp} {f}" for f in formats]) for amp in amps])
-    others = ", ".join(f"{name} {rates[name]:.3g}" for name in candidates if name != chosen)
-    errors.log(f"amp and memory format: {chosen} ({rates[chosen]:.3g} images/s, {others}; "
-               f"{'measured' if measure else 'measured before'}, {path})")  # fmt: skip
-    return chosen.split()
-
-
-def read_rates(path, names):
-    """{name: images/s} of a file of the cache folder; InputError when it is damaged."""
-    with errors.reading(path, "delete it to have it measured anew"):
-        rates = files.read_json(path)["images_per_second"]
-        return {name: float(rates[name]) for name in names}
-
-
-def clearly_fastest(rates, names):
-    """The first of `names` unless one after it is CLEARLY faster, by `rates` {name: images/s}."""
-    return functools.reduce(lambda best, name: name if rates[name] >= CLEARLY * rates[best] else best, names)
-
-
-def images_per_second(net, candidates, img_size, batch, device):
-    """{"amp format": images/s} of forward and backward of `batch` images, or half as many where they do not fit in memory."""
-    try:
-        net, rates = copy.deepcopy(net), dict.fromkeys(candidates, 0.0)
-        pixels = torch.randn(batch, 3, *img_size, generator=torch.Generator().manual_seed(0)).to(device)
-        for name in candidates:  # the first step of each prepares its kernels
-            _step_seconds(net, pixels, *name.split())
-        started = time.perf_counter()
-        while time.perf_counter() - started < SECONDS:
-            rates = {name: max(rate, batch / _step_seconds(net, pixels, *name.split())) for name, rate in rates.items()}
-        return rates
-    except (RuntimeError, MemoryError) as error:
-        if batch < 4 or not errors.is_out_of_memory(error):
-            raise
-    free_memory(device)  # what the error held too
-    return images_per_second(net, candidates, img_size, batch // 2, device)
-
-
-def _step_seconds(net, pixels, amp, memory_format):
-    memory_format, dtype = model.FORMATS[memory_format], model.AMP_DTYPES[amp]
-    net.to(memory_format=memory_format)
-    inputs = pixels.contiguous(memory_format=memory_format)
-    synchronise(pixels.device)
-    started = time.perf_counter()
-    with torch.autocast(pixels.device.type, dtype, enabled=dtype is not None):
-        logits = net(inputs)
-    logits.float().square().mean().backward()
-    synchronise(pixels.device)
-    return time.perf_counter() - started
 
 
 def find_batch_size(args, store, ranks, take_steps):

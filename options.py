@@ -83,7 +83,7 @@ def add_step(group):
     """--threads, --memory-format, --compile of a training step"""
     add = group.add_argument
     add("--threads", type=positive_int, metavar="N", help="CPU threads; recorded, as other numbers round otherwise")
-    add("--memory-format", choices=("auto", *model.FORMATS), default="auto", help="of images and kernels; auto: measured")
+    add("--memory-format", choices=("auto", *model.FORMATS), default="auto", help="of images and kernels; auto: by the model")
     add("--compile", action="store_true", help="torch.compile the training forward: a slow start, faster steps on a GPU")
     add("--grad-checkpointing", action="store_true", help="less memory for slower steps, of the models for which timm has it")
 

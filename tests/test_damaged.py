@@ -33,7 +33,6 @@ import engine
 import errors
 import experiment
 import files
-import hardware
 import images
 import inference
 import leaderboard
@@ -331,7 +330,6 @@ READERS = {
     "backbone.pth": BACKBONE,
     "cache/*.npy": [cached],
     "cache/*.json": [cached],
-    "measured.json": [lambda path: hardware.read_rates(path, ["off channels_last", "bf16 contiguous"])],
     **{f"{kind}.jpg": [reader(lambda path: images.decode(path, TINY), lambda found: found.shape == (4, 4, 3)), images.open_rgb]
        for kind in KINDS},
 }  # fmt: skip
@@ -370,7 +368,6 @@ def root(tmp_path_factory, fit, shared_data):
     key = images.cache_key([root / "cache" / "a.png", root / "cache" / "b.png"], TINY)
     np.save(root / "cache" / f"{key}.npy", np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3))
     (root / "cache" / f"{key}.json").write_text(json.dumps({"bad": [[1, "b.png: not readable"]]}))
-    (root / "measured.json").write_text('{"images_per_second": {"off channels_last": 1.0, "bf16 contiguous": 2.5}}')
     for kind in KINDS:
         (root / f"{kind}.jpg").write_bytes(whole(kind))
     return root

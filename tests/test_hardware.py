@@ -234,65 +234,18 @@ def net():
     return timm.create_model("test_resnet", num_classes=3).train()
 
 
-def choose(cache_dir, amp="auto", memory_format="auto", model=None, device=CPU):
-    args = SimpleNamespace(model="a_model", img_size=[32, 24], cache_dir=cache_dir, amp=amp, memory_format=memory_format,
-                           batch_size=64, dry_run=False)  # fmt: skip
-    hardware.choose_precision(args, model or net(), hardware.Ranks(0, 1, device))
-    return args.amp, args.memory_format
-
-
-def measured(monkeypatch, *rates):
-    measure = mock.Mock(side_effect=lambda _net, candidates, *_of: dict(zip(candidates, rates)))
-    monkeypatch.setattr(hardware, "images_per_second", measure)
-    return measure
-
-
-@pytest.mark.parametrize(("rates", "chosen"), [
-    ([100, 90, 122, 120], "off channels_last"),  # near ties, which another day would turn round
-    ([100, 125, 140, 139], "bf16 channels_last"),
-    ([100, 140, 150, 160], "off contiguous"),
-    ([100, 140, 150, 200], "bf16 contiguous"),
-    ([100, 50, 60, 135], "bf16 contiguous"),
+@pytest.mark.parametrize(("device", "name", "given", "expected"), [
+    ("cpu", "test_resnet", ("auto", "auto"), ("off", "channels_last")),
+    ("cuda", "test_vit", ("auto", "auto"), ("fp16", "contiguous")),
+    ("cuda", "test_vit", ("bf16", "channels_last"), ("bf16", "channels_last")),
 ])  # fmt: skip
-def test_near_a_tie_float32_and_the_usual_format_stay(monkeypatch, tmp_path, capsys, rates, chosen):
-    """1.3 times as fast or more decides, format and precision each for itself; it is measured once."""
-    monkeypatch.setattr(hardware, "cpu_has_bf16", lambda: True)
-    measure = measured(monkeypatch, *rates)
-    assert [" ".join(choose(tmp_path)) for _ in range(2)] == [chosen] * 2
-    candidates = ["off channels_last", "off contiguous", "bf16 channels_last", "bf16 contiguous"]
-    measure.assert_called_once_with(mock.ANY, candidates, [32, 24], 8, CPU)
-    (file,) = tmp_path.glob("precision-*.json")
-    first, second = capsys.readouterr().err.splitlines()
-    assert all(line.startswith(f"amp and memory format: {chosen} (") for line in (first, second))
-    assert first.endswith(f"; measured, {file})") and second.endswith(f"; measured before, {file})")
-
-
-def test_on_a_gpu_the_format_alone_is_measured_with_what_it_has(monkeypatch, tmp_path):
-    """Nothing runs on a GPU here. What is given is not measured."""
+def test_precision_and_format_follow_from_device_and_model(monkeypatch, device, name, given, expected):
+    """Nothing runs on a GPU here, and this one has no bfloat16."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(hardware, "describe", lambda device: f"a card of type {device.type}")
-    measure, gpu = measured(monkeypatch, 1.0, 1.4), torch.device("cuda")
-    assert choose(tmp_path, device=gpu) == ("fp16", "contiguous")
-    assert choose(tmp_path, "bf16", "channels_last", device=gpu) == ("bf16", "channels_last")
-    measure.assert_called_once_with(mock.ANY, ["fp16 channels_last", "fp16 contiguous"], [32, 24], 32, gpu)
-
-
-def test_a_run_records_what_was_measured(fit, workplace, capsys):
-    run = fit("--amp", "auto", "--memory-format", "auto", "--kfold", "0", "--epochs", "1", name="measured")
-    args = experiment.read_args(run)
-    assert args["memory_format"] in model.FORMATS and args["amp"] in ("off", "bf16")
-    assert f"amp and memory format: {args['amp']} {args['memory_format']} (" in capsys.readouterr().err
-    assert list((workplace / "cache").glob("precision-*.json"))
-
-
-def test_a_measured_step_has_as_many_images_as_fit_and_leaves_the_weights_as_they_were(tmp_path):
-    """8 images run out of memory, and so do 4."""
-    model = net()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.register_forward_pre_hook(lambda _net, inputs: inputs[0].new_empty(2**60) if len(inputs[0]) > 3 else None)
-    _amp, chosen = choose(tmp_path, model=model)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert hardware.model.layout(model) == hardware.model.FORMATS[chosen] and all(p.grad is None for p in model.parameters())
+    net, args = timm.create_model(name, num_classes=3), SimpleNamespace(amp=given[0], memory_format=given[1])
+    hardware.choose_precision(args, net, hardware.Ranks(0, 1, torch.device(device)))
+    assert (args.amp, args.memory_format) == expected
+    assert hardware.model.layout(net) == hardware.model.FORMATS[expected[1]]
 
 
 def room_for(most, monkeypatch):
