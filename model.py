@@ -264,7 +264,7 @@ def _header(path):
     """The metadata in the header of a safetensors file, a dict of texts; InputError where there is none."""
     with errors.reading(path, ANEW), open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))["__metadata__"]
+        return dict(json.loads(file.read(min(size, os.fstat(file.fileno()).st_size)))["__metadata__"])
 
 
 def is_trained(path):

@@ -197,6 +197,8 @@ def test_weights_file_rebuilds_the_model_and_one_flipped_bit_is_noticed(tmp_path
             model.load(tmp_path / "flipped")
     safetensors.torch.save_file(net.state_dict(), path, {"experiment": json.dumps(facts)})  # of a version without digests
     model.load(path)
+    path.write_bytes((22).to_bytes(8, "little") + b'{"__metadata__": null}')
+    assert not model.is_trained(path)
 
 
 def test_a_copy_of_another_folds_model_has_its_own_weights(tmp_path):
