@@ -27,6 +27,7 @@ OFFICIAL_BOUNDS = (30, 60)
 MASK_PRIOR = (5 / 7, 1 / 7, 1 / 7)  # of the eval images, by construction of the competition
 FIRST_AGE, LAST_AGE = 18, 60  # the age head's classes; the last one means "60 and over"
 AGES = tuple(str(age) for age in range(FIRST_AGE, LAST_AGE + 1))
+LAST_AUX_AGE = 80  # of the auxiliary head of --aux-age, which learns ages above 60 where there are any
 
 CLASS_NAMES = {"label": LABELS, "mask": MASKS, "gender": GENDERS, "age_group": AGE_GROUPS, "age": AGES}
 COMPONENTS = ("mask", "gender", "age_group")
@@ -117,7 +118,7 @@ def to_age_group(age, bounds=OFFICIAL_BOUNDS):
 
 
 def age_group_probs(age_probs, bounds=OFFICIAL_BOUNDS):
-    """Age-group probabilities [..., 3] from probabilities of single ages [..., 43], cut at `bounds` (18 < lo < hi <= 60)."""
+    """Age-group probabilities [..., 3] from those of single ages [..., 43 or 63], cut at `bounds` (18 < lo < hi <= 60)."""
     low, high = (bound - FIRST_AGE for bound in bounds)
     slices = (age_probs[..., :low], age_probs[..., low:high], age_probs[..., high:])
     return np.stack([ages.sum(-1) for ages in slices], axis=-1)
@@ -142,8 +143,15 @@ def softmax(logits):
 
 
 def head_probs(target, logits):
-    """Probabilities float32 [N, num_outputs(target)] of a model's logits: a softmax over those of each head."""
-    return np.concatenate([softmax(logits[:, head]) for head in head_slices(target).values()], axis=1)
+    """Probabilities float32 [N, num_outputs(target)] of a model's logits: a softmax over those of each head. Where logits of
+    single ages follow (--aux-age), each age group's probability becomes the mean of both heads'."""
+    probs = np.concatenate([softmax(logits[:, head]) for head in head_slices(target).values()], axis=1)
+    if logits.shape[1] > num_outputs(target):
+        place = slice(None) if target == "label" else head_slices(target)["age_group"]
+        own = marginals(probs)["age_group"] if target == "label" else probs[:, place]
+        factors = (1 + age_group_probs(softmax(logits[:, num_outputs(target) :])) / own.clip(1e-30)) / 2
+        probs[:, place] *= np.tile(factors, 6 if target == "label" else 1)  # age groups come last in a label
+    return probs
 
 
 def scored_probs(target, probs):
@@ -476,9 +484,9 @@ def read_tables(args):
 
 
 # The images of a fold. Rows are indices into the images.ImageStore; targets int64 [N, heads]; truth int64 [N] official classes;
-# classes, persons and masks int64 [N] serve samplers and mixing. The last rows of all [N] may be eval images, whose soft
-# targets pseudo float32 [M, num_outputs] replace their train_targets.
-FOLD_DATA = "fold store train_rows val_rows train_targets truth classes persons masks pseudo"
+# classes, persons and masks int64 [N] serve samplers and mixing, ages --aux-age. The last rows of all [N] but ages may be eval
+# images, whose soft targets pseudo float32 [M, num_outputs] replace their train_targets.
+FOLD_DATA = "fold store train_rows val_rows train_targets truth classes persons masks ages pseudo"
 FoldData = namedtuple("FoldData", FOLD_DATA, defaults=[None])
 
 
@@ -494,6 +502,7 @@ def make_labels(args, tables, good):
         truth=head_targets(images, (SCORED_AS[args.target],))[:, 0],
         persons=pd.factorize(images["id"])[0],
         masks=labelled["mask"].to_numpy(),
+        ages=labelled["age"].to_numpy()[: None if args.aux_age else 0],  # else the digest stays that of earlier versions
     )
 
 
@@ -520,7 +529,7 @@ def fold_data(args, data, fold, everyone=False):
     if args.target == "age":
         classes = to_age_group(classes, tuple(args.age_bounds))
     val_rows = np.flatnonzero(labels.good & held_out)
-    return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, classes, persons, masks, soft)
+    return FoldData(fold, data.store, rows, val_rows, targets, labels.truth, classes, persons, masks, labels.ages, soft)
 
 
 def pseudo_rows(args, data, fold, rows):

@@ -28,7 +28,7 @@ import metrics
 from dataset import CLASS_NAMES, HEADS, SCORED_AS, head_probs, scored_probs
 from errors import InputError, Interrupted
 from files import draw_seed
-from loss import build_criterion, build_optimizer, lr_at, soft_targets
+from loss import aux_targets, build_criterion, build_optimizer, lr_at, soft_targets
 from model import AMP_DTYPES, head_parameters, layout, mean_std, predict
 
 SAMPLERS = {"shuffle": None, "balanced": 1.0, "sqrt": 0.5, "person": None}  # the power of a class's size that is divided by
@@ -128,6 +128,8 @@ class Fit:
         targets = soft_targets(args.target, data.train_targets, args.age_sigma, args.top_age_spread)
         if data.pseudo is not None:
             targets[-len(data.pseudo) :] = torch.from_numpy(data.pseudo)
+        if args.aux_age:
+            targets = torch.cat([targets, aux_targets(data.ages, args.age_sigma, args.top_age_spread, len(targets))], dim=1)
         self.targets = targets.to(device)
         self.mean, self.std = mean_std(self.model)
         self.mean_std = [torch.tensor(values).to(device) for values in (self.mean, self.std)]  # copied once, not at each step

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from timm.optim._optim_factory import default_registry
 
-from dataset import CLASS_NAMES, FIRST_AGE, HEADS, LAST_AGE, head_slices
+from dataset import CLASS_NAMES, FIRST_AGE, HEADS, LAST_AGE, LAST_AUX_AGE, head_slices, num_outputs
 from errors import InputError, did_you_mean
 
 LOSS_CODES = {"ce": "CE", "label_smoothing": "LS", "focal": "FL", "f1": "F1", "logit_adjusted": "LA", "ordinal": "OR"}
@@ -118,20 +118,28 @@ def ordinal(logits, target, class_weights=None):
     return losses.mean()
 
 
-def age_distribution(ages, sigma=2.0, top_spread=None):
-    """Soft targets over the ages 18..60 (FIRST_AGE..LAST_AGE): ages [B] in years -> float32 [B, 43], rows sum to 1.
+def age_distribution(ages, sigma=2.0, top_spread=None, last=LAST_AGE):
+    """Soft targets over the ages 18..60 (FIRST_AGE..last): ages [B] in years -> float32 [B, 43], rows sum to 1.
     After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731), but each class takes the
-    normal's mass of its year, the end classes all beyond. 18 and 60 are censored (60 means "60 or older"): all mass of such a
-    person goes there. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""
+    normal's mass of its year, the end classes all beyond. 18 and `last` are censored (60 means "60 or older"): all mass of such
+    a person goes there. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""
     ages = ages.double()
     top = ages >= LAST_AGE
-    ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(top, math.inf)
-    edges = torch.arange(FIRST_AGE + 0.5, LAST_AGE, dtype=torch.float64, device=ages.device)
+    ages = ages.masked_fill(ages <= FIRST_AGE, -math.inf).masked_fill(ages >= last, math.inf)
+    edges = torch.arange(FIRST_AGE + 0.5, last, dtype=torch.float64, device=ages.device)
     below = torch.special.ndtr((edges - ages[:, None]) / sigma)
     if top_spread is not None:
         true = LAST_AGE + torch.linspace(0, top_spread, 101, dtype=torch.float64, device=ages.device)
         below[top] = torch.special.ndtr((edges - true[:, None]) / sigma).mean(0)
     return F.pad(F.pad(below, (1, 0), value=0.0), (0, 1), value=1.0).diff(dim=1).float()
+
+
+def aux_targets(ages, sigma, top_spread, count):
+    """Soft targets float32 [count, 63] of the auxiliary head from ages int64 [N] in years; the other rows are 0: what is
+    pseudo-labelled has no age. Where nobody is above 60 ages were clipped there, and top_spread is 10 years, if None."""
+    clipped = top_spread is None and ages.max(initial=0) <= LAST_AGE
+    table = age_distribution(torch.tensor(ages), sigma, 10.0 if clipped else top_spread, LAST_AUX_AGE)
+    return F.pad(table, (0, 0, 0, count - len(ages)))
 
 
 def class_index(head, targets):
@@ -162,7 +170,17 @@ def build_criterion(args, train_targets, device):
         weights = None if weights is None else weights.to(device)
         prior = (soft[logits_slice] if head == "age" else torch.from_numpy(counts)).to(device)
         losses.append((logits_slice, build_loss(args.loss, prior, args.gamma, args.smoothing, weights)))
+    if args.aux_age:
+        losses.append((slice(num_outputs(args.target), None), lambda *pair: args.aux_age * age_loss(*pair)))
     return lambda logits, targets: sum(loss(logits[:, head], targets[:, head]) for head, loss in losses)
+
+
+def age_loss(logits, target):
+    """Cross entropy of single ages [B, 63] plus the distance of the means in decades (Gao et al. 2018, "Age Estimation Using
+    Expectation of Label Distribution Learning"). Rows of target that are 0 throughout, of unknown age, count as right."""
+    years = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    apart = logits.softmax(1) @ years * target.sum(1) - target @ years
+    return cross_entropy(logits, target) + apart.abs().mean() / 10
 
 
 def class_weights(kind, counts):

@@ -26,7 +26,7 @@ import errors
 import files
 import images
 from augment import TTAS
-from dataset import COMPONENTS, FIRST_AGE, HEADS, decode, head_slices, num_outputs, to_age_group
+from dataset import COMPONENTS, FIRST_AGE, HEADS, LAST_AUX_AGE, decode, head_slices, num_outputs, to_age_group
 from errors import InputError, did_you_mean, first_line, log
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,14 +69,16 @@ def native_size(name):
     return list(timm.get_pretrained_cfg(name).input_size[1:])
 
 
-def create(name, target, img_size, pretrained=False, weights=None, try_size=True, dropout=None, drop_path=None):
-    """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)]; its head is random.
+def create(name, target, img_size, pretrained=False, weights=None, try_size=True, dropout=None, drop_path=None, aux_age=0.0):
+    """A timm model for float images [B, 3, H, W] that returns logits [B, num_outputs(target)], then [B, 63] of single ages
+    where there is an `aux_age`; its head is random.
 
     `weights`: a local backbone file. `dropout` (Srivastava et al., 2014) and `drop_path` (stochastic depth; Huang et al., 2016)
     are probabilities; None: the model's own. InputError for all that is unknown or does not fit; `try_size` runs a forward."""
     name = current_name(name)
     config = timm.get_pretrained_cfg(name)
-    options = {"num_classes": num_outputs(target), "drop_rate": dropout, "drop_path_rate": drop_path}
+    outputs = num_outputs(target) + (LAST_AUX_AGE + 1 - FIRST_AGE if aux_age else 0)
+    options = {"num_classes": outputs, "drop_rate": dropout, "drop_path_rate": drop_path}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != tuple(img_size):
         options["img_size"] = tuple(img_size)
     height, width = img_size
@@ -137,7 +139,8 @@ def build_model(args, fold, device, try_size=False, empty=False):
     """A new model for a fold, its initial weights a function of (seed, fold); `empty`: others will take their place."""
     torch.manual_seed(files.draw_seed("init", args.seed, fold))
     pretrained, weights = (False, None) if empty else (args.pretrained, args.weights)
-    net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, args.dropout, args.drop_path)
+    options = {name: getattr(args, name) for name in ("dropout", "drop_path", "aux_age")}
+    net = create(args.model, args.target, args.img_size, pretrained, weights, try_size, **options)
     try:
         net.set_grad_checkpointing(args.grad_checkpointing)
     except AssertionError as error:
@@ -299,6 +302,12 @@ def geometry(path):
     return images.Geometry.of(metadata["img_size"], metadata["crop"], metadata.get("face_crop"))
 
 
+def _kind(metadata):
+    """The arguments of `create` for a model of the same shape; runs of older versions have no --aux-age."""
+    kind = {"name": metadata["model"], "target": metadata["target"], "img_size": metadata["img_size"]}
+    return kind | {"aux_age": metadata["options"].get("aux_age", 0.0)}
+
+
 def load(path, like=None):
     """(model in eval mode, metadata) from a file of `save_weights`. like: the (model, metadata) of another fold: a model of the
     same kind is copied, as to build one takes seconds."""
@@ -309,10 +318,8 @@ def load(path, like=None):
         if _header(path).get("sha256", digest) != digest:  # safetensors does not look
             raise ValueError("its weights are not those of its sha256")
     with errors.reading(path, f"its weights don't fit {metadata['model']}"):
-        if like is not None and all(like[1][name] == metadata[name] for name in ("model", "target", "img_size")):
-            model = copy.deepcopy(like[0])
-        else:
-            model = create(metadata["model"], metadata["target"], metadata["img_size"], try_size=False)
+        kind = _kind(metadata)
+        model = copy.deepcopy(like[0]) if like and _kind(like[1]) == kind else create(**kind, try_size=False)
         model.load_state_dict(state)
     return model.eval(), metadata
 

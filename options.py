@@ -205,9 +205,11 @@ def make_parser():
     add("--gamma", "--focal-gamma", type=natural_float, default=2.0, metavar="G", help="of focal")
     add("--class-weights", choices=("none", "balanced", "effective"), default="none",
         help="balanced: inverse class frequency; effective: by the effective number of images")  # fmt: skip
-    add("--age-sigma", type=positive_float, default=2.0, metavar="YEARS", help="width of label distributions of --target age")
+    add("--age-sigma", type=positive_float, default=2.0, metavar="YEARS", help="width of label distributions of single years")
+    add("--aux-age", type=natural_float, default=0.0, metavar="WEIGHT",
+        help="of an auxiliary head over single years, whose age groups are averaged in; 0: none")  # fmt: skip
     add("--top-age-spread", type=positive_float, metavar="YEARS",
-        help="--target age: spread a recorded 60 over so many years from there on; without it 60 is certain")  # fmt: skip
+        help="spread a recorded 60 over so many years from there on; else 0, of --aux-age 10 if none is older")  # fmt: skip
 
     add = parser.add_argument_group("optimizer and schedule").add_argument
     add("--optimizer", default="AdamW", metavar="NAME", help="any timm optimizer, in any case")
@@ -304,8 +306,10 @@ def check_together(parser, args, world):
         parser.error(f"--loss {args.loss}: ordinal needs classes with an order; {has}")
     if args.min_lr > args.lr:
         parser.error(f"--min-lr {args.min_lr:g}: is above --lr {args.lr:g}, from which the learning rate goes down to it")
-    if args.top_age_spread is not None and args.target != "age":
+    if args.top_age_spread is not None and args.target != "age" and not args.aux_age:
         parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+    if args.aux_age and args.target not in ("label", "multi", "age_group"):
+        parser.error(f"--aux-age {args.aux_age:g}: helps to tell age groups; --target {args.target} has none to average with")
     if args.dry_run and args.pseudo:
         parser.error("--dry-run: --pseudo would have to predict the eval images first; leave one of the two out")
     if args.ema and args.average_last:

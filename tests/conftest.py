@@ -184,7 +184,7 @@ def runs(fit, made_once, workplace):
     def train_one(folder):
         target = folder.name.removeprefix("shared_")
         places = {"name": folder.name, "output_dir": folder.parent, "cache_dir": workplace / "cache"}
-        fit("--target", target, **places, pictures=target == "age")
+        fit("--target", target, *["--aux-age", "0.5"] * (target == "multi"), **places, pictures=target == "age")
 
     backwards = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 2
     made = {name: made_once(f"shared_{name}", train_one) for name in (TARGETS[::-1] if backwards else TARGETS)}

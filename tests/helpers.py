@@ -39,10 +39,10 @@ def make_fit(people=40, fold=0, ranks=ALONE, drops=(None, None), **changes):
     targets = rng.integers(first, last, (people, 3 if args.target == "multi" else 1))
     data = dataset.FoldData(
         fold, ImageStore(images, "cpu"), rows[: people * 3 // 4], rows[people * 3 // 4 :], targets, rng.integers(0, 3, people),
-        classes=targets[:, 0], persons=rows // 3, masks=rows % 3,
+        classes=targets[:, 0], persons=rows // 3, masks=rows % 3, ages=18 + rows,
     )  # fmt: skip
     torch.manual_seed(0)
-    net = model.create("test_resnet", args.target, (24, 24), dropout=drops[0], drop_path=drops[1])
+    net = model.create("test_resnet", args.target, (24, 24), dropout=drops[0], drop_path=drops[1], aux_age=args.aux_age)
     return engine.Fit(net, args, data, ranks)
 
 

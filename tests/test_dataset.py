@@ -66,6 +66,20 @@ def test_head_slices_cover_the_outputs():
     assert dataset.num_outputs("age") == 43
 
 
+@pytest.mark.parametrize("target", ["label", "multi", "age_group"])
+def test_the_auxiliary_ages_change_the_age_groups_alone(target):
+    """Own groups of 0.2, 0.2, 0.6 and, of the years, 0.8, 0.2, 0: the means are 0.5, 0.2, 0.3."""
+
+    def tables(*age_group):
+        parts = {"mask": [[0.7, 0.1, 0.2]], "gender": [[0.4, 0.6]], "age_group": [age_group]}
+        parts = {head: np.array(table) for head, table in parts.items()}
+        return dataset.combine(**parts) if target == "label" else np.hstack([parts[head] for head in dataset.HEADS[target]])
+
+    years = np.eye(63)[[20 - 18]] * 0.8 + np.eye(63)[[38 - 18]] * 0.2 + 1e-30
+    probs = dataset.head_probs(target, np.log(np.hstack([tables(0.2, 0.2, 0.6), years])).astype(np.float32))
+    np.testing.assert_allclose(probs, tables(0.5, 0.2, 0.3), atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def competition():
     """2,700 rows with the competition's marginals; the last two women under 30 are one id on two rows."""

@@ -20,7 +20,7 @@ from errors import InputError
 from hardware import Ranks
 
 CHANGES = [
-    {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "fp16"}, {"target": "multi", "loss": "focal+f1"},
+    {}, {"ema": 0.9}, {"accum": 2, "batch_size": 4}, {"amp": "fp16"}, {"target": "multi", "loss": "focal+f1", "aux_age": 0.5},
     {"target": "age", "optimizer": "AdamP", "mix": "mixup", "mix_rare": True}, {"scheduler": "Plateau", "clip_grad": 1.0},
     {"sampler": "sqrt", "average_last": 2, "optimizer": "Adahessian"}, {"freeze_epochs": 1, "layer_decay": 0.7, "mix": "halves"},
     {"drops": (0.4, 0.3), "accum": 2, "batch_size": 4},

@@ -63,7 +63,7 @@ def logits_of(run, number, files, tta, margin=None, boxes=None, weights="best"):
 def by_hand(run, numbers, data, tta="none", **options):
     """Probabilities of the eval images from the weights, the mean over folds; options of `logits_of`."""
     files = [data / "eval" / "images" / name for name in pd.read_csv(data / "eval" / "info.csv")["ImageID"]]
-    return np.mean([dataset.softmax(logits_of(run, number, files, tta, **options)) for number in numbers], axis=0)
+    return np.mean([dataset.head_probs("label", logits_of(run, number, files, tta, **options)) for number in numbers], axis=0)
 
 
 def test_eval_is_the_mean_of_the_folds_in_the_order_of_info(own_run, places, shared_data, monkeypatch, capsys):
@@ -205,12 +205,12 @@ def test_what_can_not_be_predicted_is_one_line(copied, data, tmp_path, capsys, w
 
 def oof_by_hand(run, data, tta):
     """Probabilities [N, C] of the images of oof.csv, in its order, each by the best weights of its fold; targets of one head."""
-    table = pd.read_csv(run / "oof.csv")
-    probs = np.empty((len(table), len(dataset.columns(experiment.read_args(run)["target"]))))
+    table, target = pd.read_csv(run / "oof.csv"), experiment.read_args(run)["target"]
+    probs = np.empty((len(table), len(dataset.columns(target))))
     for number in (0, 1):
         val = (table["fold"] == number).to_numpy()
         files = [data / "train" / "images" / image for image in table["image"][val]]
-        probs[val] = dataset.softmax(logits_of(run, number, files, tta))
+        probs[val] = dataset.head_probs(target, logits_of(run, number, files, tta))
     return probs
 
 
@@ -401,7 +401,20 @@ def test_finishing_trains_what_the_best_epoch_trained(fit):
     assert 1 in [metadata["best_epoch"] for metadata in experiment.done_folds(run).values()]
 
 
-LAST = ["--finish-on-all", "2", "--mix", "halves", "--average-last", "2", "--sampler", "balanced", "--epochs", "3"]
+LAST = [
+    "--finish-on-all",
+    "2",
+    "--mix",
+    "halves",
+    "--average-last",
+    "2",
+    "--sampler",
+    "balanced",
+    "--epochs",
+    "3",
+    "--aux-age",
+    "0.5",
+]
 
 
 @pytest.fixture(scope="module")

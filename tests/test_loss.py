@@ -188,7 +188,7 @@ def test_age_distribution_by_hand():
 
 def recipe(**changes):
     usual = {"target": "label", "loss": "ce", "gamma": 2.0, "smoothing": 0.025, "class_weights": "none"}
-    usual |= {"age_sigma": 2.0, "top_age_spread": None}
+    usual |= {"age_sigma": 2.0, "top_age_spread": None, "aux_age": 0.0}
     return SimpleNamespace(**usual | changes)
 
 
@@ -209,6 +209,26 @@ def test_the_criterion_sums_over_heads():
     heads = zip(logits.split((3, 2, 3), dim=1), torch.tensor(targets).T)
     expected = sum(F.cross_entropy(of_head, classes) for of_head, classes in heads)
     torch.testing.assert_close(criterion(logits, loss.soft_targets("multi", targets, 2.0)), expected)
+
+
+def test_the_auxiliary_head_learns_single_years():
+    """Even odds over 18 to 80 have the mean 49; of a person of 20 that is 2.9 decades off. An unknown age asks for nothing."""
+    logits, target = torch.zeros(2, 63), F.pad(torch.eye(63)[[20 - 18]], (0, 0, 0, 1))
+    assert loss.age_loss(logits, target).item() == pytest.approx((math.log(63) + 2.9) / 2)
+    labels, both = np.array([[3], [17]]), torch.cat([torch.randn(2, 18), logits], dim=1)
+    plain, aux = (loss.build_criterion(recipe(aux_age=weight), labels, torch.device("cpu")) for weight in (0.0, 0.5))
+    targets = torch.cat([loss.soft_targets("label", labels, 2.0), target], dim=1)
+    torch.testing.assert_close(aux(both, targets), plain(both[:, :18], targets[:, :18]) + 0.5 * loss.age_loss(logits, target))
+
+
+@pytest.mark.filterwarnings("error")  # as torch's of an array of pandas, which nobody may write to
+def test_the_auxiliary_heads_ages_go_up_to_80_unless_they_were_clipped():
+    """Of clipped ones a recorded 60 is 60 to 70, evenly; a spread that is given holds in either case."""
+    known = loss.aux_targets(np.broadcast_to([40, 72, 90], 3), 2.0, None, 4)
+    assert (known[:3] @ torch.arange(18.0, 81)).tolist() == pytest.approx([40, 72, 80], abs=1e-3) and not known[3].any()
+    clipped, given = (loss.aux_targets(np.array([40, 60]), 2.0, spread, 2) for spread in (None, 20.0))
+    assert (clipped @ torch.arange(18.0, 81)).tolist() == pytest.approx([40, 65], abs=1e-3)
+    assert (given[1] @ torch.arange(18.0, 81)).item() == pytest.approx(70, abs=0.1)
 
 
 def test_the_prior_of_single_years_is_what_the_targets_hold():

@@ -53,6 +53,7 @@ CASES = [
     ("train", TRAIN + "--target age --age-bounds 29 59", "--age-bounds: --target age learns single years; cut them anywhere with ensemble.py"),
     ("train", TRAIN + "--kfold 0 --scheduler Plateau", "--scheduler Plateau: follows the validation F1, and --kfold 0 has none"),
     ("train", TRAIN + "--target age --top-age-spread 0", "--top-age-spread: 0"),
+    ("train", TRAIN + "--target gender --aux-age 1", "--aux-age 1: helps to tell age groups; --target gender has none"),
     ("train", TRAIN + "--top-age-spread 5", "--top-age-spread: belongs to --target age"),
     ("train", TRAIN + "--dry-run --pseudo runs/label", "--dry-run: --pseudo would have to predict the eval images first; leave one"),
     ("train", "--resume runs/label --dry-run", "--dry-run: can't be given with --resume; the run goes on with its own options"),

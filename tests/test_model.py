@@ -203,10 +203,11 @@ def test_weights_file_rebuilds_the_model_and_one_flipped_bit_is_noticed(tmp_path
 
 def test_a_copy_of_another_folds_model_has_its_own_weights(tmp_path):
     nets, paths = [], []
-    for number, target in enumerate(("mask", "mask", "label")):
-        nets.append(model.create("test_resnet", target, (32, 32)).eval())
+    for number, (target, aux) in enumerate((("mask", 0.0), ("mask", 0.0), ("label", 0.0), ("label", 0.5))):
+        nets.append(model.create("test_resnet", target, (32, 32), aux_age=aux).eval())
         paths.append(tmp_path / f"{number}.safetensors")
-        model.save_weights(model.weights(nets[-1]), {**FACTS, "target": target}, paths[-1])
+        facts = FACTS | {"target": target, "options": FACTS["options"] | ({"aux_age": aux} if aux else {})}
+        model.save_weights(model.weights(nets[-1]), facts, paths[-1])
     loaded = [model.load(paths[0])]
     loaded[0][0].to(memory_format=torch.channels_last)  # as inference.py does
     for path in paths[1:]:

@@ -31,7 +31,7 @@ CHANGES = {
     "accumulation": ["--batch-size", "8", "--accum", "2", "--clip-grad", "1", "--dropout", "0.4", "--drop-path", "0.3"],
     "mixing": ["--mix", "cutmix", "--mix-rare", "--aug", "strong"],
     "bf16": ["--amp", "bf16"],
-    "multi": ["--target", "multi", "--loss", "focal+f1"],
+    "multi": ["--target", "multi", "--loss", "focal+f1", "--aux-age", "0.5"],
     "age": ["--target", "age", "--optimizer", "AdamP"],
 }
 MODES = {"one process": [], "torchrun with 2": [], "parallel folds": ["--parallel-folds", "2"]}
