@@ -119,7 +119,7 @@ def ordinal(logits, target, class_weights=None):
 
 
 def age_distribution(ages, sigma=2.0, top_spread=None, last=LAST_AGE):
-    """Soft targets over the ages 18..60 (FIRST_AGE..last): ages [B] in years -> float32 [B, 43], rows sum to 1.
+    """Soft targets over the ages 18..60 (FIRST_AGE..last): ages [B] in years -> float32 [B, last - 17], rows sum to 1.
     After Gao et al. 2017, "Deep Label Distribution Learning with Label Ambiguity" (1611.01731), but each class takes the
     normal's mass of its year, the end classes all beyond. 18 and `last` are censored (60 means "60 or older"): all mass of such
     a person goes there. top_spread: years from 60 on over which the people behind a recorded 60 are spread evenly instead."""

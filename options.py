@@ -307,7 +307,7 @@ def check_together(parser, args, world):
     if args.min_lr > args.lr:
         parser.error(f"--min-lr {args.min_lr:g}: is above --lr {args.lr:g}, from which the learning rate goes down to it")
     if args.top_age_spread is not None and args.target != "age" and not args.aux_age:
-        parser.error(f"--top-age-spread: belongs to --target age; --target {args.target} has no single years")
+        parser.error(f"--top-age-spread: belongs to --target age or --aux-age; --target {args.target} has no single years")
     if args.aux_age and args.target not in ("label", "multi", "age_group"):
         parser.error(f"--aux-age {args.aux_age:g}: helps to tell age groups; --target {args.target} has none to average with")
     if args.dry_run and args.pseudo:

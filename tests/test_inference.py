@@ -401,20 +401,8 @@ def test_finishing_trains_what_the_best_epoch_trained(fit):
     assert 1 in [metadata["best_epoch"] for metadata in experiment.done_folds(run).values()]
 
 
-LAST = [
-    "--finish-on-all",
-    "2",
-    "--mix",
-    "halves",
-    "--average-last",
-    "2",
-    "--sampler",
-    "balanced",
-    "--epochs",
-    "3",
-    "--aux-age",
-    "0.5",
-]
+LAST = ["--finish-on-all", "2", "--mix", "halves", "--average-last", "2", "--sampler", "balanced", "--epochs", "3"]
+LAST += ["--aux-age", "0.5"]
 
 
 @pytest.fixture(scope="module")
