@@ -37,8 +37,9 @@ import predictions
 from dataset import AGE_GROUPS, COMPONENTS, GENDERS, LABELS, MASK_PRIOR, MASKS, OFFICIAL_BOUNDS, decode, head_slices
 from errors import InputError, tr
 
-# Tables image,group of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
+# Tables image,group,weight of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
 Grouping = namedtuple("Grouping", "eval oof scores")
+BARE = (1.0, 2.0, 5.0)  # weights of a person's images by mask state: the bare face says as much as the five with a mask
 
 
 def find_persons(names, table, args):
@@ -59,30 +60,36 @@ def find_persons(names, table, args):
     return Grouping(eval_groups, oof, dict(zip(("pair_precision", "pair_recall"), pair_scores(oof["group"], table["path"]))))
 
 
-def _group_means(probs, groups):
-    """The mean of the rows [N, C] of each group, for each of its rows: [N, C]."""
+def _group_means(probs, groups, weights):
+    """The weighted mean of the rows [N, C] of each group, for each of its rows: [N, C]."""
     sums = np.zeros((groups.max() + 1, probs.shape[1]))
-    np.add.at(sums, groups, probs)
-    return (sums / np.maximum(np.bincount(groups), 1)[:, None])[groups]
+    np.add.at(sums, groups, probs * weights[:, None])
+    return sums[groups] / np.bincount(groups, weights)[groups, None]
 
 
-def share_probs(target, probs, groups):
-    """A member's probabilities [N, C] with those of gender and age averaged over each group; each image keeps its own mask's.
-    Of the 18 classes of `label` the mean is that of gender and age group together; an image alone in its group stays."""
+def share_probs(target, probs, groups, weights):
+    """A member's probabilities [N, C] with those of gender and age averaged over each group by the images' weights [N]; each
+    keeps its own mask's. Of the classes of `label` the mean is that of gender and age group together; an image alone stays."""
     if target == "label":
         joint = probs.reshape(len(probs), len(MASKS), len(GENDERS) * len(AGE_GROUPS))
-        product = (joint.sum(2)[:, :, None] * _group_means(joint.sum(1), groups)[:, None, :]).reshape(probs.shape)
+        product = (joint.sum(2)[:, :, None] * _group_means(joint.sum(1), groups, weights)[:, None, :]).reshape(probs.shape)
         return np.where((np.bincount(groups)[groups] > 1)[:, None], product, probs)
     shared = np.array(probs, dtype=np.float64)
     for head, columns in head_slices(target).items():
         if head != "mask":
-            shared[:, columns] = _group_means(shared[:, columns], groups)
+            shared[:, columns] = _group_means(shared[:, columns], groups, weights)
     return shared
 
 
 def share_members(members, table):
     """Members with the probabilities of each shared within the groups of a table of a Grouping."""
-    return [(target, share_probs(target, probs, table["group"].to_numpy())) for target, probs in members]
+    groups, weights = table["group"].to_numpy(), table["weight"].to_numpy()
+    return [(target, share_probs(target, probs, groups, weights)) for target, probs in members]
+
+
+def weigh(table, members):
+    """Add `weight` to a table of a Grouping: what an image of the members' mean mask probabilities says, as of BARE."""
+    table["weight"] = np.round(blend.components(members)[1]["mask"] @ BARE, 6)
 
 
 def pair_scores(groups, persons):
@@ -438,8 +445,11 @@ def combine(args, pipeline, members):
     fitted, scored, grouping = blend.Fitted(pipeline.bounds), None, None
     if args.persons:
         grouping = find_persons(names, images and images.table, args)
+        weigh(grouping.eval, blend.average_folds(fitted, folds))
         folds = [share_members(models, grouping.eval) for models in folds]
-        images = images and images._replace(members=share_members(images.members, grouping.oof))
+        if images:
+            weigh(grouping.oof, images.members)
+            images = images._replace(members=share_members(images.members, grouping.oof))
     if images:
         fitted = blend.fit_pipeline(pipeline, images.members, images.truth)
         persons = images.table["path"].to_numpy()

@@ -556,21 +556,26 @@ def test_nothing_to_choose_from(write, tmp_path):
 
 
 def test_sharing_by_hand_and_of_the_18_classes():
-    """Images 0 and 2 are one person: their gender is the mean of 0.9 and 0.5, their masks stay; image 1 is alone. Of a label the
-    mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone. Of the pairs 01
-    and 23 of a a a b in groups 0 0 1 1 the first is right, of the three pairs of `a` one is found."""
+    """Images 0 and 2 are one person, weighed 1 and 3: their gender is (0.9 + 3 * 0.5) / 4, their masks stay; image 1 is alone. Of a
+    label the mask's marginal is the image's own, that of gender and age the group's mean, and they are independent but alone. Of the
+    pairs 01 and 23 of a a a b in groups 0 0 1 1 the first is right, of the three pairs of `a` one is found."""
     groups, mask = np.array([0, 1, 0]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])
     multi = np.hstack([mask, [[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]])
-    expected = np.hstack([mask, [[0.7, 0.3], [0.2, 0.8], [0.7, 0.3]], [[0.5, 0.25, 0.25], [0, 1, 0], [0.5, 0.25, 0.25]]])
-    np.testing.assert_allclose(ensemble.share_probs("multi", multi, groups), expected)
+    person, weights = [0.25, 0.375, 0.375], np.array([1.0, 2.0, 3.0])
+    expected = np.hstack([mask, [[0.6, 0.4], [0.2, 0.8], [0.6, 0.4]], [person, [0, 1, 0], person]])
+    np.testing.assert_allclose(ensemble.share_probs("multi", multi, groups, weights), expected)
+    table = pd.DataFrame({"group": groups})
+    ensemble.weigh(table, [("multi", multi)])
+    np.testing.assert_allclose(table["weight"], [0.8 + 0.2 + 0.5, 0.1 + 1.6 + 0.5, 5.0])
     ages = np.eye(43)[[0, 1, 42]]
-    np.testing.assert_allclose(ensemble.share_probs("age", ages, groups)[2], (ages[0] + ages[2]) / 2)
+    np.testing.assert_allclose(ensemble.share_probs("age", ages, groups, weights)[2], (ages[0] + 3 * ages[2]) / 4)
     label, groups = np.random.default_rng(0).dirichlet(np.ones(18), 6), np.array([0, 1, 0, 2, 2, 2])
     joint = label.reshape(6, 3, 6)
-    rest = np.array([joint.sum(1)[groups == group].mean(0) for group in groups])
+    weights = np.array([1.0, 2, 3, 4, 5, 6])
+    rest = np.array([np.average(joint.sum(1)[groups == group], 0, weights[groups == group]) for group in groups])
     expected = (joint.sum(2)[:, :, None] * rest[:, None]).reshape(6, 18)
     expected[1] = label[1]
-    np.testing.assert_allclose(ensemble.share_probs("label", label, groups), expected)
+    np.testing.assert_allclose(ensemble.share_probs("label", label, groups, weights), expected)
     assert ensemble.pair_scores(np.array([0, 0, 1, 1]), ["a", "a", "a", "b"]) == (0.5, round(1 / 3, 6))
     assert ensemble.pair_scores(np.array([0, 1]), ["a", "a"]) == (0, 0)
 
@@ -589,8 +594,9 @@ def test_an_ensemble_shares_within_groups_and_writes_them_down(runs, places, tmp
         for target in ("multi", "label"):  # RUN/eval.csv is of the folds that were asked for last
             read_from = runs[target].glob("oof.csv" if table == "oof.csv" else "fold*/eval.csv")
             mean = pd.concat(map(pd.read_csv, read_from)).groupby(key)[dataset.columns(target)].mean().loc[made[key]]
-            shared.append((target, ensemble.share_probs(target, mean.to_numpy(), groups["group"].to_numpy())))
-        np.testing.assert_allclose(made[dataset.columns("label")], blend.blend(shared), rtol=1e-4, atol=1e-6)
+            shared.append((target, mean.to_numpy()))
+        answers = blend.blend(ensemble.share_members(shared, groups))
+        np.testing.assert_allclose(made[dataset.columns("label")], answers, rtol=1e-4, atol=1e-6)
     assert score["gain"] == pytest.approx(score["oof_f1"] - plain_score["oof_f1"], abs=2e-6)
     precision, recall = ensemble.pair_scores(groups["group"].to_numpy(), groups["image"].str.partition("/")[0])
     assert (score["pair_precision"], score["pair_recall"]) == (precision, recall) and "pair_recall" not in plain_score
