@@ -39,7 +39,7 @@ from errors import InputError, tr
 
 # Tables image,group,weight of the eval images and of the out-of-fold rows (None where a member has none), and the pair scores.
 Grouping = namedtuple("Grouping", "eval oof scores")
-BARE = (1.0, 2.0, 5.0)  # weights of a person's images by mask state: the bare face says as much as the five with a mask
+MASK_WEIGHTS = (1.0, 2.0, 5.0)  # of a person's images: the bare face says as much as the five with a mask
 
 
 def find_persons(names, table, args):
@@ -88,8 +88,8 @@ def share_members(members, table):
 
 
 def weigh(table, members):
-    """Add `weight` to a table of a Grouping: what an image of the members' mean mask probabilities says, as of BARE."""
-    table["weight"] = np.round(blend.components(members)[1]["mask"] @ BARE, 6)
+    """Add `weight` to a table of a Grouping: what an image of the members' mean mask probabilities says, by MASK_WEIGHTS."""
+    table["weight"] = np.round(blend.components(members)[1]["mask"] @ MASK_WEIGHTS, 6)
 
 
 def pair_scores(groups, persons):
